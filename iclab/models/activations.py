@@ -1,0 +1,36 @@
+"""Reading and replacing named activations during one call; nothing is registered on the model, so nothing leaks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Replacement = Tensor | Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Taps:
+    """What one call reads (kept in `values`) and replaces, by activation name.
+
+    A replacement is a tensor, or a function of the activation. What is read is what the model went on with.
+    """
+
+    read: frozenset[str] = frozenset()
+    replace: Mapping[str, Replacement] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        if name in self.replace:
+            new = self.replace[name]
+            value = new(value) if callable(new) else new.to(value).expand_as(value)
+        if name in self.read:
+            self.values[name] = value
+        return value
+
+    def touch(self, name: str) -> bool:
+        """Whether the call reads or replaces this activation, so that it must be formed."""
+        return name in self.read or name in self.replace
+
+    def names(self) -> set[str]:
+        """All names that the call asks for."""
+        return {*self.read, *self.replace}

@@ -1,0 +1,125 @@
+"""Token layouts: how a prompt becomes a sequence, which tokens answer, and which tokens each may see.
+
+    interleaved  x_0 y_0 x_1 y_1 ... x_{n-1}            2n − 1 tokens, answers at x_i; y_i must first be bound to x_i.
+                 The layout of Garg et al. 2022 and Akyürek et al. 2022 (arXiv 2211.15661, §3).
+    lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
+                 that nothing has to be bound: an easier problem than `interleaved`, and far faster to train.
+    paired       (x_j, y_j) for j < n − 1, then (x_i, ·) one token per example and one per query, 2n − 1 tokens.
+                 Query i sees itself and the examples j < i: the one-query prompts of von Oswald et al. 2022
+                 (arXiv 2212.07677, §2), all prefixes at once.
+
+Law (causality): what token i may see contains no x_j with j > i and no y_j with j ≥ i.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Layout(ABC):
+    """How prompts are laid out as tokens."""
+
+    causal: bool  # whether the mask is the plain lower triangle
+
+    @abstractmethod
+    def width(self, d: int) -> int:
+        """Channels of a token."""
+
+    @abstractmethod
+    def tokens(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
+    ) -> Float[Tensor, "batch length width"]:
+        """The sequence that is read in."""
+
+    @abstractmethod
+    def positions(self, n: int, device: torch.device) -> Int[Tensor, " length"]:
+        """The position that each token reports."""
+
+    @abstractmethod
+    def mask(self, n: int, device: torch.device) -> Bool[Tensor, "length length"]:
+        """True where the token of the row may see the token of the column."""
+
+    @abstractmethod
+    def answers(self, tokens: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch n d_model"]:
+        """The tokens at which predictions are read out."""
+
+
+class Interleaved(Layout):
+    """x token = [0, x], y token = [y, 0]."""
+
+    causal = True
+
+    def width(self, d: int) -> int:
+        return d + 1
+
+    def tokens(self, xs: Tensor, ys: Tensor) -> Tensor:
+        pairs = torch.stack([F.pad(xs, (1, 0)), F.pad(ys.unsqueeze(-1), (0, xs.shape[-1]))], dim=2)
+        return rearrange(pairs, "batch n two width -> batch (n two) width")[:, :-1]
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        return torch.arange(2 * n - 1, device=device)
+
+    def mask(self, n: int, device: torch.device) -> Tensor:
+        return _lower(2 * n - 1, device)
+
+    def answers(self, tokens: Tensor) -> Tensor:
+        return tokens[:, ::2]
+
+
+class Lagged(Layout):
+    """Token i = [x_i, x_{i-1}, y_{i-1}], with zeros for the example before the first."""
+
+    causal = True
+
+    def width(self, d: int) -> int:
+        return 2 * d + 1
+
+    def tokens(self, xs: Tensor, ys: Tensor) -> Tensor:
+        finished = torch.cat([xs, ys.unsqueeze(-1)], dim=-1)
+        return torch.cat([xs, F.pad(finished[:, :-1], (0, 0, 1, 0))], dim=-1)
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        return torch.arange(n, device=device)
+
+    def mask(self, n: int, device: torch.device) -> Tensor:
+        return _lower(n, device)
+
+    def answers(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+
+class Paired(Layout):
+    """Example tokens [x_j, y_j, 1], then query tokens [x_i, 0, 0]; the last channel tells them apart."""
+
+    causal = False
+
+    def width(self, d: int) -> int:
+        return d + 2
+
+    def tokens(self, xs: Tensor, ys: Tensor) -> Tensor:
+        examples = F.pad(torch.cat([xs, ys.unsqueeze(-1)], dim=-1)[:, :-1], (0, 1), value=1.0)
+        return torch.cat([examples, F.pad(xs, (0, 2))], dim=1)
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        return torch.cat([torch.arange(n - 1, device=device), torch.arange(n, device=device)])
+
+    def mask(self, n: int, device: torch.device) -> Tensor:
+        i = self.positions(n, device).unsqueeze(1)
+        j = self.positions(n, device).unsqueeze(0)
+        query = torch.arange(2 * n - 1, device=device) >= n - 1
+        sees_example = torch.where(query.unsqueeze(1), j < i, j <= i) & ~query
+        return sees_example | torch.eye(2 * n - 1, dtype=torch.bool, device=device)
+
+    def answers(self, tokens: Tensor) -> Tensor:
+        return tokens[:, tokens.shape[1] // 2 :]
+
+
+def _lower(length: int, device: torch.device) -> Bool[Tensor, "length length"]:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+LAYOUTS: dict[str, Layout] = {"interleaved": Interleaved(), "lagged": Lagged(), "paired": Paired()}

@@ -1,0 +1,276 @@
+"""A decoder-only transformer that answers prompts, in one file, read top to bottom.
+
+    h ← read-in(tokens) + position                                              "embed"
+    h ← h + attention(norm(h))                                                  "blocks.l.attn_out", "blocks.l.resid_mid"
+    h ← h + mlp(norm(h))                                                        "blocks.l.mlp_out", "blocks.l.resid_post"
+    ŷ = read-out(norm(h)) at the answering tokens
+
+Attention of head a, with the tokens j that token t may see (t itself included):
+
+    softmax   z_t = Σ_j softmax_j(s q_t·k_j) v_j
+    linear    z_t = 1/N_t Σ_j (s q_t·k_j) v_j             relu   z_t = 1/N_t Σ_j relu(s q_t·k_j) v_j
+
+s is `scale` (1/√d_head unless given) and N_t the number of tokens seen, the sequence length, or 1 (`normaliser`).
+The same class runs weights that were set by hand: LayerNorm, positions and MLP can be left out.
+
+Letters: b batch, t token, a head, c channel of a head.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from iclab.errors import refuse, unknown
+from iclab.files import write_whole
+from iclab.models.activations import Replacement, Taps
+from iclab.models.layouts import LAYOUTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
+
+    `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
+    before attention, MLP and read-out; `positions` adds a learned vector per position; `d_head` is d_model / n_head
+    unless given; `scale` multiplies the logits (1/√d_head unless given).
+    """
+
+    n_layer: int = 4
+    n_head: int = 4
+    d_model: int = 32
+    d_head: int | None = None
+    d_mlp: int = 0
+    layout: Literal["interleaved", "lagged", "paired"] = "lagged"
+    attention: Literal["softmax", "linear", "relu"] = "linear"
+    normaliser: Literal["seen", "length", "none"] = "seen"
+    scale: float | None = None
+    activation: Literal["gelu", "relu"] = "gelu"
+    norm: bool = True
+    positions: bool = True
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        found = [f"{k} must be at least 1, given {getattr(self, k)}" for k in ("n_head", "d_model") if getattr(self, k) < 1]
+        found += [f"{k} must be at least 0, given {getattr(self, k)}" for k in ("n_layer", "d_mlp") if getattr(self, k) < 0]
+        if self.d_head is not None and self.d_head < 1:
+            found.append(f"d_head must be at least 1, given {self.d_head}")
+        if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
+            found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
+        refuse("TransformerConfig", found)
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one head."""
+        return self.d_head or self.d_model // self.n_head
+
+
+class Attention(nn.Module):
+    """Multi-head attention with softmax, linear or ReLU weights."""
+
+    def __init__(self, config: TransformerConfig, name: str) -> None:
+        super().__init__()
+        self.config, self.name = config, name
+        inner = config.n_head * config.head_width
+        self.scale = config.head_width**-0.5 if config.scale is None else config.scale
+        self.qkv = nn.Linear(config.d_model, 3 * inner, bias=config.bias)
+        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+
+    def forward(
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "t t"], causal: bool, taps: Taps
+    ) -> Float[Tensor, "b t d_model"]:
+        q, k, v = rearrange(self.qkv(h), "b t (qkv a c) -> qkv b a t c", qkv=3, a=self.config.n_head)
+        q, k, v = (taps(f"{self.name}.{letter}", x) for letter, x in zip("qkv", (q, k, v), strict=True))
+        z = taps(f"{self.name}.z", self.mix(q, k, v, mask, causal, taps))
+        return self.out(rearrange(z, "b a t c -> b t (a c)"))
+
+    def mix(
+        self,
+        q: Float[Tensor, "b a t c"],
+        k: Float[Tensor, "b a t c"],
+        v: Float[Tensor, "b a t c"],
+        mask: Bool[Tensor, "t t"],
+        causal: bool,
+        taps: Taps,
+    ) -> Float[Tensor, "b a t c"]:
+        """Σ_j pattern_tj v_j; the pattern is formed only where it is needed."""
+        inside = [f"{self.name}.scores", f"{self.name}.pattern"]
+        if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
+            seen = {"is_causal": True} if causal else {"attn_mask": mask}
+            return F.scaled_dot_product_attention(q, k, v, scale=self.scale, **seen)
+        scores = taps(inside[0], self.scale * q @ k.mT)
+        return taps(inside[1], self.pattern(scores, mask)) @ v
+
+    def pattern(self, scores: Float[Tensor, "b a t t"], mask: Bool[Tensor, "t t"]) -> Float[Tensor, "b a t t"]:
+        """The attention weights from the scores."""
+        if self.config.attention == "softmax":
+            return scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        weights = scores if self.config.attention == "linear" else scores.relu()
+        counts = {"seen": mask.sum(-1, keepdim=True), "length": len(mask), "none": 1}
+        return weights * (mask / counts[self.config.normaliser]).to(scores.dtype)
+
+
+class Block(nn.Module):
+    """One layer: attention, then the MLP where there is one, each read from the normalised residual stream."""
+
+    def __init__(self, config: TransformerConfig, name: str) -> None:
+        super().__init__()
+        self.config, self.name = config, name
+        self.norm_attn = _norm(config)
+        self.attn = Attention(config, f"{name}.attn")
+        if config.d_mlp:
+            self.norm_mlp = _norm(config)
+            self.mlp_in = nn.Linear(config.d_model, config.d_mlp, bias=config.bias)
+            self.mlp_out = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
+
+    def forward(
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "t t"], causal: bool, taps: Taps
+    ) -> Float[Tensor, "b t d_model"]:
+        h = taps(f"{self.name}.resid_pre", h)
+        h = h + taps(f"{self.name}.attn_out", self.attn(self.norm_attn(h), mask, causal, taps))
+        if self.config.d_mlp:
+            h = taps(f"{self.name}.resid_mid", h)
+            h = h + taps(f"{self.name}.mlp_out", self.mlp(self.norm_mlp(h), taps))
+        return taps(f"{self.name}.resid_post", h)
+
+    def mlp(self, h: Float[Tensor, "b t d_model"], taps: Taps) -> Float[Tensor, "b t d_model"]:
+        """mlp_out(activation(mlp_in(h)))."""
+        before = taps(f"{self.name}.mlp.pre", self.mlp_in(h))
+        act = F.gelu if self.config.activation == "gelu" else F.relu
+        return self.mlp_out(taps(f"{self.name}.mlp.post", act(before)))
+
+
+class Transformer(nn.Module):
+    """A transformer over prompts of at most n examples in d dimensions. It is a `Predictor`.
+
+    Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
+    √(2 n_layer); biases zero; positions N(0, 0.02²).
+    """
+
+    def __init__(
+        self, d: int, n: int, config: TransformerConfig | None = None, rng: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        refuse("Transformer", [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1])
+        self.d, self.n, self.config = d, n, config or TransformerConfig()
+        self.layout = LAYOUTS[self.config.layout]
+        self.read_in = nn.Linear(self.layout.width(d), self.config.d_model, bias=self.config.bias)
+        if self.config.positions:
+            longest = int(self.layout.positions(n, torch.device("cpu")).max()) + 1
+            self.position = nn.Parameter(torch.empty(longest, self.config.d_model))
+        self.blocks = nn.ModuleList(Block(self.config, f"blocks.{i}") for i in range(self.config.n_layer))
+        self.norm = _norm(self.config)
+        self.read_out = nn.Linear(self.config.d_model, 1, bias=self.config.bias)
+        self.initialise(rng or torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def initialise(self, rng: torch.Generator) -> None:
+        """Draws all weights from `rng`, in the order of their names in the module."""
+        writers = {id(m) for block in self.blocks for m in (block.attn.out, getattr(block, "mlp_out", None))}
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                depth = 2 * self.config.n_layer if id(module) in writers else 1
+                nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5, generator=rng)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.config.positions:
+            nn.init.normal_(self.position, std=0.02, generator=rng)
+
+    # ---- answering -------------------------------------------------------------------------------------------------
+
+    def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """Predictions at every position."""
+        return self._answer(xs, ys, Taps())
+
+    def stream(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
+    ) -> Iterator[Float[Tensor, "batch length d_model"]]:
+        """The residual stream: after the read-in, then after each block."""
+        return self._stream(xs, ys, Taps())
+
+    def read(
+        self,
+        xs: Float[Tensor, "batch n d"],
+        ys: Float[Tensor, "batch n"],
+        names: Iterable[str],
+        replace: Mapping[str, Replacement] | None = None,
+    ) -> dict[str, Tensor]:
+        """The named activations of one call, e.g. ``read(xs, ys, ["blocks.0.attn.pattern"])``.
+
+        The prediction itself is named "prediction". Raises ``ValueError`` for a name that is not in `activations()`.
+        """
+        taps = Taps(frozenset(names), replace or {})
+        self._answer(xs, ys, taps)
+        return taps.values
+
+    def replaced(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], replace: Mapping[str, Replacement]
+    ) -> Float[Tensor, "batch n"]:
+        """Predictions when the named activations are replaced by a tensor or by a function of themselves."""
+        return self._answer(xs, ys, Taps(replace=replace))
+
+    def activations(self) -> list[str]:
+        """The names of all activations that can be read or replaced, in the order in which they arise."""
+        attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z")]
+        mlp = ["resid_mid", "mlp.pre", "mlp.post", "mlp_out"] if self.config.d_mlp else []
+        inside = ["resid_pre", *attn, "attn_out", *mlp, "resid_post"]
+        blocks = [f"blocks.{i}.{name}" for i in range(self.config.n_layer) for name in inside]
+        return ["embed", *blocks, "prediction"]
+
+    def _stream(self, xs: Tensor, ys: Tensor, taps: Taps) -> Iterator[Tensor]:
+        n, device = xs.shape[1], xs.device
+        mask = self.layout.mask(n, device)
+        h = self.read_in(self.layout.tokens(xs, ys).to(self.read_in.weight.dtype))
+        if self.config.positions:
+            h = h + self.position[self.layout.positions(n, device)]
+        h = taps("embed", h)
+        yield h
+        for block in self.blocks:
+            h = block(h, mask, self.layout.causal, taps)
+            yield h
+
+    def _answer(self, xs: Tensor, ys: Tensor, taps: Taps) -> Tensor:
+        self._check(xs, taps)
+        *_, last = self._stream(xs, ys, taps)
+        prediction = self.read_out(self.norm(self.layout.answers(last))).squeeze(-1)
+        return taps("prediction", prediction).to(xs.dtype)
+
+    def _check(self, xs: Tensor, taps: Taps) -> None:
+        found = [unknown("activation", name, self.activations()) for name in taps.names() - set(self.activations())]
+        if xs.shape[-1] != self.d:
+            found.append(f"the inputs have d = {xs.shape[-1]}, the model was made for d = {self.d}")
+        if self.config.positions and xs.shape[1] > self.n:
+            found.append(f"prompts of n = {xs.shape[1]} are longer than the learned positions, n = {self.n}")
+        refuse("Transformer", found)
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path | str) -> None:
+        """Writes weights and shape to one safetensors file, whole or not at all."""
+        shape = {"d": self.d, "n": self.n, "config": asdict(self.config)}
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        write_whole(Path(path), to_bytes(weights, metadata={"transformer": json.dumps(shape)}))
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> "Transformer":
+        """The model that `save` wrote. Raises ``ValueError`` where the file holds no transformer."""
+        with safe_open(Path(path), framework="pt", device=str(device)) as file:
+            shape = json.loads((file.metadata() or {}).get("transformer", "null"))
+            refuse(f"{path}", [] if shape else ["no transformer was saved in this file"])
+            model = cls(shape["d"], shape["n"], TransformerConfig(**shape["config"])).to(device)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+        return model
+
+
+def _norm(config: TransformerConfig) -> nn.Module:
+    return nn.LayerNorm(config.d_model) if config.norm else nn.Identity()

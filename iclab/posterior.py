@@ -1,0 +1,57 @@
+"""bayes(task): the predictor of least risk on a task, where it is known.
+
+Under squared loss it is the posterior mean E[y_i | x_0, y_0, ..., x_i]. Since functions are drawn independently of
+inputs, the law of the inputs plays no part in it: a shift of the inputs keeps the predictor of its base.
+"""
+
+from functools import singledispatch
+
+from iclab.predictors import DiscreteMMSE, LeastSquares, Predictor, Ridge, SparsePosterior
+from iclab.tasks import (
+    Derived,
+    FinitePool,
+    LinearRegression,
+    NormalisedLabels,
+    ScaledWeights,
+    SparseLinearRegression,
+    Task,
+)
+
+
+def bayes(task: Task) -> Predictor:
+    """The predictor of least risk. Raises ``ValueError`` where no closed form is known."""
+    return _posterior(_source(task), _scale(task), task.noise)
+
+
+def _source(task: Task) -> Task:
+    """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
+    return _source(task.base) if isinstance(task, Derived) and not isinstance(task, FinitePool) else task
+
+
+def _scale(task: Task) -> float:
+    """What the functions of the source are multiplied by."""
+    if not isinstance(task, Derived) or isinstance(task, FinitePool):
+        return 1.0
+    own = task.scale if isinstance(task, ScaledWeights | NormalisedLabels) else 1.0
+    return own * _scale(task.base)
+
+
+@singledispatch  # labels y = scale·f(x) + noise·ε, with f drawn from the source
+def _posterior(source: Task, scale: float, noise: float) -> Predictor:
+    raise ValueError(f"no closed form of the Bayes predictor is known for {type(source).__name__}")
+
+
+@_posterior.register
+def _(source: LinearRegression, scale: float, noise: float) -> Predictor:
+    prior = abs(scale) * source.prior
+    return Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares()
+
+
+@_posterior.register
+def _(source: SparseLinearRegression, scale: float, noise: float) -> Predictor:
+    return SparsePosterior(source.d, source.sparsity, abs(scale) * source.prior, noise)
+
+
+@_posterior.register
+def _(source: FinitePool, scale: float, noise: float) -> Predictor:
+    return DiscreteMMSE(scale * source.pool(), noise)

@@ -1,0 +1,51 @@
+"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks."""
+
+from iclab.tasks.derived import (
+    Derived,
+    FinitePool,
+    HalfSubspace,
+    NoisyLabels,
+    NormalisedLabels,
+    OppositeOrthant,
+    OrthogonalQuery,
+    RandomOrthant,
+    RepeatedQuery,
+    ScaledInputs,
+    ScaledWeights,
+    SkewedInputs,
+    Truncated,
+)
+from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform
+from iclab.tasks.linear import LinearRegression, SparseLinearRegression
+from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
+from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
+from iclab.tasks.task import FunctionClass, Task
+
+__all__ = [
+    "DecisionTree",
+    "Derived",
+    "FinitePool",
+    "FunctionClass",
+    "Functions",
+    "HalfSubspace",
+    "Inputs",
+    "LinearFunctions",
+    "LinearRegression",
+    "NoisyLabels",
+    "Normal",
+    "NormalisedLabels",
+    "OppositeOrthant",
+    "OrthogonalQuery",
+    "Prompts",
+    "RandomOrthant",
+    "ReLUNetwork",
+    "RepeatedQuery",
+    "ScaledInputs",
+    "ScaledWeights",
+    "SkewedInputs",
+    "SparseLinearRegression",
+    "Sphere",
+    "Task",
+    "Truncated",
+    "Uniform",
+]

@@ -1,0 +1,265 @@
+"""Tasks made from tasks: a finite pool of functions, another scale or noise of labels, shorter prompts, shifted inputs.
+
+Each changes one fact of its `base` and keeps the others, so they nest. The input shifts are those on which
+Garg et al. 2022 (arXiv 2208.01066, §4) test a model that was trained without them; where the shift concerns "the
+query", it is the input at the last position (sweep n to see a curve against the number of examples).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.errors import refuse
+from iclab.tasks.inputs import rotation
+from iclab.tasks.linear import LinearRegression
+from iclab.tasks.prompts import Functions, LinearFunctions
+from iclab.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Derived(Task):
+    """A task that differs from `base` in one fact; what is not overridden is the base's."""
+
+    base: Task
+
+    def __post_init__(self) -> None:
+        refuse(type(self).__name__, self._problems())
+
+    def _problems(self) -> list[str]:
+        return []
+
+    @property
+    def d(self) -> int:
+        return self.base.d
+
+    @property
+    def n(self) -> int:
+        return self.base.n
+
+    @property
+    def noise(self) -> float:
+        return self.base.noise
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        return self.base.draw_inputs(batch, rng, dtype)
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
+        return self.base.draw_functions(batch, rng, dtype)
+
+
+# ---- other functions -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FinitePool(Derived):
+    """The weight vector of each prompt is one of `size` vectors, drawn once from the base's prior with `seed`.
+
+    The base is the task with the true prior: a model trained here is tested on both.
+    Source: Raventós et al. 2023, arXiv 2306.15063, §2.
+    """
+
+    size: int
+    seed: int = 0
+
+    def _problems(self) -> list[str]:
+        linear = isinstance(self.base, LinearRegression)
+        found = [] if linear else [f"a pool holds weight vectors: base must be linear, given {type(self.base).__name__}"]
+        return found + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
+
+    def pool(self) -> Float[Tensor, "size d"]:
+        """The weight vectors, float64."""
+        truth = self.base.draw_functions(self.size, torch.Generator().manual_seed(self.seed), torch.float64)
+        assert isinstance(truth, LinearFunctions)
+        return truth.ws
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> LinearFunctions:
+        chosen = torch.randint(self.size, (batch,), generator=rng, device=rng.device)
+        return LinearFunctions(self.pool().to(rng.device, dtype)[chosen])
+
+
+@dataclass(frozen=True)
+class ScaledFunctions(Functions):
+    """c·f."""
+
+    base: Functions
+    scale: float
+
+    def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]:
+        return self.scale * self.base(xs)
+
+
+def _scaled(truth: Functions, scale: float) -> Functions:
+    return LinearFunctions(scale * truth.ws) if isinstance(truth, LinearFunctions) else ScaledFunctions(truth, scale)
+
+
+@dataclass(frozen=True)
+class ScaledWeights(Derived):
+    """The functions are multiplied by `scale`, the noise is not."""
+
+    scale: float
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
+        return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
+
+
+@dataclass(frozen=True)
+class NormalisedLabels(Derived):
+    """Functions and noise are divided by the standard deviation of a label, so that E y² = 1."""
+
+    base: LinearRegression
+
+    @property
+    def scale(self) -> float:
+        """1 / √E y² of the base."""
+        return self.base.label_variance() ** -0.5
+
+    @property
+    def noise(self) -> float:
+        return self.scale * self.base.noise
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
+        return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
+
+
+# ---- other noise, other length -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoisyLabels(Derived):
+    """Label noise of standard deviation `std` in place of the base's."""
+
+    std: float
+
+    def _problems(self) -> list[str]:
+        return [] if self.std >= 0 else [f"std must be a standard deviation (0 or more), given {self.std}"]
+
+    @property
+    def noise(self) -> float:
+        return self.std
+
+
+@dataclass(frozen=True)
+class Truncated(Derived):
+    """The first `points` examples, with every coordinate of x from the `dims`-th on set to zero: a curriculum step."""
+
+    dims: int
+    points: int
+
+    def _problems(self) -> list[str]:
+        ranges = {"dims": (self.dims, self.base.d), "points": (self.points, self.base.n)}
+        return [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
+
+    @property
+    def n(self) -> int:
+        return self.points
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)[:, : self.points]
+        return xs * (torch.arange(self.d, device=xs.device) < self.dims)
+
+
+# ---- shifted inputs ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScaledInputs(Derived):
+    """Every input is multiplied by `scale`."""
+
+    scale: float
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        return self.scale * super().draw_inputs(batch, rng, dtype)
+
+
+def _recoloured(xs: Float[Tensor, "batch n d"], scales: Float[Tensor, " d"], seed: int) -> Float[Tensor, "batch n d"]:
+    """x ← U diag(scales) Uᵀ x, with the scales normalised to Σ scales² = d and U drawn from the seed."""
+    basis = rotation(len(scales), seed)
+    scales = scales * (len(scales) / scales.square().sum()).sqrt()
+    return xs @ (basis * scales @ basis.mT).to(xs)
+
+
+@dataclass(frozen=True)
+class SkewedInputs(Derived):
+    """Covariance with eigenvalues proportional to 1/i², the same trace and a random basis drawn from `seed`."""
+
+    seed: int = 0
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        ranks = torch.arange(1, self.d + 1, dtype=torch.float64)
+        return _recoloured(super().draw_inputs(batch, rng, dtype), 1 / ranks, self.seed)
+
+
+@dataclass(frozen=True)
+class HalfSubspace(Derived):
+    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions (drawn from `seed`), with the trace kept."""
+
+    seed: int = 0
+
+    def _problems(self) -> list[str]:
+        return [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        kept = (torch.arange(self.d) < self.d // 2).double()
+        return _recoloured(super().draw_inputs(batch, rng, dtype), kept, self.seed)
+
+
+def _with_query(
+    xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"]
+) -> Float[Tensor, "batch n d"]:
+    return torch.cat([xs[:, :-1], query.unsqueeze(1)], dim=1)
+
+
+def _signs(xs: Tensor, rng: torch.Generator) -> Float[Tensor, "batch d"]:
+    coin = torch.randint(2, (xs.shape[0], xs.shape[2]), generator=rng, device=rng.device)
+    return (2 * coin - 1).to(xs.dtype)
+
+
+@dataclass(frozen=True)
+class RandomOrthant(Derived):
+    """The context lies in one random orthant per prompt; the query is free."""
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)
+        return _with_query(xs.abs() * _signs(xs, rng).unsqueeze(1), xs[:, -1])
+
+
+@dataclass(frozen=True)
+class OppositeOrthant(Derived):
+    """The context lies in one random orthant per prompt and the query in the opposite one."""
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)
+        inside = xs.abs() * _signs(xs, rng).unsqueeze(1)
+        return _with_query(inside, -inside[:, -1])
+
+
+@dataclass(frozen=True)
+class OrthogonalQuery(Derived):
+    """The query is orthogonal to the span of the context and keeps its norm; needs n − 1 < d."""
+
+    def _problems(self) -> list[str]:
+        n, d = self.base.n, self.base.d
+        return [] if n - 1 < d else [f"a query orthogonal to n − 1 = {n - 1} inputs needs d > {n - 1}, given d = {d}"]
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)
+        basis, _ = torch.linalg.qr(xs[:, :-1].double().mT)
+        query = xs[:, -1].double()
+        outside = query - (basis @ (basis.mT @ query.unsqueeze(-1))).squeeze(-1)
+        outside = torch.nn.functional.normalize(outside, dim=-1) * query.norm(dim=-1, keepdim=True)
+        return _with_query(xs, outside.to(dtype))
+
+
+@dataclass(frozen=True)
+class RepeatedQuery(Derived):
+    """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""
+
+    def _problems(self) -> list[str]:
+        return [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)
+        chosen = torch.randint(self.n - 1, (batch,), generator=rng, device=rng.device)
+        return _with_query(xs, xs[torch.arange(batch, device=xs.device), chosen])

@@ -1,0 +1,118 @@
+"""Laws of a single input x: z has independent coordinates (or lies on the sphere), and x = R diag(√spectrum) z.
+
+With E zzᵀ = v·I the second moment of the input is Λ = v · R diag(spectrum) Rᵀ, and R is the rotation drawn from
+`rotation_seed` (the identity when there is none).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.errors import refuse
+
+
+@lru_cache(maxsize=64)
+def rotation(d: int, seed: int) -> Float[Tensor, "d d"]:
+    """A rotation of ℝᵈ drawn uniformly (Haar) from its own seed, float64."""
+    gaussian = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    return q * r.diagonal().sign()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs(ABC):
+    """Law of one input. `spectrum` are the eigenvalues of its covariance before the law's own variance."""
+
+    spectrum: tuple[float, ...] = ()
+    rotation_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse(f"inputs {type(self).__name__}", self._problems())
+
+    def _problems(self) -> list[str]:
+        negative = [s for s in self.spectrum if s < 0]
+        return [f"spectrum must not be negative, given {negative}"] if negative else []
+
+    @property
+    def bare(self) -> bool:
+        """Whether z is the input itself."""
+        return not self.spectrum and self.rotation_seed is None
+
+    def problems_for(self, d: int) -> list[str]:
+        """What stands against using this law in d dimensions."""
+        wrong = self.spectrum and len(self.spectrum) != d
+        return [f"spectrum has {len(self.spectrum)} entries for d = {d}"] if wrong else []
+
+    def root(self, d: int) -> Float[Tensor, "d d"]:
+        """A = R diag(√spectrum), float64, so that x = A z."""
+        scales = torch.tensor(self.spectrum or (1.0,) * d, dtype=torch.float64).sqrt()
+        basis = torch.eye(d, dtype=torch.float64) if self.rotation_seed is None else rotation(d, self.rotation_seed)
+        return basis * scales
+
+    def second_moment(self, d: int) -> Float[Tensor, "d d"]:
+        """Λ = E x xᵀ, float64."""
+        root = self.root(d)
+        return self.variance(d) * root @ root.mT
+
+    def sample(
+        self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype
+    ) -> Float[Tensor, "batch n d"]:
+        """Draws n inputs for each prompt on the generator's device."""
+        zs = self.standard(batch, n, d, rng, dtype)
+        return zs if self.bare else zs @ self.root(d).to(zs).mT
+
+    @abstractmethod
+    def variance(self, d: int) -> float:
+        """v, the variance of one coordinate of z."""
+
+    @abstractmethod
+    def standard(
+        self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype
+    ) -> Float[Tensor, "batch n d"]:
+        """Draws z."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normal(Inputs):
+    """z ~ N(0, I)."""
+
+    def variance(self, d: int) -> float:
+        return 1.0
+
+    def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return torch.randn(batch, n, d, generator=rng, device=rng.device, dtype=dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Inputs):
+    """Independent coordinates, uniform on (−half_width, half_width)."""
+
+    half_width: float = 1.0
+
+    def _problems(self) -> list[str]:
+        wrong = [] if self.half_width > 0 else [f"half_width must be positive, given {self.half_width}"]
+        return super()._problems() + wrong
+
+    def variance(self, d: int) -> float:
+        return self.half_width**2 / 3
+
+    def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
+        unit = torch.rand(batch, n, d, generator=rng, device=rng.device, dtype=dtype)
+        return self.half_width * (2 * unit - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sphere(Inputs):
+    """Uniform on the unit sphere of ℝᵈ."""
+
+    def variance(self, d: int) -> float:
+        return 1.0 / d
+
+    def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return torch.nn.functional.normalize(
+            torch.randn(batch, n, d, generator=rng, device=rng.device, dtype=dtype), dim=-1
+        )

@@ -1,0 +1,71 @@
+"""Task: a distribution over prompts. It knows facts (inputs, functions, noise) and never a model.
+
+A prompt is drawn in a fixed order from one generator: inputs, then functions, then noise,
+
+    x_i ~ inputs,   f ~ functions,   y_i = f(x_i) + noise · ε_i,   ε_i ~ N(0, 1).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.errors import refuse
+from iclab.tasks.inputs import Inputs, Normal
+from iclab.tasks.prompts import Functions, Prompts
+
+
+class Task(ABC):
+    """A distribution over prompts of n examples in d dimensions, with label noise of standard deviation `noise`."""
+
+    d: int
+    n: int
+    noise: float
+
+    @abstractmethod
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        """The inputs of each prompt, the query of the last position included."""
+
+    @abstractmethod
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
+        """One function per prompt, independent of the inputs."""
+
+    def sample(self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Prompts:
+        """Draws prompts on the generator's device; the same generator state gives the same prompts.
+
+        Raises ``ValueError`` where `batch` is not positive.
+        """
+        refuse("sample", [] if batch > 0 else [f"batch must be positive, given {batch}"])
+        xs = self.draw_inputs(batch, rng, dtype)
+        truth = self.draw_functions(batch, rng, dtype)
+        fs = truth(xs)
+        noise = torch.randn(fs.shape, generator=rng, device=rng.device, dtype=dtype)
+        return Prompts(xs=xs, ys=fs + self.noise * noise, fs=fs, truth=truth)
+
+
+@dataclass(frozen=True)
+class FunctionClass(Task):
+    """A task given by a law of inputs and a class of functions: what each final class adds is `draw_functions`."""
+
+    d: int
+    n: int
+    noise: float = 0.0
+    inputs: Inputs = field(default_factory=Normal, kw_only=True)
+
+    def __post_init__(self) -> None:
+        refuse(type(self).__name__, self._problems())
+
+    def _problems(self) -> list[str]:
+        found = [f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1]
+        if not 0 <= self.noise < float("inf"):
+            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        return found + self.inputs.problems_for(self.d)
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        return self.inputs.sample(batch, self.n, self.d, rng, dtype)
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        """Λ = E x xᵀ, float64."""
+        return self.inputs.second_moment(self.d)

@@ -1,0 +1,220 @@
+"""Gradient training of a predictor on a task.
+
+    minimise  E 1/n Σ_i (ŷ_i − y_i)²       over fresh prompts, the loss at every position
+
+The loss is a pure function of (parameters, prompts), so that a pack of replicas can be mapped over (`torch.func.vmap`).
+With `targets = "posterior_mean"` the label y_i is replaced by E[y_i | past, x_i]: the expected gradient is the same and
+its noise smaller (Rao-Blackwell), but the model is then handed the Bayes predictor's answers, so that agreement with
+ridge is no discovery. `sampled` is the default.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import cos, pi
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from iclab.errors import refuse
+from iclab.files import write_whole
+from iclab.posterior import bayes
+from iclab.tasks import Prompts, Task, Truncated
+
+Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Starts with `dims` active coordinates and `points` examples and adds some every `every` steps (Garg et al. 2022)."""
+
+    dims: int
+    points: int
+    dims_step: int = 1
+    points_step: int = 2
+    every: int = 2000
+
+    def __post_init__(self) -> None:
+        least = {"dims": 1, "points": 1, "dims_step": 0, "points_step": 0, "every": 1}
+        given = {k: getattr(self, k) for k in least}
+        refuse("Curriculum", [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]])
+
+    def stage(self, task: Task, step: int) -> Task:
+        """The task of a step: the full one once both numbers have grown to it."""
+        grown = step // self.every
+        dims = min(task.d, self.dims + grown * self.dims_step)
+        points = min(task.n, self.points + grown * self.points_step)
+        return task if (dims, points) == (task.d, task.n) else Truncated(task, dims=dims, points=points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained. The defaults are the fastest recipe found that uses sampled labels alone.
+
+    `lr` is the peak rate, reached after `warmup` steps and then kept or lowered to 0 at the last step (`schedule`);
+    `clip` bounds the norm of the gradient. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
+    """
+
+    steps: int = 7500
+    batch: int = 32
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: float = 6e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    warmup: int = 100
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    targets: Literal["sampled", "posterior_mean"] = "sampled"
+    curriculum: Curriculum | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "batch": 1, "warmup": 0, "weight_decay": 0}
+        found = [f"{k} must be at least {m}, given {getattr(self, k)}" for k, m in least.items() if getattr(self, k) < m]
+        positive = {"lr": self.lr, "eps": self.eps, "clip": 1.0 if self.clip is None else self.clip}
+        found += [f"{k} must be positive, given {v}" for k, v in positive.items() if not v > 0]
+        if not all(0 <= b < 1 for b in self.betas):
+            found.append(f"betas must lie in [0, 1), given {self.betas}")
+        refuse("Recipe", found)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (0-based)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[self.schedule]
+
+
+class Diverged(ArithmeticError):
+    """Training left every reasonable bound: the run has no result."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"training diverged at step {step}: loss {loss:.4g}; lower train.lr, or set train.clip")
+        self.step, self.loss = step, loss
+
+
+def loss(
+    model: nn.Module, parameters: Parameters, prompts: Prompts, targets: Float[Tensor, "batch n"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over prompts and positions, as a pure function of the parameters."""
+    return (functional_call(model, dict(parameters), (prompts.xs, prompts.ys)) - targets).square().mean()
+
+
+class Training:
+    """One model being trained on one task. `advance` takes a step; `save` and `resume` make it survive a kill.
+
+    On a CPU a resumed training ends with the same bits as an uninterrupted one: the checkpoint holds parameters,
+    optimizer state, the state of the prompt generator and the step.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
+        self.model, self.task, self.recipe, self.rng = model, task, recipe, rng
+        self.step = 0
+        self.parameters = dict(model.named_parameters())
+        self.optimizers = _optimizers(self.parameters, recipe)
+        if recipe.targets == "posterior_mean":
+            bayes(task)  # refuses here, not at the first step, a task that has none
+
+    def advance(self) -> float:
+        """Takes one step and returns its loss. Raises `Diverged`."""
+        prompts = self._stage().sample(self.recipe.batch, self.rng)
+        targets = self._targets(prompts)
+        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            value = loss(self.model, self.parameters, prompts, targets)
+        self._check(float(value.detach()), targets)
+        self._update(torch.autograd.grad(value, list(self.parameters.values())))
+        self.step += 1
+        return float(value.detach())
+
+    def _stage(self) -> Task:
+        curriculum = self.recipe.curriculum
+        return curriculum.stage(self.task, self.step) if curriculum else self.task
+
+    def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n"]:
+        return prompts.ys if self.recipe.targets == "sampled" else bayes(self.task)(prompts.xs, prompts.ys)
+
+    def _check(self, value: float, targets: Tensor) -> None:
+        # An untrained model answers with errors of the labels' own size; a hundred times that is no longer learning.
+        if not value <= 100 * float(targets.square().mean()) + 1:
+            raise Diverged(self.step, value)
+
+    def _update(self, gradients: tuple[Tensor, ...]) -> None:
+        if self.recipe.clip is not None:
+            norm = nn.utils.get_total_norm(gradients)
+            gradients = tuple(g * (self.recipe.clip / norm.clamp(min=self.recipe.clip)) for g in gradients)
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.rate(self.step)
+            optimizer.step()
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
+        state |= {f"optimizer.{key}": value for key, value in self._moments()}
+        state["rng"] = self.rng.get_state()
+        write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, {"step": json.dumps(self.step)}))
+
+    def resume(self, path: Path) -> None:
+        """Goes on from a checkpoint of the same model, task and recipe."""
+        with safe_open(path, framework="pt", device=str(self.rng.device)) as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            self.step = json.loads(file.metadata()["step"])
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state[f"parameter.{name}"])
+        self.rng.set_state(state["rng"].cpu())
+        self._restore({k.removeprefix("optimizer."): v for k, v in state.items() if k.startswith("optimizer.")})
+
+    def _moments(self) -> Iterator[tuple[str, Tensor]]:
+        for kind, optimizer in self.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                for key, value in values.items():
+                    yield f"{kind}.{index}.{key}", torch.as_tensor(value)
+
+    def _restore(self, moments: Mapping[str, Tensor]) -> None:
+        for kind, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in moments.items():
+                owner, index, key = name.split(".")
+                if owner == kind:
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers by name, each with its share of the parameters."""
+    matrices = {name for name, p in parameters.items() if p.ndim == 2 and name.startswith("blocks.")}
+    inside = matrices if recipe.optimizer == "muon" else set()
+    rest = [p for name, p in parameters.items() if name not in inside]
+    shared = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    found: dict[str, torch.optim.Optimizer] = {
+        "adamw": torch.optim.AdamW(rest, betas=recipe.betas, eps=recipe.eps, fused=True, **shared)
+    }
+    if inside:
+        found["muon"] = torch.optim.Muon([parameters[name] for name in sorted(inside)], **shared)
+    return found
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe | None = None,
+    rng: torch.Generator | None = None,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> nn.Module:
+    """Trains `model` in place for all steps of the recipe and returns it: the one-liner for notebooks."""
+    training = Training(model, task, recipe or Recipe(), rng or torch.Generator().manual_seed(0))
+    while training.step < training.recipe.steps:
+        progress(training.step, training.advance())
+    return model
