@@ -1,0 +1,42 @@
+"""iclab: the bench on which in-context-learning theory is tested.
+
+Everything answers prompts. A prompt is a sequence of labelled examples; a predictor answers it at every position at
+once. The trained transformer, ridge regression and the Bayes predictor are the same kind of thing and are compared on
+the same prompts.
+
+Axes
+    batch   prompts                     n   examples of a prompt; position i has seen the i examples before it
+    d       dimensions of an input      t   tokens                  a   attention heads       c   channels of a head
+
+Symbols
+    xs[batch n d]   inputs x_i                         ys[batch n]   labels as the learner sees them
+    fs[batch n]     labels before noise                ws[batch d]   weights of linear functions
+    noise           standard deviation of the label noise, σ
+    prior           standard deviation of a weight, τ
+    lam             ridge penalty of the sum objective ½‖Xw − y‖² + ½·lam·‖w‖²; the mean objective's is lam / i
+    lr              step on the gradient of that objective (2α in Akyürek et al. 2022, η/N in von Oswald et al. 2022)
+    risk            E(ŷ_i − y_i)², without ½, against the noisy labels
+    excess          E(ŷ − ŷ_Bayes)² / E(ŷ_Bayes − y)², both averaged over positions; expected risk / Bayes risk − 1
+
+Names are imported when they are first used, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iclab.experiments.store import load
+    from iclab.posterior import bayes
+    from iclab.training import train
+
+__version__ = version("iclab")
+__all__ = ["__version__", "bayes", "load", "train"]
+
+_HOMES = {"bayes": "iclab.posterior", "load": "iclab.experiments.store", "train": "iclab.training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'iclab' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -20,38 +20,38 @@ from iclab.tasks import (
 
 def bayes(task: Task) -> Predictor:
     """The predictor of least risk. Raises ``ValueError`` where no closed form is known."""
-    return _posterior(_source(task), _scale(task), task.noise)
+    return _posterior(source(task), scale(task), task.noise)
 
 
-def _source(task: Task) -> Task:
+def source(task: Task) -> Task:
     """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
-    return _source(task.base) if isinstance(task, Derived) and not isinstance(task, FinitePool) else task
+    return source(task.base) if isinstance(task, Derived) and not isinstance(task, FinitePool) else task
 
 
-def _scale(task: Task) -> float:
+def scale(task: Task) -> float:
     """What the functions of the source are multiplied by."""
     if not isinstance(task, Derived) or isinstance(task, FinitePool):
         return 1.0
     own = task.scale if isinstance(task, ScaledWeights | NormalisedLabels) else 1.0
-    return own * _scale(task.base)
+    return own * scale(task.base)
 
 
 @singledispatch  # labels y = scale·f(x) + noise·ε, with f drawn from the source
-def _posterior(source: Task, scale: float, noise: float) -> Predictor:
-    raise ValueError(f"no closed form of the Bayes predictor is known for {type(source).__name__}")
+def _posterior(functions: Task, scale: float, noise: float) -> Predictor:
+    raise ValueError(f"no closed form of the Bayes predictor is known for {type(functions).__name__}")
 
 
 @_posterior.register
-def _(source: LinearRegression, scale: float, noise: float) -> Predictor:
-    prior = abs(scale) * source.prior
+def _(functions: LinearRegression, scale: float, noise: float) -> Predictor:
+    prior = abs(scale) * functions.prior
     return Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares()
 
 
 @_posterior.register
-def _(source: SparseLinearRegression, scale: float, noise: float) -> Predictor:
-    return SparsePosterior(source.d, source.sparsity, abs(scale) * source.prior, noise)
+def _(functions: SparseLinearRegression, scale: float, noise: float) -> Predictor:
+    return SparsePosterior(functions.d, functions.sparsity, abs(scale) * functions.prior, noise)
 
 
 @_posterior.register
-def _(source: FinitePool, scale: float, noise: float) -> Predictor:
-    return DiscreteMMSE(scale * source.pool(), noise)
+def _(functions: FinitePool, scale: float, noise: float) -> Predictor:
+    return DiscreteMMSE(scale * functions.pool(), noise)

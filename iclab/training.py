@@ -61,10 +61,10 @@ class Recipe:
     `clip` bounds the norm of the gradient. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
     """
 
-    steps: int = 7500
+    steps: int = 9000
     batch: int = 32
     optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = 6e-3
+    lr: float = 8e-3
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -146,11 +146,10 @@ class Training:
             raise Diverged(self.step, value)
 
     def _update(self, gradients: tuple[Tensor, ...]) -> None:
-        if self.recipe.clip is not None:
-            norm = nn.utils.get_total_norm(gradients)
-            gradients = tuple(g * (self.recipe.clip / norm.clamp(min=self.recipe.clip)) for g in gradients)
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip, foreach=True)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.rate(self.step)

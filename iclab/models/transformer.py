@@ -10,7 +10,8 @@ Attention of head a, with the tokens j that token t may see (t itself included):
     softmax   z_t = Σ_j softmax_j(s q_t·k_j) v_j
     linear    z_t = 1/N_t Σ_j (s q_t·k_j) v_j             relu   z_t = 1/N_t Σ_j relu(s q_t·k_j) v_j
 
-s is `scale` (1/√d_head unless given) and N_t the number of tokens seen, the sequence length, or 1 (`normaliser`).
+s is `scale` (1/√d_head unless given) and N_t the number of tokens seen, the number of tokens of the longest prompt that
+the model was made for, or 1 (`normaliser`).
 The same class runs weights that were set by hand: LayerNorm, positions and MLP can be left out.
 
 Letters: b batch, t token, a head, c channel of a head.
@@ -19,6 +20,7 @@ Letters: b batch, t token, a head, c channel of a head.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,11 +31,14 @@ from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from iclab.errors import refuse, unknown
 from iclab.files import write_whole
 from iclab.models.activations import Replacement, Taps
 from iclab.models.layouts import LAYOUTS
+
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +51,15 @@ class TransformerConfig:
     """
 
     n_layer: int = 4
-    n_head: int = 4
+    n_head: int = 2
     d_model: int = 32
     d_head: int | None = None
     d_mlp: int = 0
     layout: Literal["interleaved", "lagged", "paired"] = "lagged"
     attention: Literal["softmax", "linear", "relu"] = "linear"
-    normaliser: Literal["seen", "length", "none"] = "seen"
+    normaliser: Literal["seen", "longest", "none"] = "longest"
     scale: float | None = None
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     norm: bool = True
     positions: bool = True
     bias: bool = True
@@ -77,19 +82,23 @@ class TransformerConfig:
 class Attention(nn.Module):
     """Multi-head attention with softmax, linear or ReLU weights."""
 
-    def __init__(self, config: TransformerConfig, name: str) -> None:
+    def __init__(self, config: TransformerConfig, longest: int, name: str) -> None:
         super().__init__()
-        self.config, self.name = config, name
+        self.config, self.longest, self.name = config, longest, name
         inner = config.n_head * config.head_width
         self.scale = config.head_width**-0.5 if config.scale is None else config.scale
-        self.qkv = nn.Linear(config.d_model, 3 * inner, bias=config.bias)
-        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+        self.q = _linear(config.d_model, inner, config)
+        self.k = _linear(config.d_model, inner, config)
+        self.v = _linear(config.d_model, inner, config)
+        self.out = _linear(inner, config.d_model, config)
 
     def forward(
         self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "t t"], causal: bool, taps: Taps
     ) -> Float[Tensor, "b t d_model"]:
-        q, k, v = rearrange(self.qkv(h), "b t (qkv a c) -> qkv b a t c", qkv=3, a=self.config.n_head)
-        q, k, v = (taps(f"{self.name}.{letter}", x) for letter, x in zip("qkv", (q, k, v), strict=True))
+        q, k, v = (
+            taps(f"{self.name}.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
+            for letter, part in (("q", self.q), ("k", self.k), ("v", self.v))
+        )
         z = taps(f"{self.name}.z", self.mix(q, k, v, mask, causal, taps))
         return self.out(rearrange(z, "b a t c -> b t (a c)"))
 
@@ -103,11 +112,12 @@ class Attention(nn.Module):
         taps: Taps,
     ) -> Float[Tensor, "b a t c"]:
         """Σ_j pattern_tj v_j; the pattern is formed only where it is needed."""
+        q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
         inside = [f"{self.name}.scores", f"{self.name}.pattern"]
         if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
             seen = {"is_causal": True} if causal else {"attn_mask": mask}
-            return F.scaled_dot_product_attention(q, k, v, scale=self.scale, **seen)
-        scores = taps(inside[0], self.scale * q @ k.mT)
+            return F.scaled_dot_product_attention(q, k, v, scale=1.0, **seen)
+        scores = taps(inside[0], q @ k.mT)
         return taps(inside[1], self.pattern(scores, mask)) @ v
 
     def pattern(self, scores: Float[Tensor, "b a t t"], mask: Bool[Tensor, "t t"]) -> Float[Tensor, "b a t t"]:
@@ -115,22 +125,22 @@ class Attention(nn.Module):
         if self.config.attention == "softmax":
             return scores.masked_fill(~mask, float("-inf")).softmax(-1)
         weights = scores if self.config.attention == "linear" else scores.relu()
-        counts = {"seen": mask.sum(-1, keepdim=True), "length": len(mask), "none": 1}
+        counts = {"seen": mask.sum(-1, keepdim=True), "longest": self.longest, "none": 1}
         return weights * (mask / counts[self.config.normaliser]).to(scores.dtype)
 
 
 class Block(nn.Module):
     """One layer: attention, then the MLP where there is one, each read from the normalised residual stream."""
 
-    def __init__(self, config: TransformerConfig, name: str) -> None:
+    def __init__(self, config: TransformerConfig, longest: int, name: str) -> None:
         super().__init__()
         self.config, self.name = config, name
         self.norm_attn = _norm(config)
-        self.attn = Attention(config, f"{name}.attn")
+        self.attn = Attention(config, longest, f"{name}.attn")
         if config.d_mlp:
             self.norm_mlp = _norm(config)
-            self.mlp_in = nn.Linear(config.d_model, config.d_mlp, bias=config.bias)
-            self.mlp_out = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
+            self.mlp_in = _linear(config.d_model, config.d_mlp, config)
+            self.mlp_out = _linear(config.d_mlp, config.d_model, config)
 
     def forward(
         self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "t t"], causal: bool, taps: Taps
@@ -145,8 +155,7 @@ class Block(nn.Module):
     def mlp(self, h: Float[Tensor, "b t d_model"], taps: Taps) -> Float[Tensor, "b t d_model"]:
         """mlp_out(activation(mlp_in(h)))."""
         before = taps(f"{self.name}.mlp.pre", self.mlp_in(h))
-        act = F.gelu if self.config.activation == "gelu" else F.relu
-        return self.mlp_out(taps(f"{self.name}.mlp.post", act(before)))
+        return self.mlp_out(taps(f"{self.name}.mlp.post", ACTIVATIONS[self.config.activation](before)))
 
 
 class Transformer(nn.Module):
@@ -163,13 +172,14 @@ class Transformer(nn.Module):
         refuse("Transformer", [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1])
         self.d, self.n, self.config = d, n, config or TransformerConfig()
         self.layout = LAYOUTS[self.config.layout]
-        self.read_in = nn.Linear(self.layout.width(d), self.config.d_model, bias=self.config.bias)
+        self.read_in = _linear(self.layout.width(d), self.config.d_model, self.config)
+        positions = self.layout.positions(n, torch.device("cpu"))
         if self.config.positions:
-            longest = int(self.layout.positions(n, torch.device("cpu")).max()) + 1
-            self.position = nn.Parameter(torch.empty(longest, self.config.d_model))
-        self.blocks = nn.ModuleList(Block(self.config, f"blocks.{i}") for i in range(self.config.n_layer))
+            self.position = nn.Parameter(torch.empty(int(positions.max()) + 1, self.config.d_model))
+        longest = len(positions)
+        self.blocks = nn.ModuleList(Block(self.config, longest, f"blocks.{i}") for i in range(self.config.n_layer))
         self.norm = _norm(self.config)
-        self.read_out = nn.Linear(self.config.d_model, 1, bias=self.config.bias)
+        self.read_out = _linear(self.config.d_model, 1, self.config)
         self.initialise(rng or torch.Generator().manual_seed(0))
 
     @torch.no_grad()
@@ -274,3 +284,8 @@ class Transformer(nn.Module):
 
 def _norm(config: TransformerConfig) -> nn.Module:
     return nn.LayerNorm(config.d_model) if config.norm else nn.Identity()
+
+
+def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Linear:
+    # Left uninitialised: the usual constructor would draw from the global generator.
+    return skip_init(nn.Linear, inputs, outputs, bias=config.bias)

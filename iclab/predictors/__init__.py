@@ -1,0 +1,44 @@
+"""Closed-form answers to prompts: each predicts every label from the examples before it, all positions at once.
+
+    Zero, Averaging                      answer 0; the mean of y x
+    LeastSquares, Ridge, Lasso           minimise the squared error, plain or with a penalty
+    Posterior, SparsePosterior           Bayes for Gaussian and for sparse weights
+    DiscreteMMSE, Mixture                Bayes for a finite pool of weights, and for a choice between models
+    GradientDescent(PlusPlus), StochasticGradientDescent, Newton    some steps of an algorithm on the examples so far
+    NearestNeighbours                    the mean label of the nearest examples
+
+`Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
+"""
+
+from iclab.predictors.averaging import Averaging
+from iclab.predictors.discrete import DiscreteMMSE
+from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
+from iclab.predictors.lasso import Lasso
+from iclab.predictors.least_squares import LeastSquares
+from iclab.predictors.mixture import Mixture
+from iclab.predictors.neighbours import NearestNeighbours
+from iclab.predictors.newton import Newton
+from iclab.predictors.posterior import Posterior
+from iclab.predictors.predictor import Bayesian, Linear, Predictor, Zero
+from iclab.predictors.ridge import Ridge
+from iclab.predictors.sparse import SparsePosterior
+
+__all__ = [
+    "Averaging",
+    "Bayesian",
+    "DiscreteMMSE",
+    "GradientDescent",
+    "GradientDescentPlusPlus",
+    "Lasso",
+    "LeastSquares",
+    "Linear",
+    "Mixture",
+    "NearestNeighbours",
+    "Newton",
+    "Posterior",
+    "Predictor",
+    "Ridge",
+    "SparsePosterior",
+    "StochasticGradientDescent",
+    "Zero",
+]

@@ -5,11 +5,26 @@ a map from the inputs and labels of a prompt to a prediction at every position a
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from functools import wraps
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Method = TypeVar("Method", bound=Callable[..., Tensor])
+
+
+def in_double(method: Method) -> Method:
+    """Runs a method of tensors in float64 and answers in the precision of the first: prefixes of length near d are
+    ill-conditioned, and float32 has no digits to lose there."""
+
+    @wraps(method)
+    def widened(self: object, *tensors: Tensor) -> Tensor:
+        return method(self, *(tensor.double() for tensor in tensors)).to(tensors[0].dtype)
+
+    return cast(Method, widened)
 
 
 @runtime_checkable
@@ -19,9 +34,7 @@ class Predictor(Protocol):
     Law (causality): prediction i does not change when x_j (j > i) or y_j (j ≥ i) change.
     """
 
-    def __call__(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch n"]: ...
+    def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]: ...
 
 
 class Linear(ABC):
@@ -32,21 +45,29 @@ class Linear(ABC):
     """
 
     @abstractmethod
-    def weights(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch n d"]:
+    def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         """w_i at every position i."""
 
+    @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         return (self.weights(xs, ys) * xs).sum(-1)
+
+
+class Bayesian(Linear):
+    """The posterior mean under a model of the labels, which therefore also knows how likely each label was.
+
+    Law (chain rule): Σ_i log_density_i is the log density of all labels together, in whatever order they come.
+    """
+
+    @abstractmethod
+    def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """log p(y_i | x_i and the first i examples) at every position i."""
 
 
 class Zero(Linear):
     """Answers 0: the floor against which every risk is read."""
 
-    def weights(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch n d"]:
+    def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         return torch.zeros_like(xs)
 
 

@@ -100,6 +100,9 @@ class ScaledWeights(Derived):
 
     scale: float
 
+    def _problems(self) -> list[str]:
+        return ["scale must not be 0: no label would depend on its input"] if self.scale == 0 else []
+
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
 

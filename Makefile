@@ -1,0 +1,36 @@
+# The two commands are `make demo` and `make test`; both create what is missing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := OMP_NUM_THREADS=1 $(BIN)
+
+.PHONY: demo test test-slow lint format figures clean
+
+# The stamp is new again whenever what is installed should change.
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	touch $@
+
+demo: .venv/ready
+	$(RUN)/iclab sweep tasks/linear_regression.toml
+	$(RUN)/python paper_figs/risk_by_examples.py runs/linear_regression
+
+test: .venv/ready
+	$(RUN)/python -m pytest -n auto --dist worksteal -q
+
+test-slow: .venv/ready
+	$(RUN)/python -m pytest -n auto --dist worksteal -q -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,90 @@
+"""Agreement of two predictors, in what they answer and in the weights they imply.
+
+    SPD_i(f, g)   = E (f_i − g_i)²                                  squared prediction difference
+    ILWD_i(f, g)  = E ‖w_i(f) − w_i(g)‖²                            implicit linear weight difference
+    w_i(f)        = argmin_w Σ_q (f(D_i, x_q) − w·x_q)²             D_i: the first i examples, x_q fresh queries
+    ∇_i(f)        = ∂f_i / ∂x_i                                     the same where f is linear in its query
+
+Source: Akyürek et al. 2022, arXiv 2211.15661, §4.1 (figures divide both by d); von Oswald et al. 2022,
+arXiv 2212.07677, §3, for the gradient form.
+"""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from iclab.analysis.risk import Estimate, estimate, squared
+from iclab.errors import refuse
+from iclab.predictors import Linear, Predictor
+from iclab.tasks import Prompts
+
+
+def spd(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"]) -> Estimate:
+    """Squared prediction difference at every position, from answers to the same prompts."""
+    return estimate(squared(f, g))
+
+
+def ilwd(f: Float[Tensor, "batch n d"], g: Float[Tensor, "batch n d"]) -> Estimate:
+    """Implicit linear weight difference at every position, from weights for the same prompts."""
+    return estimate((f.double() - g.double()).square().sum(-1))
+
+
+def implicit_weights(
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]
+) -> Float[Tensor, "batch n d"]:
+    """w_i(f): the linear map that fits the predictor's answers to `queries` best, after each number of examples.
+
+    A `Linear` predictor's own weights are returned as they are. Needs at least d queries; more average out what is
+    not linear in f. Costs n·q calls for each prompt.
+    """
+    if isinstance(predictor, Linear):
+        return predictor.weights(prompts.xs, prompts.ys)
+    refuse("implicit_weights", _too_few(queries))
+    answers = _answers_to(predictor, prompts, queries).double()
+    solution = torch.linalg.lstsq(queries.double(), rearrange(answers, "batch n q -> q (batch n)")).solution
+    return rearrange(solution, "d (batch n) -> batch n d", batch=len(prompts.xs))
+
+
+def linearity(
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]
+) -> Float[Tensor, "batch n"]:
+    """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
+    refuse("linearity", _too_few(queries))
+    answers = _answers_to(predictor, prompts, queries).double()
+    basis, _ = torch.linalg.qr(queries.double())
+    fitted = (answers @ basis).square().sum(-1)
+    total = answers.square().sum(-1)
+    return torch.where(total > 0, fitted / total.clamp(min=1e-300), 1.0)
+
+
+def query_gradients(predictor: Predictor, prompts: Prompts) -> Float[Tensor, "batch n d"]:
+    """∂f_i/∂x_i at every position: all n backward passes in one batch."""
+    xs = prompts.xs.detach().clone().requires_grad_()
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over
+        answers = predictor(xs, prompts.ys)
+        n = answers.shape[1]
+        seeds = repeat(torch.eye(n).to(answers), "i j -> i batch j", batch=len(xs))
+        (jacobian,) = torch.autograd.grad(answers, xs, seeds, is_grads_batched=True)
+    return rearrange(jacobian.diagonal(dim1=0, dim2=2), "batch d n -> batch n d")
+
+
+def _too_few(queries: Float[Tensor, "q d"]) -> list[str]:
+    q, d = queries.shape
+    return [] if q >= d else [f"{q} queries cannot fix {d} weights; give at least {d}"]
+
+
+@torch.no_grad()
+def _answers_to(
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], chunk: int = 4096
+) -> Float[Tensor, "batch n q"]:
+    """The answer to each query in the place of x_i, for every prompt and position."""
+    batch, n, d = prompts.xs.shape
+    here = torch.eye(n, dtype=torch.bool, device=prompts.xs.device)[None, :, None, :, None]
+    xs = torch.where(here, queries[None, None, :, None, :], prompts.xs[:, None, None])
+    xs = rearrange(xs.expand(batch, n, len(queries), n, d), "batch i q n d -> (batch i q) n d")
+    ys = repeat(prompts.ys, "batch n -> (batch i q) n", i=n, q=len(queries))
+    pieces = zip(xs.split(chunk), ys.split(chunk), strict=True)
+    answers = rearrange(torch.cat([predictor(x, y) for x, y in pieces]), "(b i q) n -> b i q n", b=batch, i=n)
+    return answers.diagonal(dim1=1, dim2=3).transpose(1, 2)

@@ -1,0 +1,168 @@
+"""Which algorithm? The distance of a learned predictor to families of algorithms with fitted free parameters.
+
+For each family {g_θ} and each position i,
+
+    θ_i = argmin_θ E (f_i − g_{θ,i})²        over a grid, on one half of the prompts
+    distance_i = E (f_i − g_{θ_i,i})²        on the other half
+
+so that a family gains nothing by fitting noise. The nearest family is the one with the least distance averaged over
+positions, relative to the Bayes risk (or to the mean square label where no Bayes predictor is known); its uncertainty
+is the share of bootstrap resamples of the second half in which it is the nearest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis.risk import answer, estimate, resampled, squared
+from iclab.errors import refuse
+from iclab.posterior import bayes
+from iclab.predictors import (
+    Averaging,
+    GradientDescent,
+    LeastSquares,
+    NearestNeighbours,
+    Newton,
+    Predictor,
+    Ridge,
+    StochasticGradientDescent,
+    Zero,
+)
+from iclab.tasks import Prompts, Task
+
+
+@dataclass(frozen=True)
+class Family:
+    """Algorithms that differ in one number: `members[k]` is the algorithm whose `parameter` is `grid[k]`."""
+
+    name: str
+    parameter: str
+    grid: Float[Tensor, " k"]
+    members: Sequence[Predictor]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How near a family comes: per position the fitted parameter and the distance, and over all positions the mean
+    distance relative to the reference risk and the probability that no other family is nearer."""
+
+    family: str
+    parameter: str
+    fitted: Float[Tensor, " n"]
+    distance: Float[Tensor, " n"]
+    stderr: Float[Tensor, " n"]
+    relative: float
+    relative_stderr: float
+    probability: float
+
+    def __str__(self) -> str:
+        inner = self.fitted[1:] if len(self.fitted) > 1 else self.fitted
+        fitted = f"({self.parameter} ≈ {inner.median().item():.3g})" if self.parameter else ""
+        return f"{self.family}{fitted} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the reference risk"
+
+
+def single(name: str, predictor: Predictor) -> Family:
+    """A family of one, with nothing to fit."""
+    return Family(name, "", torch.zeros(1), [predictor])
+
+
+def families(task: Task, prompts: Prompts, points: int = 33) -> list[Family]:
+    """The algorithms that in-context learners of regression are compared with.
+
+    Gradient descent takes steps of size η / (v (i + d + 1)) after i examples, v the mean square of a coordinate of x,
+    so that one grid of η suits every position (η = 1 is the best single step without noise).
+    """
+    d, n = prompts.xs.shape[2], prompts.xs.shape[1]
+    v = prompts.xs.square().mean().item()
+    unit = 1 / (v * (torch.arange(n, dtype=torch.float64) + d + 1))
+    penalties = torch.logspace(-3, 2, points, dtype=torch.float64)
+    rates = torch.logspace(-1.5, 0.75, points, dtype=torch.float64)
+    turns = torch.arange(1, 9, dtype=torch.float64)
+    found = [
+        single("zero", Zero()),
+        single("averaging", Averaging()),
+        single("least_squares", LeastSquares()),
+        _family("ridge", "lam", penalties, Ridge),
+        *(
+            _family(f"gradient_descent_{k}", "lr·v(i+d+1)", rates, lambda eta, k=k: GradientDescent(k, eta * unit))
+            for k in (1, 2, 3, 5, 8)
+        ),
+        _family("one_pass_sgd", "lr", rates / (v * (d + 2)), StochasticGradientDescent),
+        _family("newton", "steps", turns, lambda k: Newton(int(k))),
+        _family("nearest_neighbours", "k", turns, lambda k: NearestNeighbours(int(k))),
+    ]
+    return found + _posterior_mean(task)
+
+
+def identify(
+    predictor: Predictor,
+    task: Task,
+    prompts: Prompts,
+    rng: torch.Generator,
+    among: Sequence[Family] | None = None,
+    draws: int = 500,
+) -> list[Match]:
+    """The families by distance, nearest first. Needs at least 20 prompts; a thousand make a sharp answer."""
+    refuse("identify", [] if len(prompts.xs) >= 20 else [f"needs at least 20 prompts, given {len(prompts.xs)}"])
+    learned = answer({"f": predictor}, prompts)["f"]
+    candidates = families(task, prompts) if among is None else among
+    fits = [_fit(family, learned, prompts) for family in candidates]
+    shares = _nearest([terms for _, terms in fits], rng, draws)
+    scale = _reference_risk(task, prompts)
+    matches = [_match(c, *fit, scale, share) for c, fit, share in zip(candidates, fits, shares, strict=True)]
+    return sorted(matches, key=lambda match: match.relative)
+
+
+def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Predictor]) -> Family:
+    return Family(name, parameter, grid, [make(value) for value in grid.tolist()])
+
+
+def _posterior_mean(task: Task) -> list[Family]:
+    """The Bayes predictor as a family of its own where it is not one of the others already (ridge, least squares)."""
+    try:
+        best = bayes(task)
+    except ValueError:
+        return []
+    return [] if isinstance(best, Ridge | LeastSquares) else [single("bayes", best)]
+
+
+def _fit(family: Family, learned: Tensor, prompts: Prompts) -> tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]:
+    """The parameter fitted at each position on the first half, and the squared differences on the second."""
+    answers = answer({str(k): member for k, member in enumerate(family.members)}, prompts)
+    terms = torch.stack([squared(learned, g) for g in answers.values()])
+    half = len(learned) // 2
+    chosen = terms[:, :half].mean(1).argmin(0)
+    return family.grid[chosen.cpu()], terms[:, half:].permute(1, 2, 0)[:, range(len(chosen)), chosen]
+
+
+def _reference_risk(task: Task, prompts: Prompts) -> float:
+    """The Bayes risk over all positions of the second half, or the mean square label where it is not known."""
+    try:
+        best = answer({"bayes": bayes(task)}, prompts)["bayes"]
+    except ValueError:
+        best = torch.zeros_like(prompts.ys)
+    return squared(best, prompts.ys)[len(best) // 2 :].mean().item()
+
+
+def _nearest(terms: Sequence[Tensor], rng: torch.Generator, draws: int) -> list[float]:
+    """For each family the share of bootstrap resamples in which its mean distance is the least."""
+    per_prompt = torch.stack([t.mean(-1) for t in terms], dim=-1)
+    winners = (resampled(len(per_prompt), draws, rng) @ per_prompt).argmin(-1)
+    return (torch.bincount(winners, minlength=len(terms)) / draws).tolist()
+
+
+def _match(family: Family, fitted: Tensor, terms: Tensor, scale: float, probability: float) -> Match:
+    per_position, overall = estimate(terms), estimate(terms.mean(-1))
+    return Match(
+        family=family.name,
+        parameter=family.parameter,
+        fitted=fitted,
+        distance=per_position.value,
+        stderr=per_position.stderr,
+        relative=overall.value.item() / scale,
+        relative_stderr=overall.stderr.item() / scale,
+        probability=probability,
+    )

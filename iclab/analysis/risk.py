@@ -1,0 +1,85 @@
+"""Risk: E(ŷ_i − y_i)² at every position, with its error.
+
+Prompts are independent, positions of one prompt are not: every standard error is taken over prompts, and the mean over
+positions is formed inside each prompt first. A ratio r = E a / E b carries the delta-method error
+sd(a − r b) / (E b · √batch).
+
+The *excess* of a predictor f is E(f − f_Bayes)² / E(f_Bayes − y)². In expectation it equals risk(f) / risk(Bayes) − 1,
+because the error of the posterior mean is uncorrelated with every function of what it has seen; measured as a distance
+it has far less noise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.predictors import Predictor
+from iclab.tasks import Prompts
+
+Answers = Mapping[str, Float[Tensor, "batch n"]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts and its standard error: at every position [n], or a single number []."""
+
+    value: Float[Tensor, "*positions"]
+    stderr: Float[Tensor, "*positions"]
+
+
+@torch.no_grad()
+def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1024) -> dict[str, Tensor]:
+    """The float64 answers of each predictor to the same prompts; `chunk` bounds the memory of one call."""
+    pieces = list(zip(prompts.xs.split(chunk), prompts.ys.split(chunk), strict=True))
+    return {name: torch.cat([f(xs, ys) for xs, ys in pieces]).double() for name, f in predictors.items()}
+
+
+def estimate(terms: Float[Tensor, "batch *positions"]) -> Estimate:
+    """The mean over prompts and its standard error."""
+    terms = terms.double()
+    return Estimate(terms.mean(0), terms.std(0) / len(terms) ** 0.5)
+
+
+def ratio(above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch *positions"]) -> Estimate:
+    """E above / E below, with its delta-method error (paired prompts)."""
+    value = above.mean(0) / below.mean(0)
+    return Estimate(value, estimate(above - value * below).stderr / below.mean(0))
+
+
+def squared(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """(f − g)² in float64: of predictions and labels the terms of a risk, of two predictions those of an SPD."""
+    return (f.double() - g.double()).square()
+
+
+def risk(answers: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]) -> Estimate:
+    """E(ŷ_i − y_i)² at every position, against the labels given (noisy or clean)."""
+    return estimate(squared(answers, ys))
+
+
+def excess(
+    answers: Float[Tensor, "batch n"], bayes: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]
+) -> Estimate:
+    """E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number."""
+    return ratio(squared(answers, bayes).mean(-1), squared(bayes, ys).mean(-1))
+
+
+def band(
+    terms: Float[Tensor, "batch n"], rng: torch.Generator, draws: int = 200, mass: float = 0.9
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The central bootstrap interval of the mean over prompts, 5 % to 95 % unless `mass` says otherwise.
+
+    Resampling prompts with replacement gives multinomial counts, so that all draws are one matrix product.
+    """
+    means = resampled(len(terms), draws, rng).to(terms) @ terms
+    low, high = means.quantile(torch.tensor([(1 - mass) / 2, (1 + mass) / 2]).to(means), dim=0)
+    return low, high
+
+
+def resampled(batch: int, draws: int, rng: torch.Generator) -> Float[Tensor, "draws batch"]:
+    """Bootstrap weights: each row holds how often each prompt was drawn, divided by the number of prompts."""
+    drawn = torch.randint(batch, (draws, batch), generator=rng, device=rng.device)
+    counts = torch.zeros(draws, batch, dtype=torch.float64, device=rng.device)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64)) / batch

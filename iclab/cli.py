@@ -1,0 +1,179 @@
+"""The command line. Each command is a function; its docstring is its help."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
+RUNS = Path("runs")
+TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget")
+
+# What a command needs is imported inside of it: the help must not wait for torch.
+
+
+def sweep(
+    file: Annotated[Positional[Path], arg(metavar="FILE")],
+    settings: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]")] = (),
+    *,
+    out: Annotated[Path | None, arg(metavar="DIR")] = None,
+    jobs: Annotated[int | None, arg(metavar="N")] = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    strict: bool = False,
+) -> int:
+    """Runs every experiment of a task file and judges its claims.
+
+    Example: iclab sweep tasks/linear_regression.toml model.n_layer=1,2,4 seed=0:4
+
+    What is done already is not done again: the same command finishes a sweep that was stopped or killed.
+
+    Args:
+        file: The task file (TOML).
+        settings: Replace what the file says or add to its [sweep]. Several values: model.n_layer=1,2,4 or seed=0:4 or
+            train.lr=log:1e-4..1e-2:5. With scale=NAME the file's [scale.NAME] counts.
+        out: Folder of the runs. Default: runs/ and the name of the file.
+        jobs: Processes at a time. Default: one for each core that may be used.
+        dry_run: Print the grid and start nothing.
+        retry_failed: Try again the runs that failed or diverged.
+        strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
+    """
+    from iclab.experiments import report
+    from iclab.experiments.environment import usable_cores
+    from iclab.experiments.study import Study
+    from iclab.experiments.sweep import plan, sweep
+
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, given {jobs}")
+    study = Study.read(file, settings)
+    folder, to = out or _folder(file), report.console()
+    if dry_run:
+        plan(study, folder, to)
+        return 0
+    try:
+        outcomes, verdicts = sweep(study, folder, jobs or usable_cores(), retry_failed, to)
+    except KeyboardInterrupt:
+        print("\nStopped. What was done is kept: the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    if any(status.state != "done" for status in outcomes.values()):
+        return RUNS_FAILED
+    return CLAIMS_FAILED if strict and any(v.outcome != "holds" for v in verdicts) else 0
+
+
+def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
+    """Lists sweeps, or the runs of one sweep, with their states.
+
+    Example: iclab ls runs/linear_regression
+
+    Args:
+        folder: Where to look.
+    """
+    from iclab.experiments import report
+
+    to = report.console()
+    for table in report.of_store(folder, to):
+        to.print(table)
+    return 0
+
+
+def show(run: Annotated[Positional[str], arg(metavar="RUN")], *, root: Path = RUNS) -> int:
+    """Shows one run: settings, training curve, risk by number of examples, nearest algorithms.
+
+    Example: iclab show 3f9a
+
+    Args:
+        run: The run's folder, or the beginning of its id.
+        root: Where an id is looked for.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.store import find
+
+    to = report.console()
+    for part in report.of_run(find(run, root), to):
+        to.print(part)
+    return 0
+
+
+def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
+    """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
+
+    Example: iclab bench --budget 60 --json bench.json
+
+    Args:
+        json: A file for the numbers, besides the table.
+        budget: Seconds that each recipe may train.
+    """
+    from iclab.experiments.bench import bench
+
+    bench(budget, json)
+    return 0
+
+
+def doctor(*, out: Path = RUNS) -> int:
+    """Says what iclab finds on this machine: versions, device, threads, extras, and whether it can write its runs.
+
+    Example: iclab doctor
+
+    Args:
+        out: The folder of runs to try.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.environment import checks
+
+    to = report.console()
+    to.print(report.table("iclab on this machine", ["what", "found"], checks(out), to))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"sweep": sweep, "ls": ls, "show": show, "bench": bench, "doctor": doctor}
+
+
+DESCRIPTION = """A bench for in-context-learning theory: from a task file to a verdict.
+
+Start with:  iclab sweep tasks/linear_regression.toml --dry-run"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status; errors of use are told in a line, without a traceback."""
+    given = _words_first(sys.argv[1:] if arguments is None else arguments)
+    style = (tyro.conf.FlagCreatePairsOff,)
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="iclab", description=DESCRIPTION, args=given, config=style
+        )
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"iclab: {_told(error)}", file=sys.stderr)
+        return BAD_USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _words_first(given: Sequence[str]) -> list[str]:
+    """The words before the options, so that settings may also stand behind an option."""
+    words: list[str] = []
+    options: list[str] = []
+    for before, word in zip(["", *given], given, strict=False):
+        (options if word.startswith("-") or before in TAKES_VALUE else words).append(word)
+    return words + options
+
+
+def _folder(file: Path) -> Path:
+    """Where the runs of a task file go; the file that a sweep folder keeps belongs to that folder."""
+    return file.parent if file.name == "study.toml" else RUNS / file.stem
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

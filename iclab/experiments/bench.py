@@ -1,0 +1,240 @@
+"""Speed, as ratios measured in one process on one thread: `iclab bench`.
+
+    baselines    every prefix of every prompt: one factorisation per prompt against a batched `lstsq` per prefix,
+                 and against loops over prompts and prefixes (NumPy, and scikit-learn as published scripts have it)
+    throughput   training steps per second by token layout, attention and width
+    quality      seconds of training until the excess risk is within 10, 5, 2 and 1 % of the Bayes risk, for the
+                 default recipe, softmax attention with MLP, and the papers' recipe, each within a budget
+
+Things that are compared take turns, and the median of the turns is reported, so that a machine whose speed drifts slows
+them alike.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis import answer, excess
+from iclab.errors import refuse
+from iclab.experiments.environment import environment
+from iclab.experiments.experiment import Experiment
+from iclab.experiments.report import console, table
+from iclab.experiments.run import new_model, stream
+from iclab.experiments.study import recipe
+from iclab.files import write_whole
+from iclab.models import Transformer, TransformerConfig
+from iclab.posterior import bayes
+from iclab.predictors import LeastSquares, Predictor, Ridge
+from iclab.tasks import LinearRegression, Prompts
+from iclab.training import Diverged, Recipe, Training
+
+Row = dict[str, Any]
+LEVELS = (0.10, 0.05, 0.02, 0.01)
+CONTESTS = (  # recipe, dimensions, examples, changes of ours
+    ("fast", 5, 17, {}),
+    ("fast", 8, 17, {"model": {"d_model": 48}}),
+    ("softmax", 5, 17, {}),
+    ("garg2022_tiny", 5, 17, {}),
+)
+
+
+def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
+    """Measures everything, prints three tables and writes JSON to `path`. `budget` bounds the seconds of training of
+    each recipe of the last part; what is not reached within it is reported as not reached."""
+    refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
+    torch.set_num_threads(1)
+    found = {"environment": environment("cpu"), "budget": budget}
+    for name, section in {"baselines": baselines, "throughput": throughput, "quality": lambda: quality(budget)}.items():
+        found[name] = list(_printed(name, section()))
+    if path:
+        write_whole(path, json.dumps(found, indent=1).encode())
+    return found
+
+
+def _printed(title: str, rows: Iterator[Row]) -> Sequence[Row]:
+    to = console()
+    with to.status(f"{title} ..."):
+        done = list(rows)
+    to.print(table(title, list(done[0]), [list(row.values()) for row in done], to))
+    return done
+
+
+# ---- baselines -----------------------------------------------------------------------------------------------------
+
+
+def baselines(batch: int = 1024, n: int = 40, d: int = 20, lam: float = 0.25, rounds: int = 5) -> Iterator[Row]:
+    """Ridge and least squares on every prefix, float64: ours, a batched `lstsq` per prefix, and loops over prompts too.
+
+    The loops are timed on one prompt in 64 and scaled up. `difference` is the largest distance of an answer from ours,
+    relative to the largest answer.
+    """
+    whole = LinearRegression(d, n, lam**0.5).sample(batch, torch.Generator().manual_seed(0), torch.float64)
+    few = Prompts(whole.xs[::64], whole.ys[::64], whole.fs[::64], whole.truth)
+    for name, ours, penalty in (("ridge", Ridge(lam), lam), ("least squares", LeastSquares(), 0.0)):
+        ways = {"ours": (whole, lambda p, penalty, ours=ours: ours(p.xs, p.ys)), "per prefix, batched": (whole, per_prefix)}
+        ways |= {f"per prompt and prefix, {kind}": (few, loop) for kind, loop in LOOPS.items()}
+        seconds = _take_turns({way: lambda c=call, p=p: c(p, penalty) for way, (p, call) in ways.items()}, rounds)
+        seconds = {way: taken * batch / len(ways[way][0].xs) for way, taken in seconds.items()}
+        for way, (prompts, call) in ways.items():
+            expected = ours(prompts.xs, prompts.ys)
+            yield {
+                "predictor": name,
+                "way": way,
+                "ms": 1e3 * seconds[way],
+                "ratio to ours": seconds[way] / seconds["ours"],
+                "difference": ((call(prompts, penalty) - expected).abs().max() / expected.abs().max()).item(),
+            }
+
+
+def per_prefix(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
+    """One batched least-squares solve for each prefix; ridge through √lam rows with label 0."""
+    batch, n, d = prompts.xs.shape
+    answers = torch.zeros_like(prompts.ys)
+    rows = (lam**0.5 * torch.eye(d, dtype=torch.float64)).expand(batch, d, d)[:, : d if lam else 0]
+    for i in range(1, n):
+        design = torch.cat([prompts.xs[:, :i], rows], dim=1)
+        labels = torch.nn.functional.pad(prompts.ys[:, :i], (0, rows.shape[1])).unsqueeze(-1)
+        ws = torch.linalg.lstsq(design, labels).solution.squeeze(-1)
+        answers[:, i] = (ws * prompts.xs[:, i]).sum(-1)
+    return answers
+
+
+def numpy_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
+    """One solve for each prefix of each prompt."""
+
+    def fit(design: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        d = design.shape[1]
+        rows = lam**0.5 * np.eye(d) if lam else np.empty((0, d))
+        augmented = np.concatenate([design, rows]), np.concatenate([labels, np.zeros(len(rows))])
+        return np.linalg.lstsq(*augmented, rcond=None)[0]
+
+    return _loop(prompts, fit)
+
+
+def sklearn_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
+    """One scikit-learn estimator for each prefix of each prompt, as in the released code of Bai et al. 2023."""
+    from sklearn.linear_model import LinearRegression as Ordinary
+    from sklearn.linear_model import Ridge as Penalised
+
+    def fit(design: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        estimator = Penalised(alpha=lam, fit_intercept=False) if lam else Ordinary(fit_intercept=False)
+        return estimator.fit(design, labels).coef_
+
+    return _loop(prompts, fit)
+
+
+def _loop(prompts: Prompts, fit: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Float[Tensor, "batch n"]:
+    xs, ys, answers = prompts.xs.numpy(), prompts.ys.numpy(), torch.zeros_like(prompts.ys)
+    for b, i in product(range(xs.shape[0]), range(1, xs.shape[1])):
+        answers[b, i] = float(fit(xs[b, :i], ys[b, :i]) @ xs[b, i])
+    return answers
+
+
+# scikit-learn is no requirement: its row is there where it is installed.
+LOOPS = {"NumPy": numpy_loop} | ({"scikit-learn": sklearn_loop} if find_spec("sklearn") else {})
+
+
+def _take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of each way, after one round that is not counted."""
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, call in ways.items():
+            start = perf_counter()
+            call()
+            spent[name].append(perf_counter() - start)
+    return {name: median(times[1:]) for name, times in spent.items()}
+
+
+# ---- throughput ----------------------------------------------------------------------------------------------------
+
+
+def throughput(d: int = 5, n: int = 17, batch: int = 64, rounds: int = 7) -> Iterator[Row]:
+    """Training steps by layout, attention and width, four layers of four heads; softmax and ReLU with an MLP of four
+    times the width, as in the papers. The ratio is to the papers' form: interleaved softmax of the same width."""
+    shapes = list(product((32, 64, 128), ("interleaved", "paired", "lagged"), ("softmax", "relu", "linear")))
+    steps = {"/".join(map(str, shape)): _stepper(*shape, d, n, batch) for shape in shapes}
+    seconds = _take_turns(steps, rounds)
+    for width, layout, attention in shapes:
+        taken = seconds[f"{width}/{layout}/{attention}"]
+        yield {
+            "width": width,
+            "layout": layout,
+            "attention": attention,
+            "ms per step": 1e3 * taken,
+            "prompts per second": round(batch / taken),
+            "times the papers'": seconds[f"{width}/interleaved/softmax"] / taken,
+        }
+
+
+def _stepper(width: int, layout: Any, attention: Any, d: int, n: int, batch: int) -> Callable[[], object]:
+    mlp = 0 if attention == "linear" else 4 * width
+    config = TransformerConfig(d_model=width, d_mlp=mlp, layout=layout, attention=attention)
+    recipe = Recipe(batch=batch, lr=1e-4)
+    return Training(Transformer(d, n, config), LinearRegression(d, n, 0.5), recipe, torch.Generator()).advance
+
+
+# ---- quality -------------------------------------------------------------------------------------------------------
+
+
+def quality(budget: float, seed: int = 0, contests: Sequence[tuple] = CONTESTS) -> Iterator[Row]:
+    """Seconds of training (sampled labels, noise 0.5) until each level of excess risk is first seen on the curve.
+
+    The curve is measured 40 times in a run, outside the clock; "end" is on prompts that were not looked at before.
+    """
+    for name, d, n, changes in contests:
+        experiment = _experiment(name, d, n, changes, seed)
+        times, training = _race(experiment, budget)
+        yield {
+            "recipe": name,
+            "d": d,
+            "layout": experiment.model.layout,
+            "attention": experiment.model.attention,
+            **{f"{level:.0%}": times.get(level, "not reached") for level in LEVELS},
+            "end": _excess(experiment, training.model, "test", 2048),
+            "steps": training.step,
+            "seconds": times["spent"],
+        }
+
+
+def _experiment(name: str, d: int, n: int, changes: Mapping[str, Mapping], seed: int) -> Experiment:
+    task = {"kind": "LinearRegression", "d": d, "n": n, "noise": 0.5}
+    settings = {"task": task, "seed": seed, "device": "cpu", **recipe(name)}
+    for section, values in changes.items():
+        settings[section] = {**settings.get(section, {}), **values}
+    return Experiment.from_mapping(settings, f"recipe {name}")
+
+
+def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Training]:
+    """Trains until the steps or the seconds are used up; the time at which each level was first seen, and the total."""
+    training = Training(new_model(experiment), experiment.task, experiment.train, stream(experiment, "train"))
+    spent, looked, times = 0.0, 0, {}
+    while training.step < experiment.train.steps and spent < budget:
+        start = perf_counter()
+        try:
+            training.advance()
+        except Diverged:
+            break
+        spent += perf_counter() - start
+        progress = max(training.step / experiment.train.steps, spent / budget)
+        if progress * 40 >= looked + 1:
+            looked = int(progress * 40)
+            reached = _excess(experiment, training.model, "curve", 1024)
+            times |= {level: spent for level in LEVELS if reached <= level and level not in times}
+    return {**times, "spent": spent}, training
+
+
+def _excess(experiment: Experiment, model: Predictor, which: str, prompts: int) -> float:
+    """The excess risk on a fixed set of prompts."""
+    drawn = experiment.task.sample(prompts, stream(experiment, which))
+    answers = answer({"model": model, "bayes": bayes(experiment.task)}, drawn)
+    return excess(answers["model"], answers["bayes"], drawn.ys).value.item()

@@ -1,0 +1,355 @@
+"""Plain mappings (the content of a TOML file) to frozen dataclasses and back: annotations are the schema.
+
+    bool, int, float, str        the same in the file; an integer will do for a float, nothing else is converted
+    X | None                     left out, or the word "none"
+    Literal["a", "b"]            one of these
+    tuple[X, ...], tuple[X, Y]   a list
+    tuple[tuple[str, X], ...]    a table from names to X, for a class that must be hashable; dict[str, X] otherwise
+    a dataclass                  a table of its fields
+    an abstract class            a table whose `kind` is the name of the class below it that is meant
+
+A reader goes on after a problem, so that everything wrong with a file is said at once, each with its dotted key.
+"""
+
+import dataclasses
+import inspect
+import tomllib
+from abc import ABCMeta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from iclab.errors import unknown
+from iclab.experiments.mappings import Nested, join
+
+T = TypeVar("T")
+
+FAILED: Any = object()  # in the place of a value that could not be read and whose problem is noted
+SCALARS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a text in quotes"}
+NONE = "none"
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def load_text(path: Path) -> str:
+    """The text of a file. Raises ``ValueError`` that names the file and, where it is missing, the nearest one."""
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file.{_nearest_file(path)}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse(text: str, source: object) -> dict[str, Any]:
+    """The mapping that TOML text holds. Raises ``ValueError`` with the source, the line and the column."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"{source}: not TOML that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{source}: not TOML: {error}") from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The mapping in a TOML file."""
+    return parse(load_text(path), path)
+
+
+def dump(mapping: Nested) -> str:
+    """TOML text."""
+    return tomli_w.dumps(mapping)
+
+
+def _nearest_file(path: Path) -> str:
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    return f" Did you mean {path.parent / nearest[0]}?" if nearest else ""
+
+
+# ---- the schema that annotations are -------------------------------------------------------------------------------
+
+
+@cache
+def schema(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
+    """The fields of a dataclass that its constructor takes, each with its type."""
+    hints = get_type_hints(cls)
+    return {f.name: (f, hints[f.name]) for f in dataclasses.fields(cls) if f.init}
+
+
+def kinds(base: type) -> dict[str, type]:
+    """The classes that can stand where `base` is annotated, by name: itself and all below it that are not abstract."""
+    below = {name: kind for child in base.__subclasses__() for name, kind in kinds(child).items()}
+    usable = dataclasses.is_dataclass(base) and not inspect.isabstract(base)
+    return ({base.__name__: base} if usable else {}) | below
+
+
+def has_kinds(hint: Any) -> bool:
+    """Whether the table of an annotated class says which class it is: abstract classes and all below them."""
+    return isinstance(hint, ABCMeta)
+
+
+def is_table(hint: Any) -> bool:
+    """Whether the annotation is a class whose fields are read from a table."""
+    return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or has_kinds(hint))
+
+
+def named(hint: Any) -> Any:
+    """X, where the annotation is a table from names to X, else None."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (dict, Mapping) and args[0] is str:
+        return args[1]
+    pair = origin is tuple and len(args) == 2 and args[1] is Ellipsis and get_origin(args[0]) is tuple
+    return get_args(args[0])[1] if pair and get_args(args[0])[0] is str else None
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; any other annotation is its own only one."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def required(spec: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+
+
+def default(spec: dataclasses.Field[Any]) -> Any:
+    """The default of a field, None where it has none."""
+    return spec.default_factory() if callable(spec.default_factory) else (None if required(spec) else spec.default)
+
+
+def described(hint: Any) -> str:
+    """What is expected, in words."""
+    if hint in SCALARS:
+        return SCALARS[hint]
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(shown, get_args(hint)))
+    if len(members(hint)) > 1:
+        return " or ".join(shown(NONE) if m is NoneType else described(m) for m in members(hint))
+    if named(hint) is not None or get_origin(hint) is not tuple:
+        return "a table"
+    inner = get_args(hint)
+    if inner[-1] is Ellipsis:
+        return f"a list, each {described(inner[0])}"
+    return f"a list of {len(inner)}: {', '.join(map(described, inner))}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a file, shortened."""
+    text = f'"{value}"' if isinstance(value, str) else _printed(value)
+    return text if len(text) <= 80 else f"{text[:60]} … ({len(text)} characters)"
+
+
+def _printed(value: Any) -> str:
+    try:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"an integer of {value.bit_length()} bits"
+
+
+def known_keys(hint: Any, given: Any, key: str = "", preset: Any = None) -> Iterator[str]:
+    """All dotted keys that can be set, for the kinds of class that `given` names."""
+    given = given if isinstance(given, Mapping) else {}
+    for member in filter(is_table, members(hint)):
+        final = _named_kind(member, given, preset)
+        yield from [join(key, "kind")] if has_kinds(member) else []
+        for name, (spec, inner) in (schema(final) if final else {}).items():
+            yield join(key, name)
+            yield from known_keys(inner, given.get(name), join(key, name), default(spec))
+
+
+def _named_kind(base: type, given: Nested, preset: Any = None) -> type | None:
+    """The class that a table stands for: the one named, the default's, or the only one there is."""
+    found = kinds(base)
+    if "kind" in given and has_kinds(base):
+        return found.get(given["kind"]) if isinstance(given["kind"], str) else None
+    if isinstance(preset, base):
+        return type(preset)
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reader:
+    """Reads values against annotations and notes the problems; `source` says where a key was given."""
+
+    source: Callable[[str], object]
+    known: Iterable[str] = ()
+    problems: list[str] = field(default_factory=list)
+
+    def fail(self, key: str, text: str) -> Any:
+        """Notes a problem; the value is FAILED."""
+        self.problems.append(f"{self.source(key)}: {text}")
+        return FAILED
+
+    def wrong(self, key: str, hint: Any, given: Any) -> Any:
+        """Notes a value of another type than expected."""
+        return self.fail(key, f"{key}: expected {described(hint)}, given {shown(given)}")
+
+    def read(self, hint: Any, given: Any, key: str = "", preset: Any = None) -> Any:
+        """The value of an annotation, or FAILED. `preset` is the default that it replaces."""
+        if given is FAILED:
+            return FAILED
+        if len(members(hint)) > 1:
+            return self._union(hint, given, key, preset)
+        if hint in SCALARS:
+            return self._scalar(hint, given, key)
+        if get_origin(hint) is Literal:
+            return self._literal(hint, given, key)
+        if named(hint) is not None:
+            return self._names(hint, given, key)
+        if get_origin(hint) is tuple:
+            return self._list(hint, given, key)
+        if is_table(hint):
+            return given if isinstance(given, hint) else self._table(hint, given, key, preset)
+        raise TypeError(f"{key}: settings of type {hint} are not read from files")
+
+    def _union(self, hint: Any, given: Any, key: str, preset: Any) -> Any:
+        trials = []
+        for member in (m for m in members(hint) if m is not NoneType):
+            trials.append(Reader(self.source, self.known))
+            value = trials[-1].read(member, given, key, preset)
+            if not trials[-1].problems:
+                return value
+        if given == NONE and NoneType in members(hint):
+            return None
+        if len(trials) == 1 and isinstance(given, Mapping | list):
+            self.problems += trials[0].problems  # they say what is wrong inside
+            return FAILED
+        return self.wrong(key, hint, given)
+
+    def _scalar(self, hint: Any, given: Any, key: str) -> Any:
+        fits = type(given) is hint or (hint is float and type(given) is int)
+        if not fits:
+            return self.wrong(key, hint, given)
+        if type(given) is int and not -(2**63) <= given < 2**63:
+            return self.fail(key, f"{key}: expected an integer of at most 64 bits, given {shown(given)}")
+        if hint is float and not abs(given) < float("inf"):
+            return self.fail(key, f"{key}: expected a finite number, given {shown(given)}")
+        return float(given) if hint is float else given
+
+    def _literal(self, hint: Any, given: Any, key: str) -> Any:
+        for value in get_args(hint):
+            if type(given) is type(value) and given == value:
+                return value
+        if not isinstance(given, str):
+            return self.wrong(key, hint, given)
+        return self.fail(key, f"{key}: {unknown('value', given, map(str, get_args(hint)))}")
+
+    def _list(self, hint: Any, given: Any, key: str) -> Any:
+        inner = get_args(hint)
+        several = inner[-1] is Ellipsis
+        if not isinstance(given, list | tuple) or not (several or len(given) == len(inner)):
+            return self.wrong(key, hint, given)
+        each = [inner[0]] * len(given) if several else inner
+        values = [self.read(h, g, f"{key}[{i}]") for i, (h, g) in enumerate(zip(each, given, strict=True))]
+        return FAILED if FAILED in values else tuple(values)
+
+    def _names(self, hint: Any, given: Any, key: str) -> Any:
+        if not isinstance(given, Mapping):
+            return self.wrong(key, hint, given)
+        values = {name: self.read(named(hint), value, join(key, name)) for name, value in given.items()}
+        if FAILED in values.values():
+            return FAILED
+        return tuple(values.items()) if get_origin(hint) is tuple else values
+
+    def _table(self, base: type, given: Any, key: str, preset: Any) -> Any:
+        if dataclasses.is_dataclass(given):
+            return self.fail(key, f"{key}: expected {base.__name__}, given {type(given).__name__}")
+        if not isinstance(given, Mapping):
+            return self.wrong(key, base, given)
+        final = _named_kind(base, given, preset)
+        if final is None:
+            return self._no_kind(base, given, key)
+        fields = {k: v for k, v in given.items() if not (k == "kind" and has_kinds(base))}
+        return self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
+
+    def _no_kind(self, base: type, given: Nested, key: str) -> Any:
+        names = kinds(base)
+        if "kind" not in given:
+            return self.fail(join(key, "kind"), f"missing key {join(key, 'kind')!r}. Known: {', '.join(sorted(names))}")
+        kind = given["kind"]
+        if not isinstance(kind, str):
+            return self.wrong(join(key, "kind"), str, kind)
+        return self.fail(join(key, "kind"), f"{join(key, 'kind')}: {unknown(base.__name__.lower(), kind, names)}")
+
+    def _build(self, final: type, given: Nested, key: str, besides: set[str]) -> Any:
+        fields = schema(final)
+        for name in given.keys() - fields.keys():
+            self.unknown_key(join(key, name), [join(key, n) for n in {*fields, *besides}])
+        missing = [n for n, (spec, _) in fields.items() if required(spec) and n not in given]
+        for name in missing:
+            self.fail(join(key, name), f"missing key {join(key, name)!r}: expected {described(fields[name][1])}")
+        values = {
+            name: self.read(hint, given[name], join(key, name), default(spec))
+            for name, (spec, hint) in fields.items()
+            if name in given
+        }
+        if missing or FAILED in values.values():
+            return FAILED
+        try:
+            return final(**values)
+        except ValueError as error:
+            return self.fail(key, f"{key}: {error}" if key else str(error))
+
+    def unknown_key(self, key: str, here: Iterable[str]) -> Any:
+        """Notes a key that is not known: the nearest one of its table, or the one of that name in another table."""
+        elsewhere = [k for k in self.known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        if elsewhere and key not in elsewhere:
+            hint, known = f" Did you mean {elsewhere[0]!r}?", ", ".join(sorted(here))
+            return self.fail(key, f"unknown key {key!r}.{hint} Known: {known}")
+        return self.fail(key, unknown("key", key, here))
+
+
+def read(cls: type[T], mapping: Nested, source: object) -> T:
+    """An object of a dataclass from a mapping. Raises one ``ValueError`` that lists every problem on its own line."""
+    reader = Reader(lambda key: source, list(known_keys(cls, mapping)))
+    value = reader.read(cls, mapping)
+    refuse_lines(reader.problems)
+    return value
+
+
+def refuse_lines(problems: Iterable[str], most: int = 40) -> None:
+    """Raises one ``ValueError`` with a line for each problem; the same problem is said once."""
+    lines = list(dict.fromkeys(problems))
+    if lines:
+        more = [f"… and {len(lines) - most} more problems"] if len(lines) > most else []
+        raise ValueError("\n".join(lines[:most] + more))
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def to_mapping(value: Any, hint: Any = None) -> Any:
+    """The mapping from which `read` makes the same object. Every default is spelled out, except None."""
+    if value is None:
+        return NONE
+    hint = next((m for m in members(hint) if is_table(m) or (m is float and int not in members(hint))), hint)
+    if dataclasses.is_dataclass(value):
+        kind = {"kind": type(value).__name__} if has_kinds(hint or type(value)) else {}
+        return kind | {name: to_mapping(v, h) for name, v, h in _set_fields(value)}
+    if named(hint) is not None:
+        return {name: to_mapping(v, named(hint)) for name, v in dict(value).items()}
+    if isinstance(value, tuple):
+        inner = get_args(hint) or (None,)
+        each = [inner[0]] * len(value) if inner[-1] is Ellipsis or len(inner) != len(value) else inner
+        return [to_mapping(v, h) for v, h in zip(value, each, strict=True)]
+    return float(value) if hint is float and type(value) is int else value
+
+
+def _set_fields(value: Any) -> Iterator[tuple[str, Any, Any]]:
+    for name, (spec, hint) in schema(type(value)).items():
+        given = getattr(value, name)
+        if given is not None or required(spec) or default(spec) is not None:
+            yield name, given, hint

@@ -1,0 +1,105 @@
+"""The environment that a run was made in: versions, device, threads, and the revision of the source."""
+
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+
+import iclab
+from iclab.files import write_whole
+
+
+def environment(device: str = "auto") -> dict[str, Any]:
+    """What can make two runs of one experiment differ."""
+    cuda = torch.cuda.is_available()
+    chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "iclab": version("iclab"),
+        "revision": revision(),
+        "platform": platform.platform(),
+        "device": chosen,
+        "gpu": torch.cuda.get_device_name(chosen) if cuda and chosen.startswith("cuda") else None,
+        "threads": torch.get_num_threads(),
+        "cores": usable_cores(),
+    }
+
+
+def write_environment(path: Path, device: str) -> None:
+    """Keeps the environment beside a run."""
+    write_whole(path, json.dumps(environment(device), indent=1).encode())
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def revision() -> str | None:
+    """The git revision of iclab's own source, marked where files were changed since; None outside of a repository."""
+    source = Path(str(iclab.__file__)).parent
+    tracked = _git(source, "ls-files", "--error-unmatch", "errors.py")
+    if tracked is None:
+        return None
+    changed = _git(source, "status", "--porcelain", "--untracked-files=no", ".")
+    return f"{_git(source, 'rev-parse', 'HEAD')}{' (changed)' if changed else ''}"
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+# ---- what a user may want to know ----------------------------------------------------------------------------------
+
+
+def checks(folder: Path) -> Iterator[tuple[str, str]]:
+    """Everything that `iclab doctor` tells, as pairs."""
+    for what, found in environment().items():
+        yield what, "none" if found is None else str(found)
+    yield f"runs in {folder}", writable(folder)
+    for extra in metadata("iclab").get_all("Provides-Extra") or []:
+        missing = [name for name in _wanted(extra) if not _installed(name)]
+        yield f"extra [{extra}]", f"missing: {', '.join(missing)}" if missing else "complete"
+
+
+def writable(folder: Path) -> str:
+    """Whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left there."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=nearest) as file:
+            file.write(b"0")
+            file.flush()
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return f"cannot be written: {error.strerror or error}"
+    return f"can be written, {shutil.disk_usage(nearest).free / 2**30:.1f} GiB free"
+
+
+def _wanted(extra: str) -> list[str]:
+    """The packages that an extra asks for."""
+    asked = [text for text in requires("iclab") or [] if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", text)]
+    return [re.split(r"[\s<>=!~;\[(]", text, maxsplit=1)[0] for text in asked]
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False

@@ -1,0 +1,152 @@
+"""Experiment: everything that decides the numbers of one run, as frozen dataclasses that a file spells out.
+
+    task    what is asked            iclab.tasks
+    model   what answers             iclab.models
+    train   how it learns            iclab.training
+    eval    how it is measured
+
+Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iclab.errors import refuse
+from iclab.experiments import config
+from iclab.experiments.claims import TRAINED
+from iclab.experiments.config import Reader
+from iclab.experiments.mappings import Nested
+from iclab.models import TransformerConfig
+from iclab.posterior import bayes
+from iclab.tasks import Derived, Task
+from iclab.training import Recipe
+
+NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
+SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
+NAME = re.compile(r"[A-Za-z_][\w-]*")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained model is measured: on how many `prompts`, and on which distributions besides its own.
+
+    `shifts` are tasks by name. In a file, a derived task without `base` is derived from the experiment's own task.
+    `every` is the number of steps between two points of the training curve (chosen by the number of steps unless
+    given), and `bootstrap` the number of resamplings behind a band.
+    """
+
+    prompts: int = 2048
+    shifts: tuple[tuple[str, Task], ...] = ()
+    every: int | None = None
+    bootstrap: int = 200
+
+    def __post_init__(self) -> None:
+        least = {"prompts": 2, "bootstrap": 1, "every": 1}
+        given = {k: m if getattr(self, k) is None else getattr(self, k) for k, m in least.items()}
+        found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
+        names = [name for name, _ in self.shifts]
+        unfit = [name for name in names if not NAME.fullmatch(name)]
+        found += [f"a shift needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
+        found += [f"the name {TRAINED!r} is that of the training distribution"] if TRAINED in names else []
+        refuse("Evaluation", found)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run: a model trained on a task by a recipe, then evaluated.
+
+    `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
+    "cuda", "cuda:1" or "mps"; `recipe` is the name of the settings that the file started from.
+    """
+
+    task: Task
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    train: Recipe = field(default_factory=Recipe)
+    eval: Evaluation = field(default_factory=Evaluation)
+    seed: int = 0
+    device: str = "auto"
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
+        if not DEVICE.fullmatch(self.device):
+            found.append(f"device must be auto, cpu, mps, cuda or cuda:NUMBER, given {self.device!r}")
+        refuse("Experiment", found + self._shift_problems() + self._target_problems())
+
+    def _shift_problems(self) -> list[str]:
+        """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
+        d, n = self.task.d, self.task.n
+        return [
+            f"shift {name!r} has d = {shift.d}, n = {shift.n}; the model is made for d = {d} and at most n = {n}"
+            for name, shift in self.eval.shifts
+            if shift.d != d or shift.n > n
+        ]
+
+    def _target_problems(self) -> list[str]:
+        if self.train.targets == "posterior_mean":
+            try:
+                bayes(self.task)
+            except ValueError as error:
+                return [f"train.targets is posterior_mean, but {error}"]
+        return []
+
+    @property
+    def id(self) -> str:
+        """Twelve digits that stand for everything that can change the numbers."""
+        decisive = {k: v for k, v in self.mapping().items() if k not in NOT_IN_ID}
+        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def mapping(self) -> dict[str, Any]:
+        """The settings as a file holds them, every default spelled out."""
+        settings = config.to_mapping(self)
+        for shift in settings["eval"]["shifts"].values():
+            _leave_base_out(shift, settings["task"])
+        return settings
+
+    @classmethod
+    def read(cls, path: Path) -> "Experiment":
+        """The experiment that a run's `config.toml` describes."""
+        return cls.from_mapping(config.load(path), path)
+
+    @classmethod
+    def from_mapping(cls, settings: Nested, source: object) -> "Experiment":
+        """An experiment from nested settings. Raises one ``ValueError`` with a line for each problem."""
+        reader = Reader(lambda key: source, list(config.known_keys(cls, settings)))
+        experiment = read(settings, reader)
+        config.refuse_lines(reader.problems)
+        return experiment
+
+
+def read(settings: Nested, reader: Reader) -> Any:
+    """The experiment, or FAILED with its problems in the reader; the task first, because shifts are derived from it."""
+    settings = dict(settings)
+    if "task" in settings:
+        settings["task"] = reader.read(Task, settings["task"], "task")
+        settings["eval"] = _with_bases(settings.get("eval", {}), settings["task"])
+    return reader.read(Experiment, settings)
+
+
+def _with_bases(evaluation: Any, task: Any) -> Any:
+    shifts = evaluation.get("shifts") if isinstance(evaluation, Mapping) else None
+    if not isinstance(shifts, Mapping):
+        return evaluation
+    return {**evaluation, "shifts": {name: _with_base(shift, task) for name, shift in shifts.items()}}
+
+
+def _with_base(shift: Any, task: Any) -> Any:
+    derived = isinstance(shift, Mapping) and shift.get("kind") in list(config.kinds(Derived))
+    return {**shift, "base": _with_base(shift.get("base", task), task)} if derived else shift
+
+
+def _leave_base_out(shift: dict[str, Any], task: Nested) -> None:
+    if shift.get("base") == task:
+        del shift["base"]
+    elif "base" in shift:
+        _leave_base_out(shift["base"], task)

@@ -1,0 +1,185 @@
+"""What the store holds, as tables for a terminal; plain lines where the output is no terminal."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite, log10
+from pathlib import Path
+from typing import Any
+
+from rich.box import ASCII2, ROUNDED
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iclab.errors import refuse
+from iclab.experiments.claims import TRAINED, Verdict
+from iclab.experiments.config import dump
+from iclab.experiments.mappings import flatten
+from iclab.experiments.store import STATES, Run, Status, differing, runs, sweeps
+
+STYLES = {
+    "done": "green",
+    "holds": "green",
+    "failed": "red",
+    "diverged": "red",
+    "fails": "bold red",
+    "undecided": "yellow",
+    "not measured": "yellow",
+    "interrupted": "yellow",
+    "running": "cyan",
+}
+BARS = "▁▂▃▄▅▆▇█"
+WIDE = 220  # columns where the output is no terminal, so that nothing is folded
+LABELS = ("model.layout", "train.targets")  # an easier task and handed answers must be seen in every table
+POINTS = 12  # how many positions of a curve are printed
+
+
+def console() -> Console:
+    """The standard output."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], to: Console) -> Table:
+    """A table in which words for states are coloured and columns that hold nothing are left out."""
+    entries = [[_text(entry) for entry in row] for row in rows]
+    kept = [i for i in range(len(columns)) if any(row[i] for row in entries)]
+    made = Table(title=Text(title), title_justify="left", box=ROUNDED if to.is_terminal else ASCII2)
+    for i in kept:
+        made.add_column(columns[i], overflow="fold")
+    for row in entries:
+        made.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in kept))
+    return made
+
+
+def _text(entry: Any) -> str:
+    if entry is None:
+        return ""
+    return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+
+
+def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, position: int | None = None) -> str:
+    """A number of the training distribution with its error, as it is printed; empty where it was not measured."""
+    asked = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": TRAINED}
+    for row in rows:
+        if all(row.get(key) == wanted for key, wanted in asked.items()):
+            error = row.get("stderr")
+            return _text(row["value"]) + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
+    return ""
+
+
+# ---- sweeps --------------------------------------------------------------------------------------------------------
+
+
+def of_runs(title: str, found: Sequence[Run], to: Console) -> Table:
+    """Runs: what was varied between them, the state, and how far each is from the Bayes predictor."""
+    settings = [flatten(run.settings()) for run in found]
+    keys = [key for key in differing(settings) if key not in LABELS]
+    columns = ["run", *keys, *LABELS, "state", "seconds", "excess", "note"]
+    return table(title, columns, (_run_row(run, chosen, keys) for run, chosen in zip(found, settings, strict=True)), to)
+
+
+def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
+    status = run.status()
+    excess = value(run.rows(), "transformer", "excess") if status.state == "done" else ""
+    chosen = [settings.get(key) for key in [*keys, *LABELS]]
+    return [run.id, *chosen, status.state, status.seconds or None, excess, status.error]
+
+
+def of_plan(title: str, ids: Sequence[str], plan: Sequence[Mapping[str, Any]], to: Console) -> Table:
+    """The cells of a grid that was not started."""
+    keys = list(dict.fromkeys(key for cell in plan for key in cell))
+    rows = [[id, *(cell.get(key) for key in keys)] for id, cell in zip(ids, plan, strict=True)]
+    return table(title, ["run", *keys], rows, to)
+
+
+def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Table:
+    """What became of the claims; each row is decided by its worst cell."""
+    columns = ["claim", "expected", "measured", "verdict", "runs", "decided by", "layout", "targets", "note"]
+    rows = [
+        [v.claim.name, v.claim.expected, v.measured, v.outcome, len(v.cells), v.run, *v.setting.values(), v.note]
+        for v in verdicts
+    ]
+    return table("claims", columns, rows, to)
+
+
+def of_store(folder: Path, to: Console) -> Iterator[Table]:
+    """The sweeps below a folder with the states of their runs, or the runs of a sweep."""
+    found = sweeps(folder)
+    refuse(
+        "ls", [] if found else [f"no runs in {folder}; `iclab sweep FILE` makes some, `iclab ls DIR` looks elsewhere"]
+    )
+    if found == [folder]:
+        yield of_runs(str(folder), runs(folder), to)
+    else:
+        counted = [(path, Counter(run.status().state for run in runs(path))) for path in found]
+        rows = [[path, sum(count.values()), *(count[state] or None for state in STATES)] for path, count in counted]
+        yield table(f"sweeps in {folder}", ["sweep", "runs", *STATES], rows, to)
+
+
+# ---- one run -------------------------------------------------------------------------------------------------------
+
+
+def of_run(run: Run, to: Console) -> Iterator[Table | Text]:
+    """A run in full: settings, state, training curve, risk by position, nearest algorithms."""
+    status, rows, settings = run.status(), run.rows(), run.settings()
+    labels = ", ".join(f"{key} = {flatten(settings).get(key)}" for key in LABELS)
+    yield Text(dump(settings).rstrip())
+    yield _state(run, status)
+    yield from (Text(line) for line in _curve_lines(run.curve()))
+    if rows:
+        yield _risk_table(rows, labels, to)
+        yield _distance_table(rows, labels, to)
+
+
+def _state(run: Run, status: Status) -> Text:
+    told = f"{run.folder}\n{status.state}, started {status.attempts} times, {status.seconds:.4g} s"
+    return Text(f"\n{told}" + (f": {status.error}" if status.error else ""), style=STYLES.get(status.state, ""))
+
+
+def _curve_lines(curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each quantity of the training curve."""
+    names = [name for name in ("loss", "risk", "excess") if any(name in point for point in curve)]
+    for name in names:
+        values = [float(point[name]) for point in curve if point.get(name) is not None]
+        first, last = (
+            f"{values[0]:.4g} at step {curve[0].get('step')}",
+            f"{values[-1]:.4g} at step {curve[-1].get('step')}",
+        )
+        yield f"{name:8}{sparkline(values)}  {first}, {last}"
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """Bars for a curve, on a logarithmic scale where all of it is positive; a gap where it is not finite."""
+    values = [values[i * len(values) // min(width, len(values))] for i in range(min(width, len(values)))]
+    finite = [v for v in values if isfinite(v)]
+    scale = log10 if finite and min(finite) > 0 else float
+    low, high = (scale(min(finite)), scale(max(finite))) if finite else (0.0, 0.0)
+    return "".join(_bar(scale(v), low, high) if isfinite(v) else " " for v in values)
+
+
+def _bar(v: float, low: float, high: float) -> str:
+    return BARS[round((v - low) / (high - low) * (len(BARS) - 1))] if high > low else BARS[0]
+
+
+def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Table:
+    """Risk after each number of examples, the mean over positions last; at most a dozen positions."""
+    risks = [row for row in rows if row["quantity"] == "risk" and row.get("distribution") == TRAINED]
+    predictors = list(dict.fromkeys(row["predictor"] for row in risks))
+    positions = sorted({row["position"] for row in risks if row.get("position") is not None})
+    shown = positions[:: max(1, -(-len(positions) // POINTS))]
+    body = [[at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
+    mean = ["mean", *(value(risks, name, "risk") for name in predictors)]
+    return table(f"risk by number of examples ({labels})", ["examples", *predictors], [*body, mean], to)
+
+
+def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Table:
+    """How far the model's predictions are from those of each algorithm, the nearest first."""
+    own = [row for row in rows if row.get("distribution") == TRAINED and row.get("position") is None]
+    fits = sorted((row for row in own if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
+    body = [
+        [row["predictor"], *(value(own, row["predictor"], q) for q in ("fit_distance", "fit_probability"))]
+        for row in fits
+    ]
+    title = f"distance to algorithms with fitted parameters, relative to the reference risk ({labels})"
+    return table(title, ["algorithm", "distance", "probability of being the nearest"], body, to)

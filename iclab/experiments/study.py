@@ -1,0 +1,220 @@
+"""Study: a task file, which asks one question of a grid of experiments.
+
+Its sections `[task]`, `[model]`, `[train]` and `[eval]` describe an experiment, `[sweep]` lists what is varied and
+`[[claims]]` what is expected. Settings come from several places, each laid over the one before:
+
+    the named `recipe`  <  the file  <  the chosen table `[scale.NAME]`  <  `[sweep]`  <  the command line
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from iclab.errors import refuse, unknown
+from iclab.experiments import config, experiment, grid
+from iclab.experiments.claims import Claim
+from iclab.experiments.config import FAILED, Reader, known_keys
+from iclab.experiments.experiment import Experiment
+from iclab.experiments.mappings import Nested, flatten, merge, put
+
+RECIPES = Path(__file__).parent / "recipes"
+OVERRIDES = "overrides = "
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a task file says about itself: its title, the question it asks, the paper, and what it claims."""
+
+    title: str
+    question: str
+    paper: str
+    claims: tuple[Claim, ...] = ()
+
+    def __post_init__(self) -> None:
+        blank = [name for name in ("title", "question", "paper") if not getattr(self, name).strip()]
+        refuse("heading", [f"{name} must not be empty" for name in blank])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: the values that were chosen for it, and the experiment that they make."""
+
+    values: Mapping[str, Any]
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Study:
+    """A task file with the settings of the command line: its heading and every cell of its grid."""
+
+    path: Path
+    text: str
+    overrides: tuple[str, ...]
+    heading: Heading
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def read(cls, path: Path, overrides: Iterable[str] = ()) -> "Study":
+        """Reads and checks the file and every cell. Raises one ``ValueError`` with a line for each problem."""
+        text = config.load_text(path)
+        draft = Draft(path, config.parse(text, path), overrides)
+        heading, cells = draft.heading(), draft.cells()
+        draft.check_claims(heading, cells)
+        config.refuse_lines(draft.problems)
+        return cls(path, _without_overrides(text), draft.overrides, heading, cells)
+
+    def as_used(self) -> str:
+        """The text of the file under a line with the settings of the command line. Read again, it is this study."""
+        line = f"{OVERRIDES}{json.dumps(self.overrides, ensure_ascii=False)}\n"
+        return (line if self.overrides else "") + self.text
+
+
+def _without_overrides(text: str) -> str:
+    first, _, rest = text.partition("\n")
+    return rest if first.startswith(OVERRIDES) else text
+
+
+# ---- recipes -------------------------------------------------------------------------------------------------------
+
+
+def recipes() -> dict[str, Path]:
+    """The named settings that come with the package."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+
+
+@cache
+def recipe(name: str) -> Nested:
+    """The settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known."""
+    found = recipes()
+    refuse("recipe", [] if name in found else [unknown("recipe", name, found)])
+    return {key: value for key, value in config.load(found[name]).items() if key not in ("title", "paper")}
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+HEADING = {f.name for f in fields(Heading)}
+EXPERIMENT = {f.name for f in fields(Experiment)}
+
+
+class Draft:
+    """A study while it is read: the settings from all places, and the problems found in them so far."""
+
+    def __init__(self, path: Path, content: Nested, overrides: Iterable[str]) -> None:
+        self.path, self.problems = path, []
+        self.overrides, self.command = self._command(content.get("overrides", []), tuple(overrides))
+        scale = self._scale(content.get("scale", {}))
+        self.body = merge({k: v for k, v in content.items() if k not in ("overrides", "scale")}, scale)
+        self.axes = self._axes(content.get("sweep", {}), scale) | self.command
+        self._check_sections(content)
+
+    def note(self, text: str, source: object = None) -> None:
+        """Adds a problem, of the file unless another source is given."""
+        self.problems.append(f"{source or self.path}: {text}")
+
+    def heading(self) -> Any:
+        """The heading, or FAILED."""
+        told = {key: value for key, value in self.body.items() if key in HEADING}
+        if isinstance(told.get("claims"), list):
+            told["claims"] = [_with_dotted_where(claim) for claim in told["claims"]]
+        return self._read(lambda reader: reader.read(Heading, told))
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that can be read, each experiment once."""
+        try:
+            choices = list(grid.cross(self.axes))
+        except ValueError as error:
+            self.note(str(error))
+            return ()
+        made = [Cell(values, self._experiment(values)) for values in choices]
+        return tuple({cell.experiment.id: cell for cell in made if cell.experiment is not FAILED}.values())
+
+    def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
+        """Notes keys of claims that no cell of a sound grid has."""
+        settings = [cell.experiment.mapping() for cell in cells]
+        known = {key for s in settings for key in [*flatten(s), *known_keys(Experiment, s)]}
+        for claim in heading.claims if heading is not FAILED and not self.problems else ():
+            for text in claim.unknown_keys(known):
+                self.note(text)
+
+    # ---- the places that settings come from ------------------------------------------------------------------------
+
+    def _command(self, recorded: Any, given: tuple[str, ...]) -> tuple[tuple[str, ...], grid.Axes]:
+        """The settings of the command line; those recorded in the file stand where they are not given anew."""
+        if not isinstance(recorded, list) or not all(isinstance(text, str) for text in recorded):
+            self.note("overrides: expected a list of texts")
+            recorded = []
+        before, old_problems = grid.settings(recorded)
+        now, new_problems = grid.settings(given)
+        for text in old_problems + new_problems:
+            self.note(text, "command line")
+        kept = [text for text in recorded if text.partition("=")[0] not in now]
+        return (*kept, *given), before | now
+
+    def _scale(self, scales: Any) -> Nested:
+        """The table `[scale.NAME]` that the command line chose."""
+        chosen = self.command.pop("scale", None)
+        if not isinstance(scales, Mapping) or not all(isinstance(table, Mapping) for table in scales.values()):
+            self.note("scale: expected tables, e.g. [scale.paper]")
+        elif chosen is not None and len(chosen) == 1 and str(chosen[0]) in scales:
+            return scales[str(chosen[0])]
+        elif chosen is not None:
+            self.note(unknown("scale", ",".join(map(str, chosen)), scales), "command line")
+        return {}
+
+    def _axes(self, sweep: Any, scale: Nested) -> grid.Axes:
+        """The axes of the file; what the scale fixes is no longer varied, what it varies replaces the file's list."""
+        axes: grid.Axes = {}
+        for table, fixed in ((sweep, scale), (scale.get("sweep", {}), {})):
+            if not isinstance(table, Mapping):
+                self.note("sweep: expected a table with a list for each key")
+                continue
+            found, problems = grid.axes_of(table)
+            axes |= grid.without(found, fixed)
+            for text in problems:
+                self.note(text)
+        return axes
+
+    def _check_sections(self, content: Nested) -> None:
+        known = HEADING | EXPERIMENT | {"sweep", "scale", "overrides"}
+        if not content:
+            self.note("the file is empty; a task file needs title, question, paper and [task]")
+        for name in self.body.keys() - known:
+            self.note(unknown("key", name, known))
+
+    # ---- one cell --------------------------------------------------------------------------------------------------
+
+    def _experiment(self, values: Nested) -> Any:
+        settings = {key: value for key, value in self.body.items() if key in EXPERIMENT}
+        for key in sorted(values, key=lambda key: key.count(".")):  # a table before the entries laid over it
+            settings = put(settings, key, values[key])
+        settings = merge(self._recipe(settings.get("recipe")), settings)
+        return self._read(lambda reader: experiment.read(settings, reader), settings)
+
+    def _recipe(self, name: Any) -> Nested:
+        """The settings of the recipe that a cell names; anything but a text is refused where the cell is read."""
+        try:
+            return recipe(name) if name and isinstance(name, str) else {}
+        except ValueError as error:
+            self.note(str(error), self._source("recipe"))
+            return {}
+
+    def _read(self, read: Any, settings: Nested | None = None) -> Any:
+        reader = Reader(self._source, [] if settings is None else list(known_keys(Experiment, settings)))
+        value = read(reader)
+        self.problems += reader.problems
+        return value
+
+    def _source(self, key: str) -> object:
+        """Where a key was given: the command line, the file, or both for a section that each has a part in."""
+        if any(key == k or key.startswith((f"{k}.", f"{k}[")) for k in self.command):
+            return "command line"
+        return f"{self.path} + command line" if any(k.startswith(f"{key}.") for k in self.command) else self.path
+
+
+def _with_dotted_where(claim: Any) -> Any:
+    """Keys of `where` may be quoted or nested, as in `[sweep]`."""
+    where = claim.get("where") if isinstance(claim, Mapping) else None
+    return {**claim, "where": flatten(where)} if isinstance(where, Mapping) else claim

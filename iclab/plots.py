@@ -1,0 +1,67 @@
+"""Pictures of result tables: a tidy table and axes go in, axes come out. Nothing is computed here but where to draw.
+
+    with plots.style():
+        figure, axes = plt.subplots()
+        plots.curves(table, axes, ["transformer", "bayes"])
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+
+# One look for each predictor in every figure.
+LOOKS: Mapping[str, Mapping[str, object]] = {
+    "transformer": {"color": "C0", "marker": "o", "zorder": 5},
+    "bayes": {"color": "black", "linestyle": "--", "zorder": 4},
+    "ridge": {"color": "C9", "linestyle": ":"},
+    "least_squares": {"color": "C2"},
+    "gradient_descent": {"color": "C1"},
+    "nearest_neighbours": {"color": "C4"},
+    "averaging": {"color": "C5"},
+    "lasso": {"color": "C6"},
+    "zero": {"color": "C3", "linestyle": "-."},
+}
+
+
+def style() -> AbstractContextManager:
+    """The style of all figures, as a context."""
+    return plt.style.context(STYLE)
+
+
+def rows(
+    table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str, object] | None = None
+) -> pd.DataFrame:
+    """The per-position rows of one predictor and quantity on the training distribution, by position."""
+    wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
+    chosen = table[table["position"].map(lambda p: isinstance(p, int | float)) & table["position"].notna()]
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column] == value]
+    return chosen.sort_values("position")
+
+
+def curves(
+    table: pd.DataFrame,
+    axes: Axes,
+    predictors: Sequence[str],
+    quantity: str = "risk",
+    where: Mapping[str, object] | None = None,
+    labels: Mapping[str, str] | None = None,
+    **look: object,
+) -> Axes:
+    """A quantity against the number of examples, one curve per predictor with its bootstrap band where there is one."""
+    for name in predictors:
+        found = rows(table, name, quantity, where)
+        label = (labels or {}).get(name, name.replace("_", " "))
+        (line,) = axes.plot(found["position"], found["value"], label=label, **{**LOOKS.get(name, {}), **look})
+        low, high = (rows(table, name, f"{quantity}_{end}", where) for end in ("low", "high"))
+        if len(low) and len(high):
+            axes.fill_between(low["position"], low["value"], high["value"], color=line.get_color(), alpha=0.2, lw=0)
+    axes.set_xlabel("examples in context")
+    axes.set_ylabel(quantity.replace("_", " "))
+    return axes

@@ -1,0 +1,100 @@
+"""Bayesian linear regression on every prefix: w ~ N(m, S) and y = w·x + σ·ε with ε ~ N(0, 1).
+
+In the coordinates a = S^½ x and with u = S^-½(w − m) ~ N(0, I), the labels y − X m = A u + σ·ε are those of ridge
+with lam = σ², so
+
+    w_i = m + S^½ u_i,    u_i = argmin_u ‖A u − (y − X m)‖² + σ²‖u‖²    (σ = 0: the u of least norm).
+
+With AAᵀ + σ²I = LLᵀ the label y_i has, given its past, the variance L_ii² = a_i·(a_i − û_i) + σ², where û_i is the
+ridge fit to the labels A a_i; the second form holds at any conditioning.
+Akyürek et al. 2022 (arXiv 2211.15661, §4) compare transformers with it: for S = τ²I it is ridge with lam = σ²/τ².
+"""
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.errors import refuse
+from iclab.predictors.least_squares import LeastSquares
+from iclab.predictors.predictor import Bayesian, Linear, in_double
+from iclab.predictors.prefixes import solve_each
+from iclab.predictors.ridge import Ridge, factor
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior(Bayesian):
+    """The posterior mean of w ~ N(mean, covariance) under label noise of standard deviation `noise`.
+
+    No `mean` is a mean of 0. The covariance may be singular: what the prior excludes stays excluded.
+    """
+
+    covariance: Float[Tensor, "d d"]
+    noise: float
+    mean: Float[Tensor, " d"] | None = None
+
+    def __post_init__(self) -> None:
+        refuse("Posterior", self._problems())
+
+    def _problems(self) -> list[str]:
+        shape, found = tuple(self.covariance.shape), []
+        if len(shape) != 2 or shape[0] != shape[1]:
+            found.append(f"covariance must be d × d, given {shape}")
+        elif not _positive(self.covariance):
+            found.append("covariance must be symmetric and without negative eigenvalues")
+        if self.mean is not None and tuple(self.mean.shape) != shape[:1]:
+            found.append(f"mean must have as many entries as covariance, given {tuple(self.mean.shape)} and {shape}")
+        if not 0 <= self.noise < float("inf"):
+            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        return found
+
+    @in_double
+    def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        known = self._known(xs)
+        return known + self._standard()(xs @ self._root(xs), ys - known)
+
+    @in_double
+    def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
+        root = self._root(xs)
+        us = self._standard().weights(xs @ root, ys - self._known(xs))
+        return us @ root + (0.0 if self.mean is None else self.mean.to(xs))
+
+    @in_double
+    def variance(self, xs: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n"]:
+        """Var(y_i | x_i and the first i examples), label noise included; it does not depend on the labels."""
+        standard, lam = xs @ self._root(xs), self.noise**2
+        root, broken = factor(standard, lam)
+        spread = root.diagonal(dim1=-2, dim2=-1).square()
+        if broken.any():
+            fit = solve_each(standard, standard @ standard.mT, broken, lam)
+            rest = (standard[broken] * (standard[broken] - fit)).sum(-1)
+            spread = spread.masked_scatter(broken, rest.clamp_min(0) + lam)
+        return spread
+
+    @in_double
+    def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """log N(y_i; ŷ_i, Var(y_i | past)). Raises ``ValueError`` without noise: interpolated labels have none."""
+        refuse("log_density", [] if self.noise > 0 else ["labels without noise have no density; noise is 0"])
+        spread = self.variance(xs)
+        return -((ys - self(xs, ys)).square() / spread + (2 * pi * spread).log()) / 2
+
+    def _standard(self) -> Linear:
+        return Ridge(self.noise**2) if self.noise**2 > 0 else LeastSquares()
+
+    def _known(self, xs: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n"]:
+        """X m."""
+        return torch.zeros_like(xs[..., 0]) if self.mean is None else xs @ self.mean.to(xs)
+
+    def _root(self, xs: Tensor) -> Float[Tensor, "d d"]:
+        """S^½, symmetric."""
+        values, vectors = torch.linalg.eigh(self.covariance.to(xs))
+        return vectors * values.clamp_min(0).sqrt() @ vectors.mT
+
+
+def _positive(covariance: Float[Tensor, "d d"]) -> bool:
+    """Up to the rounding of float32, in which a covariance may have been written."""
+    matrix, slack = covariance.double(), 1e-6 * covariance.abs().max().item()
+    symmetric = (matrix - matrix.mT).abs().max().item() <= slack
+    return symmetric and torch.linalg.eigvalsh(matrix).min().item() >= -slack * len(matrix)

@@ -1,0 +1,83 @@
+"""Prefixes: what the first i examples amount to, for every i at once. X and y are their inputs and labels:
+
+G_i = XᵀX = Σ_{j<i} x_j x_jᵀ        h_i = Xᵀy = Σ_{j<i} y_j x_j        w_i = argmin_w ‖Xw − y‖² + lam‖w‖²
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from iclab.predictors.predictor import exclusive_cumsum
+
+RANK_TOLERANCE = 1e-12  # relative to the largest singular value; float64 loses 1e-14 in rotating a subspace of 100 dims
+BUDGET = 2**20  # float64 numbers that work in chunks holds at once: 8 MB, beyond which a CPU is up to 5 times slower
+
+
+def moments(
+    xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
+) -> tuple[Float[Tensor, "batch n d d"], Float[Tensor, "batch n d"]]:
+    """G_i and h_i."""
+    return exclusive_cumsum(xs.unsqueeze(-1) * xs.unsqueeze(-2)), exclusive_cumsum(xs * ys.unsqueeze(-1))
+
+
+def chunk(numbers: int, device: torch.device) -> int:
+    """How many things fit into the budget that need that many numbers each: one at least. Devices other than a CPU
+    take 32 times as many (256 MB), as small chunks would leave them idle."""
+    return max(1, BUDGET * (1 if device.type == "cpu" else 32) // max(1, numbers))
+
+
+def in_chunks(
+    answer: Callable[[Tensor, Tensor], Tensor], xs: Tensor, ys: Tensor, numbers: int
+) -> Float[Tensor, "batch ..."]:
+    """answer(xs, ys) a few prompts at a time, where one prompt needs that many float64 numbers."""
+    size = chunk(numbers, xs.device)
+    return torch.cat([answer(x, y) for x, y in zip(xs.split(size), ys.split(size), strict=True)])
+
+
+def solve(
+    xs: Float[Tensor, "batch n d"],
+    ys: Float[Tensor, "batch n"],
+    chosen: Bool[Tensor, "batch n"],
+    lam: float = 0.0,
+) -> Float[Tensor, "chosen d"]:
+    """w_i at the chosen positions, each by its own orthogonal factorisation: slow and right whatever the rank."""
+    return solve_each(xs, ys.unsqueeze(1).expand(-1, ys.shape[1], -1), chosen, lam)
+
+
+def solve_each(
+    xs: Float[Tensor, "batch n d"],
+    labels: Float[Tensor, "batch n n"],
+    chosen: Bool[Tensor, "batch n"],
+    lam: float,
+) -> Float[Tensor, "chosen d"]:
+    """The same where position i has labels of its own, labels[:, i].
+
+    Rows that the prefix has not seen are zeroed, which leaves the minimum-norm solution as it is. A penalty is d more
+    rows √lam·I with label 0, so that X is never squared.
+    """
+    prompt, position = chosen.nonzero(as_tuple=True)
+    size = chunk(3 * xs.shape[2] * sum(xs.shape[1:]), xs.device)
+    parts = [
+        _minimum_norm(_seen(xs[b], i), _seen(labels[b, i], i), lam)
+        for b, i in zip(prompt.split(size), position.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen n ..."]:
+    """Zero from each position on. Chosen, not multiplied: 0 · ∞ is no zero."""
+    seen = torch.arange(terms.shape[1], device=terms.device) < position.unsqueeze(-1)
+    return terms.where(seen.view(*seen.shape, *[1] * (terms.ndim - 2)), 0.0)
+
+
+def _minimum_norm(rows: Float[Tensor, "chosen n d"], labels: Float[Tensor, "chosen n"], lam: float) -> Tensor:
+    d = rows.shape[-1]
+    if lam > 0:
+        penalty = lam**0.5 * torch.eye(d, dtype=rows.dtype, device=rows.device)
+        rows = torch.cat([rows, penalty.expand(len(rows), d, d)], dim=1)
+        labels = torch.nn.functional.pad(labels, (0, d))
+    if rows.is_cuda:  # lstsq takes the rank for full there
+        return (torch.linalg.pinv(rows, rtol=RANK_TOLERANCE) @ labels.unsqueeze(-1)).squeeze(-1)
+    return torch.linalg.lstsq(rows, labels.unsqueeze(-1), rcond=RANK_TOLERANCE, driver="gelsy").solution.squeeze(-1)

@@ -1,0 +1,31 @@
+"""Shapes are checked by beartype in every test, and Hypothesis replays the same cases in CI."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+install_import_hook("iclab", "typechecker.checked")
+
+import pytest  # noqa: E402  (iclab must be imported after the hook)
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# The work of a test is small: one thread is fastest, and keeps sums in the same order on every machine.
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "iclab", deadline=None, derandomize="CI" in os.environ, max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("iclab")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """A generator with its own seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """A generator with seed 0."""
+    return generator()

@@ -1,0 +1,214 @@
+"""What must hold of the analyzers: errors that cover, distances that vanish, and algorithms recognised for what they are."""
+
+import pytest
+import torch
+from conftest import generator
+from hypothesis import given
+from hypothesis import strategies as st
+
+import iclab
+from iclab.analysis import (
+    Family,
+    answer,
+    band,
+    excess,
+    identify,
+    ilwd,
+    implicit_weights,
+    linearity,
+    query_gradients,
+    ratio,
+    risk,
+    spd,
+)
+from iclab.analysis.risk import resampled, squared
+from iclab.models import Transformer, TransformerConfig
+from iclab.predictors import (
+    GradientDescent,
+    LeastSquares,
+    NearestNeighbours,
+    Newton,
+    Ridge,
+    StochasticGradientDescent,
+    Zero,
+)
+from iclab.tasks import DecisionTree, FinitePool, LinearRegression
+
+TASK = LinearRegression(4, 9, noise=0.5)
+
+
+def prompts(batch, seed=0, task=TASK):
+    return task.sample(batch, generator(seed), torch.float64)
+
+
+# ---- risk ----------------------------------------------------------------------------------------------------------
+
+
+def test_standard_errors_cover_what_is_known():
+    """The zero predictor's risk is d + noise²; of 200 estimates about 95 % lie within two standard errors."""
+    inside = 0
+    for seed in range(200):
+        found = risk(torch.zeros(300, 9), prompts(300, seed).ys).value.mean(), None
+        terms = prompts(300, seed).ys.square().mean(-1)
+        inside += abs(terms.mean() - 4.25) < 2 * terms.std() / 300**0.5
+        assert found[0] == pytest.approx(terms.mean().item())
+    assert 180 <= inside <= 199
+
+
+def test_the_error_of_a_ratio_covers_what_is_known():
+    """risk(zero) / risk(Bayes), with the true ratio from many prompts."""
+    many = prompts(200_000, 99)
+    best = iclab.bayes(TASK)
+    truth = (many.ys.square().mean() / squared(best(many.xs, many.ys), many.ys).mean()).item()
+    inside = 0
+    for seed in range(100):
+        drawn = prompts(300, seed)
+        found = ratio(drawn.ys.square().mean(-1), squared(best(drawn.xs, drawn.ys), drawn.ys).mean(-1))
+        inside += abs(found.value - truth) < 2 * found.stderr
+    assert 88 <= inside <= 100
+
+
+def test_excess_is_the_relative_risk_less_one_and_far_less_noisy():
+    drawn, best = prompts(20_000), iclab.bayes(TASK)
+    answers = answer({"bayes": best, "ridge": Ridge(1.0)}, drawn)
+    distance = excess(answers["ridge"], answers["bayes"], drawn.ys)
+    direct = ratio(squared(answers["ridge"], drawn.ys).mean(-1), squared(answers["bayes"], drawn.ys).mean(-1))
+    assert abs(direct.value - 1 - distance.value) < 5 * direct.stderr
+    assert distance.stderr < direct.stderr / 2
+    assert excess(answers["bayes"], answers["bayes"], drawn.ys).value == 0
+
+
+def test_bootstrap_bands_hold_ninety_percent_of_the_means():
+    low, high = band(prompts(500).ys.square(), generator(), draws=400)
+    means = torch.stack([prompts(500, 1000 + s).ys.square().mean(0) for s in range(200)])
+    centred = means - means.mean(0) + prompts(500).ys.square().mean(0)
+    assert 0.8 < ((low < centred) & (centred < high)).double().mean() < 0.97
+    counts = resampled(7, 50, generator()) * 7
+    assert torch.equal(counts.sum(-1), torch.full((50,), 7.0, dtype=torch.float64))
+    assert torch.equal(counts, counts.round())
+
+
+@given(chunk=st.integers(1, 40))
+def test_answers_do_not_depend_on_how_prompts_are_cut(chunk):
+    whole, cut = (answer({"f": Ridge(0.3)}, prompts(37), chunk=c)["f"] for c in (1000, chunk))
+    torch.testing.assert_close(whole, cut)
+
+
+# ---- agreement -----------------------------------------------------------------------------------------------------
+
+
+def test_distances_are_symmetric_and_vanish_on_themselves():
+    drawn = prompts(200)
+    answers = answer({"f": Ridge(0.25), "g": LeastSquares()}, drawn)
+    assert torch.equal(spd(answers["f"], answers["g"]).value, spd(answers["g"], answers["f"]).value)
+    assert not spd(answers["f"], answers["f"]).value.any()
+    assert spd(answers["f"], answers["g"]).value[3:].min() > 0
+
+
+def test_for_linear_predictors_and_normal_inputs_spd_and_ilwd_agree():
+    drawn = prompts(40_000)
+    f, g = Ridge(0.25), GradientDescent(1, 0.05)
+    answers = answer({"f": f, "g": g}, drawn)
+    by_answers = spd(answers["f"], answers["g"])
+    by_weights = ilwd(f.weights(drawn.xs, drawn.ys), g.weights(drawn.xs, drawn.ys))
+    gap = (by_answers.value - by_weights.value).abs()
+    assert (gap <= 5 * (by_answers.stderr**2 + by_weights.stderr**2).sqrt()).all()
+
+
+class Opaque:
+    """A predictor that does not tell that it is linear."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, xs, ys):
+        return self.inner(xs, ys)
+
+
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 4), n=st.integers(1, 6))
+def test_implicit_weights_and_query_gradients_recover_the_weights_of_a_linear_predictor(seed, d, n):
+    task = LinearRegression(d, n, noise=0.5)
+    drawn, queries = prompts(5, seed, task), torch.randn(d + 2, d, generator=generator(seed), dtype=torch.float64)
+    if torch.linalg.cond(queries) > 100:
+        return
+    ws = Ridge(0.3).weights(drawn.xs, drawn.ys)
+    torch.testing.assert_close(implicit_weights(Opaque(Ridge(0.3)), drawn, queries), ws, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(query_gradients(Opaque(Ridge(0.3)), drawn), ws, atol=1e-9, rtol=1e-9)
+    assert implicit_weights(Ridge(0.3), drawn, queries).equal(ws)
+    torch.testing.assert_close(linearity(Opaque(Ridge(0.3)), drawn, queries), torch.ones(5, n).double())
+
+
+def test_what_is_not_linear_in_the_query_is_seen_as_such():
+    drawn, queries = prompts(5), torch.randn(40, 4, generator=generator(), dtype=torch.float64)
+    assert linearity(NearestNeighbours(3), drawn, queries)[:, 4:].max() < 0.95
+    assert not torch.allclose(
+        query_gradients(Opaque(lambda xs, ys: xs.square().sum(-1)), drawn),
+        implicit_weights(Opaque(lambda xs, ys: xs.square().sum(-1)), drawn, queries),
+    )
+
+
+@pytest.mark.parametrize("attention", ["softmax", "linear"])
+@pytest.mark.parametrize("layout", ["interleaved", "lagged", "paired"])
+def test_the_gradient_in_the_query_of_a_transformer_equals_finite_differences(attention, layout):
+    config = TransformerConfig(n_layer=1, n_head=1, d_model=8, attention=attention, layout=layout)
+    model, drawn, i, eps = Transformer(4, 9, config, generator()).double(), prompts(3), 5, 1e-5
+    exact = query_gradients(model, drawn)[:, i]
+    for c in range(4):
+        up, down = drawn.xs.clone(), drawn.xs.clone()
+        up[:, i, c] += eps
+        down[:, i, c] -= eps
+        slope = (model(up, drawn.ys) - model(down, drawn.ys))[:, i] / (2 * eps)
+        torch.testing.assert_close(exact[:, c], slope.detach(), atol=1e-7, rtol=1e-6)
+
+
+def test_too_few_queries_are_refused():
+    with pytest.raises(ValueError, match="3 queries cannot fix 4 weights"):
+        implicit_weights(Opaque(Zero()), prompts(2), torch.zeros(3, 4, dtype=torch.float64))
+
+
+# ---- identify ------------------------------------------------------------------------------------------------------
+
+UNIT = 1 / (torch.arange(9, dtype=torch.float64) + 5)
+KNOWN = {
+    "ridge": (Ridge(0.7), 0.7),
+    "least_squares": (LeastSquares(), None),
+    "gradient_descent_1": (GradientDescent(1, 0.8 * UNIT), 0.8),
+    "gradient_descent_3": (GradientDescent(3, 0.8 * UNIT), 0.8),
+    "one_pass_sgd": (StochasticGradientDescent(0.1), 0.1),
+    "newton": (Newton(4), 4),
+    "nearest_neighbours": (NearestNeighbours(2), 2),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_each_algorithm_is_recognised_with_its_parameter(name):
+    predictor, parameter = KNOWN[name]
+    best, second, *_ = identify(Opaque(predictor), TASK, prompts(600), generator())
+    assert best.family == name
+    assert best.probability > 0.99 and best.relative < 0.01 < second.relative
+    if parameter is not None:  # within one step of the grid
+        assert best.fitted[1:].median().item() == pytest.approx(parameter, rel=0.25)
+
+
+def test_a_blend_is_near_neither_and_a_pool_brings_its_own_family():
+    half = Opaque(lambda xs, ys: (Ridge(0.25)(xs, ys) + NearestNeighbours(1)(xs, ys)) / 2)
+    assert identify(half, TASK, prompts(600), generator())[0].relative > 0.1
+    pool = FinitePool(TASK, size=4)
+    drawn = prompts(600, task=pool)
+    assert identify(Opaque(iclab.bayes(pool)), pool, drawn, generator())[0].family == "bayes"
+
+
+def test_two_predictors_that_cannot_be_told_apart_share_the_probability():
+    noise = torch.randn(400, 9, generator=generator(5), dtype=torch.float64)
+    blurred = Opaque(lambda xs, ys: Ridge(0.255)(xs, ys) + noise)  # in the middle, and far noisier than the gap
+    twins = [Family(f"ridge({lam})", "", torch.zeros(1), [Ridge(lam)]) for lam in (0.25, 0.26)]
+    matches = identify(blurred, TASK, prompts(400), generator(), among=twins)
+    assert sum(m.probability for m in matches) == pytest.approx(1)
+    assert all(0.02 < m.probability < 0.98 for m in matches)
+
+
+def test_identify_works_where_bayes_is_not_known_and_refuses_too_few_prompts():
+    tree = DecisionTree(3, 6)
+    assert identify(Opaque(NearestNeighbours(1)), tree, prompts(200, task=tree), generator())[0].family == "nearest_neighbours"
+    with pytest.raises(ValueError, match="at least 20 prompts, given 3"):
+        identify(Zero(), TASK, prompts(3), generator())

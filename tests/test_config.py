@@ -1,0 +1,452 @@
+"""Files to dataclasses and back. The fuzz is driven by the dataclasses themselves: a new field joins by existing."""
+
+import datetime
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from types import NoneType
+from typing import Literal, get_args, get_origin
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iclab.experiments import config
+from iclab.experiments.config import default, has_kinds, is_table, kinds, known_keys, members, named, required, schema
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.experiments.mappings import flatten, put
+from iclab.tasks import (
+    Derived,
+    FinitePool,
+    Inputs,
+    LinearRegression,
+    NoisyLabels,
+    NormalisedLabels,
+    SkewedInputs,
+    Sphere,
+    Task,
+    Uniform,
+)
+
+
+SPHERE = Sphere()
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+
+    def __post_init__(self):
+        if self.size < 0:
+            raise ValueError(f"size must not be negative, given {self.size}")
+
+
+@dataclass(frozen=True)
+class Outer:
+    flag: bool
+    count: int = 0
+    rate: float = 0.5
+    word: str = ""
+    choice: Literal["red", "green"] = "red"
+    maybe: int | None = 3
+    several: tuple[float, ...] = ()
+    pair: tuple[int, float] = (1, 2.0)
+    names: tuple[tuple[str, Inner], ...] = ()
+    table: dict[str, int] = None  # pyright: ignore
+    inner: Inner = Inner()
+    law: Inputs = SPHERE
+    either: bool | int | float | str = 1
+
+
+def refusal(call, *arguments):
+    with pytest.raises(ValueError) as caught:
+        call(*arguments)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "read"),
+    [
+        ("count", 7, 7),
+        ("rate", 2, 2.0),
+        ("word", "none", "none"),
+        ("choice", "green", "green"),
+        ("maybe", "none", None),
+        ("maybe", 4, 4),
+        ("several", [1, 2.5], (1.0, 2.5)),
+        ("pair", [3, 4], (3, 4.0)),
+        ("names", {"a": {"size": 2}, "b": {}}, (("a", Inner(2)), ("b", Inner()))),
+        ("table", {"x": 1}, {"x": 1}),
+        ("inner", {"size": 5}, Inner(5)),
+        ("law", {}, Sphere()),
+        ("law", {"kind": "Uniform", "half_width": 2}, Uniform(half_width=2.0)),
+        ("either", True, True),
+        ("either", 3, 3),
+        ("either", 3.5, 3.5),
+        ("either", "x", "x"),
+    ],
+)
+def test_each_kind_of_annotation_is_read(key, given, read):
+    found = getattr(config.read(Outer, {"flag": True, key: given}, "f.toml"), key)
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "message"),
+    [
+        ("flag", 1, "flag: expected true or false, given 1"),
+        ("count", True, "count: expected an integer, given true"),
+        ("count", "5", 'count: expected an integer, given "5"'),
+        ("count", 1.0, "count: expected an integer, given 1.0"),
+        ("count", 2**63, "count: expected an integer of at most 64 bits, given 9223372036854775808"),
+        ("rate", "1e-3", 'rate: expected a number, given "1e-3"'),
+        ("rate", float("nan"), "rate: expected a finite number, given nan"),
+        ("rate", float("-inf"), "rate: expected a finite number, given -inf"),
+        ("word", 3, "word: expected a text in quotes, given 3"),
+        ("choice", "gren", "choice: unknown value 'gren'. Did you mean 'green'? Known: green, red"),
+        ("choice", 1, 'choice: expected one of "red", "green", given 1'),
+        ("maybe", "some", 'maybe: expected an integer or "none", given "some"'),
+        ("several", 1.0, "several: expected a list, each a number, given 1.0"),
+        ("several", [1.0, "x"], 'several[1]: expected a number, given "x"'),
+        ("pair", [1], "pair: expected a list of 2: an integer, a number, given [1]"),
+        ("names", [1], "names: expected a table, given [1]"),
+        ("names", {"a": {"size": "x"}}, 'names.a.size: expected an integer, given "x"'),
+        ("table", {"x": "y"}, 'table.x: expected an integer, given "y"'),
+        ("inner", 3, "inner: expected a table, given 3"),
+        ("inner", {"size": -1}, "inner: size must not be negative, given -1"),
+        ("inner", {"sise": 1}, "unknown key 'inner.sise'. Did you mean 'inner.size'? Known: inner.size"),
+        ("law", {"kind": "Uniforn"}, "law.kind: unknown inputs 'Uniforn'. Did you mean 'Uniform'?"),
+        ("law", {"kind": 3}, "law.kind: expected a text in quotes, given 3"),
+        ("law", {"half_width": 1.0}, "unknown key 'law.half_width'."),
+        ("cuont", 3, "unknown key 'cuont'. Did you mean 'count'?"),
+        ("size", 3, "unknown key 'size'. Did you mean 'inner.size'?"),
+    ],
+)
+def test_each_mistake_is_told_with_its_key(key, given, message):
+    (line,) = refusal(config.read, Outer, {"flag": True, key: given}, "f.toml")
+    assert line.startswith(f"f.toml: {message}")
+
+
+def test_all_mistakes_of_a_file_are_told_at_once():
+    lines = refusal(config.read, Outer, {"count": "x", "inner": {"size": -1}, "law": {"kind": "No"}, "wrod": ""}, "f")
+    assert sorted(line.split(" ")[1].rstrip(":") for line in lines) == [
+        "count",
+        "inner",
+        "law.kind",
+        "missing",
+        "unknown",
+    ]
+    assert "f: missing key 'flag': expected true or false" in lines
+
+
+def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("a = 1\nb = = 2\n")
+    (line,) = refusal(config.load, path)
+    assert line.startswith(f"{path}: not TOML: ")
+    assert "line 2" in line
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 100_000, "x = " + "1" * 5000, "x = 1\nx = 2", "\ufeff=1", "x = 1e", "\0"]
+)
+def test_hostile_toml_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "hostile.toml"
+    path.write_text(text)
+    assert len(refusal(config.load, path)) == 1
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "linear.toml").write_bytes(b"x = '\xff'")
+    assert "not UTF-8" in refusal(config.load, tmp_path / "linear.toml")[0]
+    assert "directory" in refusal(config.load, tmp_path)[0].lower()
+    missing = refusal(config.load, tmp_path / "liner.toml")[0]
+    assert missing == f"{tmp_path}/liner.toml: no such file. Did you mean {tmp_path}/linear.toml?"
+    assert refusal(config.load, Path("a\0b"))
+
+
+# ---- driven by the dataclasses of an experiment --------------------------------------------------------------------
+
+
+def shipped(base):
+    """The kinds below a class that come with the package."""
+    return {name: kind for name, kind in kinds(base).items() if kind.__module__.startswith("iclab.")}
+
+
+def example(hint):
+    """A value of an annotation, with the least that its class asks for. At d = n = 3 every kind of task is possible."""
+    if is_table(hint):
+        final = hint if not has_kinds(hint) else kinds(hint).get(hint.__name__, LinearRegression)
+        return final(**{name: example(h) for name, (spec, h) in schema(final).items() if required(spec)})
+    return {int: 3, float: 0.5, str: "word", bool: True}[hint]
+
+
+def made(kind):
+    return kind(**{name: example(h) for name, (spec, h) in schema(kind).items() if required(spec)})
+
+
+PLAIN = LinearRegression(3, 3)
+
+
+def specimens():
+    """Experiments that hold every kind of task, of inputs and of shift, and every optional table, each with the
+    section in which it is special."""
+    yield "plain", Experiment(PLAIN), ""
+    for name, kind in shipped(Task).items():
+        yield f"task {name}", Experiment(made(kind)), "task"
+    for name, kind in shipped(Inputs).items():
+        yield f"inputs {name}", Experiment(LinearRegression(3, 3, inputs=made(kind))), "task.inputs"
+    for name, kind in shipped(Derived).items():
+        yield f"shift {name}", Experiment(PLAIN, eval=Evaluation(shifts=(("one", made(kind)),))), "eval.shifts.one"
+    for name, (_, hint) in schema(Experiment).items():
+        for inner, (_, inner_hint) in schema(hint).items() if is_table(hint) and not has_kinds(hint) else ():
+            table = next((m for m in members(inner_hint) if is_table(m)), None)
+            if table:
+                yield f"{name}.{inner}", Experiment(PLAIN, **{name: hint(**{inner: made(table)})}), f"{name}.{inner}"
+
+
+SPECIMENS = {name: experiment for name, experiment, _ in specimens()}
+SECTIONS = {name: section for name, _, section in specimens()}
+
+
+def special(name):
+    """The settings of a specimen that no other one has."""
+    for key, hint, value in settings_of(Experiment, SPECIMENS[name]):
+        if (
+            f"{key}.".startswith(SECTIONS[name])
+            and ".base." not in key
+            and (SECTIONS[name] != "task" or "inputs" not in key)
+        ):
+            yield key, hint, value
+
+
+def settings_of(hint, value, key=""):
+    """Every settable entry of an object: dotted key, annotation and value."""
+    for name, (_, inner) in schema(type(value)).items():
+        dotted, entry = f"{key}.{name}".lstrip("."), getattr(value, name)
+        if named(inner) is not None:
+            for label, each in dict(entry).items():
+                yield from settings_of(named(inner), each, f"{dotted}.{label}")
+        elif is_table(type(entry)):
+            yield from settings_of(inner, entry, dotted)
+        else:
+            yield dotted, inner, entry
+
+
+def at(mapping, key):
+    return flatten(mapping).get(key)
+
+
+def tells(line, key):
+    """Whether a message names a key, or a section that it lies in."""
+    parts = key.split(".")
+    return key in line or any(f" {'.'.join(parts[:i])}: " in line for i in range(1, len(parts)))
+
+
+WRONG = [
+    True,
+    3,
+    -(10**6),
+    2.5,
+    -7.5,
+    "zzz",
+    [],
+    [1, "a"],
+    {"q": 1},
+    10**30,
+    float("nan"),
+    float("inf"),
+    datetime.date(2026, 1, 1),
+]
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_an_experiment_survives_the_way_to_a_file_and_back(name, tmp_path):
+    experiment = SPECIMENS[name]
+    path = tmp_path / "config.toml"
+    path.write_text(config.dump(experiment.mapping()))
+    again = Experiment.read(path)
+    assert again == experiment
+    assert again.id == experiment.id
+    assert again.mapping() == experiment.mapping()
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_a_wrong_value_is_refused_under_its_key_and_an_accepted_one_is_taken_as_it_is(name):
+    experiment = SPECIMENS[name]
+    for key, _, _ in special(name):
+        for wrong in WRONG:
+            try:
+                read = Experiment.from_mapping(put(experiment.mapping(), key, wrong), "f.toml")
+            except ValueError as error:
+                lines = str(error).splitlines()
+                assert all(line.startswith("f.toml: ") and tells(line, key) for line in lines), (key, lines)
+            else:
+                kept = at(read.mapping(), key)
+                assert kept == wrong, f"{key} = {wrong!r} became {kept!r}"
+                assert not isinstance(wrong, bool) or kept is wrong
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_every_mistyped_key_is_refused_with_the_right_one(name):
+    experiment = SPECIMENS[name]
+    for key, _, _ in special(name):
+        (line,) = refusal(Experiment.from_mapping, put(experiment.mapping(), f"{key}_", 1), "f.toml")
+        assert line.startswith(f"f.toml: unknown key '{key}_'. Did you mean '{key}'?")
+
+
+@pytest.mark.parametrize("name", shipped(Task))
+def test_every_missing_key_is_named(name):
+    kind = shipped(Task)[name]
+    lines = refusal(Experiment.from_mapping, {"task": {"kind": name}}, "f.toml")
+    needed = {f"task.{n}" for n, (spec, _) in schema(kind).items() if required(spec)}
+    assert {line.split("'")[1] for line in lines} == needed
+    assert all(line.startswith("f.toml: missing key") for line in lines)
+
+
+def test_the_suggested_keys_are_those_that_can_be_set():
+    for experiment in SPECIMENS.values():
+        known = set(known_keys(Experiment, experiment.mapping()))
+        assert {key for key, _, _ in settings_of(Experiment, experiment) if "shifts" not in key} <= known
+
+
+TOML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(name=st.sampled_from(sorted(SPECIMENS)), garbage=TOML, data=st.data())
+def test_garbage_anywhere_gives_a_list_of_problems_or_an_experiment(name, garbage, data):
+    mapping = SPECIMENS[name].mapping()
+    tables = ["task", "task.kind", "task.inputs", "task.base", "model", "train", "eval", "eval.shifts", "eval.shifts.x"]
+    key = data.draw(st.sampled_from([*flatten(mapping), *tables]))
+    try:
+        assert isinstance(Experiment.from_mapping(put(mapping, key, garbage), "f"), Experiment)
+    except ValueError as error:
+        assert all(line.startswith(("f: ", "… and ")) for line in str(error).splitlines())
+
+
+# ---- identity ------------------------------------------------------------------------------------------------------
+
+
+def alternatives(hint, value):
+    """Other values of an annotation, one of which its class should accept."""
+    for member in members(hint):
+        if get_origin(member) is Literal:
+            yield from (each for each in get_args(member) if each != value)
+        elif member is bool:
+            yield not value
+        elif member is int:
+            yield from ([value + 1, max(1, value - 1)] if isinstance(value, int) else [1, 2, 3, 4])
+        elif member is float:
+            yield from ([value * 1.5, value + 0.25] if isinstance(value, float) else [0.75])
+        elif member is str:
+            yield from ["cpu", "fast"]
+        elif member is NoneType:
+            yield None
+        elif get_origin(member) is tuple:
+            yield from [(0.25, 0.5), (1.0, 2.0, 3.0)]
+
+
+NAMES_ONLY = {"device", "recipe"}
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_the_id_depends_on_every_setting_that_can_change_a_number_and_on_no_other(name):
+    experiment = SPECIMENS[name]
+    for key, hint, value in special(name):
+        tried = (changed(experiment, key, other) for other in alternatives(hint, value) if other != value)
+        other = next((each for each in tried if each is not None), None)
+        assert other is not None, f"no other value of {key} is accepted"
+        assert (other.id == experiment.id) is (key in NAMES_ONLY), key
+
+
+def changed(experiment, key, value):
+    given = config.NONE if value is None else list(value) if isinstance(value, tuple) else value
+    try:
+        return Experiment.from_mapping(put(experiment.mapping(), key, given), "f")
+    except ValueError:
+        return None
+
+
+def test_the_id_is_the_same_in_another_process_and_for_another_spelling():
+    one = Experiment(LinearRegression(3, 3, noise=1), seed=2)
+    assert one.id == Experiment(LinearRegression(3, 3, noise=1.0), seed=2, device="cpu").id
+    assert len(one.id) == 12
+    assert (
+        Experiment.from_mapping({"seed": 2, "task": {"noise": 1, "n": 3, "d": 3, "kind": "LinearRegression"}}, "f")
+        == one
+    )
+
+
+# ---- shifts --------------------------------------------------------------------------------------------------------
+
+
+def shifted(**shifts):
+    base = Experiment(PLAIN).mapping()
+    return Experiment.from_mapping(put(base, "eval.shifts", shifts), "f.toml")
+
+
+def test_a_shift_without_base_is_derived_from_the_experiments_own_task():
+    experiment = shifted(skewed={"kind": "SkewedInputs"}, noisy={"kind": "NoisyLabels", "std": 1})
+    assert dict(experiment.eval.shifts) == {
+        "skewed": SkewedInputs(experiment.task),
+        "noisy": NoisyLabels(experiment.task, 1.0),
+    }
+    assert "base" not in experiment.mapping()["eval"]["shifts"]["skewed"]
+
+
+def test_shifts_nest_and_may_be_tasks_of_their_own():
+    inner = {"kind": "NoisyLabels", "std": 1.0}
+    own = {"kind": "LinearRegression", "d": 3, "n": 2, "noise": 0.5}
+    experiment = shifted(both={"kind": "SkewedInputs", "base": inner}, own=own)
+    assert dict(experiment.eval.shifts) == {
+        "both": SkewedInputs(NoisyLabels(experiment.task, 1.0)),
+        "own": LinearRegression(3, 2, 0.5),
+    }
+    assert Experiment.from_mapping(experiment.mapping(), "f") == experiment
+
+
+def test_a_shift_that_the_model_cannot_take_is_refused():
+    longer = {"kind": "LinearRegression", "d": 3, "n": 4}
+    wider = {"kind": "LinearRegression", "d": 4, "n": 3}
+    for shift in (longer, wider):
+        (line,) = refusal(lambda shift=shift: shifted(odd=shift))
+        assert "shift 'odd' has d = " in line
+    (line,) = refusal(lambda: shifted(own={"kind": "SkewedInputs"}))
+    assert "the name 'own' is that of the training distribution" in line
+    (line,) = refusal(lambda: shifted(**{"a.b": {"kind": "SkewedInputs"}}))
+    assert "a shift needs a name of letters" in line
+
+
+def test_a_mistake_in_the_task_is_not_repeated_for_each_shift():
+    mapping = Experiment(LinearRegression(3, 3), eval=Evaluation(shifts=(("a", SkewedInputs(LinearRegression(3, 3))),)))
+    (line,) = refusal(Experiment.from_mapping, put(mapping.mapping(), "task.d", 0), "f")
+    assert line == "f: task: LinearRegression: d must be at least 1, given 0"
+
+
+def test_a_base_of_the_wrong_kind_is_told_by_name():
+    tree = {"kind": "DecisionTree", "d": 3, "n": 3}
+    mapping = {"task": tree, "eval": {"shifts": {"x": {"kind": "NormalisedLabels"}}}}
+    (line,) = refusal(Experiment.from_mapping, mapping, "f")
+    assert line == "f: eval.shifts.x.base: expected LinearRegression, given DecisionTree"
+    assert schema(NormalisedLabels)["base"][1] is LinearRegression
+
+
+def test_posterior_mean_targets_need_a_known_bayes_predictor():
+    tree = {"kind": "DecisionTree", "d": 3, "n": 3}
+    (line,) = refusal(Experiment.from_mapping, {"task": tree, "train": {"targets": "posterior_mean"}}, "f")
+    assert "no closed form of the Bayes predictor is known for DecisionTree" in line
+    pool = FinitePool(LinearRegression(3, 3), 4)
+    assert Experiment.from_mapping(put(Experiment(pool).mapping(), "train.targets", "posterior_mean"), "f").task == pool
+
+
+def test_every_default_of_an_experiment_is_spelled_out_in_its_mapping():
+    for experiment in SPECIMENS.values():
+        assert all(f.default is MISSING or f.name in experiment.mapping() for f in fields(Experiment))
+        for key, hint, value in settings_of(Experiment, experiment):
+            spelled = at(experiment.mapping(), key) is not None
+            assert spelled or value is None or value == () or not hint, key
+    assert default(schema(Evaluation)["every"][0]) is None

@@ -1,0 +1,219 @@
+"""What must hold of the transformer, in every layout and with every kind of attention, trained or not."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import generator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iclab.models import LAYOUTS, Transformer, TransformerConfig
+from iclab.predictors import Predictor
+from iclab.tasks import LinearRegression
+
+LAYOUT_NAMES = list(LAYOUTS)
+SHAPES = {
+    "softmax with MLP": {"attention": "softmax", "d_mlp": 12},
+    "softmax, null scale": {"attention": "softmax", "scale": 0.0, "norm": False},
+    "linear": {"attention": "linear"},
+    "linear, bare": {"attention": "linear", "norm": False, "positions": False, "bias": False, "normaliser": "none"},
+    "relu": {"attention": "relu", "normaliser": "seen", "d_mlp": 12, "activation": "relu"},
+    "softmax with tanh GELU": {"attention": "softmax", "d_mlp": 8, "activation": "gelu_tanh"},
+    "one wide head": {"attention": "softmax", "n_head": 1, "d_head": 16},
+}
+
+
+def model(layout, shape, d=3, n=6, seed=0, **more):
+    config = TransformerConfig(**({"n_layer": 2, "n_head": 2, "d_model": 8} | {"layout": layout} | shape | more))
+    return Transformer(d, n, config, generator(seed)).double()
+
+
+def assert_causal(predictor, d=3, n=6):
+    """Replacing x_j for j > i and y_j for j ≥ i leaves prediction i as it is, to the last bit or nearly."""
+    first, other = (LinearRegression(d, n, 0.5).sample(3, generator(s), torch.float64) for s in (1, 2))
+    answers = predictor(first.xs, first.ys)
+    for i in range(n):
+        xs, ys = first.xs.clone(), first.ys.clone()
+        xs[:, i + 1 :], ys[:, i:] = other.xs[:, i + 1 :], other.ys[:, i:]
+        # Matrix products may be split differently for other values; 1e-13 is rounding, a leak is of order 1.
+        torch.testing.assert_close(predictor(xs, ys)[:, i], answers[:, i], atol=1e-13, rtol=1e-13)
+
+
+def assert_uses_the_past(predictor, d=3, n=6):
+    """Every label reaches every later prediction (else causality would hold of a model that sees nothing)."""
+    prompts = LinearRegression(d, n).sample(64, generator(1), torch.float64)  # a ReLU may be shut on some of them
+    ys = prompts.ys.requires_grad_()
+    for i, answers in enumerate(predictor(prompts.xs, ys).mT):
+        (gradient,) = torch.autograd.grad(answers.sum(), ys, retain_graph=True)
+        assert gradient[:, :i].any(0).all() and not gradient[:, i:].any()
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_a_transformer_is_a_causal_predictor_that_uses_the_past(layout, shape):
+    one = model(layout, shape)
+    assert isinstance(one, Predictor)
+    assert_causal(one)
+    assert_uses_the_past(one)
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_causality_can_fail(layout):
+    honest = model(layout, {})
+    with pytest.raises(AssertionError):
+        assert_causal(lambda xs, ys: honest(xs, ys.roll(-1, dims=1)))  # reads each label one position early
+    with pytest.raises(AssertionError):
+        assert_causal(lambda xs, ys: honest(xs, ys) + 1e-9 * ys)
+    with pytest.raises(AssertionError):
+        assert_uses_the_past(lambda xs, ys: honest(xs, 0 * ys))
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("shape", [{"attention": "softmax"}, {"attention": "linear"}], ids=["softmax", "linear"])
+def test_a_shorter_prompt_gets_the_answers_of_its_prefix(layout, shape):
+    one = model(layout, shape)
+    prompts = LinearRegression(3, 6).sample(4, generator(), torch.float64)
+    torch.testing.assert_close(one(prompts.xs[:, :4], prompts.ys[:, :4]), one(prompts.xs, prompts.ys)[:, :4])
+
+
+def test_layouts_place_tokens_as_their_definition_says():
+    xs, ys = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]), torch.tensor([[7.0, 8.0, 9.0]])
+    tokens = {name: layout.tokens(xs, ys)[0].tolist() for name, layout in LAYOUTS.items()}
+    assert tokens["interleaved"] == [[0, 1, 2], [7, 0, 0], [0, 3, 4], [8, 0, 0], [0, 5, 6]]
+    assert tokens["lagged"] == [[1, 2, 0, 0, 0], [3, 4, 1, 2, 7], [5, 6, 3, 4, 8]]
+    assert tokens["paired"] == [[1, 2, 7, 1], [3, 4, 8, 1], [1, 2, 0, 0], [3, 4, 0, 0], [5, 6, 0, 0]]
+    mask = LAYOUTS["paired"].mask(3, torch.device("cpu")).int().tolist()
+    assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
+    for layout in LAYOUTS.values():
+        read = torch.arange(len(layout.positions(3, torch.device("cpu"))))[None, :, None].float()
+        answering = layout.tokens(xs, ys)[0][layout.answers(read).flatten().long()]
+        assert all(x in token for x, token in zip([1, 3, 5], answering, strict=True))
+
+
+def by_hand(one, xs, ys):
+    """The forward pass in plain loops over tokens and heads, for one prompt."""
+    c, t = one.config, one.layout.tokens(xs[None], ys[None])[0]
+    mask, width = one.layout.mask(len(xs), torch.device("cpu")), one.config.head_width
+    h = one.read_in(t) + (one.position[one.layout.positions(len(xs), torch.device("cpu"))] if c.positions else 0)
+    for block in one.blocks:
+        u, out = block.norm_attn(h), torch.zeros(len(h), c.n_head * width, dtype=h.dtype)
+        q, k, v = block.attn.q(u), block.attn.k(u), block.attn.v(u)
+        for i, a in itertools.product(range(len(h)), range(c.n_head)):
+            part = slice(a * width, (a + 1) * width)
+            seen = [j for j in range(len(h)) if mask[i, j]]
+            scores = torch.stack([q[i, part] @ k[j, part] for j in seen]) * (width**-0.5 if c.scale is None else c.scale)
+            if c.attention == "softmax":
+                weights = scores.exp() / scores.exp().sum()
+            else:
+                count = {"seen": len(seen), "longest": len(one.layout.positions(one.n, torch.device("cpu"))), "none": 1}
+                weights = (scores if c.attention == "linear" else scores.clamp(min=0)) / count[c.normaliser]
+            out[i, part] = sum(w * v[j, part] for w, j in zip(weights, seen, strict=True))
+        h = h + block.attn.out(out)
+        if c.d_mlp:
+            z = block.mlp_in(block.norm_mlp(h))
+            cubic = torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))
+            act = {"gelu": z * (1 + torch.erf(z / 2**0.5)) / 2, "gelu_tanh": z * (1 + cubic) / 2, "relu": z.clamp(min=0)}
+            h = h + block.mlp_out(act[c.activation])
+    return one.read_out(one.norm(one.layout.answers(h[None])[0]))[:, 0]
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 5), d=st.integers(1, 3))
+def test_the_forward_pass_equals_plain_loops(layout, shape, seed, n, d):
+    one = model(layout, shape, d=d, n=5, seed=seed)
+    prompts = LinearRegression(d, n, 0.5).sample(1, generator(seed), torch.float64)
+    torch.testing.assert_close(one(prompts.xs, prompts.ys)[0], by_hand(one, prompts.xs[0], prompts.ys[0]))
+
+
+# ---- activations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_every_activation_can_be_read_and_put_back_without_a_trace(layout, shape):
+    one = model(layout, shape)
+    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    plain = one(prompts.xs, prompts.ys)
+    values = one.read(prompts.xs, prompts.ys, one.activations())
+    assert list(values) == one.activations()
+    torch.testing.assert_close(values["prediction"], plain)
+    torch.testing.assert_close(one.replaced(prompts.xs, prompts.ys, values), plain)
+    assert torch.equal(one(prompts.xs, prompts.ys), plain)
+
+
+def test_the_stream_is_the_embedding_and_what_each_block_leaves():
+    one = model("lagged", SHAPES["softmax with MLP"])
+    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    stream = list(one.stream(prompts.xs, prompts.ys))
+    values = one.read(prompts.xs, prompts.ys, ["embed", "blocks.0.resid_post", "blocks.1.resid_post"])
+    assert len(stream) == 3
+    for here, named in zip(stream, values.values(), strict=True):
+        assert torch.equal(here, named)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_a_replaced_activation_is_what_the_rest_of_the_model_goes_on_with(shape):
+    one = model("lagged", shape)
+    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    plain = one(prompts.xs, prompts.ys)
+    blind = (".q", ".k") if shape.get("scale") == 0 else ()  # scores that are multiplied by zero
+    for name in one.activations():
+        new = one.replaced(prompts.xs, prompts.ys, {name: lambda v: v + torch.randn(v.shape, generator=generator())})
+        assert torch.allclose(new, plain) == name.endswith(blind), name
+    zeroed = one.read(prompts.xs, prompts.ys, ["blocks.1.attn_out"], {"blocks.1.attn_out": torch.tensor(0.0)})
+    assert not zeroed["blocks.1.attn_out"].any()
+
+
+def test_an_unknown_activation_is_named_with_its_nearest_match():
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.patern.*Did you mean 'blocks\.0\.attn\.pattern'"):
+        model("lagged", {}).read(torch.zeros(1, 2, 3), torch.zeros(1, 2), ["blocks.0.attn.patern"])
+
+
+def test_attention_weights_sum_to_one_over_what_is_seen():
+    one = model("paired", {"attention": "softmax"})
+    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    pattern = one.read(prompts.xs, prompts.ys, ["blocks.0.attn.pattern"])["blocks.0.attn.pattern"]
+    torch.testing.assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]))
+    assert not pattern[:, :, ~one.layout.mask(6, torch.device("cpu"))].any()
+
+
+# ---- files and refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_a_saved_model_comes_back_with_the_same_answers(layout, shape, tmp_path):
+    one = model(layout, shape)
+    one.save(tmp_path / "weights.safetensors")
+    again = Transformer.load(tmp_path / "weights.safetensors")
+    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    assert again.config == one.config
+    assert torch.equal(again(prompts.xs, prompts.ys), one(prompts.xs, prompts.ys))
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_file_without_a_transformer_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors.*no transformer"):
+        Transformer.load(tmp_path / "other.safetensors")
+
+
+def test_initial_weights_belong_to_their_generator_and_spare_the_global_one():
+    before = torch.get_rng_state()
+    one, same, other = (model("lagged", {}, seed=s).state_dict() for s in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not torch.equal(one["read_in.weight"], other["read_in.weight"])
+
+
+def test_bad_shapes_are_refused_with_everything_that_is_wrong():
+    with pytest.raises(ValueError, match=r"n_head.*d_mlp"):
+        TransformerConfig(n_head=0, d_mlp=-1)
+    with pytest.raises(ValueError, match=r"d_model = 8 is not a multiple of n_head = 3"):
+        TransformerConfig(d_model=8, n_head=3)
+    with pytest.raises(ValueError, match=r"d = 2.*d = 3.*n = 7.*n = 6"):
+        model("lagged", {})(torch.zeros(1, 7, 2), torch.zeros(1, 7))

@@ -1,0 +1,97 @@
+"""bayes(task) is optimal: on the same prompts no other predictor has less risk. And it is derived as tasks are derived."""
+
+import pytest
+import torch
+from conftest import generator
+
+import iclab
+from iclab.analysis import answer, references
+from iclab.analysis.risk import estimate, squared
+from iclab.predictors import Ridge
+from iclab.tasks import (
+    DecisionTree,
+    FinitePool,
+    LinearRegression,
+    NoisyLabels,
+    NormalisedLabels,
+    ReLUNetwork,
+    ScaledInputs,
+    ScaledWeights,
+    SkewedInputs,
+    SparseLinearRegression,
+    Sphere,
+    Truncated,
+    Uniform,
+)
+
+BASE = LinearRegression(4, 9, noise=0.5)
+TASKS = {
+    "linear": BASE,
+    "linear, wide prior": LinearRegression(4, 9, noise=0.5, prior=3.0),
+    "linear, noiseless": LinearRegression(4, 9),
+    "linear, uneven uniform inputs": LinearRegression(
+        3, 9, noise=0.3, inputs=Uniform(half_width=0.5, spectrum=(4.0, 1.0, 0.1), rotation_seed=2)
+    ),
+    "linear, sphere": LinearRegression(4, 9, noise=0.5, inputs=Sphere()),
+    "sparse": SparseLinearRegression(5, 9, noise=0.5, sparsity=2),
+    "pool": FinitePool(BASE, size=6),
+    "scaled weights": ScaledWeights(BASE, -2.0),
+    "scaled weights of a pool": ScaledWeights(FinitePool(BASE, size=6), 2.0),
+    "normalised labels": NormalisedLabels(LinearRegression(4, 9, noise=1.0, prior=2.0)),
+    "noisy labels": NoisyLabels(BASE, 1.5),
+    "truncated": Truncated(BASE, dims=2, points=6),
+    "skewed, scaled inputs": ScaledInputs(SkewedInputs(BASE), 2.0),
+    "noisier and larger": NoisyLabels(ScaledWeights(BASE, 3.0), 0.7),
+}
+
+
+def rivals(task):
+    """Every reference, and ridge with other penalties."""
+    others = {f"ridge({lam})": Ridge(lam) for lam in (0.01, 0.1, 0.5, 1.0, 5.0)}
+    return {**{k: f for k, f in references(task).items() if k != "bayes"}, **others}
+
+
+def assert_optimal(task, best, others, prompts=4000):
+    """No rival has less risk than `best`, by position and on the mean, beyond five standard errors of the difference."""
+    drawn = task.sample(prompts, generator(3), torch.float64)
+    answers = answer({"best": best, **others}, drawn)
+    least = squared(answers.pop("best"), drawn.ys)
+    for name, f in answers.items():
+        for gap in (squared(f, drawn.ys) - least, (squared(f, drawn.ys) - least).mean(-1)):
+            found = estimate(gap)
+            assert (found.value >= -5 * found.stderr - 1e-12).all(), name
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+def test_no_other_predictor_has_less_risk_than_bayes(task):
+    assert_optimal(task, iclab.bayes(task), rivals(task))
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS.values() if t.noise > 0], ids=[k for k, t in TASKS.items() if t.noise > 0])
+def test_optimality_can_fail(task):
+    with pytest.raises(AssertionError):
+        assert_optimal(task, Ridge(30.0), {"bayes": iclab.bayes(task)})
+    with pytest.raises(AssertionError):
+        assert_optimal(task, iclab.bayes(task), {"peeks": lambda xs, ys: ys})
+
+
+def test_a_prompt_shifted_back_has_the_same_posterior():
+    """ScaledWeights(task, c) is task with labels c·f + noise·ε: the same as labels c·(f + (noise/c)·ε)."""
+    prompts = BASE.sample(50, generator(), torch.float64)
+    scaled = iclab.bayes(ScaledWeights(NoisyLabels(BASE, 0.25), 3.0))
+    plain = iclab.bayes(NoisyLabels(BASE, 0.25 / 3))
+    torch.testing.assert_close(scaled(prompts.xs, 3 * prompts.ys), 3 * plain(prompts.xs, prompts.ys))
+
+
+@pytest.mark.parametrize("task", [DecisionTree(3, 4), ReLUNetwork(3, 4), ScaledInputs(DecisionTree(3, 4), 2.0)])
+def test_what_has_no_closed_form_is_said_to_have_none(task):
+    with pytest.raises(ValueError, match="no closed form of the Bayes predictor is known for (DecisionTree|ReLUNetwork)"):
+        iclab.bayes(task)
+
+
+@pytest.mark.parametrize("task", [*TASKS.values(), DecisionTree(3, 4), ReLUNetwork(3, 4)])
+def test_references_answer_every_task(task):
+    drawn = task.sample(5, generator())
+    for name, f in answer(references(task), drawn).items():
+        assert f.shape == (5, task.n) and f.isfinite().all(), name
+    assert ("bayes" in references(task)) == (not isinstance(task, DecisionTree | ReLUNetwork))

@@ -1,0 +1,215 @@
+"""What must hold of every task: shapes, reproducibility, stated variances, and that a shift changes one fact only."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import generator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iclab import tasks
+from iclab.tasks import (
+    DecisionTree,
+    FinitePool,
+    HalfSubspace,
+    LinearRegression,
+    NoisyLabels,
+    Normal,
+    NormalisedLabels,
+    OppositeOrthant,
+    OrthogonalQuery,
+    RandomOrthant,
+    ReLUNetwork,
+    RepeatedQuery,
+    ScaledInputs,
+    ScaledWeights,
+    SkewedInputs,
+    SparseLinearRegression,
+    Sphere,
+    Truncated,
+    Uniform,
+)
+
+BASE = LinearRegression(6, 5, noise=0.5)
+TASKS = {
+    "linear": BASE,
+    "linear, uniform inputs": LinearRegression(3, 4, inputs=Uniform(half_width=0.5)),
+    "linear, sphere": LinearRegression(3, 4, inputs=Sphere(spectrum=(1.0, 0.5, 0.1), rotation_seed=3)),
+    "sparse": SparseLinearRegression(8, 5, sparsity=2),
+    "network": ReLUNetwork(4, 5, width=7),
+    "tree": DecisionTree(4, 5, depth=3),
+    "pool": FinitePool(BASE, size=3),
+    "scaled inputs": ScaledInputs(BASE, 3.0),
+    "scaled weights": ScaledWeights(BASE, 2.0),
+    "scaled weights of trees": ScaledWeights(DecisionTree(4, 5), 2.0),
+    "normalised labels": NormalisedLabels(BASE),
+    "noisy labels": NoisyLabels(BASE, 2.0),
+    "truncated": Truncated(BASE, dims=2, points=3),
+    "skewed": SkewedInputs(BASE),
+    "half subspace": HalfSubspace(BASE),
+    "random orthant": RandomOrthant(BASE),
+    "opposite orthant": OppositeOrthant(BASE),
+    "orthogonal query": OrthogonalQuery(BASE),
+    "repeated query": RepeatedQuery(BASE),
+    "a shift of a shift of a pool": ScaledInputs(SkewedInputs(FinitePool(BASE, size=2)), 2.0),
+}
+
+
+@pytest.fixture(params=TASKS.values(), ids=TASKS.keys())
+def task(request):
+    return request.param
+
+
+def test_every_concrete_kind_is_in_the_matrix():
+    def below(cls):
+        return set().union(*[{c} | below(c) for c in cls.__subclasses__()], set())
+
+    concrete = {c for c in below(tasks.Task) if not getattr(c, "__abstractmethods__", None)} - {tasks.Derived}
+    reached = set()
+    for one in TASKS.values():
+        while isinstance(one, tasks.Derived):
+            reached.add(type(one))
+            one = one.base
+        reached.add(type(one))
+    assert {c for c in concrete if c.__module__.startswith("iclab.")} == reached
+
+
+def test_prompts_have_the_shapes_they_promise(task):
+    prompts = task.sample(7, generator())
+    assert prompts.xs.shape == (7, task.n, task.d)
+    assert prompts.ys.shape == prompts.fs.shape == (7, task.n)
+    assert prompts.xs.dtype == prompts.ys.dtype == torch.float32
+
+
+def test_the_same_generator_state_gives_the_same_prompts(task):
+    one, same, other = (task.sample(3, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one.xs, same.xs) and torch.equal(one.ys, same.ys)
+    assert not torch.equal(one.xs, other.xs)
+
+
+def test_sampling_leaves_the_global_generator_alone(task):
+    before = torch.get_rng_state()
+    task.sample(3, generator())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_labels_are_the_function_plus_noise_of_the_stated_size(task):
+    prompts = task.sample(20_000, generator(), torch.float64)
+    torch.testing.assert_close(prompts.truth(prompts.xs), prompts.fs)
+    noise = prompts.ys - prompts.fs
+    assert noise.square().mean().sqrt().item() == pytest.approx(task.noise, rel=0.02)
+    if task.noise:  # independent of the labels: correlation within 5 standard errors of 0
+        assert abs(torch.corrcoef(torch.stack([noise.flatten(), prompts.fs.flatten()]))[0, 1]) < 5 / noise.numel() ** 0.5
+
+
+@pytest.mark.parametrize("inputs", [Normal(), Uniform(half_width=0.5), Sphere()], ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize("spectrum", [(), (2.0, 1.0, 0.25)])
+@pytest.mark.parametrize("seed", [None, 5])
+def test_inputs_have_the_second_moment_they_state(inputs, spectrum, seed):
+    law = type(inputs)(**({"half_width": 0.5} if isinstance(inputs, Uniform) else {}), spectrum=spectrum, rotation_seed=seed)
+    task = LinearRegression(3, 10, inputs=law)
+    xs = task.sample(40_000, generator(), torch.float64).xs.flatten(0, 1)
+    # An entry of 400,000 products of variance at most 2·2² has a standard error of 0.0045; five of them are allowed.
+    torch.testing.assert_close(xs.mT @ xs / len(xs), task.input_second_moment(), atol=0.0225, rtol=0)
+
+
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 8))
+def test_rotations_are_orthogonal_and_belong_to_their_seed(seed, d):
+    q = tasks.inputs.rotation(d, seed)
+    torch.testing.assert_close(q @ q.mT, torch.eye(d, dtype=torch.float64))
+    assert d == 1 or not torch.equal(q, tasks.inputs.rotation(d, seed + 1))
+
+
+def test_label_variances_are_as_stated():
+    for task in (BASE, SparseLinearRegression(6, 5, 0.5, sparsity=2, prior=2.0)):
+        ys = task.sample(100_000, generator()).ys
+        assert ys.square().mean().item() == pytest.approx(task.label_variance(), rel=0.02)
+    assert NormalisedLabels(BASE).sample(100_000, generator()).ys.square().mean().item() == pytest.approx(1, rel=0.02)
+
+
+def test_a_network_has_the_variance_of_garg_and_a_tree_that_of_its_leaves():
+    network = ReLUNetwork(20, 5).sample(20_000, generator()).ys
+    assert network.square().mean().item() == pytest.approx(20, rel=0.03)  # E f² = d for normal inputs
+    assert DecisionTree(5, 5).sample(50_000, generator()).ys.square().mean().item() == pytest.approx(1, rel=0.03)
+
+
+def test_a_tree_equals_the_walk_from_its_root():
+    prompts = DecisionTree(3, 6, depth=3).sample(4, generator())
+    for b, i in itertools.product(range(4), range(6)):
+        node = 0
+        while node < 7:
+            node = 2 * node + (2 if prompts.xs[b, i, prompts.truth.coordinates[b, node]] > 0 else 1)
+        assert prompts.fs[b, i] == prompts.truth.leaves[b, node - 7]
+
+
+def test_sparse_weights_have_exactly_the_stated_support_and_every_support_occurs():
+    ws = SparseLinearRegression(5, 2, sparsity=2).sample(4000, generator()).ws
+    support = ws != 0
+    assert (support.sum(-1) == 2).all()
+    counts = torch.unique(support.long(), dim=0, return_counts=True)[1]
+    assert len(counts) == 10 and (counts - 400).abs().max() < 5 * (400 * 0.9) ** 0.5
+
+
+def test_a_pool_holds_its_members_and_no_other_and_its_base_is_the_true_prior():
+    task = FinitePool(BASE, size=3, seed=4)
+    drawn = torch.unique(task.sample(500, generator(), torch.float64).ws, dim=0)
+    assert torch.equal(drawn, torch.unique(task.pool(), dim=0))
+    assert not torch.equal(task.pool(), FinitePool(BASE, size=3, seed=5).pool())
+    assert len(torch.unique(task.base.sample(500, generator()).ws, dim=0)) == 500
+
+
+def test_shifts_that_keep_the_generator_in_step_share_their_base_draws():
+    base, scaled = BASE.sample(4, generator()), ScaledInputs(BASE, 3.0).sample(4, generator())
+    torch.testing.assert_close(scaled.xs, 3 * base.xs)
+    torch.testing.assert_close(ScaledWeights(BASE, 3.0).sample(4, generator()).ws, 3 * base.ws)
+    cut = Truncated(BASE, dims=2, points=3).sample(4, generator())
+    assert torch.equal(cut.xs[..., :2], base.xs[:, :3, :2]) and not cut.xs[..., 2:].any()
+
+
+def test_skewed_and_half_subspace_inputs_have_the_covariance_that_garg_states():
+    xs = SkewedInputs(BASE).sample(50_000, generator(), torch.float64).xs.flatten(0, 1)
+    eigenvalues = torch.linalg.eigvalsh(xs.mT @ xs / len(xs)).flip(0)
+    expected = 1 / torch.arange(1, 7, dtype=torch.float64) ** 2
+    torch.testing.assert_close(eigenvalues, 6 * expected / expected.sum(), rtol=0.03, atol=0)
+    half = HalfSubspace(BASE).sample(1000, generator(), torch.float64).xs.flatten(0, 1)
+    assert torch.linalg.matrix_rank(half, rtol=1e-9) == 3
+    assert half.square().sum(-1).mean().item() == pytest.approx(6, rel=0.05)
+
+
+def test_queries_are_where_the_shift_says():
+    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(OrthogonalQuery(BASE).sample(50, generator(), torch.float64))
+    assert (context @ query.unsqueeze(-1)).abs().max() < 1e-10
+    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(RepeatedQuery(BASE).sample(50, generator()))
+    assert (context == query.unsqueeze(1)).all(-1).any(-1).all()
+    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(OppositeOrthant(BASE).sample(50, generator()))
+    assert (context.sign() == -query.sign().unsqueeze(1)).all()
+    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(RandomOrthant(BASE).sample(50, generator()))
+    assert (context.sign() == context[:, :1].sign()).all() and not (context[:, 0].sign() == query.sign()).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: LinearRegression(0, -1, noise=-2.0), ["d must", "n must", "noise", "given 0", "given -1", "given -2"]),
+        (lambda: LinearRegression(2, 2, prior=0.0), ["prior"]),
+        (lambda: LinearRegression(3, 2, inputs=Normal(spectrum=(1.0, 2.0))), ["2 entries", "d = 3"]),
+        (lambda: Uniform(half_width=0.0, spectrum=(-1.0,)), ["half_width", "spectrum"]),
+        (lambda: SparseLinearRegression(2, 2, sparsity=3), ["sparsity", "1..d = 2"]),
+        (lambda: FinitePool(DecisionTree(2, 2), size=0), ["DecisionTree", "size"]),
+        (lambda: Truncated(BASE, dims=9, points=9), ["dims", "1..6", "points", "1..5"]),
+        (lambda: OrthogonalQuery(LinearRegression(2, 4)), ["d > 3", "d = 2"]),
+        (lambda: RepeatedQuery(LinearRegression(2, 1)), ["n of 2"]),
+        (lambda: NoisyLabels(BASE, -1.0), ["std"]),
+        (lambda: ScaledWeights(BASE, 0.0), ["scale"]),
+        (lambda: HalfSubspace(LinearRegression(1, 2)), ["d of 2"]),
+        (lambda: DecisionTree(2, 2, depth=0), ["depth"]),
+        (lambda: ReLUNetwork(2, 2, width=0), ["width"]),
+        (lambda: BASE.sample(0, generator()), ["batch"]),
+        (lambda: DecisionTree(2, 2).sample(2, generator()).ws, ["TreeFunctions", "not linear"]),
+    ],
+)
+def test_bad_settings_are_refused_with_everything_that_is_wrong(make, words):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words)
