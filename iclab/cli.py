@@ -170,9 +170,9 @@ def _folder(file: Path) -> Path:
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"cannot use {error.filename}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    return (f"cannot use {error.filename}: " if error.filename else "") + (error.strerror or str(error))
 
 
 if __name__ == "__main__":

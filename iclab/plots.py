@@ -12,13 +12,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
 # One look for each predictor in every figure.
 LOOKS: Mapping[str, Mapping[str, object]] = {
     "transformer": {"color": "C0", "marker": "o", "zorder": 5},
-    "bayes": {"color": "black", "linestyle": "--", "zorder": 4},
+    "bayes": {"color": "black", "linestyle": "--", "zorder": 6},
     "ridge": {"color": "C9", "linestyle": ":"},
     "least_squares": {"color": "C2"},
     "gradient_descent": {"color": "C1"},
@@ -39,7 +40,7 @@ def rows(
 ) -> pd.DataFrame:
     """The per-position rows of one predictor and quantity on the training distribution, by position."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
-    chosen = table[table["position"].map(lambda p: isinstance(p, int | float)) & table["position"].notna()]
+    chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
     for column, value in wanted.items():
         chosen = chosen[chosen[column] == value]
     return chosen.sort_values("position")
@@ -62,6 +63,7 @@ def curves(
         low, high = (rows(table, name, f"{quantity}_{end}", where) for end in ("low", "high"))
         if len(low) and len(high):
             axes.fill_between(low["position"], low["value"], high["value"], color=line.get_color(), alpha=0.2, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("examples in context")
     axes.set_ylabel(quantity.replace("_", " "))
     return axes

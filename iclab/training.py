@@ -61,7 +61,7 @@ class Recipe:
     `clip` bounds the norm of the gradient. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
     """
 
-    steps: int = 9000
+    steps: int = 12000
     batch: int = 32
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 8e-3

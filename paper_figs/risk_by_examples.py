@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import iclab
 from iclab import plots
 
+BAYES = "Bayes = ridge(λ = noise²)"
 REFERENCES = ["zero", "nearest_neighbours", "gradient_descent", "least_squares", "bayes"]
 
 
@@ -23,13 +24,14 @@ def draw(table, target: Path) -> None:
     with plots.style():
         figure, panels = plt.subplots(1, len(noises), figsize=(3.3 * len(noises), 2.9), squeeze=False)
         for axes, noise in zip(panels[0], noises, strict=True):
-            plots.curves(table, axes, REFERENCES, where={"task.noise": noise, "model.n_layer": depths[-1]})
+            deepest = {"task.noise": noise, "model.n_layer": depths[-1]}
+            plots.curves(table, axes, REFERENCES, where=deepest, labels={"bayes": BAYES})
             for depth, marker in zip(depths, "v^sDo"[-len(depths) :], strict=True):
                 cell = {"task.noise": noise, "model.n_layer": depth}
-                label = {"transformer": f"transformer, {depth} layer{'s' * (depth > 1)}"}
+                label = {"transformer": f"transformer, {depth} layer{'s' if depth > 1 else ''}"}
                 shade = f"C{0 if depth == depths[-1] else 9}"
                 plots.curves(table, axes, ["transformer"], where=cell, labels=label, marker=marker, color=shade)
-            axes.axhline(noise**2, color="0.8", linewidth=0.8, zorder=0)
+            axes.axhline(noise**2, color="0.8", linewidth=0.8, zorder=0, label="noise²")
             axes.set(title=f"noise {noise}", yscale="log", ylim=(0.8 * noise**2, 30))
         handles, names = panels[0, -1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=4)

@@ -322,10 +322,15 @@ def read(cls: type[T], mapping: Nested, source: object) -> T:
 
 def refuse_lines(problems: Iterable[str], most: int = 40) -> None:
     """Raises one ``ValueError`` with a line for each problem; the same problem is said once."""
-    lines = list(dict.fromkeys(problems))
+    lines = list(dict.fromkeys(map(_on_one_line, problems)))
     if lines:
         more = [f"… and {len(lines) - most} more problems"] if len(lines) > most else []
         raise ValueError("\n".join(lines[:most] + more))
+
+
+def _on_one_line(text: str) -> str:
+    """What a file holds may contain line breaks and control characters; a message shows them as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from iclab.experiments.store import Run, Status
 from iclab.experiments.worker import BUSY
@@ -24,6 +24,7 @@ PAUSE = 0.1  # seconds between two looks at the workers
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
+@runtime_checkable
 class Display(Protocol):
     """Shows a sweep while it goes on."""
 

@@ -52,7 +52,7 @@ def span(text: str) -> list[Any] | None:
         return _integers(text, *(int(part) for part in found.groups() if part))
     if found := SPACED.fullmatch(text):
         return _spaced(text, *found.groups())
-    malformed = text.startswith(("log:", "lin:")) or re.fullmatch(r"[\d+:.-]*\d:[\d+:.-]*", text)
+    malformed = text.startswith(("log:", "lin:")) or re.fullmatch(r"[\d+:.-]*:[\d+:.-]*", text)
     refuse("range", [f"{text!r} is malformed; expected {FORMS}"] if malformed else [])
     return None
 

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from iclab.experiments.report import table
@@ -96,7 +95,7 @@ class Moving:
         title = f"{self.total} runs: {ended}, {len(working) + len(held)} at work, {waiting} waiting"
         self.live.update(self._table(title, rows))
 
-    def _table(self, title: str, rows: list[list[str]]) -> Table:
+    def _table(self, title: str, rows: list[list[str]]) -> Group:
         return table(title, ["run", "settings", "step", "loss", "time left"], rows, self.live.console)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import ASCII2, ROUNDED
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -40,16 +40,16 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(highlight=False, width=WIDE)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], to: Console) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], to: Console) -> Group:
     """A table in which words for states are coloured and columns that hold nothing are left out."""
     entries = [[_text(entry) for entry in row] for row in rows]
     kept = [i for i in range(len(columns)) if any(row[i] for row in entries)]
-    made = Table(title=Text(title), title_justify="left", box=ROUNDED if to.is_terminal else ASCII2)
+    made = Table(box=ROUNDED if to.is_terminal else ASCII2)
     for i in kept:
         made.add_column(columns[i], overflow="fold")
     for row in entries:
         made.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in kept))
-    return made
+    return Group(Text(title, style="bold"), made)
 
 
 def _text(entry: Any) -> str:
@@ -71,7 +71,7 @@ def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, posi
 # ---- sweeps --------------------------------------------------------------------------------------------------------
 
 
-def of_runs(title: str, found: Sequence[Run], to: Console) -> Table:
+def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
     """Runs: what was varied between them, the state, and how far each is from the Bayes predictor."""
     settings = [flatten(run.settings()) for run in found]
     keys = [key for key in differing(settings) if key not in LABELS]
@@ -86,14 +86,14 @@ def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list
     return [run.id, *chosen, status.state, status.seconds or None, excess, status.error]
 
 
-def of_plan(title: str, ids: Sequence[str], plan: Sequence[Mapping[str, Any]], to: Console) -> Table:
+def of_plan(title: str, ids: Sequence[str], plan: Sequence[Mapping[str, Any]], to: Console) -> Group:
     """The cells of a grid that was not started."""
     keys = list(dict.fromkeys(key for cell in plan for key in cell))
     rows = [[id, *(cell.get(key) for key in keys)] for id, cell in zip(ids, plan, strict=True)]
     return table(title, ["run", *keys], rows, to)
 
 
-def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Table:
+def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
     """What became of the claims; each row is decided by its worst cell."""
     columns = ["claim", "expected", "measured", "verdict", "runs", "decided by", "layout", "targets", "note"]
     rows = [
@@ -103,7 +103,7 @@ def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Table:
     return table("claims", columns, rows, to)
 
 
-def of_store(folder: Path, to: Console) -> Iterator[Table]:
+def of_store(folder: Path, to: Console) -> Iterator[Group]:
     """The sweeps below a folder with the states of their runs, or the runs of a sweep."""
     found = sweeps(folder)
     refuse(
@@ -120,7 +120,7 @@ def of_store(folder: Path, to: Console) -> Iterator[Table]:
 # ---- one run -------------------------------------------------------------------------------------------------------
 
 
-def of_run(run: Run, to: Console) -> Iterator[Table | Text]:
+def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     """A run in full: settings, state, training curve, risk by position, nearest algorithms."""
     status, rows, settings = run.status(), run.rows(), run.settings()
     labels = ", ".join(f"{key} = {flatten(settings).get(key)}" for key in LABELS)
@@ -162,7 +162,7 @@ def _bar(v: float, low: float, high: float) -> str:
     return BARS[round((v - low) / (high - low) * (len(BARS) - 1))] if high > low else BARS[0]
 
 
-def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Table:
+def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
     """Risk after each number of examples, the mean over positions last; at most a dozen positions."""
     risks = [row for row in rows if row["quantity"] == "risk" and row.get("distribution") == TRAINED]
     predictors = list(dict.fromkeys(row["predictor"] for row in risks))
@@ -173,7 +173,7 @@ def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> 
     return table(f"risk by number of examples ({labels})", ["examples", *predictors], [*body, mean], to)
 
 
-def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Table:
+def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
     """How far the model's predictions are from those of each algorithm, the nearest first."""
     own = [row for row in rows if row.get("distribution") == TRAINED and row.get("position") is None]
     fits = sorted((row for row in own if row["quantity"] == "fit_distance"), key=lambda row: row["value"])

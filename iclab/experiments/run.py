@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iclab.analysis import Estimate, Match, answer, band, estimate, excess, identify, ratio, references, risk, spd
+from iclab.analysis import Estimate, Match, answer, band, estimate, excess, identify, ratio, references, risk
 from iclab.analysis.risk import squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
@@ -22,6 +22,7 @@ from iclab.tasks import Prompts, Task
 from iclab.training import Training
 
 Row = dict[str, Any]
+Parts = dict[str | None, slice]
 STREAMS = ("init", "train", "curve", "test")
 
 
@@ -115,26 +116,69 @@ def compare(
 ) -> Iterator[Row]:
     """Rows for the model and every reference on the same prompts."""
     answers = answer({"transformer": model, **references(task)}, prompts)
-    best = answers.get("bayes")
+    best, parts = answers.get("bayes"), regions(task.d, task.n)
+    least = None if best is None else squared(best, prompts.ys)
     for name, f in answers.items():
-        yield from _risk_rows(name, f, best, prompts, rng, experiment.eval.bootstrap)
+        errors = squared(f, prompts.ys)
+        yield from _averaged(name, "risk", errors, parts)
+        yield from _bands(name, errors, rng, experiment.eval.bootstrap)
+        if least is not None:
+            yield from _rows(name, "risk_ratio", ratio(errors, least))
+            yield from _relative(name, "risk_ratio", errors, least, parts)
+            yield from _relative(name, "excess", squared(f, answers["bayes"]), least, parts)
         if name != "transformer":
-            yield from _distance_rows(name, answers["transformer"], f, best, prompts)
+            difference = squared(answers["transformer"], f)
+            yield from _averaged(name, "spd", difference, parts)
+            if least is not None:
+                yield from _relative(name, "relative_spd", difference, least, parts)
     if len(prompts.xs) >= 20:
         for match in identify(model, task, prompts, rng, draws=experiment.eval.bootstrap):
             yield from _match_rows(match)
 
 
-def _rows(predictor: str, quantity: str, found: Estimate) -> Iterator[Row]:
-    """One row per position, or a single row for a mean over positions."""
+def regions(d: int, n: int) -> Parts:
+    """Positions that are averaged over: all of them (None), and apart from each other those with fewer examples than
+    dimensions, the threshold d−1..d+1 where noisy least squares has infinite variance, and those with more."""
+    parts = {None: slice(n), "under": slice(d - 1), "threshold": slice(d - 1, d + 2), "over": slice(d + 2, n)}
+    return {name: part for name, part in parts.items() if len(range(n)[part])}
+
+
+def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Iterator[Row]:
+    """A quantity at each position, and averaged over each region."""
+    yield from _rows(name, quantity, estimate(terms))
+    for region, part in parts.items():
+        yield from _rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
+
+
+def _relative(name: str, quantity: str, terms: torch.Tensor, least: torch.Tensor, parts: Parts) -> Iterator[Row]:
+    """A quantity averaged over each region, relative to the Bayes risk averaged over the same."""
+    for region, part in parts.items():
+        yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), least[:, part].mean(-1)), region)
+
+
+def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
+    for end, values in zip(("risk_low", "risk_high"), band(errors, rng, draws), strict=True):
+        yield from (_row(name, end, position, value) for position, value in enumerate(values.tolist()))
+
+
+def _match_rows(match: Match) -> Iterator[Row]:
+    yield _row(match.family, "fit_distance", None, match.relative, match.relative_stderr)
+    yield _row(match.family, "fit_probability", None, match.probability)
+    yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
+    if match.parameter:
+        yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
+
+
+def _rows(predictor: str, quantity: str, found: Estimate, region: str | None = None) -> Iterator[Row]:
+    """One row per position, or a single row for an average over a region."""
     if found.value.ndim == 0:
-        yield _row(predictor, quantity, None, found.value.item(), found.stderr.item())
+        yield _row(predictor, quantity, region, found.value.item(), found.stderr.item())
         return
     for position, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
         yield _row(predictor, quantity, position, value, stderr)
 
 
-def _row(predictor: str, quantity: str, position: int | None, value: float, stderr: float | None = None) -> Row:
+def _row(predictor: str, quantity: str, position: int | str | None, value: float, stderr: float | None = None) -> Row:
     return {
         "predictor": predictor,
         "quantity": quantity,
@@ -143,36 +187,3 @@ def _row(predictor: str, quantity: str, position: int | None, value: float, stde
         "value": value,
         "stderr": stderr,
     }
-
-
-def _risk_rows(
-    name: str, f: torch.Tensor, best: torch.Tensor | None, prompts: Prompts, rng: torch.Generator, draws: int
-) -> Iterator[Row]:
-    terms = squared(f, prompts.ys)
-    yield from _rows(name, "risk", risk(f, prompts.ys))
-    yield from _rows(name, "risk", estimate(terms.mean(-1)))
-    for end, values in zip(("risk_low", "risk_high"), band(terms, rng, draws), strict=True):
-        yield from (_row(name, end, position, value) for position, value in enumerate(values.tolist()))
-    if best is not None:
-        least = squared(best, prompts.ys)
-        yield from _rows(name, "risk_ratio", ratio(terms, least))
-        yield from _rows(name, "risk_ratio", ratio(terms.mean(-1), least.mean(-1)))
-        yield from _rows(name, "excess", excess(f, best, prompts.ys))
-
-
-def _distance_rows(
-    name: str, learned: torch.Tensor, f: torch.Tensor, best: torch.Tensor | None, prompts: Prompts
-) -> Iterator[Row]:
-    terms = squared(learned, f)
-    yield from _rows(name, "spd", spd(learned, f))
-    yield from _rows(name, "spd", estimate(terms.mean(-1)))
-    if best is not None:
-        yield from _rows(name, "relative_spd", ratio(terms.mean(-1), squared(best, prompts.ys).mean(-1)))
-
-
-def _match_rows(match: Match) -> Iterator[Row]:
-    yield _row(match.family, "fit_distance", None, match.relative, match.relative_stderr)
-    yield _row(match.family, "fit_probability", None, match.probability)
-    yield from _rows(match.family, "fit_distance", Estimate(match.distance, match.stderr))
-    if match.parameter:
-        yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))

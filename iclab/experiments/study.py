@@ -60,7 +60,9 @@ class Study:
     def read(cls, path: Path, overrides: Iterable[str] = ()) -> "Study":
         """Reads and checks the file and every cell. Raises one ``ValueError`` with a line for each problem."""
         text = config.load_text(path)
-        draft = Draft(path, config.parse(text, path), overrides)
+        content = config.parse(text, path)
+        refuse(str(path), [] if content else ["the file is empty; a task file needs title, question, paper and [task]"])
+        draft = Draft(path, content, overrides)
         heading, cells = draft.heading(), draft.cells()
         draft.check_claims(heading, cells)
         config.refuse_lines(draft.problems)
@@ -108,7 +110,7 @@ class Draft:
         scale = self._scale(content.get("scale", {}))
         self.body = merge({k: v for k, v in content.items() if k not in ("overrides", "scale")}, scale)
         self.axes = self._axes(content.get("sweep", {}), scale) | self.command
-        self._check_sections(content)
+        self._check_sections()
 
     def note(self, text: str, source: object = None) -> None:
         """Adds a problem, of the file unless another source is given."""
@@ -128,8 +130,9 @@ class Draft:
         except ValueError as error:
             self.note(str(error))
             return ()
-        made = [Cell(values, self._experiment(values)) for values in choices]
-        return tuple({cell.experiment.id: cell for cell in made if cell.experiment is not FAILED}.values())
+        made = [(values, self._experiment(values)) for values in choices]
+        cells = [Cell(values, experiment) for values, experiment in made if experiment is not FAILED]
+        return tuple({cell.experiment.id: cell for cell in cells}.values())
 
     def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
         """Notes keys of claims that no cell of a sound grid has."""
@@ -177,10 +180,8 @@ class Draft:
                 self.note(text)
         return axes
 
-    def _check_sections(self, content: Nested) -> None:
+    def _check_sections(self) -> None:
         known = HEADING | EXPERIMENT | {"sweep", "scale", "overrides"}
-        if not content:
-            self.note("the file is empty; a task file needs title, question, paper and [task]")
         for name in self.body.keys() - known:
             self.note(unknown("key", name, known))
 

@@ -60,7 +60,8 @@ class GradientDescent(Linear):
         return in_chunks(self._descended, xs, ys, 3 * n * (n + d))
 
     def _descended(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
-        lr, ws = torch.as_tensor(self.lr).to(xs).unsqueeze(-1), torch.zeros_like(xs)
+        lr = torch.as_tensor(self.lr, dtype=xs.dtype, device=xs.device).unsqueeze(-1)
+        ws = torch.zeros_like(xs)
         for _ in range(self.steps):
             residuals = (ws @ xs.mT - ys.unsqueeze(1)).tril(-1)
             gradient = residuals @ xs + self.lam * ws

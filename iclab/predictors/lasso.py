@@ -26,6 +26,7 @@ from iclab.predictors.predictor import Linear, in_double
 from iclab.predictors.prefixes import in_chunks, moments
 
 PARALLEL = 1e-9  # c_j and the penalty fall side by side (a coordinate that doubles an active one): they never meet
+RESOLUTION = 1e-13  # of c, relative to |h|_∞: below such a penalty a coordinate would join by rounding alone
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Lasso(Linear):
         gram, h = moments(xs, ys)
         gram, h = (gram / seen.unsqueeze(-1)).flatten(0, 1), (h / seen).flatten(0, 1)
         ws, left = torch.zeros_like(h), (h.abs().amax(-1) > self.alpha).nonzero().squeeze(-1)
-        gram, h, path = gram[left], h[left], Path.start(h[left])
+        gram, h, path = gram[left], h[left], Path.start(h[left], self.alpha)
         for _ in range(self.steps):
-            line, path = path.follow(gram, h, self.alpha)
-            ws[left] = line
-            on = path.penalty > self.alpha
+            line, path = path.follow(gram, h)
+            exists = line.isfinite().all(-1)
+            ws[left[exists]] = line[exists]
+            on = exists & (path.penalty > path.end)
             if not on.any():
                 break
             left, gram, h, path = left[on], gram[on], h[on], path[on]
@@ -66,33 +68,34 @@ class Lasso(Linear):
 
 @dataclass(frozen=True)
 class Path:
-    """Where each of many paths stands: the penalty, the signs of the active coordinates, and what changed last.
+    """Where each of many paths stands: the penalty, where it ends, the signs of the active coordinates, the last turn.
 
     `turned` has a ±1 at the coordinate that joined or left at this penalty: that root is not to be found again.
     """
 
     penalty: Float[Tensor, " left"]
+    end: Float[Tensor, " left"]
     signs: Float[Tensor, "left d"]
     turned: Float[Tensor, "left d"]
 
     @classmethod
-    def start(cls, h: Float[Tensor, "left d"]) -> "Path":
+    def start(cls, h: Float[Tensor, "left d"], alpha: float) -> "Path":
         penalty, first = h.abs().max(-1)
         signs = torch.zeros_like(h).scatter(-1, first.unsqueeze(-1), h.gather(-1, first.unsqueeze(-1)).sign())
-        return cls(penalty, signs, signs)
+        return cls(penalty, (RESOLUTION * penalty).clamp_min(alpha), signs, signs)
 
     def __getitem__(self, chosen: Tensor) -> "Path":
-        return Path(self.penalty[chosen], self.signs[chosen], self.turned[chosen])
+        return Path(self.penalty[chosen], self.end[chosen], self.signs[chosen], self.turned[chosen])
 
     def follow(
-        self, gram: Float[Tensor, "left d d"], h: Float[Tensor, "left d"], alpha: float
+        self, gram: Float[Tensor, "left d d"], h: Float[Tensor, "left d"]
     ) -> tuple[Float[Tensor, "left d"], "Path"]:
-        """The weights at the next breakpoint, or at alpha where that comes first, and the path from there."""
+        """The weights at the next breakpoint, or at the end where that comes first, and the path from there."""
         p, q = self._line(gram, h)
         roots = self._roots(p, q, h - (gram @ p.unsqueeze(-1)).squeeze(-1), (gram @ q.unsqueeze(-1)).squeeze(-1))
         below = roots.where(roots <= self.penalty.view(-1, 1, 1) * (1 + PARALLEL), 0.0).flatten(1)
         root, which = below.max(-1)
-        penalty = root.minimum(self.penalty).clamp_min(alpha)
+        penalty = root.minimum(self.penalty).maximum(self.end)
         return p - penalty.unsqueeze(-1) * q, self._turn(penalty, which)
 
     def _line(self, gram: Float[Tensor, "left d d"], h: Float[Tensor, "left d"]) -> tuple[Tensor, Tensor]:
@@ -117,7 +120,8 @@ class Path:
         kind, j = which.unsqueeze(-1) // d, which.unsqueeze(-1) % d
         sign = torch.tensor([0.0, 1.0, -1.0], dtype=penalty.dtype, device=penalty.device)[kind]
         turned = self.signs.gather(-1, j).where(kind == 0, sign)
-        return Path(penalty, self.signs.scatter(-1, j, sign), torch.zeros_like(self.signs).scatter(-1, j, turned))
+        turns = torch.zeros_like(self.signs).scatter(-1, j, turned)
+        return Path(penalty, self.end, self.signs.scatter(-1, j, sign), turns)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

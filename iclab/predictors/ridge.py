@@ -26,8 +26,7 @@ from iclab.errors import refuse
 from iclab.predictors.predictor import Linear, exclusive_cumsum, in_double
 from iclab.predictors.prefixes import solve
 
-# The error is of order eps·κ(K_i). Where κ, estimated by tr K_i over the smallest pivot, is larger than this (a penalty
-# far below the data), a prefix is solved on its own.
+# The error is of order eps·κ(K_i). A prefix of larger κ than this (its penalty is far below its data) is solved alone.
 CONDITION_LIMIT = 1e7
 
 
@@ -63,11 +62,23 @@ def factor(xs: Float[Tensor, "batch n d"], lam: float) -> tuple[Float[Tensor, "b
     kernel = xs @ xs.mT
     kernel.diagonal(dim1=-2, dim2=-1).add_(lam)
     root, _ = torch.linalg.cholesky_ex(kernel)
-    pivots = root.diagonal(dim1=-2, dim2=-1).square()
-    trace = kernel.diagonal(dim1=-2, dim2=-1).cumsum(-1)
-    broken = ~(trace <= CONDITION_LIMIT * pivots.cummin(-1).values)  # also where it is not a number
+    broken = _broken(root, kernel, lam)
     # Rows of the identity in their place cannot reach the earlier positions, as 0 · nan would.
     return root.where(~broken.unsqueeze(-1), torch.eye(xs.shape[1], dtype=xs.dtype, device=xs.device)), broken
+
+
+def _broken(
+    root: Float[Tensor, "batch n n"], kernel: Float[Tensor, "batch n n"], lam: float
+) -> Bool[Tensor, "batch n"]:
+    """Where κ is too large with the row included. κ ≤ tr K / lam, which is nearly always enough to know;
+    otherwise κ ≤ tr K · tr K⁻¹ = tr K · ‖L⁻¹‖², as every prefix has the leading block of L⁻¹."""
+    trace = kernel.diagonal(dim1=-2, dim2=-1).cumsum(-1)
+    broken = ~(trace <= CONDITION_LIMIT * lam)
+    if broken.any():
+        eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device).expand_as(root)
+        inverse_trace = solve_triangular(root, eye, upper=False).square().sum(-1).cumsum(-1)
+        broken &= ~(trace * inverse_trace <= CONDITION_LIMIT)  # also where the factor broke off
+    return broken
 
 
 def _innovations(root: Float[Tensor, "batch n n"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

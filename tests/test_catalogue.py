@@ -1,0 +1,108 @@
+"""Every file of the catalogue is whole: it loads, says what it asks and claims, samples, runs, and can be drawn."""
+
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import generator
+
+from iclab.experiments.run import measure, new_model, perform
+from iclab.experiments.study import Study, recipe, recipes
+from iclab.training import Recipe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "tasks").glob("*.toml"))
+FIGURES = {"risk_by_examples.py": "linear_regression.toml"}
+
+
+def scales(path):
+    """The settings of the command line that the file knows: none, and each named scale."""
+    return [(), *((f"scale={name}",) for name in tomllib.loads(path.read_text()).get("scale", {}))]
+
+
+STUDIES = [(path, scale) for path in FILES for scale in scales(path)]
+
+
+@pytest.fixture(params=STUDIES, ids=[f"{path.stem} {' '.join(scale)}".strip() for path, scale in STUDIES])
+def study(request):
+    return Study.read(*request.param)
+
+
+def test_the_catalogue_is_not_empty():
+    assert "linear_regression" in {path.stem for path in FILES}
+
+
+def test_a_file_says_what_it_asks_and_claims_something(study):
+    assert study.heading.title and study.heading.question and "arXiv" in study.heading.paper
+    assert study.heading.claims and len(study.cells) >= 1
+
+
+def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path):
+    for cell in study.cells:
+        assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
+    first = study.cells[0].experiment
+    if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
+        small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
+        rows = measure(small, new_model(small))
+    else:
+        short = replace(first.train, steps=2, warmup=0, batch=2)
+        small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
+        rows = perform(small, tmp_path, lambda point: None, lambda line: None)
+    for claim in study.heading.claims:
+        assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_says_where_it_is_from(name):
+    told = tomllib.loads(recipes()[name].read_text())
+    assert told["title"] and ("arXiv" in told["paper"] or told["paper"].startswith("This project"))
+    assert set(recipe(name)) <= {"model", "train"}
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_reaches_the_experiment(name, tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text(
+        f'title = "t"\nquestion = "q"\npaper = "p"\nrecipe = "{name}"\n'
+        '[task]\nkind = "LinearRegression"\nd = 20\nn = 41\n'
+    )
+    experiment = Study.read(file).cells[0].experiment
+    for section, settings in recipe(name).items():
+        for key, value in settings.items():
+            found = getattr(getattr(experiment, section), key)
+            if isinstance(value, str | int | float) and value != "none":
+                assert found == value
+
+
+def test_the_papers_recipes_are_those_that_were_published():
+    """Figures of the papers, so that a slip of the pen in a recipe is noticed."""
+    shapes = {name: recipe(name)["model"] for name in recipes() if recipe(name).get("model", {}).get("layout")}
+    assert {n: (m["n_layer"], m["n_head"], m["d_model"]) for n, m in shapes.items()} == {
+        "garg2022": (12, 8, 256),
+        "garg2022_tiny": (3, 2, 64),
+        "akyurek2022": (16, 4, 512),
+        "raventos2023": (8, 2, 128),
+        "guo2023": (12, 8, 256),
+    }
+    assert all(m["layout"] == "interleaved" and m["d_mlp"] == 4 * m["d_model"] for m in shapes.values())
+    steps = {name: recipe(name)["train"]["steps"] for name in shapes}
+    assert set(steps.values()) == {500_001, 500_000, 300_000}
+
+
+def test_the_fast_recipe_is_the_default():
+    assert recipe("fast") == {}
+    assert Recipe().targets == "sampled"
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "paper_figs").glob("*.py")))
+def test_a_figure_is_drawn_from_a_finished_sweep(script, tmp_path):
+    file = ROOT / "tasks" / FIGURES[script]
+    small = ["train.steps=2", "train.warmup=0", "train.batch=2", "eval.prompts=24", "eval.bootstrap=5"]
+    command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, "--out", tmp_path / "runs", "--jobs", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    picture = tmp_path / "picture.png"
+    subprocess.run([sys.executable, ROOT / "paper_figs" / script, tmp_path / "runs", picture], check=True)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 10_000

@@ -1,0 +1,295 @@
+"""The command line: quick help, tables, and errors that are one clear line each."""
+
+import io
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from iclab import cli
+from iclab.experiments import report
+from iclab.experiments.experiment import Experiment
+from iclab.experiments.progress import Moving, Plain, shown
+from iclab.experiments.store import Run, Status, runs
+from iclab.tasks import LinearRegression
+
+STUDY = """title = "A study for tests"
+question = "What is printed?"
+paper = "none"
+[task]
+kind = "LinearRegression"
+d = 2
+n = 3
+[sweep]
+model.n_layer = [1, 2]
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A task file, with the folder around it as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "linear_regression.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def row(predictor="transformer", quantity="risk", value=1.0, stderr=0.1, position=None):
+    columns = {"predictor": predictor, "quantity": quantity, "value": value, "stderr": stderr, "position": position}
+    return {"distribution": "own", "layer": None, **columns}
+
+
+def finished(folder, seed=0, state="done", **changes):
+    experiment = Experiment(LinearRegression(2, 3), seed=seed)
+    run = Run(folder / experiment.id)
+    run.create(experiment.mapping())
+    run.record(Status(state, 1, 12.5, **changes))
+    if state == "done":
+        rows = [row(p, position=at) for p in ("transformer", "ridge") for at in (0, 1, 2, None)]
+        fits = [
+            row("ridge", "fit_distance", 0.01),
+            row("zero", "fit_distance", 0.9),
+            row("ridge", "fit_probability", 1.0),
+        ]
+        run.keep_rows([*rows, *fits, row("transformer", "excess", 0.034, 0.002)])
+        (run.folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}}}\n' for i in range(1, 100)))
+    return run
+
+
+def call(capsys, *words):
+    """Exit status, standard output and standard error of a command."""
+    try:
+        code = cli.main(words)
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+# ---- help ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_help_comes_at_once_and_loads_nothing_heavy():
+    code = (
+        "import sys; from iclab.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'scipy', 'matplotlib', 'jaxtyping'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert time.perf_counter() - start < 1.0
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+def test_listing_and_showing_load_no_torch(tmp_path):
+    finished(tmp_path / "a")
+    code = f"import sys; from iclab.cli import main; main(['ls', {str(tmp_path)!r}]); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_teaches_by_an_example(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"Example: iclab {command}" in out
+
+
+# ---- bad usage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["swep"],
+        ["sweep"],
+        ["sweep", "f.toml", "--dry"],
+        ["sweep", "f.toml", "--jobs", "x"],
+        ["show"],
+        ["--version"],
+    ],
+)
+def test_bad_usage_ends_with_status_2(capsys, words):
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    assert err
+    assert "Traceback" not in err
+
+
+def test_a_mistyped_key_is_told_with_the_right_one(capsys, study):
+    code, _, err = call(capsys, "sweep", str(study), "train.lrr=1")
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert line.startswith("iclab: command line: unknown key 'train.lrr'. Did you mean 'train.lr'? Known: ")
+    assert "train.steps" in line
+    assert not (study.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "linear_regresion.toml"], "no such file. Did you mean linear_regression.toml?"),
+        (["sweep", "."], "Is a directory"),
+        (["sweep", "linear_regression.toml", "--jobs", "0"], "--jobs must be at least 1, given 0"),
+        (["sweep", "linear_regression.toml", "--out", "linear_regression.toml"], "is a file, not a folder"),
+        (["sweep", "linear_regression.toml", "--out", "linear_regression.toml/x"], "Not a directory"),
+        (
+            ["sweep", "linear_regression.toml", "--out", "/proc/iclab"],
+            "cannot use /proc/iclab: No such file or directory",
+        ),
+        (["ls"], "no runs in runs"),
+        (["show", "abc"], "unknown run 'abc'"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(capsys, study, words, message):
+    code, out, err = call(capsys, *words)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("iclab: ")
+    assert message in err
+    assert not out
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_the_grid_and_starts_nothing(capsys, study):
+    finished(study.parent / "runs" / "linear_regression")
+    code, out, err = call(capsys, "sweep", str(study), "--dry-run", "seed=0:2")
+    assert code == 0, err
+    assert "5 runs" not in out
+    assert "4 runs would be in runs/linear_regression; nothing was started" in out
+    table = [line for line in out.splitlines() if "lagged" in line]
+    assert len(table) == 4
+    assert all("sampled" in line and "pending" in line for line in table)
+    assert len(runs(study.parent / "runs" / "linear_regression")) == 1
+
+
+def test_the_size_of_each_model_is_printed(capsys, study):
+    from iclab.models import Transformer, TransformerConfig
+
+    size = sum(p.numel() for p in Transformer(2, 3, TransformerConfig(n_layer=2)).parameters())
+    _, out, _ = call(capsys, "sweep", str(study), "--dry-run")
+    assert f"{size:,}" in out
+
+
+def test_sweeps_and_runs_are_listed_with_their_states(capsys, study):
+    folder = study.parent / "runs"
+    finished(folder / "a", 0)
+    finished(folder / "a", 1, "failed", error="ValueError: what went wrong")
+    finished(folder / "b", 0, "running")
+    code, out, _ = call(capsys, "ls")
+    assert code == 0
+    assert [line.split("|")[1].strip() for line in out.splitlines() if "| runs/" in line] == ["runs/a", "runs/b"]
+    assert all(word in out for word in ("done", "failed", "interrupted"))
+    code, out, _ = call(capsys, "ls", "runs/a")
+    assert "ValueError: what went wrong" in out
+    assert "0.034 ± 0.002" in out
+    assert "lagged" in out
+    assert "sampled" in out
+
+
+def test_a_run_is_shown_by_the_beginning_of_its_id(capsys, study):
+    run = finished(study.parent / "runs" / "a")
+    code, out, _ = call(capsys, "show", run.id[:5])
+    assert code == 0
+    assert 'kind = "LinearRegression"' in out
+    assert "█" in out
+    assert "model.layout = lagged, train.targets = sampled" in out
+    table = out[out.index("risk by number of examples") :]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if "1 ± 0.1" in line] == ["0", "1", "2", "mean"]
+    assert table.index("| ridge") < table.index("| zero")
+
+
+def test_a_run_without_results_is_shown_with_its_error(capsys, study):
+    run = finished(study.parent / "runs" / "a", state="failed", error="RuntimeError: oh [dear]")
+    code, out, _ = call(capsys, "show", str(run.folder))
+    assert code == 0
+    assert "RuntimeError: oh [dear]" in out
+
+
+def test_the_doctor_tells_versions_and_whether_runs_can_be_kept(capsys, study):
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0
+    assert sys.version.split()[0] in out
+    assert "can be written" in out
+    assert "extra [test]" in out
+    assert not (study.parent / "runs").exists()
+    _, out, _ = call(capsys, "doctor", "--out", "/proc/iclab")
+    assert "cannot be written" in out
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([1.0, 10.0, 100.0], "▁▅█"),
+        ([-1.0, 0.0, 1.0], "▁▅█"),
+        ([2.0], "▁"),
+        ([], ""),
+        ([1.0, float("nan"), 10.0], "▁ █"),
+    ],
+)
+def test_curves_are_drawn_in_a_line(values, bars):
+    assert report.sparkline(values).replace("▄", "▅") == bars
+
+
+def test_long_curves_are_thinned():
+    assert len(report.sparkline([float(i) for i in range(1, 1000)])) == 60
+
+
+# ---- progress ------------------------------------------------------------------------------------------------------
+
+
+def watched(folder, to):
+    """A sweep as a display sees it, and what it prints."""
+    done, working = finished(folder, 0), finished(folder, 1)
+    held = finished(folder, 2)
+    labels = {run.id: f"seed={seed}" for seed, run in enumerate([done, working, held])}
+    with shown(labels, 3, to) as display:
+        if isinstance(display, Plain):
+            display.last -= 3600
+        display.started(working)
+        display.look({working.id: working}, {held.id: held}, 1)
+        display.ended(done, Status("done", 1, 3.0))
+        display.ended(held, Status("failed", 1, 3.0, "it [broke]"))
+        display.look({working.id: working}, {}, 0)
+    return type(display), to.file.getvalue()
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path):
+    kind, text = watched(tmp_path, Console(file=io.StringIO(), width=200))
+    assert kind is Plain
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines] == ["started", "waits", "running", "done", "failed"]
+    assert "step 99" in lines[2] or "step 0" in lines[2]
+    assert lines[4].endswith("it [broke]")
+
+
+def test_progress_is_a_live_table_on_a_terminal_unless_colour_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    kind, text = watched(tmp_path / "a", Console(file=io.StringIO(), width=200, force_terminal=True))
+    assert kind is Moving
+    assert "it [broke]" in text
+    assert "3 runs: " in text
+    monkeypatch.setenv("NO_COLOR", "1")
+    kind, _ = watched(tmp_path / "b", Console(file=io.StringIO(), width=200, force_terminal=True))
+    assert kind is Plain
+
+
+def test_a_claim_that_does_not_hold_changes_the_exit_status_only_when_asked(capsys, study):
+    bound = 'quantity = "excess"\npredictor = "transformer"\nat_most = 0.01\n'
+    study.write_text(STUDY.replace("[sweep]\nmodel.n_layer = [1, 2]\n", f'[[claims]]\nname = "It is near"\n{bound}'))
+    finished(study.parent / "runs" / "linear_regression")
+    code, out, _ = call(capsys, "sweep", str(study))
+    assert code == 0
+    assert "fails" in out
+    assert call(capsys, "sweep", str(study), "--strict")[0] == 4
+    assert (study.parent / "runs" / "linear_regression" / "verdicts.json").exists()
+    code, out, _ = call(capsys, "sweep", "runs/linear_regression/study.toml")
+    assert code == 0
+    assert "It is near" in out

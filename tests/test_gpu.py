@@ -1,0 +1,66 @@
+"""On a GPU: the same numbers as on the CPU up to rounding, and training in both precisions. Run with `pytest -m gpu`."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from iclab.analysis import answer, identify, references
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.experiments.run import perform
+from iclab.models import Transformer, TransformerConfig
+from iclab.tasks import FinitePool, LinearRegression, OrthogonalQuery, Prompts, SparseLinearRegression
+from iclab.training import Recipe, Training
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+BASE = LinearRegression(4, 9, noise=0.5)
+TASKS = [BASE, FinitePool(BASE, size=5), SparseLinearRegression(5, 8, noise=0.5), OrthogonalQuery(LinearRegression(6, 4))]
+
+
+def on_both(task, batch=64):
+    drawn = task.sample(batch, torch.Generator("cuda").manual_seed(0), torch.float64)
+    return drawn, Prompts(drawn.xs.cpu(), drawn.ys.cpu(), drawn.fs.cpu(), drawn.truth)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: type(t).__name__)
+def test_every_reference_answers_as_on_the_cpu(task):
+    there, here = on_both(task)
+    for name, f in answer(references(task), there).items():
+        torch.testing.assert_close(f.cpu(), answer(references(task), here)[name], atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "linear", "relu"])
+@pytest.mark.parametrize("layout", ["interleaved", "lagged", "paired"])
+def test_a_transformer_answers_as_on_the_cpu(layout, attention):
+    model = Transformer(4, 9, TransformerConfig(layout=layout, attention=attention, d_mlp=8)).double()
+    there, here = on_both(BASE)
+    expected = model(here.xs, here.ys)
+    torch.testing.assert_close(model.cuda()(there.xs, there.ys).cpu(), expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_learns_saves_and_resumes(precision, optimizer, tmp_path):
+    def fresh():
+        model = Transformer(4, 9, TransformerConfig(n_layer=2)).cuda()
+        recipe = Recipe(steps=300, precision=precision, optimizer=optimizer)
+        return Training(model, BASE, recipe, torch.Generator("cuda").manual_seed(0))
+
+    training = fresh()
+    losses = [training.advance() for _ in range(300)]
+    assert sum(losses[-50:]) < 0.8 * sum(losses[:50])
+    training.save(tmp_path / "checkpoint.safetensors")
+    again = fresh()
+    again.resume(tmp_path / "checkpoint.safetensors")
+    assert again.step == 300
+    assert abs(again.advance() - training.advance()) < 1e-2
+
+
+def test_a_run_goes_through_and_algorithms_are_identified(tmp_path):
+    shape = TransformerConfig(n_layer=1, d_model=16)
+    made = Experiment(BASE, shape, Recipe(steps=20), Evaluation(prompts=64, every=10), device="cuda")
+    assert perform(made, tmp_path, lambda point: None, lambda line: None)
+    assert perform(replace(made, device="auto"), tmp_path, lambda point: None, lambda line: None)
+    there, _ = on_both(BASE, batch=200)
+    assert identify(references(BASE)["ridge"], BASE, there, torch.Generator("cuda").manual_seed(0))[0].family == "ridge"

@@ -1,0 +1,164 @@
+"""One run from start to end: what it measures, and that a run cut short ends as if it had not been."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from iclab.experiments.bench import baselines, quality, throughput
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.experiments.run import STREAMS, learning_curve, measure, new_model, perform, regions, resolve, stream
+from iclab.models import Transformer, TransformerConfig
+from iclab.posterior import bayes
+from iclab.predictors import LeastSquares
+from iclab.tasks import DecisionTree, LinearRegression, ScaledInputs
+from iclab.training import Recipe, Training
+
+TASK = LinearRegression(2, 6, noise=0.5)
+SMALL = Experiment(
+    task=TASK,
+    model=TransformerConfig(n_layer=1, n_head=1, d_model=8),
+    train=Recipe(steps=12, batch=4, warmup=2),
+    eval=Evaluation(prompts=300, every=3, shifts=(("larger", ScaledInputs(TASK, 2.0)),)),
+    device="cpu",
+)
+
+
+def silent(_):
+    pass
+
+
+def rows_by(rows, **wanted):
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def value(rows, **wanted):
+    (row,) = rows_by(rows, **{"distribution": "own", "position": None} | wanted)
+    return row["value"]
+
+
+def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted_one(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    points, heard = [], []
+    whole = perform(SMALL, tmp_path / "whole", points.append, silent)
+
+    class Cut(Exception):
+        pass
+
+    def stop_at_nine(point):
+        if point["step"] == 9:
+            raise Cut  # before the checkpoint of step 9 is written: the run has to go back to step 6
+        heard.append(point)
+
+    with pytest.raises(Cut):
+        perform(SMALL, tmp_path / "cut", stop_at_nine, silent)
+    resumed = perform(SMALL, tmp_path / "cut", heard.append, silent)
+    assert resumed == whole
+    assert [p["step"] for p in heard] == [p["step"] for p in points] == [3, 6, 9, 12]
+    timeless = [{k: v for k, v in p.items() if k != "seconds"} for p in heard]
+    assert timeless == [{k: v for k, v in p.items() if k != "seconds"} for p in points]
+    one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert one == two
+
+
+def test_rows_agree_with_what_they_are_measured_from():
+    model = new_model(SMALL)
+    rows = measure(SMALL, model)
+    prompts = TASK.sample(300, stream(SMALL, "test"))
+    errors = (model(prompts.xs, prompts.ys) - prompts.ys).square()
+    best = (bayes(TASK)(prompts.xs, prompts.ys) - prompts.ys).square()
+    assert value(rows, predictor="transformer", quantity="risk") == pytest.approx(errors.mean().item(), rel=1e-5)
+    for i in range(6):
+        found = value(rows, predictor="transformer", quantity="risk", position=i)
+        assert found == pytest.approx(errors[:, i].mean().item(), rel=1e-5)
+    assert value(rows, predictor="bayes", quantity="excess") == 0
+    assert value(rows, predictor="transformer", quantity="risk_ratio") == pytest.approx(
+        (errors.mean() / best.mean()).item(), rel=1e-5
+    )
+    over = value(rows, predictor="least_squares", quantity="risk", position="over")
+    exact = (LeastSquares()(prompts.xs, prompts.ys) - prompts.ys)[:, 4:].square().mean().item()
+    assert over == pytest.approx(exact, rel=1e-5)
+    for row in rows:
+        assert set(row) == {"distribution", "predictor", "quantity", "layer", "position", "value", "stderr"}
+        assert np.isfinite(row["value"])
+    assert {row["distribution"] for row in rows} == {"own", "larger"}
+
+
+def test_bands_hold_their_means_and_probabilities_sum_to_one():
+    rows = measure(SMALL, new_model(SMALL))
+    for i in range(6):
+        low, mid, high = (value(rows, predictor="ridge", quantity=q, position=i) for q in ("risk_low", "risk", "risk_high"))
+        assert low < mid < high
+    shares = rows_by(rows, distribution="own", quantity="fit_probability")
+    assert sum(row["value"] for row in shares) == pytest.approx(1)
+
+
+def test_positions_are_averaged_in_regions_that_part_them_at_the_threshold():
+    assert regions(5, 17) == {None: slice(17), "under": slice(4), "threshold": slice(4, 7), "over": slice(7, 17)}
+    assert regions(1, 3) == {None: slice(3), "threshold": slice(0, 3)}
+    assert list(regions(20, 5)) == [None, "under"]
+
+
+def test_a_task_without_a_known_bayes_predictor_is_measured_without_ratios(tmp_path):
+    tree = replace(SMALL, task=DecisionTree(2, 6), eval=Evaluation(prompts=50, every=6))
+    points = []
+    rows = perform(tree, tmp_path, points.append, silent)
+    assert all("excess" not in point and point["risk"] > 0 for point in points)
+    assert not {"excess", "risk_ratio", "relative_spd"} & {row["quantity"] for row in rows}
+    assert {"risk", "spd", "fit_distance"} <= {row["quantity"] for row in rows}
+
+
+def test_streams_of_randomness_are_apart_and_belong_to_the_seed():
+    first = {name: torch.rand(3, generator=stream(SMALL, name)).tolist() for name in STREAMS}
+    again = {name: torch.rand(3, generator=stream(SMALL, name)).tolist() for name in STREAMS}
+    other = {name: torch.rand(3, generator=stream(replace(SMALL, seed=1), name)).tolist() for name in STREAMS}
+    assert first == again
+    assert len({tuple(draw) for draw in [*first.values(), *other.values()]}) == 2 * len(STREAMS)
+
+
+def test_the_curve_is_measured_on_other_prompts_than_the_end():
+    curve, test = (TASK.sample(4, stream(SMALL, name)).xs for name in ("curve", "test"))
+    assert not torch.equal(curve, test)
+
+
+def test_the_curve_counts_every_step_once():
+    training = Training(new_model(SMALL), TASK, SMALL.train, stream(SMALL, "train"))
+    points = list(learning_curve(SMALL, training))
+    assert [p["step"] for p in points] == [3, 6, 9, 12] and all(p["steps"] == 12 for p in points)
+    assert all(np.isfinite(p["loss"]) and p["excess"] > 0 for p in points)
+
+
+def test_auto_means_the_gpu_where_there_is_one():
+    assert resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve("cpu").type == "cpu"
+
+
+# ---- bench ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_baselines_that_are_timed_give_the_same_answers():
+    rows = list(baselines(batch=64, n=6, d=3, rounds=1))
+    assert {row["way"].split(",")[0] for row in rows} == {"ours", "per prefix", "per prompt and prefix"}
+    assert all(row["difference"] < 1e-9 for row in rows)
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_throughput_covers_every_layout_attention_and_width():
+    rows = list(throughput(d=2, n=3, batch=2, rounds=1))
+    assert len(rows) == 27 and all(row["prompts per second"] > 0 for row in rows)
+    own = [row for row in rows if (row["layout"], row["attention"]) == ("interleaved", "softmax")]
+    assert all(row["times the papers'"] == 1 for row in own)
+
+
+def test_a_race_reports_what_it_did_not_reach():
+    (row,) = quality(budget=0.2, contests=[("garg2022_tiny", 2, 3, {})])
+    assert row["1%"] == row["10%"] == "not reached"
+    assert row["seconds"] >= 0.2 and row["steps"] > 0 and row["end"] > 0.1
+
+
+def test_a_saved_run_is_a_transformer_that_loads(tmp_path):
+    perform(SMALL, tmp_path, silent, silent)
+    model = Transformer.load(tmp_path / "weights.safetensors")
+    assert model.config == SMALL.model and (model.d, model.n) == (2, 6)
