@@ -1,13 +1,14 @@
 """Pictures of result tables: a tidy table and axes go in, axes come out. Nothing is computed here but where to draw.
 
-    with plots.style():
-        figure, axes = plt.subplots()
-        plots.curves(table, axes, ["transformer", "bayes"])
+with plots.style():
+    figure, axes = plt.subplots()
+    plots.curves(table, axes, ["transformer", "bayes"])
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 STYLE = Path(__file__).with_name("style.mplstyle")
 
 # One look for each predictor in every figure.
-LOOKS: Mapping[str, Mapping[str, object]] = {
+LOOKS: Mapping[str, Mapping[str, Any]] = {
     "transformer": {"color": "C0", "marker": "o", "zorder": 5},
     "bayes": {"color": "black", "linestyle": "--", "zorder": 6},
     "ridge": {"color": "C9", "linestyle": ":"},
@@ -35,14 +36,12 @@ def style() -> AbstractContextManager:
     return plt.style.context(STYLE)
 
 
-def rows(
-    table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str, object] | None = None
-) -> pd.DataFrame:
+def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str, object] | None = None) -> pd.DataFrame:
     """The per-position rows of one predictor and quantity on the training distribution, by position."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
     chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
     for column, value in wanted.items():
-        chosen = chosen[chosen[column] == value]
+        chosen = chosen.loc[chosen[column] == value]
     return chosen.sort_values("position")
 
 
@@ -53,7 +52,7 @@ def curves(
     quantity: str = "risk",
     where: Mapping[str, object] | None = None,
     labels: Mapping[str, str] | None = None,
-    **look: object,
+    **look: Any,
 ) -> Axes:
     """A quantity against the number of examples, one curve per predictor with its bootstrap band where there is one."""
     for name in predictors:

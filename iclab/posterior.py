@@ -15,6 +15,7 @@ from iclab.tasks import (
     ScaledWeights,
     SparseLinearRegression,
     Task,
+    TruePrior,
 )
 
 
@@ -25,6 +26,8 @@ def bayes(task: Task) -> Predictor:
 
 def source(task: Task) -> Task:
     """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
+    if isinstance(task, TruePrior):
+        return source(task.prior)
     return source(task.base) if isinstance(task, Derived) and not isinstance(task, FinitePool) else task
 
 

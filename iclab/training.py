@@ -32,7 +32,10 @@ Parameters = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """Starts with `dims` active coordinates and `points` examples and adds some every `every` steps (Garg et al. 2022)."""
+    """Starts with `dims` active coordinates and `points` examples and adds some every `every` steps.
+
+    Source: Garg et al. 2022, arXiv 2208.01066, App. A.
+    """
 
     dims: int
     points: int
@@ -77,7 +80,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         least = {"steps": 0, "batch": 1, "warmup": 0, "weight_decay": 0}
-        found = [f"{k} must be at least {m}, given {getattr(self, k)}" for k, m in least.items() if getattr(self, k) < m]
+        given = {name: getattr(self, name) for name in least}
+        found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         positive = {"lr": self.lr, "eps": self.eps, "clip": 1.0 if self.clip is None else self.clip}
         found += [f"{k} must be positive, given {v}" for k, v in positive.items() if not v > 0]
         if not all(0 <= b < 1 for b in self.betas):
@@ -196,13 +200,12 @@ def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> dict[
     matrices = {name for name, p in parameters.items() if p.ndim == 2 and name.startswith("blocks.")}
     inside = matrices if recipe.optimizer == "muon" else set()
     rest = [p for name, p in parameters.items() if name not in inside]
-    shared = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    found: dict[str, torch.optim.Optimizer] = {
-        "adamw": torch.optim.AdamW(rest, betas=recipe.betas, eps=recipe.eps, fused=True, **shared)
-    }
-    if inside:
-        found["muon"] = torch.optim.Muon([parameters[name] for name in sorted(inside)], **shared)
-    return found
+    lr, decay = recipe.lr, recipe.weight_decay
+    adamw = torch.optim.AdamW(rest, lr, recipe.betas, recipe.eps, decay, fused=True)
+    if not inside:
+        return {"adamw": adamw}
+    muon = torch.optim.Muon([parameters[name] for name in sorted(inside)], lr, decay)
+    return {"adamw": adamw, "muon": muon}
 
 
 def train(

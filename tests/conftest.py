@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 torch.set_num_threads(1)
 
 settings.register_profile(
-    "iclab", deadline=None, derandomize="CI" in os.environ, max_examples=25,
+    "iclab",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    max_examples=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("iclab")

@@ -1,4 +1,4 @@
-"""What must hold of the analyzers: errors that cover, distances that vanish, and algorithms recognised for what they are."""
+"""Analyzers: errors cover what is known, distances vanish where they should, algorithms are recognised."""
 
 import pytest
 import torch
@@ -209,6 +209,9 @@ def test_two_predictors_that_cannot_be_told_apart_share_the_probability():
 
 def test_identify_works_where_bayes_is_not_known_and_refuses_too_few_prompts():
     tree = DecisionTree(3, 6)
-    assert identify(Opaque(NearestNeighbours(1)), tree, prompts(200, task=tree), generator())[0].family == "nearest_neighbours"
+    assert (
+        identify(Opaque(NearestNeighbours(1)), tree, prompts(200, task=tree), generator())[0].family
+        == "nearest_neighbours"
+    )
     with pytest.raises(ValueError, match="at least 20 prompts, given 3"):
         identify(Zero(), TASK, prompts(3), generator())

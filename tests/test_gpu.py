@@ -1,4 +1,4 @@
-"""On a GPU: the same numbers as on the CPU up to rounding, and training in both precisions. Run with `pytest -m gpu`."""
+"""On a GPU: the numbers of the CPU up to rounding, and training in both precisions. Run with `pytest -m gpu`."""
 
 from dataclasses import replace
 
@@ -15,7 +15,12 @@ from iclab.training import Recipe, Training
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 BASE = LinearRegression(4, 9, noise=0.5)
-TASKS = [BASE, FinitePool(BASE, size=5), SparseLinearRegression(5, 8, noise=0.5), OrthogonalQuery(LinearRegression(6, 4))]
+TASKS = [
+    BASE,
+    FinitePool(BASE, size=5),
+    SparseLinearRegression(5, 8, noise=0.5),
+    OrthogonalQuery(LinearRegression(6, 4)),
+]
 
 
 def on_both(task, batch=64):

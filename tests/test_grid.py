@@ -226,7 +226,7 @@ def test_all_mistakes_of_a_study_are_told_at_once(tmp_path):
     lines = refusal(Study.read, path, ["train.lrr=1", "oops"])
     assert len(lines) == len(set(lines)) == 11, lines
     told = "\n".join(lines)
-    for part in ["'titel'. Did you mean 'title'", "'question'", "'paper'", "'Liner'", "'claims[0].quantity'"]:
+    for part in ["'titel'. Did you mean 'title'", "'question'", "'paper'", "'LinearRegresion'", "'claims[0].quantity'"]:
         assert part in told
     assert 'seed: expected an integer, given "a"' in told
     assert 'seed: expected an integer, given "b"' in told

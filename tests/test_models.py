@@ -102,7 +102,9 @@ def by_hand(one, xs, ys):
         for i, a in itertools.product(range(len(h)), range(c.n_head)):
             part = slice(a * width, (a + 1) * width)
             seen = [j for j in range(len(h)) if mask[i, j]]
-            scores = torch.stack([q[i, part] @ k[j, part] for j in seen]) * (width**-0.5 if c.scale is None else c.scale)
+            scores = torch.stack([q[i, part] @ k[j, part] for j in seen]) * (
+                width**-0.5 if c.scale is None else c.scale
+            )
             if c.attention == "softmax":
                 weights = scores.exp() / scores.exp().sum()
             else:
@@ -113,7 +115,11 @@ def by_hand(one, xs, ys):
         if c.d_mlp:
             z = block.mlp_in(block.norm_mlp(h))
             cubic = torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))
-            act = {"gelu": z * (1 + torch.erf(z / 2**0.5)) / 2, "gelu_tanh": z * (1 + cubic) / 2, "relu": z.clamp(min=0)}
+            act = {
+                "gelu": z * (1 + torch.erf(z / 2**0.5)) / 2,
+                "gelu_tanh": z * (1 + cubic) / 2,
+                "relu": z.clamp(min=0),
+            }
             h = h + block.mlp_out(act[c.activation])
     return one.read_out(one.norm(one.layout.answers(h[None])[0]))[:, 0]
 

@@ -89,7 +89,9 @@ def test_rows_agree_with_what_they_are_measured_from():
 def test_bands_hold_their_means_and_probabilities_sum_to_one():
     rows = measure(SMALL, new_model(SMALL))
     for i in range(6):
-        low, mid, high = (value(rows, predictor="ridge", quantity=q, position=i) for q in ("risk_low", "risk", "risk_high"))
+        low, mid, high = (
+            value(rows, predictor="ridge", quantity=q, position=i) for q in ("risk_low", "risk", "risk_high")
+        )
         assert low < mid < high
     shares = rows_by(rows, distribution="own", quantity="fit_probability")
     assert sum(row["value"] for row in shares) == pytest.approx(1)

@@ -42,7 +42,7 @@ quantity = "risk"
 predictor = "zero"
 within = [2.25, 2.0]
 """
-LONG = ("train.steps=2000", "eval.every=50")  # a few seconds, so that there is time to kill
+LONG = ("train.steps=1500", "eval.every=50")  # a few seconds, so that there is time to kill
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_killed_worker_costs_its_run_only_and_the_same_command_goes_on(study, 
 
     (run.folder / ".checkpoint.safetensors.99.tmp").write_bytes(b"half a checkpoint")
     with open(run.folder / "metrics.jsonl", "a") as file:
-        file.write('{"step": 1950, "lo')
+        file.write('{"step": 1450, "lo')
     code, output = sweep(study, *LONG, "seed=0:2")
     assert code == 0, output
     assert {seed: run.status().attempts for seed, run in stored(study).items()} == {0: 2, 1: 1}
@@ -211,7 +211,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_run_can_be_finished_later(study):
     assert code == 3, output
     run = stored(study)[0]
     assert run.status().state == "failed"
-    assert run.status().error == "cannot write: File too large; the limit on the size of files is reached"
+    assert run.status().error == "cannot use a file: File too large; the limit on the size of files is reached"
     assert run.status().error in output
     assert "Traceback" not in output
     code, output = sweep(study, "--retry-failed")
@@ -324,7 +324,7 @@ def test_a_status_that_cannot_be_written_is_told_on_standard_error(tmp_path):
     command = [sys.executable, "-m", "iclab.experiments.worker", str(run.folder)]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)
     assert done.returncode == worker.FAILED
-    assert done.stderr.strip() == "cannot write: File too large; the limit on the size of files is reached"
+    assert done.stderr.strip() == "cannot use a file: File too large; the limit on the size of files is reached"
 
 
 def test_a_run_keeps_its_environment(tmp_path):

@@ -1,5 +1,6 @@
 """What must hold of every task: shapes, reproducibility, stated variances, and that a shift changes one fact only."""
 
+import inspect
 import itertools
 
 import pytest
@@ -27,6 +28,7 @@ from iclab.tasks import (
     SkewedInputs,
     SparseLinearRegression,
     Sphere,
+    TruePrior,
     Truncated,
     Uniform,
 )
@@ -40,6 +42,7 @@ TASKS = {
     "network": ReLUNetwork(4, 5, width=7),
     "tree": DecisionTree(4, 5, depth=3),
     "pool": FinitePool(BASE, size=3),
+    "true prior of a pool": TruePrior(FinitePool(BASE, size=3)),
     "scaled inputs": ScaledInputs(BASE, 3.0),
     "scaled weights": ScaledWeights(BASE, 2.0),
     "scaled weights of trees": ScaledWeights(DecisionTree(4, 5), 2.0),
@@ -65,7 +68,7 @@ def test_every_concrete_kind_is_in_the_matrix():
     def below(cls):
         return set().union(*[{c} | below(c) for c in cls.__subclasses__()], set())
 
-    concrete = {c for c in below(tasks.Task) if not getattr(c, "__abstractmethods__", None)} - {tasks.Derived}
+    concrete = {c for c in below(tasks.Task) if not inspect.isabstract(c)}
     reached = set()
     for one in TASKS.values():
         while isinstance(one, tasks.Derived):
@@ -100,14 +103,18 @@ def test_labels_are_the_function_plus_noise_of_the_stated_size(task):
     noise = prompts.ys - prompts.fs
     assert noise.square().mean().sqrt().item() == pytest.approx(task.noise, rel=0.02)
     if task.noise:  # independent of the labels: correlation within 5 standard errors of 0
-        assert abs(torch.corrcoef(torch.stack([noise.flatten(), prompts.fs.flatten()]))[0, 1]) < 5 / noise.numel() ** 0.5
+        assert (
+            abs(torch.corrcoef(torch.stack([noise.flatten(), prompts.fs.flatten()]))[0, 1]) < 5 / noise.numel() ** 0.5
+        )
 
 
 @pytest.mark.parametrize("inputs", [Normal(), Uniform(half_width=0.5), Sphere()], ids=lambda i: type(i).__name__)
 @pytest.mark.parametrize("spectrum", [(), (2.0, 1.0, 0.25)])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_inputs_have_the_second_moment_they_state(inputs, spectrum, seed):
-    law = type(inputs)(**({"half_width": 0.5} if isinstance(inputs, Uniform) else {}), spectrum=spectrum, rotation_seed=seed)
+    law = type(inputs)(
+        **({"half_width": 0.5} if isinstance(inputs, Uniform) else {}), spectrum=spectrum, rotation_seed=seed
+    )
     task = LinearRegression(3, 10, inputs=law)
     xs = task.sample(40_000, generator(), torch.float64).xs.flatten(0, 1)
     # An entry of 400,000 products of variance at most 2·2² has a standard error of 0.0045; five of them are allowed.
@@ -157,6 +164,7 @@ def test_a_pool_holds_its_members_and_no_other_and_its_base_is_the_true_prior():
     assert torch.equal(drawn, torch.unique(task.pool(), dim=0))
     assert not torch.equal(task.pool(), FinitePool(BASE, size=3, seed=5).pool())
     assert len(torch.unique(task.base.sample(500, generator()).ws, dim=0)) == 500
+    assert torch.equal(TruePrior(task).sample(9, generator()).ws, task.base.sample(9, generator()).ws)
 
 
 def test_shifts_that_keep_the_generator_in_step_share_their_base_draws():
@@ -177,14 +185,19 @@ def test_skewed_and_half_subspace_inputs_have_the_covariance_that_garg_states():
     assert half.square().sum(-1).mean().item() == pytest.approx(6, rel=0.05)
 
 
+def context_and_query(task):
+    xs = task.sample(50, generator(), torch.float64).xs
+    return xs[:, :-1], xs[:, -1]
+
+
 def test_queries_are_where_the_shift_says():
-    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(OrthogonalQuery(BASE).sample(50, generator(), torch.float64))
+    context, query = context_and_query(OrthogonalQuery(BASE))
     assert (context @ query.unsqueeze(-1)).abs().max() < 1e-10
-    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(RepeatedQuery(BASE).sample(50, generator()))
+    context, query = context_and_query(RepeatedQuery(BASE))
     assert (context == query.unsqueeze(1)).all(-1).any(-1).all()
-    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(OppositeOrthant(BASE).sample(50, generator()))
+    context, query = context_and_query(OppositeOrthant(BASE))
     assert (context.sign() == -query.sign().unsqueeze(1)).all()
-    context, query = (lambda p: (p.xs[:, :-1], p.xs[:, -1]))(RandomOrthant(BASE).sample(50, generator()))
+    context, query = context_and_query(RandomOrthant(BASE))
     assert (context.sign() == context[:, :1].sign()).all() and not (context[:, 0].sign() == query.sign()).all()
 
 

@@ -1,4 +1,4 @@
-"""What must hold of training: it is reproducible, resumable to the bit, pure where it says so, and honest about failure."""
+"""What must hold of training: reproducible, resumable to the bit, pure where it says so, honest about failure."""
 
 from math import isclose
 
@@ -106,8 +106,8 @@ def test_posterior_mean_targets_have_the_gradient_of_sampled_ones_on_average_and
     best = iclab.bayes(TASK)
 
     def gradients(prompts, targets):
-        return torch.cat([g.flatten() for g in torch.autograd.grad(
-            loss(model, dict(model.named_parameters()), prompts, targets), list(model.parameters()))])
+        value = loss(model, dict(model.named_parameters()), prompts, targets)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))])
 
     rng, sampled, averaged = generator(), [], []
     for _ in range(400):

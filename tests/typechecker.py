@@ -1,4 +1,4 @@
-"""The checker of shapes and types under test: beartype, with an integer accepted where a float is asked for (PEP 484)."""
+"""Checks shapes and types under test: beartype, with an integer accepted where a float is asked for (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -47,9 +47,7 @@ def implicit_weights(
     return rearrange(solution, "d (batch n) -> batch n d", batch=len(prompts.xs))
 
 
-def linearity(
-    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]
-) -> Float[Tensor, "batch n"]:
+def linearity(predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]) -> Float[Tensor, "batch n"]:
     """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
     refuse("linearity", _too_few(queries))
     answers = _answers_to(predictor, prompts, queries).double()

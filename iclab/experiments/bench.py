@@ -12,6 +12,7 @@ them alike.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -81,9 +82,12 @@ def baselines(batch: int = 1024, n: int = 40, d: int = 20, lam: float = 0.25, ro
     whole = LinearRegression(d, n, lam**0.5).sample(batch, torch.Generator().manual_seed(0), torch.float64)
     few = Prompts(whole.xs[::64], whole.ys[::64], whole.fs[::64], whole.truth)
     for name, ours, penalty in (("ridge", Ridge(lam), lam), ("least squares", LeastSquares(), 0.0)):
-        ways = {"ours": (whole, lambda p, penalty, ours=ours: ours(p.xs, p.ys)), "per prefix, batched": (whole, per_prefix)}
+        ways = {
+            "ours": (whole, lambda p, penalty, ours=ours: ours(p.xs, p.ys)),
+            "per prefix, batched": (whole, per_prefix),
+        }
         ways |= {f"per prompt and prefix, {kind}": (few, loop) for kind, loop in LOOPS.items()}
-        seconds = _take_turns({way: lambda c=call, p=p: c(p, penalty) for way, (p, call) in ways.items()}, rounds)
+        seconds = _take_turns({way: partial(call, p, penalty) for way, (p, call) in ways.items()}, rounds)
         seconds = {way: taken * batch / len(ways[way][0].xs) for way, taken in seconds.items()}
         for way, (prompts, call) in ways.items():
             expected = ours(prompts.xs, prompts.ys)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from iclab.experiments.store import Run, Status
+from iclab.experiments.store import ENDED, Run, Status
 from iclab.experiments.worker import BUSY
 
 PAUSE = 0.1  # seconds between two looks at the workers
@@ -70,7 +70,7 @@ class Engine:
             status = run.status()
             self.tries[run.id] = status.attempts
             again = self.retry and status.state in ("failed", "diverged")
-            if status.state in ("done", "failed", "diverged") and not again:
+            if status.state in ENDED and not again:
                 self.outcomes[run.id] = status
             else:
                 self.waiting.append(run)
@@ -107,7 +107,7 @@ class Engine:
         """Whether the run has an end that stands: done, or failed in an attempt of this sweep or with none left."""
         status = run.status()
         again = self.retry and status.attempts == self.tries[run.id]
-        if status.state != "done" and (status.state not in ("failed", "diverged") or again):
+        if status.state not in ENDED or (status.state != "done" and again):
             return False
         self._end(run, status)
         return True

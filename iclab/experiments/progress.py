@@ -22,14 +22,15 @@ SPARSE = 15.0  # seconds between two plain lines of progress
 class Pace:
     """The steps of a run that is watched, from which the time left is judged."""
 
-    start: float = field(default_factory=time.monotonic)
-    first: int | None = None
+    start: float = 0.0
+    first: int | None = None  # the step of the first point seen, which a resumed run does not begin with 0
 
     def told(self, point: Mapping[str, float]) -> tuple[str, str, str]:
         """Step, loss and time left, as they are printed."""
         step, steps = int(point.get("step", 0)), int(point.get("steps", 0))
-        self.first = step if self.first is None else self.first
-        rate = (step - self.first) / max(1e-9, time.monotonic() - self.start)
+        if self.first is None and point:
+            self.start, self.first = time.monotonic(), step
+        rate = (step - (self.first or 0)) / max(1e-9, time.monotonic() - self.start)
         left = str(timedelta(seconds=round((steps - step) / rate))) if rate > 0 else ""
         return f"{step}/{steps}" if steps else "", f"{point['loss']:.4g}" if "loss" in point else "", left
 

@@ -30,7 +30,10 @@ STYLES = {
 }
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 220  # columns where the output is no terminal, so that nothing is folded
-LABELS = ("model.layout", "train.targets")  # an easier task and handed answers must be seen in every table
+# An easier task (the token layout) and handed answers (the targets) must be seen in every table.
+LABELS = {"layout": "model.layout", "targets": "train.targets"}
+UNBROKEN = {"run", "state", "excess", "expected", "measured", "verdict"}  # columns that a narrow terminal keeps whole
+WIDTHS = {"claim": 20}
 POINTS = 12  # how many positions of a curve are printed
 
 
@@ -46,7 +49,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], to:
     kept = [i for i in range(len(columns)) if any(row[i] for row in entries)]
     made = Table(box=ROUNDED if to.is_terminal else ASCII2)
     for i in kept:
-        made.add_column(columns[i], overflow="fold")
+        made.add_column(columns[i], overflow="fold", no_wrap=columns[i] in UNBROKEN, min_width=WIDTHS.get(columns[i]))
     for row in entries:
         made.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in kept))
     return Group(Text(title, style="bold"), made)
@@ -74,7 +77,7 @@ def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, posi
 def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
     """Runs: what was varied between them, the state, and how far each is from the Bayes predictor."""
     settings = [flatten(run.settings()) for run in found]
-    keys = [key for key in differing(settings) if key not in LABELS]
+    keys = [key for key in differing(settings) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", "excess", "note"]
     return table(title, columns, (_run_row(run, chosen, keys) for run, chosen in zip(found, settings, strict=True)), to)
 
@@ -82,7 +85,7 @@ def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
 def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
     status = run.status()
     excess = value(run.rows(), "transformer", "excess") if status.state == "done" else ""
-    chosen = [settings.get(key) for key in [*keys, *LABELS]]
+    chosen = [settings.get(key) for key in [*keys, *LABELS.values()]]
     return [run.id, *chosen, status.state, status.seconds or None, excess, status.error]
 
 
@@ -94,13 +97,15 @@ def of_plan(title: str, ids: Sequence[str], plan: Sequence[Mapping[str, Any]], t
 
 
 def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
-    """What became of the claims; each row is decided by its worst cell."""
-    columns = ["claim", "expected", "measured", "verdict", "runs", "decided by", "layout", "targets", "note"]
-    rows = [
-        [v.claim.name, v.claim.expected, v.measured, v.outcome, len(v.cells), v.run, *v.setting.values(), v.note]
-        for v in verdicts
-    ]
-    return table("claims", columns, rows, to)
+    """What became of the claims, each decided by its worst cell; below, what there is to say of single ones."""
+    rows = [[v.claim.name, v.claim.expected, v.measured, v.outcome, _cells(v)] for v in verdicts]
+    notes = [f"{v.claim.name}: {v.note or f'the worst run is {v.run}'}" for v in verdicts if v.outcome != "holds"]
+    return Group(table("claims", ["claim", "expected", "measured", "verdict", "runs"], rows, to), *map(Text, notes))
+
+
+def _cells(verdict: Verdict) -> str:
+    """How many runs a verdict speaks of, and the layouts and targets among them."""
+    return f"{len(verdict.cells)} {', '.join(text for text in verdict.setting.values() if text)}".rstrip()
 
 
 def of_store(folder: Path, to: Console) -> Iterator[Group]:
@@ -123,7 +128,7 @@ def of_store(folder: Path, to: Console) -> Iterator[Group]:
 def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     """A run in full: settings, state, training curve, risk by position, nearest algorithms."""
     status, rows, settings = run.status(), run.rows(), run.settings()
-    labels = ", ".join(f"{key} = {flatten(settings).get(key)}" for key in LABELS)
+    labels = ", ".join(f"{name} {flatten(settings).get(key)}" for name, key in LABELS.items())
     yield Text(dump(settings).rstrip())
     yield _state(run, status)
     yield from (Text(line) for line in _curve_lines(run.curve()))

@@ -159,9 +159,10 @@ class Run:
             file.write(f"{now()} {text.rstrip()}\n")
 
     def tidy(self) -> None:
-        """Removes what a killed process left half written."""
+        """Removes what a killed worker left half written. A configuration may be in the making by another sweep."""
         for stray in self.folder.glob(".*.tmp"):
-            stray.unlink(missing_ok=True)
+            if not stray.name.startswith(".config.toml"):
+                stray.unlink(missing_ok=True)
 
 
 def _with(status: Status, **changes: Any) -> Status:

@@ -62,7 +62,8 @@ class Study:
         text = config.load_text(path)
         content = config.parse(text, path)
         refuse(str(path), [] if content else ["the file is empty; a task file needs title, question, paper and [task]"])
-        draft = Draft(path, content, overrides)
+        recorded = content.pop("overrides", []) if text.startswith(OVERRIDES) else []
+        draft = Draft(path, content, recorded, tuple(overrides))
         heading, cells = draft.heading(), draft.cells()
         draft.check_claims(heading, cells)
         config.refuse_lines(draft.problems)
@@ -104,11 +105,12 @@ EXPERIMENT = {f.name for f in fields(Experiment)}
 class Draft:
     """A study while it is read: the settings from all places, and the problems found in them so far."""
 
-    def __init__(self, path: Path, content: Nested, overrides: Iterable[str]) -> None:
-        self.path, self.problems = path, []
-        self.overrides, self.command = self._command(content.get("overrides", []), tuple(overrides))
+    def __init__(self, path: Path, content: Nested, recorded: Any, given: tuple[str, ...]) -> None:
+        self.path = path
+        self.problems: list[str] = []
+        self.overrides, self.command = self._command(recorded, given)
         scale = self._scale(content.get("scale", {}))
-        self.body = merge({k: v for k, v in content.items() if k not in ("overrides", "scale")}, scale)
+        self.body = merge({k: v for k, v in content.items() if k != "scale"}, scale)
         self.axes = self._axes(content.get("sweep", {}), scale) | self.command
         self._check_sections()
 
@@ -181,7 +183,7 @@ class Draft:
         return axes
 
     def _check_sections(self) -> None:
-        known = HEADING | EXPERIMENT | {"sweep", "scale", "overrides"}
+        known = HEADING | EXPERIMENT | {"sweep", "scale"}
         for name in self.body.keys() - known:
             self.note(unknown("key", name, known))
 

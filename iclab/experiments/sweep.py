@@ -14,6 +14,7 @@ from iclab.errors import refuse
 from iclab.experiments import report
 from iclab.experiments.claims import Cell, Verdict, judge
 from iclab.experiments.engine import Engine
+from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import flatten
 from iclab.experiments.progress import shown
 from iclab.experiments.store import Run, Status, differing
@@ -21,19 +22,25 @@ from iclab.experiments.study import Study
 from iclab.files import write_whole
 from iclab.models import Transformer, TransformerConfig
 
+MOST = 60  # runs that the table at the end of a sweep lists
+
 
 def plan(study: Study, folder: Path, to: Console) -> None:
     """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing."""
-    rows = []
-    for cell, varied in zip(study.cells, _varied(study), strict=True):
-        made = cell.experiment
-        size = {"parameters": f"{_parameters(made.task.d, made.task.n, made.model):,}"}
-        labels = {"model.layout": made.model.layout, "train.targets": made.train.targets}
-        rows.append({"run": made.id, **varied, **labels, **size, "state": Run(folder / made.id).status().state})
+    rows = [_planned(cell.experiment, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
     to.print(report.table(f"{len(rows)} runs would be in {folder}; nothing was started", columns, cells, to))
+
+
+def _planned(experiment: Experiment, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One row of the plan."""
+    chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
+    labels = {"layout": experiment.model.layout, "targets": experiment.train.targets}
+    size = f"{_parameters(experiment.task.d, experiment.task.n, experiment.model):,}"
+    state = Run(folder / experiment.id).status().state
+    return {"run": experiment.id, **chosen, **labels, "parameters": size, "state": state}
 
 
 def sweep(study: Study, folder: Path, jobs: int, retry: bool, to: Console) -> tuple[dict[str, Status], list[Verdict]]:
@@ -43,11 +50,19 @@ def sweep(study: Study, folder: Path, jobs: int, retry: bool, to: Console) -> tu
     _print_heading(study, to)
     with shown(labels, len(runs), to) as display:
         outcomes = Engine(runs, jobs, display, retry).execute()
-    to.print(report.of_runs(str(folder), runs, to))
+    to.print(report.of_runs(*_worth_telling(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, outcomes)
     if verdicts:
         to.print(report.of_verdicts(verdicts, to))
     return outcomes, verdicts
+
+
+def _worth_telling(folder: Path, runs: list[Run], outcomes: Mapping[str, Status]) -> tuple[str, list[Run]]:
+    """The runs to list at the end: all, or those that are not done where all would fill many screens."""
+    if len(runs) <= MOST:
+        return str(folder), runs
+    undone = [run for run in runs if outcomes[run.id].state != "done"]
+    return f"{folder}: {len(runs) - len(undone)} runs done, {len(undone)} not", undone
 
 
 def prepare(study: Study, folder: Path) -> list[Run]:

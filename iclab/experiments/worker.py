@@ -105,7 +105,7 @@ def told(error: Exception) -> str:
         errno.EACCES: "; choose another folder with --out",
         errno.EPERM: "; choose another folder with --out",
     }
-    where = f"cannot write {error.filename}" if error.filename else "cannot write"
+    where = f"cannot use {error.filename}" if error.filename else "cannot use a file"
     return f"{where}: {error.strerror or error}{advice.get(error.errno or 0, '')}"
 
 

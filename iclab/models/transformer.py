@@ -1,8 +1,8 @@
 """A decoder-only transformer that answers prompts, in one file, read top to bottom.
 
-    h ← read-in(tokens) + position                                              "embed"
-    h ← h + attention(norm(h))                                                  "blocks.l.attn_out", "blocks.l.resid_mid"
-    h ← h + mlp(norm(h))                                                        "blocks.l.mlp_out", "blocks.l.resid_post"
+    h ← read-in(tokens) + position                     "embed"
+    h ← h + attention(norm(h))                         "blocks.l.attn_out", "blocks.l.resid_mid"
+    h ← h + mlp(norm(h))                               "blocks.l.mlp_out", "blocks.l.resid_post"
     ŷ = read-out(norm(h)) at the answering tokens
 
 Attention of head a, with the tokens j that token t may see (t itself included):
@@ -65,8 +65,9 @@ class TransformerConfig:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        found = [f"{k} must be at least 1, given {getattr(self, k)}" for k in ("n_head", "d_model") if getattr(self, k) < 1]
-        found += [f"{k} must be at least 0, given {getattr(self, k)}" for k in ("n_layer", "d_mlp") if getattr(self, k) < 0]
+        least = {"n_head": 1, "d_model": 1, "n_layer": 0, "d_mlp": 0}
+        given = {name: getattr(self, name) for name in least}
+        found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         if self.d_head is not None and self.d_head < 1:
             found.append(f"d_head must be at least 1, given {self.d_head}")
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
@@ -115,8 +116,7 @@ class Attention(nn.Module):
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
         inside = [f"{self.name}.scores", f"{self.name}.pattern"]
         if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
-            seen = {"is_causal": True} if causal else {"attn_mask": mask}
-            return F.scaled_dot_product_attention(q, k, v, scale=1.0, **seen)
+            return F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal, scale=1.0)
         scores = taps(inside[0], q @ k.mT)
         return taps(inside[1], self.pattern(scores, mask)) @ v
 
@@ -177,7 +177,8 @@ class Transformer(nn.Module):
         if self.config.positions:
             self.position = nn.Parameter(torch.empty(int(positions.max()) + 1, self.config.d_model))
         longest = len(positions)
-        self.blocks = nn.ModuleList(Block(self.config, longest, f"blocks.{i}") for i in range(self.config.n_layer))
+        blocks = [Block(self.config, longest, f"blocks.{i}") for i in range(self.config.n_layer)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = _norm(self.config)
         self.read_out = _linear(self.config.d_model, 1, self.config)
         self.initialise(rng or torch.Generator().manual_seed(0))
@@ -185,10 +186,9 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def initialise(self, rng: torch.Generator) -> None:
         """Draws all weights from `rng`, in the order of their names in the module."""
-        writers = {id(m) for block in self.blocks for m in (block.attn.out, getattr(block, "mlp_out", None))}
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                depth = 2 * self.config.n_layer if id(module) in writers else 1
+                depth = 2 * self.config.n_layer if name.endswith(("attn.out", "mlp_out")) else 1
                 nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5, generator=rng)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -239,7 +239,8 @@ class Transformer(nn.Module):
     def _stream(self, xs: Tensor, ys: Tensor, taps: Taps) -> Iterator[Tensor]:
         n, device = xs.shape[1], xs.device
         mask = self.layout.mask(n, device)
-        h = self.read_in(self.layout.tokens(xs, ys).to(self.read_in.weight.dtype))
+        weights = next(self.parameters())
+        h = self.read_in(self.layout.tokens(xs, ys).to(weights.dtype))
         if self.config.positions:
             h = h + self.position[self.layout.positions(n, device)]
         h = taps("embed", h)
@@ -286,6 +287,6 @@ def _norm(config: TransformerConfig) -> nn.Module:
     return nn.LayerNorm(config.d_model) if config.norm else nn.Identity()
 
 
-def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Linear:
+def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Module:
     # Left uninitialised: the usual constructor would draw from the global generator.
     return skip_init(nn.Linear, inputs, outputs, bias=config.bias)

@@ -72,12 +72,16 @@ def _seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]
     return terms.where(seen.view(*seen.shape, *[1] * (terms.ndim - 2)), 0.0)
 
 
-def _minimum_norm(rows: Float[Tensor, "chosen n d"], labels: Float[Tensor, "chosen n"], lam: float) -> Tensor:
-    d = rows.shape[-1]
+def _minimum_norm(
+    rows: Float[Tensor, "chosen n d"], labels: Float[Tensor, "chosen n"], lam: float
+) -> Float[Tensor, "chosen d"]:
     if lam > 0:
-        penalty = lam**0.5 * torch.eye(d, dtype=rows.dtype, device=rows.device)
-        rows = torch.cat([rows, penalty.expand(len(rows), d, d)], dim=1)
-        labels = torch.nn.functional.pad(labels, (0, d))
+        penalty = lam**0.5 * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+        rows = torch.cat([rows, penalty.expand(len(rows), -1, -1)], dim=1)
+        labels = torch.nn.functional.pad(labels, (0, rows.shape[-1]))
+    # Large rows first: only then is Householder's error small relative to each row, and a slight penalty is small rows.
+    order = rows.square().sum(-1).argsort(dim=-1, descending=True, stable=True)
+    rows, labels = rows.take_along_dim(order.unsqueeze(-1), 1), labels.take_along_dim(order, 1).unsqueeze(-1)
     if rows.is_cuda:  # lstsq takes the rank for full there
-        return (torch.linalg.pinv(rows, rtol=RANK_TOLERANCE) @ labels.unsqueeze(-1)).squeeze(-1)
-    return torch.linalg.lstsq(rows, labels.unsqueeze(-1), rcond=RANK_TOLERANCE, driver="gelsy").solution.squeeze(-1)
+        return (torch.linalg.pinv(rows, rtol=RANK_TOLERANCE) @ labels).squeeze(-1)
+    return torch.linalg.lstsq(rows, labels, rcond=RANK_TOLERANCE, driver="gelsy").solution.squeeze(-1)

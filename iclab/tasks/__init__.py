@@ -13,6 +13,7 @@ from iclab.tasks.derived import (
     ScaledInputs,
     ScaledWeights,
     SkewedInputs,
+    TruePrior,
     Truncated,
 )
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform
@@ -46,6 +47,7 @@ __all__ = [
     "SparseLinearRegression",
     "Sphere",
     "Task",
+    "TruePrior",
     "Truncated",
     "Uniform",
 ]

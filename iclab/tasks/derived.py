@@ -5,6 +5,7 @@ Garg et al. 2022 (arXiv 2208.01066, §4) test a model that was trained without t
 query", it is the input at the last position (sweep n to see a curve against the number of examples).
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +28,9 @@ class Derived(Task):
     def __post_init__(self) -> None:
         refuse(type(self).__name__, self._problems())
 
+    @abstractmethod
     def _problems(self) -> list[str]:
-        return []
+        """What stands against this base and these settings."""
 
     @property
     def d(self) -> int:
@@ -65,7 +67,9 @@ class FinitePool(Derived):
 
     def _problems(self) -> list[str]:
         linear = isinstance(self.base, LinearRegression)
-        found = [] if linear else [f"a pool holds weight vectors: base must be linear, given {type(self.base).__name__}"]
+        found = (
+            [] if linear else [f"a pool holds weight vectors: base must be linear, given {type(self.base).__name__}"]
+        )
         return found + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
 
     def pool(self) -> Float[Tensor, "size d"]:
@@ -77,6 +81,25 @@ class FinitePool(Derived):
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> LinearFunctions:
         chosen = torch.randint(self.size, (batch,), generator=rng, device=rng.device)
         return LinearFunctions(self.pool().to(rng.device, dtype)[chosen])
+
+
+@dataclass(frozen=True)
+class TruePrior(Derived):
+    """The prior that a finite pool was drawn from: functions that no member of the pool is equal to."""
+
+    base: FinitePool
+
+    def _problems(self) -> list[str]:
+        pool = isinstance(self.base, FinitePool)
+        return [] if pool else [f"the true prior is that of a FinitePool, given {type(self.base).__name__}"]
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
+        return self.prior.draw_functions(batch, rng, dtype)
+
+    @property
+    def prior(self) -> Task:
+        """The task with the true prior."""
+        return self.base.base
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,10 @@ class NormalisedLabels(Derived):
     """Functions and noise are divided by the standard deviation of a label, so that E y² = 1."""
 
     base: LinearRegression
+
+    def _problems(self) -> list[str]:
+        linear = isinstance(self.base, LinearRegression)
+        return [] if linear else [f"E y² is known for linear tasks only, given {type(self.base).__name__}"]
 
     @property
     def scale(self) -> float:
@@ -172,6 +199,9 @@ class ScaledInputs(Derived):
 
     scale: float
 
+    def _problems(self) -> list[str]:
+        return []
+
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.scale * super().draw_inputs(batch, rng, dtype)
 
@@ -188,6 +218,9 @@ class SkewedInputs(Derived):
     """Covariance with eigenvalues proportional to 1/i², the same trace and a random basis drawn from `seed`."""
 
     seed: int = 0
+
+    def _problems(self) -> list[str]:
+        return []
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         ranks = torch.arange(1, self.d + 1, dtype=torch.float64)
@@ -208,9 +241,7 @@ class HalfSubspace(Derived):
         return _recoloured(super().draw_inputs(batch, rng, dtype), kept, self.seed)
 
 
-def _with_query(
-    xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"]
-) -> Float[Tensor, "batch n d"]:
+def _with_query(xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n d"]:
     return torch.cat([xs[:, :-1], query.unsqueeze(1)], dim=1)
 
 
@@ -223,6 +254,9 @@ def _signs(xs: Tensor, rng: torch.Generator) -> Float[Tensor, "batch d"]:
 class RandomOrthant(Derived):
     """The context lies in one random orthant per prompt; the query is free."""
 
+    def _problems(self) -> list[str]:
+        return []
+
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
         return _with_query(xs.abs() * _signs(xs, rng).unsqueeze(1), xs[:, -1])
@@ -231,6 +265,9 @@ class RandomOrthant(Derived):
 @dataclass(frozen=True)
 class OppositeOrthant(Derived):
     """The context lies in one random orthant per prompt and the query in the opposite one."""
+
+    def _problems(self) -> list[str]:
+        return []
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)

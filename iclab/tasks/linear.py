@@ -1,8 +1,8 @@
 """Linear functions: dense, and sparse.
 
-    dense    w ~ N(0, prior²·I)                              Akyürek et al. 2022, arXiv 2211.15661, §2
-    sparse   the same, then all but `sparsity` coordinates, chosen uniformly, are set to zero
-                                                             Garg et al. 2022, arXiv 2208.01066, §4
+dense    w ~ N(0, prior²·I)                              Akyürek et al. 2022, arXiv 2211.15661, §2
+sparse   the same, then all but `sparsity` coordinates, chosen uniformly, are set to zero
+                                                         Garg et al. 2022, arXiv 2208.01066, §4
 """
 
 from dataclasses import dataclass

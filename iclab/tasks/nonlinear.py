@@ -1,7 +1,7 @@
 """Nonlinear function classes of Garg et al. 2022 (arXiv 2208.01066, §4).
 
-    network   f(x) = Σ_j a_j relu(w_j·x),  a_j ~ N(0, 2/width),  w_j ~ N(0, I)      (E f² = d for normal inputs)
-    tree      a full binary tree: each inner node looks at the sign of one coordinate, each leaf holds N(0, 1)
+network   f(x) = Σ_j a_j relu(w_j·x),  a_j ~ N(0, 2/width),  w_j ~ N(0, I)      (E f² = d for normal inputs)
+tree      a full binary tree: each inner node looks at the sign of one coordinate, each leaf holds N(0, 1)
 """
 
 from dataclasses import dataclass
