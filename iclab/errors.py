@@ -15,4 +15,4 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
     known = sorted(known)
     nearest = get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {given!r}.{hint} Known: {', '.join(known)}"
+    return f"unknown {kind} {given!r}.{hint} Known: {', '.join(known) or 'none'}"

@@ -79,7 +79,7 @@ def test_a_recipe_reaches_the_experiment(name, tmp_path):
 
 def test_the_papers_recipes_are_those_that_were_published():
     """Figures of the papers, so that a slip of the pen in a recipe is noticed."""
-    shapes = {name: recipe(name)["model"] for name in recipes() if recipe(name).get("model", {}).get("layout")}
+    shapes = {name: recipe(name)["model"] for name in recipes() if "20" in name}  # named by their year
     assert {n: (m["n_layer"], m["n_head"], m["d_model"]) for n, m in shapes.items()} == {
         "garg2022": (12, 8, 256),
         "garg2022_tiny": (3, 2, 64),

@@ -47,11 +47,12 @@ def finished(folder, seed=0, state="done", **changes):
     run.create(experiment.mapping())
     run.record(Status(state, 1, 12.5, **changes))
     if state == "done":
-        rows = [row(p, position=at) for p in ("transformer", "ridge") for at in (0, 1, 2, None)]
+        rows = [row(p, position=at) for p in ("transformer", "ridge") for at in (0, 1, 2, None, "over")]
         fits = [
             row("ridge", "fit_distance", 0.01),
             row("zero", "fit_distance", 0.9),
             row("ridge", "fit_probability", 1.0),
+            *(row("ridge", "fit_parameter", value, position=at) for at, value in enumerate((9.0, 0.25, 0.125))),
         ]
         run.keep_rows([*rows, *fits, row("transformer", "excess", 0.034, 0.002)])
         (run.folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}}}\n' for i in range(1, 100)))
@@ -202,8 +203,9 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(capsys, study):
     assert "(layout lagged, targets sampled)" in out
     table = out[out.index("risk by number of examples") :]
     risks = [line.split("|")[1].strip() for line in table[: table.index("distance")].splitlines() if "1 ± 0.1" in line]
-    assert risks == ["0", "1", "2", "mean"]
+    assert risks == ["0", "1", "2", "over", "mean"]
     assert table.index("| ridge") < table.index("| zero")
+    assert "| 0.25" in table[table.index("distance") :]  # the median of what was fitted
 
 
 def test_a_run_without_results_is_shown_with_its_error(capsys, study):

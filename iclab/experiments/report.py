@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite, log10
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.box import ASCII2, ROUNDED
@@ -35,6 +36,7 @@ LABELS = {"layout": "model.layout", "targets": "train.targets"}
 UNBROKEN = {"run", "state", "excess", "expected", "measured", "verdict"}  # columns that a narrow terminal keeps whole
 WIDTHS = {"claim": 20}
 POINTS = 12  # how many positions of a curve are printed
+FITTED = ("fit_distance", "fit_probability")
 
 
 def console() -> Console:
@@ -61,7 +63,7 @@ def _text(entry: Any) -> str:
     return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
 
 
-def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, position: int | None = None) -> str:
+def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, position: int | str | None = None) -> str:
     """A number of the training distribution with its error, as it is printed; empty where it was not measured."""
     asked = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": TRAINED}
     for row in rows:
@@ -168,14 +170,14 @@ def _bar(v: float, low: float, high: float) -> str:
 
 
 def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
-    """Risk after each number of examples, the mean over positions last; at most a dozen positions."""
+    """Risk after each number of examples, at most a dozen of them, then the averages over regions and over all."""
     risks = [row for row in rows if row["quantity"] == "risk" and row.get("distribution") == TRAINED]
     predictors = list(dict.fromkeys(row["predictor"] for row in risks))
-    positions = sorted({row["position"] for row in risks if row.get("position") is not None})
-    shown = positions[:: max(1, -(-len(positions) // POINTS))]
-    body = [[at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
-    mean = ["mean", *(value(risks, name, "risk") for name in predictors)]
-    return table(f"risk by number of examples ({labels})", ["examples", *predictors], [*body, mean], to)
+    found = dict.fromkeys(row.get("position") for row in risks)
+    positions = sorted(at for at in found if isinstance(at, int))
+    shown = [*positions[:: max(1, -(-len(positions) // POINTS))], *(at for at in found if isinstance(at, str)), None]
+    body = [["mean" if at is None else at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
+    return table(f"risk by number of examples ({labels})", ["examples", *predictors], body, to)
 
 
 def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
@@ -183,8 +185,19 @@ def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console)
     own = [row for row in rows if row.get("distribution") == TRAINED and row.get("position") is None]
     fits = sorted((row for row in own if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
     body = [
-        [row["predictor"], *(value(own, row["predictor"], q) for q in ("fit_distance", "fit_probability"))]
+        [
+            row["predictor"],
+            *(value(own, row["predictor"], q) for q in FITTED),
+            _median_parameter(rows, row["predictor"]),
+        ]
         for row in fits
     ]
     title = f"distance to algorithms with fitted parameters, relative to the reference risk ({labels})"
-    return table(title, ["algorithm", "distance", "probability of being the nearest"], body, to)
+    return table(title, ["algorithm", "distance", "probability of being the nearest", "parameter"], body, to)
+
+
+def _median_parameter(rows: Sequence[Mapping[str, Any]], algorithm: str) -> float | None:
+    """The median over positions of what was fitted; none for an algorithm that has no parameter."""
+    asked = {"predictor": algorithm, "quantity": "fit_parameter", "distribution": TRAINED}
+    found = [row["value"] for row in rows if all(row.get(key) == wanted for key, wanted in asked.items())]
+    return median(found) if found else None

@@ -42,7 +42,9 @@ class Ridge(Linear):
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         root, broken = factor(xs, self.lam)
-        answers = (root.tril(-1) @ _innovations(root, ys).unsqueeze(-1)).squeeze(-1)
+        innovations = _innovations(root, ys).unsqueeze(-1)
+        root.diagonal(dim1=-2, dim2=-1).zero_()  # only j < i; in place, as most of the time here goes into memory
+        answers = (root @ innovations).squeeze(-1)
         if broken.any():
             answers[broken] = (solve(xs, ys, broken, self.lam) * xs[broken]).sum(-1)
         return answers
@@ -63,6 +65,8 @@ def factor(xs: Float[Tensor, "batch n d"], lam: float) -> tuple[Float[Tensor, "b
     kernel.diagonal(dim1=-2, dim2=-1).add_(lam)
     root, _ = torch.linalg.cholesky_ex(kernel)
     broken = _broken(root, kernel, lam)
+    if not broken.any():
+        return root, broken
     # Rows of the identity in their place cannot reach the earlier positions, as 0 · nan would.
     return root.where(~broken.unsqueeze(-1), torch.eye(xs.shape[1], dtype=xs.dtype, device=xs.device)), broken
 
