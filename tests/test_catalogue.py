@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import generator
 
-from iclab.experiments.run import measure, new_model, perform
+from iclab.experiments.measure import measure
+from iclab.experiments.run import new_model, perform
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.training import Recipe
 

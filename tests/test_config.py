@@ -347,6 +347,8 @@ def alternatives(hint, value):
             yield config.to_mapping(made(member))
         elif member is NoneType:
             yield None
+        elif get_origin(member) is tuple and get_origin(get_args(member)[0]) is Literal:
+            yield get_args(get_args(member)[0])[:1]
         elif get_origin(member) is tuple:
             yield from [(0.25, 0.5), (1.0, 2.0, 3.0)]
 

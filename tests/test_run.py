@@ -8,7 +8,9 @@ import torch
 
 from iclab.experiments.bench import baselines, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import STREAMS, learning_curve, measure, new_model, perform, regions, resolve, stream
+from iclab.experiments.measure import measure, regions
+from iclab.experiments.run import learning_curve, new_model, perform
+from iclab.experiments.streams import STREAMS, resolve, stream
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import LeastSquares
@@ -135,6 +137,45 @@ def test_the_curve_counts_every_step_once():
 def test_auto_means_the_gpu_where_there_is_one():
     assert resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve("cpu").type == "cpu"
+
+
+# ---- analyses ------------------------------------------------------------------------------------------------------
+
+ANALYSED = replace(SMALL, eval=replace(SMALL.eval, shifts=(), analyses=("weights", "layers", "probes", "evolution")))
+
+
+def test_analyses_add_their_rows_and_change_no_other():
+    model = new_model(SMALL)
+    plain = measure(replace(ANALYSED, eval=replace(ANALYSED.eval, analyses=())), model)
+    rows = measure(ANALYSED, model)
+    assert rows[: len(plain)] == plain
+    added = rows[len(plain) :]
+    assert {row["quantity"] for row in added} == {
+        *("ilwd", "linearity", "fit_distance", "fit_probability", "fit_distance_at", "fit_parameter"),
+        *("probe_r2", "probe_r2_untrained", "probe_r2_bare"),
+    }
+    assert {row["layer"] for row in added if row["quantity"] == "fit_distance"} == {0, 1}
+    assert {row["predictor"] for row in added if row["quantity"] == "probe_r2"} == {
+        "moment",
+        "least_squares",
+        "ridge",
+        "w",
+    }
+    assert all(np.isfinite(row["value"]) for row in added)
+
+
+def test_the_last_layer_read_out_is_near_what_the_model_is_near():
+    rows = measure(ANALYSED, new_model(SMALL))
+    near = {r["predictor"]: r["value"] for r in rows_by(rows, quantity="fit_distance", position=None, layer=0)}
+    assert min(near, key=near.get) == "zero"  # the embedding of x_i alone says nothing of y_i
+
+
+def test_the_evolution_is_followed_at_powers_of_two():
+    training = Training(new_model(ANALYSED), TASK, ANALYSED.train, stream(ANALYSED, "train"))
+    points = list(learning_curve(ANALYSED, training))
+    assert [p["step"] for p in points] == [1, 2, 3, 4, 6, 8, 9, 12]
+    assert all({"ridge", "zero", "gradient_descent_1"} <= set(p["distances"]) for p in points)
+    assert all(list(p["distances"].values()) == sorted(p["distances"].values()) for p in points)
 
 
 # ---- bench ---------------------------------------------------------------------------------------------------------

@@ -91,6 +91,13 @@ def test_the_same_generator_state_gives_the_same_prompts(task):
     assert not torch.equal(one.xs, other.xs)
 
 
+def test_some_of_the_prompts_are_prompts_with_their_own_functions(task):
+    whole = task.sample(6, generator())
+    some = whole[2:5]
+    assert torch.equal(some.ys, whole.ys[2:5])
+    torch.testing.assert_close(some.truth(some.xs), some.fs)
+
+
 def test_sampling_leaves_the_global_generator_alone(task):
     before = torch.get_rng_state()
     task.sample(3, generator())

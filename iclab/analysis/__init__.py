@@ -1,23 +1,32 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
 from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
-from iclab.analysis.identify import Family, Match, families, identify
+from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
+from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, risk
 
 __all__ = [
     "Estimate",
     "Family",
+    "LayerReadout",
+    "Lineup",
     "Match",
+    "algorithm_state",
     "answer",
     "band",
+    "bare_prompt",
     "estimate",
     "excess",
     "families",
+    "features",
     "identify",
     "ilwd",
     "implicit_weights",
+    "layer_readouts",
     "linearity",
+    "probe",
     "query_gradients",
     "ratio",
     "references",

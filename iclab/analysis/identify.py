@@ -97,6 +97,38 @@ def families(task: Task, prompts: Prompts, points: int = 33) -> list[Family]:
     return found + _posterior_mean(task)
 
 
+class Lineup:
+    """The answers of families of algorithms to fixed prompts, with which any number of predictors can be compared: a
+    model, its layers, its checkpoints. Raises ``ValueError`` for fewer than 20 prompts; a thousand make it sharp.
+    """
+
+    def __init__(self, task: Task, prompts: Prompts, among: Sequence[Family] | None = None) -> None:
+        refuse("identify", [] if len(prompts.xs) >= 20 else [f"needs at least 20 prompts, given {len(prompts.xs)}"])
+        self.prompts = prompts
+        self.families = families(task, prompts) if among is None else list(among)
+        self.answers = [_answers(family, prompts) for family in self.families]
+        self.scale = _reference_risk(task, prompts)
+
+    def identify(self, predictor: Predictor, rng: torch.Generator, draws: int = 500) -> list[Match]:
+        """The families by distance to a predictor, nearest first."""
+        fits = self._fits(predictor)
+        shares = _nearest([terms for _, terms in fits], rng, draws)
+        each = zip(self.families, fits, shares, strict=True)
+        matches = [_match(family, *fit, self.scale, share) for family, fit, share in each]
+        return sorted(matches, key=lambda match: match.relative)
+
+    def distances(self, predictor: Predictor) -> dict[str, float]:
+        """The mean distance of each family to a predictor, relative to the reference risk; nearest first."""
+        fits = zip(self.families, self._fits(predictor), strict=True)
+        found = {family.name: terms.mean().item() / self.scale for family, (_, terms) in fits}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def _fits(self, predictor: Predictor) -> list[tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]]:
+        learned = answer({"f": predictor}, self.prompts)["f"]
+        pairs = zip(self.families, self.answers, strict=True)
+        return [_fit(family, learned, answers) for family, answers in pairs]
+
+
 def identify(
     predictor: Predictor,
     task: Task,
@@ -105,15 +137,8 @@ def identify(
     among: Sequence[Family] | None = None,
     draws: int = 500,
 ) -> list[Match]:
-    """The families by distance, nearest first. Needs at least 20 prompts; a thousand make a sharp answer."""
-    refuse("identify", [] if len(prompts.xs) >= 20 else [f"needs at least 20 prompts, given {len(prompts.xs)}"])
-    learned = answer({"f": predictor}, prompts)["f"]
-    candidates = families(task, prompts) if among is None else among
-    fits = [_fit(family, learned, prompts) for family in candidates]
-    shares = _nearest([terms for _, terms in fits], rng, draws)
-    scale = _reference_risk(task, prompts)
-    matches = [_match(c, *fit, scale, share) for c, fit, share in zip(candidates, fits, shares, strict=True)]
-    return sorted(matches, key=lambda match: match.relative)
+    """The families by distance to a predictor, nearest first."""
+    return Lineup(task, prompts, among).identify(predictor, rng, draws)
 
 
 def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Predictor]) -> Family:
@@ -129,13 +154,18 @@ def _posterior_mean(task: Task) -> list[Family]:
     return [] if isinstance(best, Ridge | LeastSquares) else [single("bayes", best)]
 
 
-def _fit(family: Family, learned: Tensor, prompts: Prompts) -> tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]:
+def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n"]:
+    return torch.stack(list(answer({str(k): f for k, f in enumerate(family.members)}, prompts).values()))
+
+
+def _fit(
+    family: Family, learned: Float[Tensor, "batch n"], answers: Float[Tensor, "k batch n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]:
     """The parameter fitted at each position on the first half, and the squared differences on the second."""
-    answers = answer({str(k): member for k, member in enumerate(family.members)}, prompts)
-    terms = torch.stack([squared(learned, g) for g in answers.values()])
-    half = len(learned) // 2
-    chosen = terms[:, :half].mean(1).argmin(0)
-    return family.grid[chosen.cpu()], terms[:, half:].permute(1, 2, 0)[:, range(len(chosen)), chosen]
+    half, positions = len(learned) // 2, torch.arange(learned.shape[1], device=learned.device)
+    chosen = squared(answers[:, :half], learned[:half]).mean(1).argmin(0)
+    best = answers[chosen, half:, positions].mT
+    return family.grid[chosen.cpu()], squared(best, learned[half:])
 
 
 def _reference_risk(task: Task, prompts: Prompts) -> float:

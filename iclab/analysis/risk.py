@@ -49,7 +49,7 @@ def ratio(above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch 
     return Estimate(value, estimate(above - value * below).stderr / below.mean(0))
 
 
-def squared(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+def squared(f: Float[Tensor, "*batch n"], g: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch n"]:
     """(f − g)² in float64: of predictions and labels the terms of a risk, of two predictions those of an SPD."""
     return (f.double() - g.double()).square()
 

@@ -30,7 +30,8 @@ from iclab.errors import refuse
 from iclab.experiments.environment import environment
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.report import console, table
-from iclab.experiments.run import new_model, stream
+from iclab.experiments.run import new_model
+from iclab.experiments.streams import stream
 from iclab.experiments.study import recipe
 from iclab.files import write_whole
 from iclab.models import Transformer, TransformerConfig

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from iclab.errors import refuse
 from iclab.experiments import config
@@ -38,13 +38,16 @@ class Evaluation:
 
     `shifts` are tasks by name. In a file, a derived task without `base` is derived from the experiment's own task.
     `every` is the number of steps between two points of the training curve (chosen by the number of steps unless
-    given), and `bootstrap` the number of resamplings behind a band.
+    given), and `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights"
+    (implicit weights and linearity), "layers" (which algorithm each layer is near), "probes" (what is written in the
+    layers), "evolution" (the nearest algorithm along the training curve).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
+    analyses: tuple[Literal["weights", "layers", "probes", "evolution"], ...] = ()
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}

@@ -137,6 +137,8 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     if rows:
         yield _risk_table(rows, labels, to)
         yield _distance_table(rows, labels, to)
+    if any(row.get("layer") is not None and row["quantity"] == "fit_distance" for row in rows):
+        yield _layer_table(rows, labels, to)
 
 
 def _state(run: Run, status: Status) -> Text:
@@ -182,13 +184,14 @@ def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> 
 
 def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
     """How far the model's predictions are from those of each algorithm, the nearest first."""
-    own = [row for row in rows if row.get("distribution") == TRAINED and row.get("position") is None]
+    whole = [row for row in rows if row.get("distribution") == TRAINED and row.get("layer") is None]
+    own = [row for row in whole if row.get("position") is None]
     fits = sorted((row for row in own if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
     body = [
         [
             row["predictor"],
             *(value(own, row["predictor"], q) for q in FITTED),
-            _median_parameter(rows, row["predictor"]),
+            _median_parameter(whole, row["predictor"]),
         ]
         for row in fits
     ]
@@ -196,8 +199,21 @@ def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console)
     return table(title, ["algorithm", "distance", "probability of being the nearest", "parameter"], body, to)
 
 
+def _layer_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
+    """The algorithm that each layer is nearest to, when it is read out by a fitted linear map."""
+    fits = [row for row in rows if row["quantity"] == "fit_distance" and row.get("distribution") == TRAINED]
+    layers = sorted({row["layer"] for row in fits if row["layer"] is not None and row.get("position") is None})
+    body = []
+    for layer in layers:
+        here = [row for row in rows if row.get("layer") == layer and row.get("distribution") == TRAINED]
+        nearest = min((row for row in here if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
+        name = nearest["predictor"]
+        body.append([layer, name, _median_parameter(here, name), *(value(here, name, q) for q in FITTED)])
+    title = f"the algorithm that each layer is nearest to ({labels})"
+    return table(title, ["after layer", "algorithm", "parameter", "distance", "probability"], body, to)
+
+
 def _median_parameter(rows: Sequence[Mapping[str, Any]], algorithm: str) -> float | None:
     """The median over positions of what was fitted; none for an algorithm that has no parameter."""
-    asked = {"predictor": algorithm, "quantity": "fit_parameter", "distribution": TRAINED}
-    found = [row["value"] for row in rows if all(row.get(key) == wanted for key, wanted in asked.items())]
+    found = [row["value"] for row in rows if (row["predictor"], row["quantity"]) == (algorithm, "fit_parameter")]
     return median(found) if found else None

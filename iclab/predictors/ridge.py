@@ -43,8 +43,7 @@ class Ridge(Linear):
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         root, broken = factor(xs, self.lam)
         innovations = _innovations(root, ys).unsqueeze(-1)
-        root.diagonal(dim1=-2, dim2=-1).zero_()  # only j < i; in place, as most of the time here goes into memory
-        answers = (root @ innovations).squeeze(-1)
+        answers = (_strict(root) @ innovations).squeeze(-1)
         if broken.any():
             answers[broken] = (solve(xs, ys, broken, self.lam) * xs[broken]).sum(-1)
         return answers
@@ -83,6 +82,14 @@ def _broken(
         inverse_trace = solve_triangular(root, eye, upper=False).square().sum(-1).cumsum(-1)
         broken &= ~(trace * inverse_trace <= CONDITION_LIMIT)  # also where the factor broke off
     return broken
+
+
+def _strict(root: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
+    """The entries j < i. Most of the time goes into memory, so in place unless the factor is needed for a gradient."""
+    if root.requires_grad:
+        return root.tril(-1)
+    root.diagonal(dim1=-2, dim2=-1).zero_()
+    return root
 
 
 def _innovations(root: Float[Tensor, "batch n n"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

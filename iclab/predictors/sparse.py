@@ -9,7 +9,7 @@ because y ~ N(0, τ²X_A X_Aᵀ + σ²I). Each P_A is eliminated by hand, s step
 once, which also takes r_A down from Σy²: many small matrices are what a library's batched Cholesky is slowest at.
 
 σ = 0 is the limit, and G has squared the inputs: a small penalty has the relative error eps·tr(G)/lam and the bias
-lam/tr(G). They balance at lam = √eps·tr(G)/d, below which lam is never taken: an error of order 1e-8.
+lam/tr(G). They balance at lam = √eps·tr(G)/d, below which lam is never taken: an error of order 1e-8·κ(G_AA).
 Function class: Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066, §4, who compare with the Lasso for want of it.
 """
 

@@ -1,18 +1,23 @@
 """Prompts: what every learner sees, and the functions that label them."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@dataclass(frozen=True)
 class Functions(ABC):
     """One function per prompt, evaluated on as many inputs as wanted (fresh queries included)."""
 
     @abstractmethod
     def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]: ...
+
+    def __getitem__(self, chosen: slice) -> "Functions":
+        """The functions of some of the prompts."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: v[chosen] for k, v in held.items() if isinstance(v, Tensor | Functions)})
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,6 @@ class Prompts:
             raise ValueError(f"{type(self.truth).__name__} have no weight vectors: they are not linear")
         return self.truth.ws
 
-    def to(self, dtype: torch.dtype) -> "Prompts":
-        """The same prompts with inputs and labels in another precision."""
-        return replace(self, xs=self.xs.to(dtype), ys=self.ys.to(dtype), fs=self.fs.to(dtype))
+    def __getitem__(self, chosen: slice) -> "Prompts":
+        """Some of the prompts."""
+        return Prompts(self.xs[chosen], self.ys[chosen], self.fs[chosen], self.truth[chosen])

@@ -1,0 +1,322 @@
+"""Numbers that theory gives, against the predictors that must attain them.
+
+Each is a mean over prompts drawn from its own seed and is compared within 4.5 standard errors of that mean: a false
+alarm in 150 000 positions, and as seeds are fixed, none comes later. `k` examples were seen.
+Risks are against noise-free labels unless said otherwise, at inputs x ~ N(0, I_d) and weights w ~ N(0, I_d).
+"""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from conftest import generator
+from torch import Tensor
+
+from iclab.predictors import (
+    Averaging,
+    DiscreteMMSE,
+    GradientDescent,
+    GradientDescentPlusPlus,
+    Lasso,
+    LeastSquares,
+    NearestNeighbours,
+    Newton,
+    Posterior,
+    Predictor,
+    Ridge,
+    SparsePosterior,
+)
+from iclab.tasks import (
+    FinitePool,
+    LinearRegression,
+    Prompts,
+    SparseLinearRegression,
+    Task,
+    Uniform,
+)
+
+SIGMAS = 4.5
+
+
+def drawn(task: Task, batch: int, seed: int = 0) -> Prompts:
+    return task.sample(batch, generator(seed), torch.float64)
+
+
+def errors(predictor: Predictor, prompts: Prompts) -> Tensor:
+    """(ŷ − f)² as [batch, n]."""
+    return (predictor(prompts.xs, prompts.ys) - prompts.fs).square()
+
+
+def deviation(samples: Tensor, wanted: Tensor | Sequence[float] | float) -> Tensor:
+    """How far the mean over the batch is from what is wanted, in standard errors (1e-9 absolute is no distance)."""
+    wanted = torch.as_tensor(wanted, dtype=samples.dtype)
+    stderr = samples.std(0) / len(samples) ** 0.5
+    return ((samples.mean(0) - wanted).abs() - 1e-9).clamp_min(0) / stderr.clamp_min(1e-12)
+
+
+def agrees(samples: Tensor, wanted: Tensor | Sequence[float] | float, rounding: float = 0.0) -> None:
+    """The mean over the batch is what is wanted, which may have been rounded when it was written down."""
+    stderr = samples.std(0) / len(samples) ** 0.5
+    assert (deviation(samples, wanted) <= SIGMAS + rounding / stderr.clamp_min(1e-12)).all()
+
+
+def test_agreement_can_fail():
+    with pytest.raises(AssertionError):
+        agrees(1.1 + torch.randn(10_000, generator=generator()), 1.0)
+
+
+# ---- least squares and averaging -------------------------------------------------------------------------------------
+
+
+def test_least_squares_has_risk_one_minus_k_over_d_and_then_none():
+    """It knows w in the span of k random inputs, a share k/d of |w|², and nothing outside."""
+    d = 6
+    k = torch.arange(10)
+    agrees(errors(LeastSquares(), drawn(LinearRegression(d, 10), 20_000)) / d, (1 - k / d).clamp_min(0))
+
+
+def test_noisy_least_squares_descends_twice():
+    """Per d, (1 − k/d) + (σ²/d)·k/(d − k − 1) for k < d − 1 and σ²/(k − d − 1) for k > d + 1, infinite in between.
+
+    The noise adds σ² E tr(XXᵀ)⁻¹ = σ² k/(d − k − 1), or with XᵀX past d: means of inverse Wishart matrices. Their
+    squares, and so standard errors, exist from |d − k| = 4 on; 5 keeps their tails light.
+    """
+    d, noise = 12, 0.8
+    k = torch.arange(21, dtype=torch.float64)
+    before = (1 - k / d) + noise**2 / d * k / (d - k - 1)
+    wanted = torch.where(k < d, before, noise**2 / (k - d - 1))
+    far = (k - d).abs() >= 5
+    risk = errors(LeastSquares(), drawn(LinearRegression(d, 21, noise=noise), 20_000)) / d
+    agrees(risk[:, far], wanted[far])
+    assert risk[:, d].mean() > 10 * wanted[far].max()  # the peak
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.7])
+def test_averaging_has_risk_d_plus_one_plus_noise_over_k(noise: float):
+    """E(Σ̂ − I)² = (d + 1)/k · I for the sample covariance Σ̂ of k normal inputs; the noise adds σ²/k. For k ≤ d
+    that is more than the risk 1 of answering nothing."""
+    d = 5
+    k = torch.arange(1, 12)
+    wanted = torch.cat([torch.ones(1), (d + 1 + noise**2) / k])
+    agrees(errors(Averaging(), drawn(LinearRegression(d, 12, noise=noise), 20_000)) / d, wanted)
+
+
+# ---- ridge and the posterior -----------------------------------------------------------------------------------------
+
+
+def test_the_penalty_noise_over_prior_squared_has_least_risk():
+    """On the same prompts, against the same penalty times 0.25 to 4."""
+    noise, prior = 0.6, 1.5
+    prompts = drawn(LinearRegression(4, 10, noise=noise, prior=prior), 20_000)
+    best = (noise / prior) ** 2
+    least = errors(Ridge(best), prompts).mean(1)
+    for factor in (0.25, 0.5, 2.0, 4.0):
+        excess = errors(Ridge(factor * best), prompts).mean(1) - least
+        assert excess.mean() > SIGMAS * excess.std() / len(excess) ** 0.5
+
+
+def test_the_risk_of_ridge_is_the_posterior_variance():
+    """E tr((I/τ² + XᵀX/σ²)⁻¹), averaged over prompts, is both what ridge risks and what it reports."""
+    noise, prior, d = 0.6, 1.5, 4
+    prompts = drawn(LinearRegression(d, 10, noise=noise, prior=prior), 20_000)
+    posterior = Posterior(prior**2 * torch.eye(d), noise)
+    reported = posterior.variance(prompts.xs) - noise**2
+    agrees(errors(Ridge((noise / prior) ** 2), prompts) - reported, 0.0)
+    grams = torch.nn.functional.pad((prompts.xs[..., None] * prompts.xs[..., None, :]).cumsum(1), (0, 0, 0, 0, 1, 0))
+    precision = torch.eye(d) / prior**2 + grams[:, :-1] / noise**2
+    agrees(reported - precision.inverse().diagonal(dim1=-2, dim2=-1).sum(-1), 0.0)
+
+
+def test_posterior_errors_have_the_reported_variance():
+    """With a mean and a covariance: (y − ŷ)²/variance has mean 1 at every position, and log densities are calibrated,
+    the entropy of a normal label being ½ log(2πe·variance)."""
+    rng = generator(3)
+    root = torch.randn(4, 4, generator=rng, dtype=torch.float64)
+    mean = torch.randn(4, generator=rng, dtype=torch.float64)
+    xs = torch.randn(20_000, 9, 4, generator=rng, dtype=torch.float64)
+    ws = mean + torch.randn(20_000, 4, generator=rng, dtype=torch.float64) @ root.mT
+    ys = (xs @ ws.unsqueeze(-1)).squeeze(-1) + 0.5 * torch.randn(20_000, 9, generator=rng, dtype=torch.float64)
+    posterior = Posterior(root @ root.mT, 0.5, mean)
+    variance = posterior.variance(xs)
+    agrees((ys - posterior(xs, ys)).square() / variance, 1.0)
+    agrees(posterior.log_density(xs, ys) + (2 * torch.pi * torch.e * variance).log() / 2, 0.0)
+
+
+def test_ridge_follows_the_curve_of_raventos():
+    """Risk per d at d = 8, σ = ½: the task of Raventós et al. 2023 (arXiv 2306.15063), by hand at the first positions.
+
+    After one example 1 − E[|x|²/(|x|² + σ²)]/d with |x|² ~ χ²_8, by quadrature; the mean over 16 positions is 0.345.
+    """
+    prompts = drawn(LinearRegression(8, 16, noise=0.5), 20_000)
+    risk = errors(Ridge(0.25), prompts) / 8
+    s = torch.linspace(0, 80, 80_001, dtype=torch.float64)
+    density = s**3 * (-s / 2).exp() / 96
+    first = 1 - torch.trapezoid(density * s / (s + 0.25), s) / 8
+    agrees(risk[:, :2], [1.0, first.item()])
+    agrees(risk.mean(1), 0.345, rounding=5e-4)
+
+
+# ---- finite pools ----------------------------------------------------------------------------------------------------
+
+
+def pythagoras(best: Predictor, other: Predictor, prompts: Prompts) -> None:
+    """E(other − f)² = E(best − f)² + E(other − best)², since best − f is orthogonal to functions of the context."""
+    apart = (best(prompts.xs, prompts.ys) - other(prompts.xs, prompts.ys)).square()
+    agrees((errors(other, prompts) - errors(best, prompts) - apart).mean(1), 0.0)
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_pool_and_ridge_obey_pythagoras_each_on_its_own_task(size: int):
+    task = LinearRegression(4, 9, noise=0.5)
+    pool = FinitePool(task, size=size)
+    discrete, ridge = DiscreteMMSE(pool.pool(), 0.5), Ridge(0.25)
+    pythagoras(ridge, discrete, drawn(task, 10_000))
+    pythagoras(discrete, ridge, drawn(pool, 10_000))
+
+
+def test_pythagoras_can_fail():
+    task = LinearRegression(4, 9, noise=0.5)
+    discrete = DiscreteMMSE(FinitePool(task, size=64).pool(), 0.5)
+    with pytest.raises(AssertionError):
+        pythagoras(discrete, Ridge(0.25), drawn(task, 10_000))
+
+
+@pytest.mark.parametrize(
+    ("size", "on_pool", "on_true"),
+    [(64, (0.144, 0.176), (0.858, 0.513)), (1024, (0.217, 0.116), (0.607, 0.262))],
+)
+def test_pools_have_the_risks_of_raventos(size: int, on_pool: tuple[float, float], on_true: tuple[float, float]):
+    """d = 8, 16 positions, σ = ½: the risk per d and the distance to ridge per d, of the pool's own predictor.
+
+    The numbers depend on the pool that was drawn, so they are compared as one more pool among eight: the spread from
+    pool to pool is the standard deviation of the reference, and 1/√8 of it that of the mean.
+    """
+    task = LinearRegression(8, 16, noise=0.5)
+    rows = torch.stack([_pool_risks(FinitePool(task, size=size, seed=seed), task) for seed in range(8)])
+    wanted = torch.tensor([*on_pool, *on_true], dtype=torch.float64)
+    assert ((rows.mean(0) - wanted).abs() <= 4 * rows.std(0) * (1 + 1 / 8) ** 0.5).all()
+
+
+def _pool_risks(pool: FinitePool, task: LinearRegression) -> Tensor:
+    discrete, ridge = DiscreteMMSE(pool.pool(), pool.noise), Ridge(0.25)
+    risks = []
+    for prompts in (drawn(pool, 500, pool.seed), drawn(task, 500, pool.seed)):
+        apart = (discrete(prompts.xs, prompts.ys) - ridge(prompts.xs, prompts.ys)).square()
+        risks += [errors(discrete, prompts).mean() / 8, apart.mean() / 8]
+    return torch.stack(risks)
+
+
+# ---- gradient descent ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("noise", "prior"), [(0.0, 1.0), (0.7, 1.5)])
+def test_the_best_single_step_is_one_over_n_plus_d_plus_one(noise: float, prior: float):
+    """With r = σ²/τ² the best lr is 1/(n + d + 1 + r), and leaves the share (d + 1 + r)/(n + d + 1 + r) of τ²d.
+
+    For h = Xᵀy the risk |w|² − 2 lr·w·h + lr²|h|² is stationary where E w·h = lr E|h|²; E w·h = τ²nd, and
+    E|h|² = τ²·E tr (XᵀX)² + σ²·E tr XᵀX = τ²nd(n + d + 1) + σ²nd. Without noise the risk is d(d + 1)/(n + d + 1).
+    """
+    d, n, r = 5, 12, (noise / prior) ** 2
+    prompts = drawn(LinearRegression(d, n, noise=noise, prior=prior), 20_000)
+    k = torch.arange(n, dtype=torch.float64)
+    lr = 1 / (k + d + 1 + r)
+    h = GradientDescent(1, 1.0).weights(prompts.xs, prompts.ys)
+    slope = (prompts.ws.unsqueeze(1) * h).sum(-1) - lr * h.square().sum(-1)
+    agrees(slope, 0.0)
+    assert deviation(slope - 0.1 * lr * h.square().sum(-1), 0.0)[1:].min() > SIGMAS  # a tenth more is not stationary
+    agrees(errors(GradientDescent(1, lr), prompts), prior**2 * d * (d + 1 + r) / (k + d + 1 + r))
+
+
+def test_the_best_single_step_for_uniform_inputs():
+    """x uniform on (−½, ½)^d, d = n = 10: η* = m₂/A = 6.06 leaves ½·risk = ½·d·m₂(1 − m₂²/A) = 0.2062, where
+    A = (m₄ + (d − 1)m₂²)/n + (1 − 1/n)m₂². The setting of von Oswald et al. 2022 (arXiv 2212.07677); lr = η/n."""
+    d = n = 10
+    m2, m4 = 1 / 12, 1 / 80
+    a = (m4 + (d - 1) * m2**2) / n + (1 - 1 / n) * m2**2
+    assert m2 / a == pytest.approx(6.06, abs=5e-3)
+    assert d * m2 * (1 - m2**2 / a) / 2 == pytest.approx(0.2062, abs=5e-5)
+    prompts = drawn(LinearRegression(d, n + 1, inputs=Uniform(half_width=0.5)), 20_000)
+    agrees(errors(GradientDescent(1, m2 / a / n), prompts)[:, -1] / 2, d * m2 * (1 - m2**2 / a) / 2)
+
+
+@pytest.mark.parametrize(
+    ("n", "eta", "gamma", "wanted"),
+    [(10, 13.9, 0.182, 0.113), (25, 18.8, 0.101, 0.016), (50, 20.0, 0.057, 0.0024)],
+)
+def test_two_steps_of_plus_plus_at_fitted_rates(n: int, eta: float, gamma: float, wanted: float):
+    """½·risk in the setting of von Oswald et al. 2022, at the contraction γ that trained transformers were found to
+    have (0.179, 0.099, 0.056) or near it. The reference values come from 3000 prompts: their error is √(5000/3000)
+    times this test's own."""
+    prompts = drawn(LinearRegression(10, n + 1, inputs=Uniform(half_width=0.5)), 5000)
+    risk = errors(GradientDescentPlusPlus(2, eta / n, gamma), prompts)[:, -1] / 2
+    stderr = risk.std().item() / 5000**0.5 * (1 + 5000 / 3000) ** 0.5
+    assert abs(risk.mean().item() - wanted) < SIGMAS * stderr + 5e-4
+
+
+# ---- newton ----------------------------------------------------------------------------------------------------------
+
+
+def conditioned(condition: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Eight inputs whose XᵀX has eigenvalues from 1 to 1/condition, one more of no matter, the labels, and w."""
+    rng = generator(2)
+    u, v = (torch.linalg.qr(torch.randn(8, 8, generator=rng, dtype=torch.float64))[0] for _ in range(2))
+    xs = u * torch.logspace(0, -0.5, 8, base=condition, dtype=torch.float64) @ v
+    xs = torch.cat([xs, xs[:1]]).unsqueeze(0)
+    w = torch.randn(8, generator=rng, dtype=torch.float64)
+    return xs, xs @ w, w
+
+
+def test_newton_needs_twelve_steps_at_condition_ten():
+    """(1 − 1/100)^(2^12) = 1e-18, where 2^11 leaves 1e-9."""
+    xs, ys, w = conditioned(10.0)
+    gaps = [(Newton(k).weights(xs, ys)[0, -1] - w).norm() / w.norm() for k in (10, 12)]
+    assert gaps[1] < 1e-10 < gaps[0]
+
+
+def test_newton_does_not_converge_from_twice_the_start():
+    """M_0 = 2S/‖S‖²: on the largest eigenvalue 1 − mλ = −1, and its square is 1 for ever after."""
+    xs, ys, w = conditioned(10.0)
+    s = xs[0, :8].mT @ xs[0, :8]
+    m = 2 * s / torch.linalg.matrix_norm(s, 2) ** 2
+    for _ in range(20):
+        m = 2 * m - m @ s @ m
+    assert torch.linalg.matrix_norm(torch.eye(8) - m @ s, 2) == pytest.approx(1.0, abs=1e-9)
+    assert (m @ xs[0, :8].mT @ ys[0, :8] - w).norm() > 0.1 * w.norm() / 8**0.5
+
+
+# ---- neighbours and sparse functions ---------------------------------------------------------------------------------
+
+
+def test_three_neighbours_learn_little_in_twenty_dimensions():
+    """Per d. While k ≤ 3 all examples are averaged, at any distance: their mean misses f(x) by 1 + 1/k, exactly
+    (2 after one example). Later, values by simulation at the setting of Garg et al. 2022 (arXiv 2208.01066)."""
+    risk = errors(NearestNeighbours(3), drawn(LinearRegression(20, 41), 4000)) / 20
+    agrees(risk[:, :4], [1.0, 2.0, 3 / 2, 4 / 3])
+    agrees(risk[:, [5, 10, 18, 40]], [1.11, 0.95, 0.77, 0.69], rounding=0.02)
+
+
+def test_the_lasso_recovers_three_of_twenty_coordinates():
+    """Risk per nonzero coordinate, Garg et al. 2022 (arXiv 2208.01066, §4): α = 0.01 has 0.62 after 5 examples and 0.08
+    after 10, two digits read off a mean over 1280 prompts, which has the larger standard error of the two."""
+    risk = errors(Lasso(0.01), drawn(SparseLinearRegression(20, 11, sparsity=3), 5000)) / 3
+    stderr = risk.std(0) * (1 / 1280 + 1 / 5000) ** 0.5
+    gap = (risk.mean(0)[[5, 10]] - torch.tensor([0.62, 0.08])).abs()
+    assert (gap <= SIGMAS * stderr[[5, 10]] + 5e-3).all()
+
+
+def test_one_example_more_than_nonzero_coordinates_is_enough_without_noise():
+    """Where s + 1 generic equations hold for a support of s coordinates, it is the support: exact from k = s + 1 on.
+    Every support of s coordinates interpolates s examples, so not before. One prompt in twenty has nearly parallel
+    coordinates, where the least penalty that is ever taken (1e-8 of the inputs) shows."""
+    risk = errors(SparsePosterior(8, 2), drawn(SparseLinearRegression(8, 7, sparsity=2), 1000)) / 2
+    assert risk[:, 3:].quantile(0.95, dim=0).max() < 1e-9
+    assert risk[:, 4:].max() < 1e-4
+    assert risk[:, 2].mean() > 0.1
+
+
+def test_no_predictor_has_less_risk_on_sparse_functions_than_its_posterior():
+    prompts = drawn(SparseLinearRegression(6, 9, noise=0.5, sparsity=2), 4000)
+    best = errors(SparsePosterior(6, 2, noise=0.5), prompts).mean(1)
+    for rival in (Ridge(0.25 * 3), Lasso(0.05), Averaging(), SparsePosterior(6, 3, noise=0.5)):
+        excess = errors(rival, prompts).mean(1) - best
+        assert excess.mean() > SIGMAS * excess.std() / len(excess) ** 0.5
