@@ -37,8 +37,11 @@ def style() -> AbstractContextManager:
 
 
 def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str, object] | None = None) -> pd.DataFrame:
-    """The per-position rows of one predictor and quantity on the training distribution, by position."""
+    """The per-position rows of one predictor and quantity, by position: of the whole model on its own distribution
+    unless `where` says otherwise."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
+    if "layer" in table and "layer" not in wanted:
+        table = table.loc[table["layer"].isna()]
     chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]

@@ -103,10 +103,11 @@ def test_where_selects_among_rows_and_defaults_to_the_mean_over_the_training_dis
     assert verdict(claim({"distribution": "skewed", "position": 0}), cell(*rows)).value == 0.65
 
 
-def test_rows_of_several_layers_are_all_judged_unless_one_is_chosen():
-    rows = [row(0.01, layer=0), row(0.5, layer=1)]
-    assert verdict(claim(), cell(*rows)).value == 0.5
-    assert verdict(claim({"layer": 0}), cell(*rows)).value == 0.01
+def test_rows_of_single_layers_are_judged_only_where_one_is_chosen():
+    rows = [row(0.01, layer=0), row(0.5, layer=1), row(0.2)]
+    assert verdict(claim(), cell(*rows)).value == 0.2
+    assert verdict(claim({"layer": 1}), cell(*rows)).value == 0.5
+    assert verdict(claim(), cell(*rows[:2])).outcome == "not measured"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Claim:
     """What a quantity of a predictor is expected to be, in the cells that `where` selects (all, if empty).
 
     `where` holds settings of the experiment and may choose `distribution`, `position` and `layer` among the rows;
-    without it the rows are those of the training distribution, averaged over positions.
+    without it the rows are those of the whole model on its training distribution, averaged over positions.
     """
 
     name: str
@@ -85,8 +85,8 @@ class Claim:
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The rows of a cell on which the claim is judged."""
-        asked = {"predictor": self.predictor, "quantity": self.quantity, **ROW_KEYS, **dict(self.where)}
-        asked = {k: v for k, v in asked.items() if k in ("predictor", "quantity") or (k in ROW_KEYS and v is not None)}
+        chosen = {key: dict(self.where).get(key, default) for key, default in ROW_KEYS.items()}
+        asked = {"predictor": self.predictor, "quantity": self.quantity, **chosen}
         return [row for row in rows if all(_same(_entry(row, key), value) for key, value in asked.items())]
 
 

@@ -7,7 +7,7 @@ The pool is worked off in blocks that are merged by their evidence, so memory do
 
 σ = 0 is the limit: the mean of the members with the least r. A sum r is known up to eps·s², s² = Σ_{j<i} (y_j² +
 |x_j|² max_m|w_m|²), so two members whose r differ by less cannot be told apart, and the noise is never taken below
-σ² = eps·s²: there such members share the weight and a member that is worse by 1e-6·s² has a weight of exp(−1e9).
+σ² = eps·s²: there such members share the weight and a member that is worse by 1e-6·s² has a weight of exp(−2e9).
 
 Source: Raventós, Paul, Chen, Ganguli 2023, arXiv 2306.15063, §2.2.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged, pooled
-from iclab.predictors.predictor import exclusive_cumsum
+from iclab.predictors.predictor import exclusive_cumsum, needs_noise
 from iclab.predictors.prefixes import chunk
 
 COPIES = 6  # of r, on the way to the shares
@@ -42,7 +42,7 @@ class DiscreteMMSE(EvidenceWeighted):
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""
-        refuse("log_density", [] if self.noise > 0 else ["labels without noise have no density; noise is 0"])
+        needs_noise(self.noise)
         return super().log_density(xs, ys)
 
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:

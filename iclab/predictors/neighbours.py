@@ -41,18 +41,18 @@ class NearestNeighbours:
         distances = torch.cdist(xs, xs, compute_mode="donot_use_mm_for_euclid_dist")
         past = torch.ones_like(distances, dtype=torch.bool).tril(-1)
         weights = self._weights(distances.where(past, torch.inf), past)
-        answers = (weights * ys.unsqueeze(1).where(past, 0.0)).sum(-1)
-        return torch.nn.functional.pad(answers[:, 1:] / weights[:, 1:].sum(-1), (1, 0))
+        total = weights.sum(-1)
+        return (weights * ys.unsqueeze(1).where(past, 0.0)).sum(-1) / total.where(total > 0, 1.0)
 
     def _weights(self, distances: Float[Tensor, "batch n n"], past: Bool[Tensor, "batch n n"]) -> Tensor:
         """ω_ij times the chance that j is a neighbour: 1 inside the distance of the last place, a share of it there."""
         places = past.sum(-1, keepdim=True).clamp(1, self.k)
-        nearest = distances.topk(int(places.max()), largest=False).values
+        nearest = distances.topk(min(self.k, distances.shape[-1]), largest=False).values
         last = nearest.gather(-1, places - 1)
         inside, edge = distances < last, (distances == last) & past
         share = (places - inside.sum(-1, keepdim=True)) / edge.sum(-1, keepdim=True).clamp_min(1)
         return (inside + share * edge) * self._influence(distances, nearest[..., :1])
 
-    def _influence(self, distances: Float[Tensor, "batch n n"], least: Float[Tensor, "batch n 1"]) -> Tensor:
+    def _influence(self, distances: Float[Tensor, "batch n n"], least: Float[Tensor, "batch n _"]) -> Tensor:
         """ω in units of the nearest example's: (r_min/r)^p, which is 1 at r = r_min = 0 and 0 at r > r_min = 0."""
         return (least / distances).where(distances > least, 1.0) ** POWERS[self.weighting]

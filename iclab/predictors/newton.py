@@ -50,5 +50,6 @@ class Newton(Linear):
         limits, largest = torch.finfo(eigenvalues.dtype), eigenvalues[..., -1:].clamp_min(0)
         found = eigenvalues > eigenvalues.shape[-1] * limits.eps * largest
         ratio = (eigenvalues / largest.clamp_min(limits.tiny)).where(found, 0.0)
-        shrunk = -torch.expm1(2.0**self.steps * torch.log1p(-ratio.square()))
+        squarings = 2.0 ** min(self.steps, 1000)  # as far as float64 goes, and far beyond where anything changes
+        shrunk = -torch.expm1(squarings * torch.log1p(-ratio.square()))
         return (shrunk / eigenvalues.where(found, 1.0)).where(found, 0.0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.predictors.least_squares import LeastSquares
-from iclab.predictors.predictor import Bayesian, Linear, in_double
+from iclab.predictors.predictor import Bayesian, Linear, in_double, needs_noise
 from iclab.predictors.prefixes import solve_each
 from iclab.predictors.ridge import Ridge, factor
 
@@ -76,7 +76,7 @@ class Posterior(Bayesian):
     @in_double
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log N(y_i; ŷ_i, Var(y_i | past)). Raises ``ValueError`` without noise: interpolated labels have none."""
-        refuse("log_density", [] if self.noise > 0 else ["labels without noise have no density; noise is 0"])
+        needs_noise(self.noise)
         spread = self.variance(xs)
         return -((ys - self(xs, ys)).square() / spread + (2 * pi * spread).log()) / 2
 

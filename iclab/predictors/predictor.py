@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.errors import refuse
+
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 
 
@@ -62,6 +64,11 @@ class Bayesian(Linear):
     @abstractmethod
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | x_i and the first i examples) at every position i."""
+
+
+def needs_noise(noise: float) -> None:
+    """Raises ``ValueError`` where labels are without noise: once determined they have no density."""
+    refuse("log_density", [] if noise > 0 else [f"labels without noise have no density, and noise is {noise}"])
 
 
 class Zero(Linear):

@@ -37,7 +37,8 @@ class Ridge(Linear):
     lam: float
 
     def __post_init__(self) -> None:
-        refuse("Ridge", [] if self.lam > 0 else [f"lam must be positive (0 is LeastSquares), given {self.lam}"])
+        sound = 0 < self.lam < float("inf")
+        refuse("Ridge", [] if sound else [f"lam must be positive and finite (0 is LeastSquares), given {self.lam}"])
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged
-from iclab.predictors.predictor import exclusive_cumsum
+from iclab.predictors.predictor import exclusive_cumsum, needs_noise
 from iclab.predictors.prefixes import chunk
 
 MOST_SUPPORTS = 20_000
@@ -54,7 +54,7 @@ class SparsePosterior(EvidenceWeighted):
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). Raises ``ValueError`` without noise: interpolated labels have none."""
-        refuse("log_density", [] if self.noise > 0 else ["labels without noise have no density; noise is 0"])
+        needs_noise(self.noise)
         return super().log_density(xs, ys)
 
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
