@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
+from iclab.errors import Refusal
+
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
 TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget")
@@ -48,7 +50,7 @@ def sweep(
     from iclab.experiments.sweep import plan, sweep
 
     if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, given {jobs}")
+        raise Refusal(f"--jobs must be at least 1, given {jobs}")
     study = Study.read(file, settings)
     folder, to = out or _folder(file), report.console()
     if dry_run:
@@ -138,7 +140,7 @@ Start with:  iclab sweep tasks/linear_regression.toml --dry-run"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status; errors of use are told in a line, without a traceback."""
+    """Runs a command and returns its exit status. What the user can mend is told in a line; bugs show in full."""
     given = _words_first(sys.argv[1:] if arguments is None else arguments)
     style = (tyro.conf.FlagCreatePairsOff,)
     try:
@@ -148,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(f"iclab: {_told(error)}", file=sys.stderr)
         return BAD_USAGE
     except KeyboardInterrupt:

@@ -1,4 +1,5 @@
-"""Pictures of result tables: a tidy table and axes go in, axes come out. Nothing is computed here but where to draw.
+"""Pictures of result tables: a tidy table and axes go in, axes come out. All that is computed here are means over runs,
+so that a table of several seeds gives one curve.
 
 with plots.style():
     figure, axes = plt.subplots()
@@ -14,6 +15,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from iclab.errors import Refusal, refuse, unknown
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 
@@ -37,15 +40,16 @@ def style() -> AbstractContextManager:
 
 
 def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str, object] | None = None) -> pd.DataFrame:
-    """The per-position rows of one predictor and quantity, by position: of the whole model on its own distribution
-    unless `where` says otherwise."""
+    """`position` and `value` of one predictor and quantity, by position: of the whole model on its own distribution
+    unless `where` says otherwise. Where several runs match, the value is their mean."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
+    refuse("where", [unknown("column", name, table.columns) for name in wanted if name not in table])
     if "layer" in table and "layer" not in wanted:
         table = table.loc[table["layer"].isna()]
     chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
-    return chosen.sort_values("position")
+    return chosen.loc[:, ["position", "value"]].groupby("position", as_index=False).mean()
 
 
 def curves(
@@ -57,9 +61,15 @@ def curves(
     labels: Mapping[str, str] | None = None,
     **look: Any,
 ) -> Axes:
-    """A quantity against the number of examples, one curve per predictor with its bootstrap band where there is one."""
+    """A quantity against the number of examples, one curve per predictor with its bootstrap band where there is one.
+
+    Where several runs match, the curve is their mean at each position, and so are the two ends of the band; `where`
+    keeps apart what must not be averaged. Raises ``ValueError`` where nothing matches.
+    """
     for name in predictors:
         found = rows(table, name, quantity, where)
+        if found.empty:
+            raise Refusal(f"the table has no {quantity!r} of {name!r} by position where {dict(where or {})}")
         label = (labels or {}).get(name, name.replace("_", " "))
         (line,) = axes.plot(found["position"], found["value"], label=label, **{**LOOKS.get(name, {}), **look})
         low, high = (rows(table, name, f"{quantity}_{end}", where) for end in ("low", "high"))

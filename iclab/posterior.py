@@ -24,6 +24,13 @@ def bayes(task: Task) -> Predictor:
     return _posterior(source(task), scale(task), task.noise)
 
 
+def weight_variance(task: Task) -> float:
+    """E w_j² of the linear functions of a task, as its labels show them; 1 where the functions are not linear."""
+    functions = source(task)
+    functions = functions.base if isinstance(functions, FinitePool) else functions
+    return scale(task) ** 2 * functions.weight_variance() if isinstance(functions, LinearRegression) else 1.0
+
+
 def source(task: Task) -> Task:
     """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
     if isinstance(task, TruePrior):

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from iclab.errors import refuse
+from iclab.errors import refuse, unknown_choices
 from iclab.files import write_whole
 from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
@@ -60,7 +60,8 @@ class Curriculum:
 class Recipe:
     """How a model is trained. The defaults are the fastest recipe found that uses sampled labels alone.
 
-    `lr` is the peak rate, reached after `warmup` steps and then kept or lowered to 0 at the last step (`schedule`);
+    `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
+    (`schedule`);
     `clip` bounds the norm of the gradient. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
     """
 
@@ -72,27 +73,30 @@ class Recipe:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float | None = 1.0
-    warmup: int = 100
+    warmup: float = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "batch": 1, "warmup": 0, "weight_decay": 0}
+        least = {"steps": 0, "batch": 1, "weight_decay": 0}
         given = {name: getattr(self, name) for name in least}
         found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         positive = {"lr": self.lr, "eps": self.eps, "clip": 1.0 if self.clip is None else self.clip}
         found += [f"{k} must be positive, given {v}" for k, v in positive.items() if not v > 0]
+        if not 0 <= self.warmup < 1:
+            found.append(f"warmup is a share of the steps and must lie in [0, 1), given {self.warmup}")
         if not all(0 <= b < 1 for b in self.betas):
             found.append(f"betas must lie in [0, 1), given {self.betas}")
-        refuse("Recipe", found)
+        refuse("Recipe", found + unknown_choices(self))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (0-based)."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
         return self.lr * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[self.schedule]
 
 
@@ -100,7 +104,8 @@ class Diverged(ArithmeticError):
     """Training left every reasonable bound: the run has no result."""
 
     def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"training diverged at step {step}: loss {loss:.4g}; lower train.lr, or set train.clip")
+        advice = "lower train.lr, or set train.clip" if step else "the weights are too large before any step"
+        super().__init__(f"training diverged at step {step}: loss {loss:.4g}; {advice}")
         self.step, self.loss = step, loss
 
 

@@ -1,16 +1,22 @@
 """Every file of the catalogue is whole: it loads, says what it asks and claims, samples, runs, and can be drawn."""
 
+import runpy
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import generator
 
+import iclab
 from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform
+from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.training import Recipe
 
@@ -49,7 +55,7 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
         small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
         rows = measure(small, new_model(small))
     else:
-        short = replace(first.train, steps=2, warmup=0, batch=2)
+        short = replace(first.train, steps=2, warmup=0.0, batch=2)
         small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
         rows = perform(small, tmp_path, lambda point: None, lambda line: None)
     for claim in study.heading.claims:
@@ -98,12 +104,80 @@ def test_the_fast_recipe_is_the_default():
     assert Recipe().targets == "sampled"
 
 
-@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "paper_figs").glob("*.py")))
-def test_a_figure_is_drawn_from_a_finished_sweep(script, tmp_path):
-    file = ROOT / "tasks" / FIGURES[script]
-    small = ["train.steps=2", "train.warmup=0", "train.batch=2", "eval.prompts=24", "eval.bootstrap=5"]
-    command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, "--out", tmp_path / "runs", "--jobs", "1"]
+def swept(file, folder, *settings):
+    """The runs of a task file at its smallest."""
+    small = ["train.steps=2", "train.warmup=0.0", "train.batch=2", "eval.prompts=24", "eval.bootstrap=5"]
+    command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module", params=FIGURES.items(), ids=FIGURES)
+def figure(request, tmp_path_factory):
+    """A script, and the runs of the task file that it is made for."""
+    script, file = request.param
+    return ROOT / "paper_figs" / script, swept(ROOT / "tasks" / file, tmp_path_factory.mktemp("figure") / "runs")
+
+
+def lines(figure):
+    """The names of the curves of each panel; each has a value at every number of examples."""
+    for axes in figure.axes:
+        curves = [line for line in axes.get_lines() if line.get_label() != "noise²"]
+        low, high = axes.get_ylim()
+        assert 0 < low < high
+        assert curves and all(np.isfinite(line.get_xydata()).all() and len(line.get_xdata()) > 1 for line in curves)
+        yield [line.get_label() for line in curves]
+
+
+def drawn(script, table):
+    """The curves that a script draws."""
+    figure = runpy.run_path(str(script))["draw"](table)
+    try:
+        return list(lines(figure))
+    finally:
+        plt.close(figure)
+
+
+def test_every_figure_has_its_task_file():
+    assert {path.name for path in (ROOT / "paper_figs").glob("*.py")} == FIGURES.keys()
+
+
+def test_a_figure_is_drawn_from_a_finished_sweep(figure, tmp_path):
+    script, folder = figure
     picture = tmp_path / "picture.png"
-    subprocess.run([sys.executable, ROOT / "paper_figs" / script, tmp_path / "runs", picture], check=True)
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 10_000
+    subprocess.run([sys.executable, script, folder, picture], check=True)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    for panel in drawn(script, iclab.load(folder)):
+        assert len(panel) >= 5 and any(name.startswith("transformer") for name in panel)
+
+
+def test_a_figure_of_nothing_is_refused(figure, tmp_path):
+    script, _ = figure
+    picture = tmp_path / "picture.png"
+    for experiment in Study.read(ROOT / "tasks" / FIGURES[script.name]).cells:
+        Run(tmp_path / "runs" / experiment.experiment.id).create(experiment.experiment.mapping())
+    for folder in (tmp_path / "runs", tmp_path / "nothing"):
+        done = subprocess.run([sys.executable, script, folder, picture], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert not picture.exists()
+
+
+def test_the_figure_of_risks_takes_any_depths_and_noises(figure):
+    script, folder = figure
+    if script.name != "risk_by_examples.py":
+        pytest.skip("another figure")
+    table = iclab.load(folder)
+    noises = sorted(table["task.noise"].unique())
+    one = table[table["task.noise"] == noises[0]]
+    single = one[one["model.n_layer"] == 1]
+    depths = pd.concat([single.assign(**{"model.n_layer": depth}) for depth in range(1, 8)])
+    (panel,) = drawn(script, depths)
+    assert [f"transformer, {depth} layers" for depth in range(7, 1, -1)] == panel[-7:-1]
+    (panel,) = drawn(script, single.drop(columns=["task.noise", "model.n_layer"]))
+    assert panel.count("transformer") == 1
+    exact = single["value"].where(~single["predictor"].isin(["bayes", "least_squares"]), 0.0)
+    (panel,) = drawn(script, single.assign(**{"task.noise": 0.0, "value": exact}))
+    assert len(panel) >= 5
+    (panel,) = drawn(script, single[single["predictor"] != "bayes"])
+    assert not any("Bayes" in name for name in panel)

@@ -6,14 +6,16 @@ import sys
 import time
 
 import pytest
+import torch
 from rich.console import Console
 
 from iclab import cli
+from iclab.errors import Refusal, refuse
 from iclab.experiments import report
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.progress import Moving, Plain, shown
 from iclab.experiments.store import Run, Status, runs
-from iclab.tasks import LinearRegression
+from iclab.tasks import DecisionTree, LinearRegression
 
 STUDY = """title = "A study for tests"
 question = "What is printed?"
@@ -41,8 +43,8 @@ def row(predictor="transformer", quantity="risk", value=1.0, stderr=0.1, positio
     return {"distribution": "own", "layer": None, **columns}
 
 
-def finished(folder, seed=0, state="done", **changes):
-    experiment = Experiment(LinearRegression(2, 3), seed=seed)
+def finished(folder, seed=0, state="done", task=LinearRegression(2, 3), **changes):
+    experiment = Experiment(task, seed=seed)
     run = Run(folder / experiment.id)
     run.create(experiment.mapping())
     run.record(Status(state, 1, 12.5, **changes))
@@ -155,6 +157,44 @@ def test_what_cannot_be_used_is_told_in_one_line(capsys, study, words, message):
     assert not out
 
 
+def test_a_bug_is_not_taken_for_bad_usage(capsys, study, monkeypatch):
+    finished(study.parent / "runs" / "a")
+
+    def broken(*_):
+        raise ValueError("the matrix is singular")
+
+    monkeypatch.setattr(report, "of_store", broken)
+    with pytest.raises(ValueError, match="the matrix is singular"):
+        cli.main(["ls"])
+    assert not capsys.readouterr().err
+
+
+def test_a_refusal_is_still_the_error_that_is_documented():
+    with pytest.raises(ValueError, match=r"a: b; c") as caught:
+        refuse("a", ["b", "c"])
+    assert type(caught.value) is Refusal
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="the second GPU is there")
+def test_a_device_that_is_absent_is_told_before_anything_is_made(capsys, study):
+    code, out, err = call(capsys, "sweep", str(study), "device=cpu,cuda:1")
+    assert code == 2
+    (line,) = err.strip().splitlines()
+    assert line.startswith("iclab: device: cuda:1 ")
+    assert not out
+    assert not (study.parent / "runs").exists()
+    assert call(capsys, "sweep", str(study), "device=cuda:1", "--dry-run")[0] == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="the second GPU is there")
+def test_runs_that_are_done_need_no_device(capsys, study):
+    study.write_text(STUDY.replace("[sweep]\nmodel.n_layer = [1, 2]\n", ""))
+    run = finished(study.parent / "runs" / "linear_regression")
+    code, out, _ = call(capsys, "sweep", str(study), "device=cuda:1")
+    assert code == 0
+    assert run.id in out
+
+
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +246,43 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(capsys, study):
     assert risks == ["0", "1", "2", "over", "mean"]
     assert table.index("| ridge") < table.index("| zero")
     assert "| 0.25" in table[table.index("distance") :]  # the median of what was fitted
+
+
+def test_shifted_distributions_are_shown_with_what_is_nearest_on_each(capsys, study):
+    run = finished(study.parent / "runs" / "a")
+    _, out, _ = call(capsys, "show", str(run.folder))
+    assert "by distribution" not in out
+    shifted = [
+        row("transformer", "risk", 5.0, 0.5),
+        row("transformer", "risk", 6.0, 0.5, position=0),
+        row("bayes", "risk", 2.0, 0.25),
+        row("transformer", "excess", 1.5, 0.2),
+        row("zero", "fit_distance", 0.02),
+        row("ridge", "fit_distance", 0.7),
+        {**row("lasso", "fit_distance", 0.01), "layer": 1},
+    ]
+    run.keep_rows([*run.rows(), *({**each, "distribution": "larger"} for each in shifted)])
+    _, out, _ = call(capsys, "show", str(run.folder))
+    table = out[out.index("by distribution") :].splitlines()
+    cells = [[word.strip() for word in line.split("|")[1:-1]] for line in table if line.startswith("|")]
+    assert cells == [
+        ["distribution", "risk of transformer", "risk of bayes", "excess", "nearest algorithm"],
+        ["own", "1 ± 0.1", "", "0.034 ± 0.002", "ridge"],
+        ["larger", "5 ± 0.5", "2 ± 0.2", "1.5 ± 0.2", "zero"],
+    ]
+
+
+def test_without_a_bayes_predictor_the_risk_is_the_result(capsys, study):
+    run = finished(study.parent / "runs" / "a", task=DecisionTree(2, 3))
+    assert " excess " in call(capsys, "ls", "runs/a")[1]
+    run.keep_rows([each for each in run.rows() if each["quantity"] != "excess"])
+    run.note("no Bayes predictor: nobody knows it")
+    run.note("no Bayes predictor: nobody knows it")
+    _, out, _ = call(capsys, "ls", "runs/a")
+    assert " excess " not in out
+    assert " risk " in out
+    assert "1 ± 0.1" in out
+    assert call(capsys, "show", run.id)[1].count("no Bayes predictor: nobody knows it") == 1
 
 
 def test_a_run_without_results_is_shown_with_its_error(capsys, study):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iclab.errors import Refusal
 from iclab.experiments import grid, study
 from iclab.experiments.mappings import flatten, merge, put
 from iclab.experiments.study import Study
@@ -28,7 +29,7 @@ def written(folder, text="", name="study_file.toml"):
 
 
 def refusal(call, *arguments):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(Refusal) as caught:
         call(*arguments)
     return str(caught.value).splitlines()
 
@@ -65,6 +66,8 @@ def values(read, key):
             [{"kind": "Uniform", "half_width": 2.0}, {"kind": "Sphere"}],
         ),
         ('"cuda:1"', ["cuda:1"]),
+        ("cuda:1", ["cuda:1"]),
+        ("cpu,cuda:0,cuda:1", ["cpu", "cuda:0", "cuda:1"]),
     ],
 )
 def test_the_grammar_lists_values(text, listed):
@@ -102,6 +105,12 @@ def test_the_grammar_lists_values(text, listed):
         ('"a', "is not a value"),
         ("[1", "is not a value"),
         ("1;2", "is not a value"),
+        ("a:b", "is not a value"),
+        ("cuda:1:2", "is not a value"),
+        ("cuda:", "is not a value"),
+        ("1,log:1..2:3", "is not a value"),
+        ("0:" + "9" * 5000, "digits"),
+        ("lin:0..1" + "0" * 400 + ":3", "too large"),
     ],
 )
 def test_malformed_values_are_refused(text, problem):

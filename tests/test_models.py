@@ -130,7 +130,8 @@ def by_hand(one, xs, ys):
 def test_the_forward_pass_equals_plain_loops(layout, shape, seed, n, d):
     one = model(layout, shape, d=d, n=5, seed=seed)
     prompts = LinearRegression(d, n, 0.5).sample(1, generator(seed), torch.float64)
-    torch.testing.assert_close(one(prompts.xs, prompts.ys)[0], by_hand(one, prompts.xs[0], prompts.ys[0]))
+    found, expected = one(prompts.xs, prompts.ys)[0], by_hand(one, prompts.xs[0], prompts.ys[0])
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)  # LayerNorm magnifies rounding up to 300 times
 
 
 # ---- activations ---------------------------------------------------------------------------------------------------
@@ -206,6 +207,9 @@ def test_a_file_without_a_transformer_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors.*no transformer"):
         Transformer.load(tmp_path / "other.safetensors")
+    (tmp_path / "junk").write_bytes(b"no weights at all")
+    with pytest.raises(ValueError, match=r"junk: no file of weights"):
+        Transformer.load(tmp_path / "junk")
 
 
 def test_initial_weights_belong_to_their_generator_and_spare_the_global_one():
@@ -214,6 +218,13 @@ def test_initial_weights_belong_to_their_generator_and_spare_the_global_one():
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert not torch.equal(one["read_in.weight"], other["read_in.weight"])
+
+
+def test_bare_attention_without_a_normaliser_starts_with_answers_of_the_size_of_labels():
+    bare = {"norm": False, "positions": False, "bias": False, "normaliser": "none", "attention": "linear"}
+    drawn = LinearRegression(10, 20).sample(64, generator())
+    one = Transformer(10, 20, TransformerConfig(n_layer=2, **bare), generator())
+    assert one(drawn.xs, drawn.ys).square().mean() < 10 * drawn.ys.square().mean()
 
 
 def test_bad_shapes_are_refused_with_everything_that_is_wrong():

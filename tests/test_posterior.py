@@ -7,10 +7,14 @@ from conftest import generator
 import iclab
 from iclab.analysis import answer, references
 from iclab.analysis.risk import estimate, squared
-from iclab.predictors import Ridge
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.experiments.measure import compare
+from iclab.models import TransformerConfig
+from iclab.predictors import GradientDescent, Ridge
 from iclab.tasks import (
     DecisionTree,
     FinitePool,
+    HalfSubspace,
     LinearRegression,
     NoisyLabels,
     NormalisedLabels,
@@ -43,6 +47,7 @@ TASKS = {
     "noisy labels": NoisyLabels(BASE, 1.5),
     "truncated": Truncated(BASE, dims=2, points=6),
     "skewed, scaled inputs": ScaledInputs(SkewedInputs(BASE), 2.0),
+    "half of the space": HalfSubspace(BASE),
     "noisier and larger": NoisyLabels(ScaledWeights(BASE, 3.0), 0.7),
 }
 
@@ -99,3 +104,55 @@ def test_references_answer_every_task(task):
     for name, f in answer(references(task), drawn).items():
         assert f.shape == (5, task.n) and f.isfinite().all(), name
     assert ("bayes" in references(task)) == (not isinstance(task, DecisionTree | ReLUNetwork))
+
+
+# ---- references ----------------------------------------------------------------------------------------------------
+
+# The right penalty noise²/E w_j², and the variance v of inputs along each of their r dimensions.
+FACTS = {
+    "linear": (0.25, 1, 4),
+    "linear, wide prior": (0.25 / 9, 1, 4),
+    "linear, noiseless": (0, 1, 4),
+    "linear, uneven uniform inputs": (0.09, 0.25 / 3 * 5.1 / 3, 3),
+    "linear, sphere": (0.25, 1 / 4, 4),
+    "sparse": (0.25 * 5 / 2, 1, 5),
+    "pool": (0.25, 1, 4),
+    "true prior of a pool": (0.25, 1, 4),
+    "scaled weights": (0.25 / 4, 1, 4),
+    "scaled weights of a pool": (0.25 / 4, 1, 4),
+    "normalised labels": (1 / 4, 1, 4),
+    "noisy labels": (1.5**2, 1, 4),
+    "truncated": (0.25, 1, 2),
+    "skewed, scaled inputs": (0.25, 4, 4),
+    "half of the space": (0.25, 2, 2),
+    "noisier and larger": (0.7**2 / 9, 1, 4),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_ridge_has_the_right_penalty_and_gradient_descent_the_best_step(name):
+    task, (penalty, v, rank) = TASKS[name], FACTS[name]
+    found = references(task, BASE)
+    assert ("ridge" in found) == (penalty > 0)
+    if penalty > 0:
+        assert found["ridge"].lam == pytest.approx(penalty)
+    examples = torch.arange(task.n, dtype=torch.float64)
+    assert found["gradient_descent"].steps == 1
+    torch.testing.assert_close(found["gradient_descent"].lr, 1 / (v * (examples + rank + 1) + penalty))
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0])
+def test_no_other_single_step_has_less_risk_at_any_position(noise):
+    task = LinearRegression(3, 7, noise=noise)
+    best = references(task)["gradient_descent"]
+    assert_optimal(task, best, {c: GradientDescent(1, c * best.lr) for c in (0.8, 0.9, 1.1, 1.2)}, prompts=20_000)
+
+
+def test_a_shift_is_measured_against_its_own_references_and_the_predictor_of_the_training():
+    shift = NoisyLabels(BASE, 2.0)
+    assert references(shift, BASE)["trained_bayes"] == Ridge(0.25) and references(shift)["bayes"] == Ridge(4.0)
+    assert "trained_bayes" not in references(BASE, BASE)
+    experiment = Experiment(task=BASE, model=TransformerConfig(n_layer=0), eval=Evaluation(shifts=(("noisy", shift),)))
+    rows = list(compare(iclab.bayes(shift), shift, shift.sample(50, generator()), generator(), experiment))
+    away = {r["predictor"]: r["value"] for r in rows if (r["quantity"], r["position"]) == ("spd", None)}
+    assert away["bayes"] == away["ridge"] == 0 < away["trained_bayes"]

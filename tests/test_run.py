@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from iclab.analysis import estimate
 from iclab.experiments.bench import baselines, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure, regions
@@ -14,14 +15,22 @@ from iclab.experiments.streams import STREAMS, resolve, stream
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import LeastSquares
-from iclab.tasks import DecisionTree, LinearRegression, ScaledInputs
+from iclab.tasks import (
+    DecisionTree,
+    HalfSubspace,
+    LinearRegression,
+    NoisyLabels,
+    OrthogonalQuery,
+    RepeatedQuery,
+    ScaledInputs,
+)
 from iclab.training import Recipe, Training
 
 TASK = LinearRegression(2, 6, noise=0.5)
 SMALL = Experiment(
     task=TASK,
     model=TransformerConfig(n_layer=1, n_head=1, d_model=8),
-    train=Recipe(steps=12, batch=4, warmup=2),
+    train=Recipe(steps=12, batch=4, warmup=0.2),
     eval=Evaluation(prompts=300, every=3, shifts=(("larger", ScaledInputs(TASK, 2.0)),)),
     device="cpu",
 )
@@ -68,7 +77,7 @@ def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted
 def test_rows_agree_with_what_they_are_measured_from():
     model = new_model(SMALL)
     rows = measure(SMALL, model)
-    prompts = TASK.sample(300, stream(SMALL, "test"))
+    prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
     errors = (model(prompts.xs, prompts.ys) - prompts.ys).square()
     best = (bayes(TASK)(prompts.xs, prompts.ys) - prompts.ys).square()
     assert value(rows, predictor="transformer", quantity="risk") == pytest.approx(errors.mean().item(), rel=1e-5)
@@ -79,8 +88,10 @@ def test_rows_agree_with_what_they_are_measured_from():
     assert value(rows, predictor="transformer", quantity="risk_ratio") == pytest.approx(
         (errors.mean() / best.mean()).item(), rel=1e-5
     )
-    over = value(rows, predictor="least_squares", quantity="risk", position="over")
-    exact = (LeastSquares()(prompts.xs, prompts.ys) - prompts.ys)[:, 4:].square().mean().item()
+    wide = replace(SMALL, task=LinearRegression(2, 9, noise=0.5), eval=Evaluation(prompts=300))
+    over = value(measure(wide, new_model(wide)), predictor="least_squares", quantity="risk", position="over")
+    drawn = wide.task.sample(300, stream(wide, "test", distribution="own"))
+    exact = (LeastSquares()(drawn.xs, drawn.ys) - drawn.ys)[:, 6:].square().mean().item()
     assert over == pytest.approx(exact, rel=1e-5)
     for row in rows:
         assert set(row) == {"distribution", "predictor", "quantity", "layer", "position", "value", "stderr"}
@@ -100,9 +111,24 @@ def test_bands_hold_their_means_and_probabilities_sum_to_one():
 
 
 def test_positions_are_averaged_in_regions_that_part_them_at_the_threshold():
-    assert regions(5, 17) == {None: slice(17), "under": slice(4), "threshold": slice(4, 7), "over": slice(7, 17)}
-    assert regions(1, 3) == {None: slice(3), "threshold": slice(0, 3)}
-    assert list(regions(20, 5)) == [None, "under"]
+    parts = {None: slice(17), "under": slice(2), "threshold": slice(2, 9), "over": slice(9, 17)}
+    assert regions(LinearRegression(5, 17)) == parts
+    assert regions(LinearRegression(1, 3)) == {None: slice(3), "threshold": slice(0, 3)}
+    assert list(regions(LinearRegression(20, 5))) == [None, "under"]
+    assert regions(HalfSubspace(LinearRegression(10, 17))) == parts
+    assert regions(OrthogonalQuery(LinearRegression(6, 4))) == {None: slice(3, 4)}
+
+
+def test_least_squares_has_a_trustworthy_error_bar_over_the_threshold():
+    """Of 60 estimates of one risk most lie within two of their standard errors, as they do not where i − d ≤ 3."""
+    task, part, inside = LinearRegression(3, 12, noise=0.5), slice(7, 12), 0
+    truth = [0.25 * (1 + 3 / (i - 3 - 1)) for i in range(7, 12)]  # σ² (1 + d / (i − d − 1))
+    for seed in range(60):
+        drawn = task.sample(500, torch.Generator().manual_seed(seed))
+        found = estimate((LeastSquares()(drawn.xs, drawn.ys) - drawn.ys)[:, part].square().mean(-1))
+        inside += abs(found.value - sum(truth) / 5) < 2 * found.stderr
+    assert regions(task)["over"] == part
+    assert inside >= 53
 
 
 def test_a_task_without_a_known_bayes_predictor_is_measured_without_ratios(tmp_path):
@@ -134,9 +160,50 @@ def test_the_curve_counts_every_step_once():
     assert all(np.isfinite(p["loss"]) and p["excess"] > 0 for p in points)
 
 
+def test_measuring_one_distribution_does_not_depend_on_another_or_on_the_bootstrap():
+    model = new_model(SMALL)
+    rows = measure(SMALL, model)
+    alone = measure(replace(SMALL, eval=replace(SMALL.eval, bootstrap=7, shifts=())), model)
+    steady = ("risk", "spd", "excess")
+    own = [row for row in rows if row["distribution"] == "own" and row["quantity"] in steady]
+    assert own == [row for row in alone if row["quantity"] in steady]
+
+
+def test_a_shift_is_compared_with_its_own_bayes_and_with_what_the_model_was_trained_to_be():
+    noisier = replace(SMALL, eval=Evaluation(prompts=2000, shifts=(("noisier", NoisyLabels(TASK, 2.0)),)))
+    rows = measure(noisier, new_model(SMALL))
+    risks = {n: value(rows, distribution="noisier", predictor=n, quantity="risk") for n in ("bayes", "trained_bayes")}
+    assert risks["bayes"] < 0.99 * risks["trained_bayes"]
+    assert not rows_by(rows, distribution="own", predictor="trained_bayes")
+    families = {row["predictor"] for row in rows_by(rows, distribution="noisier", quantity="fit_distance")}
+    assert "trained_bayes" in families and "ridge" in families
+
+
+def test_a_shift_of_the_query_is_averaged_over_the_query_alone():
+    shifted = replace(SMALL, eval=Evaluation(prompts=50, shifts=(("repeated", RepeatedQuery(TASK)),)))
+    rows = measure(shifted, new_model(SMALL))
+    asked = {"distribution": "repeated", "predictor": "transformer", "quantity": "risk"}
+    assert value(rows, **asked) == value(rows, **asked, position=5) != value(rows, **asked, position=4)
+
+
+def test_analyses_that_cannot_be_made_are_refused_before_training():
+    with pytest.raises(ValueError, match=r"'layers' needs eval.prompts of 20 or more, given 10"):
+        replace(SMALL, eval=Evaluation(prompts=10, analyses=("layers",)))
+    with pytest.raises(ValueError, match=r"'probes' looks for weights of linear functions; DecisionTree has none"):
+        replace(SMALL, task=DecisionTree(2, 6), eval=Evaluation(analyses=("probes",)))
+
+
+def test_a_task_whose_bayes_predictor_is_not_known_says_why_in_the_log(tmp_path):
+    lines = []
+    perform(replace(SMALL, task=DecisionTree(2, 6), eval=Evaluation(prompts=30)), tmp_path, silent, lines.append)
+    assert any("no Bayes predictor: no closed form" in line for line in lines)
+
+
 def test_auto_means_the_gpu_where_there_is_one():
     assert resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve("cpu").type == "cpu"
+    with pytest.raises(ValueError, match=r"cuda:99 is asked for, and torch finds \d+ CUDA devices"):
+        resolve("cuda:99")
 
 
 # ---- analyses ------------------------------------------------------------------------------------------------------

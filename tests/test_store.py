@@ -147,11 +147,25 @@ def test_a_glance_at_the_lock_does_not_keep_a_patient_worker_out(tmp_path):
     process.join()
 
 
-def test_an_existing_run_is_left_as_it_is(tmp_path):
+def test_a_run_that_is_done_is_left_as_it_is(tmp_path):
     run = made(tmp_path, rows=[row(3.0)])
     run.create({"other": 1})
     assert run.settings()["task"]["d"] == 3
     assert run.rows()[0]["value"] == 3.0
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "failed", "diverged"])
+def test_a_run_that_is_not_done_takes_new_settings_unless_it_is_held(tmp_path, state):
+    run = made(tmp_path, state)
+    process, _ = holder(run)
+    run.create({"other": 1})
+    assert run.settings()["task"]["d"] == 3
+    process.kill()
+    process.join()
+    run.create({"other": 1})
+    assert run.settings() == {"other": 1}
+    assert run.recorded().state == state
+    assert not run.held()
 
 
 def test_a_status_that_is_none_is_told_with_its_file(tmp_path):

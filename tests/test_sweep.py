@@ -31,7 +31,7 @@ d_model = 8
 [train]
 steps = 20
 batch = 4
-warmup = 2
+warmup = 0.1
 [eval]
 prompts = 32
 bootstrap = 5
@@ -304,6 +304,26 @@ def test_an_error_is_kept_in_the_log_and_in_one_line_of_the_status(tmp_path):
     assert run.status().attempts == 2
     assert in_a_child(worker.work, run, 1) == worker.FAILED  # another sweep has tried it again meanwhile
     assert run.status().attempts == 2
+
+
+def test_a_run_that_failed_on_one_device_is_repaired_on_another(study):
+    run = new_run(study.parent, device="cuda:63")
+    assert in_a_child(worker.work, run) == worker.FAILED
+    code, output = sweep(study, "device=cpu", "--retry-failed")
+    assert code == 0, output
+    assert stored(study)[0].folder == run.folder
+    assert (run.status().attempts, run.settings()["device"]) == (2, "cpu")
+    code, output = sweep(study, "device=cuda:63")  # nothing is left to do, so that it is not missed
+    assert (code, run.settings()["device"]) == (0, "cpu"), output
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_not_gone_on_from(tmp_path, calm):
+    run = new_run(tmp_path)
+    (run.folder / "environment.json").write_text('{"device": "cuda:1"}')
+    run.checkpoint.write_bytes(b"the state of a generator on a GPU")
+    assert in_a_child(worker.work, run) == worker.DONE
+    assert "its checkpoint was made on cuda, and this is cpu" in run.log.read_text()
+    assert_the_same(run, calm)
 
 
 def test_a_worker_leaves_a_run_that_another_one_holds_or_has_done(tmp_path):

@@ -132,7 +132,17 @@ def test_inputs_have_the_second_moment_they_state(inputs, spectrum, seed):
 def test_rotations_are_orthogonal_and_belong_to_their_seed(seed, d):
     q = tasks.inputs.rotation(d, seed)
     torch.testing.assert_close(q @ q.mT, torch.eye(d, dtype=torch.float64))
+    assert torch.linalg.det(q) > 0
     assert d == 1 or not torch.equal(q, tasks.inputs.rotation(d, seed + 1))
+
+
+def test_contexts_have_the_second_moment_and_rank_that_their_task_states(task):
+    xs = task.sample(60_000, generator(), torch.float64).xs
+    xs = xs[:, :-1] if task.at_query else xs
+    moments = xs.mT @ xs / xs.shape[1]
+    error = moments.std(0) / len(moments) ** 0.5
+    assert ((moments.mean(0) - task.input_second_moment()).abs() <= 5 * error + 1e-12).all()
+    assert torch.linalg.matrix_rank(xs.flatten(0, 1)[:200], rtol=1e-9) == task.rank
 
 
 def test_label_variances_are_as_stated():
@@ -200,6 +210,8 @@ def context_and_query(task):
 def test_queries_are_where_the_shift_says():
     context, query = context_and_query(OrthogonalQuery(BASE))
     assert (context @ query.unsqueeze(-1)).abs().max() < 1e-10
+    context, query = context_and_query(OrthogonalQuery(HalfSubspace(LinearRegression(8, 4))))
+    assert (context @ query.unsqueeze(-1)).abs().max() < 1e-10 and query.norm(dim=-1).min() > 0.1
     context, query = context_and_query(RepeatedQuery(BASE))
     assert (context == query.unsqueeze(1)).all(-1).any(-1).all()
     context, query = context_and_query(OppositeOrthant(BASE))
@@ -215,10 +227,14 @@ def test_queries_are_where_the_shift_says():
         (lambda: LinearRegression(2, 2, prior=0.0), ["prior"]),
         (lambda: LinearRegression(3, 2, inputs=Normal(spectrum=(1.0, 2.0))), ["2 entries", "d = 3"]),
         (lambda: Uniform(half_width=0.0, spectrum=(-1.0,)), ["half_width", "spectrum"]),
+        (lambda: Normal(spectrum=(0.0, 0.0)), ["zero everywhere"]),
+        (lambda: LinearRegression(2, 2, prior=float("inf")), ["prior", "inf"]),
+        (lambda: ScaledInputs(BASE, float("nan")), ["scale", "nan"]),
+        (lambda: OrthogonalQuery(Truncated(BASE, dims=2, points=4)), ["n − 1 = 3", "given 2"]),
         (lambda: SparseLinearRegression(2, 2, sparsity=3), ["sparsity", "1..d = 2"]),
         (lambda: FinitePool(DecisionTree(2, 2), size=0), ["DecisionTree", "size"]),
         (lambda: Truncated(BASE, dims=9, points=9), ["dims", "1..6", "points", "1..5"]),
-        (lambda: OrthogonalQuery(LinearRegression(2, 4)), ["d > 3", "d = 2"]),
+        (lambda: OrthogonalQuery(LinearRegression(2, 4)), ["n − 1 = 3", "given 2"]),
         (lambda: RepeatedQuery(LinearRegression(2, 1)), ["n of 2"]),
         (lambda: NoisyLabels(BASE, -1.0), ["std"]),
         (lambda: ScaledWeights(BASE, 0.0), ["scale"]),

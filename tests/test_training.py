@@ -1,5 +1,6 @@
 """What must hold of training: reproducible, resumable to the bit, pure where it says so, honest about failure."""
 
+from dataclasses import fields, replace
 from math import isclose
 
 import pytest
@@ -7,18 +8,19 @@ import torch
 from conftest import generator
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad, stack_module_state, vmap
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 import iclab
 from iclab.models import Transformer, TransformerConfig
+from iclab.predictors import Ridge
 from iclab.tasks import DecisionTree, LinearRegression, Truncated
 from iclab.training import Curriculum, Diverged, Recipe, Training, loss, train
 
 TASK = LinearRegression(3, 6, noise=0.5)
 CONFIG = TransformerConfig(n_layer=2, n_head=2, d_model=8)
 RECIPES = {
-    "default": Recipe(steps=12, warmup=3),
-    "muon": Recipe(steps=12, warmup=3, optimizer="muon", lr=1e-2),
+    "default": Recipe(steps=12, warmup=0.25),
+    "muon": Recipe(steps=12, warmup=0.25, optimizer="muon", lr=1e-2),
     "posterior mean": Recipe(steps=12, targets="posterior_mean"),
     "curriculum": Recipe(steps=12, curriculum=Curriculum(dims=1, points=2, every=3)),
     "unclipped, decayed": Recipe(steps=12, clip=None, weight_decay=0.1, schedule="linear"),
@@ -121,11 +123,115 @@ def test_posterior_mean_targets_have_the_gradient_of_sampled_ones_on_average_and
     assert averaged.var(0).sum() < 0.8 * sampled.var(0).sum()
 
 
+# ---- a step, written out --------------------------------------------------------------------------------------------
+
+BASE = Recipe(steps=5, batch=4, lr=0.02, clip=0.5, warmup=0.4, weight_decay=0.3, schedule="linear")
+CHANGES = {
+    "steps": 9,
+    "batch": 7,
+    "optimizer": "muon",
+    "lr": 0.03,
+    "betas": (0.5, 0.7),
+    "eps": 0.1,
+    "weight_decay": 2.0,
+    "clip": None,
+    "warmup": 0.0,
+    "schedule": "cosine",
+    "targets": "posterior_mean",
+    "curriculum": Curriculum(dims=1, points=2, points_step=3, every=2),
+    "precision": "bfloat16",
+}
+STAGES = [*2 * [Truncated(TASK, dims=1, points=2)], *2 * [Truncated(TASK, dims=2, points=5)], TASK]
+
+
+def gradient_by_hand(training):
+    """The loss of the next step and its clipped gradient; the training and its generator stay as they are."""
+    recipe, parameters, rng = training.recipe, weights(training), torch.Generator()
+    rng.set_state(training.rng.get_state())
+    drawn = (STAGES[training.step] if recipe.curriculum else TASK).sample(recipe.batch, rng)
+    targets = drawn.ys if recipe.targets == "sampled" else Ridge(0.5**2)(drawn.xs, drawn.ys)
+    leaves = {name: p.requires_grad_() for name, p in parameters.items()}
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        value = (functional_call(training.model, leaves, (drawn.xs, drawn.ys)) - targets).square().mean()
+    value.backward()
+    gradient = {name: leaf.grad for name, leaf in leaves.items()}
+    norm = sum(g.square().sum() for g in gradient.values()).sqrt()
+    shrunk = 1 if recipe.clip is None else min(1, recipe.clip / norm)
+    return value.item(), {name: shrunk * g for name, g in gradient.items()}
+
+
+def adamw_by_hand(training):
+    """Yields before each step its loss and where AdamW takes the parameters:
+    m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  p ← (1 − rate·decay)p − rate·m̂/(√v̂ + ε), hats for /(1 − βᵗ)."""
+    recipe, (beta1, beta2) = training.recipe, training.recipe.betas
+    m = {name: torch.zeros_like(p) for name, p in weights(training).items()}
+    v = {name: torch.zeros_like(p) for name, p in weights(training).items()}
+    while True:
+        value, gradient = gradient_by_hand(training)
+        rate, t, moved = recipe.rate(training.step), training.step + 1, {}
+        for name, p in weights(training).items():
+            m[name] = beta1 * m[name] + (1 - beta1) * gradient[name]
+            v[name] = beta2 * v[name] + (1 - beta2) * gradient[name] ** 2
+            away = m[name] / (1 - beta1**t) / ((v[name] / (1 - beta2**t)).sqrt() + recipe.eps)
+            moved[name] = (1 - rate * recipe.weight_decay) * p - rate * away
+        yield value, moved
+
+
+@pytest.mark.parametrize("changed", [None, *(name for name in CHANGES if name != "optimizer")])
+def test_a_step_has_the_loss_and_the_update_that_the_recipe_says(changed):
+    training = fresh(replace(BASE, **({changed: CHANGES[changed]} if changed else {})))
+    by_hand = adamw_by_hand(training)
+    for _ in range(5):
+        value, moved = next(by_hand)
+        assert training.advance() == value
+        torch.testing.assert_close(weights(training), moved, atol=1e-6, rtol=1e-5)
+
+
+def test_every_field_of_a_recipe_changes_where_five_steps_lead():
+    assert set(CHANGES) == {field.name for field in fields(Recipe)}
+    ends = []
+    for change in [{}, *({name: value} for name, value in CHANGES.items())]:
+        training = fresh(replace(BASE, **change))
+        for _ in range(5):
+            training.advance()
+        ends.append(torch.cat([p.flatten() for p in weights(training).values()]))
+    gaps = torch.cdist(torch.stack(ends), torch.stack(ends)).fill_diagonal_(1)
+    assert gaps.min() > 1e-3
+
+
+def test_muon_turns_the_matrices_inside_blocks_by_the_rate_and_leaves_the_rest_to_adamw():
+    """Its update is rate·U·Vᵀ of the momentum's singular vectors, up to what few bfloat16 iterations leave open."""
+    training, momenta = fresh(replace(BASE, optimizer="muon")), {}
+    by_hand = adamw_by_hand(training)
+    for _ in range(5):
+        before, rate = weights(training), BASE.rate(training.step)
+        (_, gradient), (value, moved) = gradient_by_hand(training), next(by_hand)
+        assert training.advance() == value
+        for name, p in weights(training).items():
+            if not name.startswith("blocks.") or p.ndim != 2:
+                torch.testing.assert_close(p, moved[name], atol=1e-6, rtol=1e-5)
+                continue
+            momenta[name] = 0.95 * momenta.get(name, 0) + 0.05 * gradient[name]
+            left, sizes, right = torch.linalg.svd(0.95 * momenta[name] + 0.05 * gradient[name])
+            update = (before[name] * (1 - rate * BASE.weight_decay) - p) / rate
+            large = sizes > 0.05 * sizes[0]
+            inner = (left.mT @ update @ right.mT)[large][:, large]
+            assert inner.diagonal().min() > 0.6 and inner.diagonal().max() < 1.25
+            torch.testing.assert_close(inner, inner.diagonal().diag(), atol=0.05, rtol=0)
+
+
+def test_bfloat16_keeps_float32_weights_and_the_loss_within_its_accuracy():
+    exact, rounded = fresh(BASE), fresh(replace(BASE, precision="bfloat16"))
+    value = exact.advance()
+    assert value != rounded.advance() == pytest.approx(value, rel=2**-6)
+    assert all(p.dtype == torch.float32 for p in rounded.parameters.values())
+
+
 def test_the_rate_warms_up_and_falls_as_its_schedule_says():
-    cosine = Recipe(steps=110, warmup=10, lr=1.0)
+    cosine = Recipe(steps=110, warmup=1 / 11, lr=1.0)
     assert [cosine.rate(s) for s in (0, 9)] == [0.1, 1.0]
     assert isclose(cosine.rate(60), 0.5) and cosine.rate(109) < 1e-3
-    linear = Recipe(steps=20, warmup=10, lr=1.0, schedule="linear")  # the triangle of Raventós et al.
+    linear = Recipe(steps=20, warmup=0.5, lr=1.0, schedule="linear")  # the triangle of Raventós et al.
     assert isclose(linear.rate(15), 0.5)
     assert Recipe(steps=20, warmup=0, lr=1.0, schedule="constant").rate(19) == 1.0
 
@@ -139,10 +245,12 @@ def test_a_curriculum_grows_to_the_full_task_and_stays_there():
 
 @pytest.mark.parametrize("lr", [1e4, 1e30])
 def test_a_training_that_diverges_says_so_with_its_step(lr):
-    training = fresh(Recipe(steps=200, lr=lr, warmup=0, clip=None))
-    with pytest.raises(Diverged, match=rf"at step {training.step}|diverged at step \d+: loss"):
+    training, losses = fresh(Recipe(steps=200, lr=lr, warmup=0, clip=None)), []
+    with pytest.raises(Diverged) as caught:
         for _ in range(200):
-            training.advance()
+            losses.append(training.advance())
+    assert caught.value.step == training.step == len(losses) > 0
+    assert str(caught.value).startswith(f"training diverged at step {len(losses)}: loss {caught.value.loss:.4g};")
 
 
 def test_training_lowers_the_excess_risk():

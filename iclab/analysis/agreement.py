@@ -42,7 +42,7 @@ def implicit_weights(
     if isinstance(predictor, Linear):
         return predictor.weights(prompts.xs, prompts.ys)
     refuse("implicit_weights", _too_few(queries))
-    answers = _answers_to(predictor, prompts, queries).double()
+    answers = answers_to(predictor, prompts, queries).double()
     solution = torch.linalg.lstsq(queries.double(), rearrange(answers, "batch n q -> q (batch n)")).solution
     return rearrange(solution, "d (batch n) -> batch n d", batch=len(prompts.xs))
 
@@ -50,7 +50,7 @@ def implicit_weights(
 def linearity(predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]) -> Float[Tensor, "batch n"]:
     """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
     refuse("linearity", _too_few(queries))
-    answers = _answers_to(predictor, prompts, queries).double()
+    answers = answers_to(predictor, prompts, queries).double()
     basis, _ = torch.linalg.qr(queries.double())
     fitted = (answers @ basis).square().sum(-1)
     total = answers.square().sum(-1)
@@ -74,15 +74,21 @@ def _too_few(queries: Float[Tensor, "q d"]) -> list[str]:
 
 
 @torch.no_grad()
-def _answers_to(
-    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], chunk: int = 4096
+def answers_to(
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], calls: int = 4096
 ) -> Float[Tensor, "batch n q"]:
-    """The answer to each query in the place of x_i, for every prompt and position."""
-    batch, n, d = prompts.xs.shape
-    here = torch.eye(n, dtype=torch.bool, device=prompts.xs.device)[None, :, None, :, None]
-    xs = torch.where(here, queries[None, None, :, None, :], prompts.xs[:, None, None])
-    xs = rearrange(xs.expand(batch, n, len(queries), n, d), "batch i q n d -> (batch i q) n d")
-    ys = repeat(prompts.ys, "batch n -> (batch i q) n", i=n, q=len(queries))
-    pieces = zip(xs.split(chunk), ys.split(chunk), strict=True)
-    answers = rearrange(torch.cat([predictor(x, y) for x, y in pieces]), "(b i q) n -> b i q n", b=batch, i=n)
+    """The answer to each query in the place of x_i, at every position; at most `calls` prompts at a time."""
+    size = max(1, calls // (prompts.xs.shape[1] * len(queries)))
+    pieces = zip(prompts.xs.split(size), prompts.ys.split(size), strict=True)
+    return torch.cat([_answers_to(predictor, xs, ys, queries) for xs, ys in pieces])
+
+
+def _answers_to(
+    predictor: Predictor, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], queries: Float[Tensor, "q d"]
+) -> Float[Tensor, "batch n q"]:
+    batch, n, d = xs.shape
+    here = torch.eye(n, dtype=torch.bool, device=xs.device)[None, :, None, :, None]
+    asked = torch.where(here, queries[None, None, :, None, :], xs[:, None, None])
+    answers = predictor(asked.reshape(-1, n, d), repeat(ys, "batch n -> (batch i q) n", i=n, q=len(queries)))
+    answers = rearrange(answers, "(batch i q) n -> batch i q n", batch=batch, i=n)
     return answers.diagonal(dim1=1, dim2=3).transpose(1, 2)

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis.risk import answer, estimate, resampled, squared
+from iclab.analysis.references import bayes_where_known, right_penalty
+from iclab.analysis.risk import answer, estimate, ratio, resampled, squared
 from iclab.errors import refuse
-from iclab.posterior import bayes
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -32,6 +32,8 @@ from iclab.predictors import (
     Zero,
 )
 from iclab.tasks import Prompts, Task
+
+LEAST = 20  # prompts; half of them fit the parameters
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Match:
     relative: float
     relative_stderr: float
     probability: float
+    probability_stderr: float
 
     def __str__(self) -> str:
         inner = self.fitted[1:] if len(self.fitted) > 1 else self.fitted
@@ -69,16 +72,17 @@ def single(name: str, predictor: Predictor) -> Family:
     return Family(name, "", torch.zeros(1), [predictor])
 
 
-def families(task: Task, prompts: Prompts, points: int = 33) -> list[Family]:
+def families(task: Task, training: Task | None = None, points: int = 33) -> list[Family]:
     """The algorithms that in-context learners of regression are compared with.
 
-    Gradient descent takes steps of size η / (v (i + d + 1)) after i examples, v the mean square of a coordinate of x,
-    so that one grid of η suits every position (η = 1 is the best single step without noise).
+    Ridge has penalties around the right one. Gradient descent takes steps of size η / (v (i + r + 1)) after i examples,
+    v the variance of an input along each of its r dimensions, so that one grid of η suits every position (η = 1 is the
+    best single step without noise). A Bayes predictor that is no ridge is a family of its own, and so is that of the
+    task that the model was trained on, where it is not this one.
     """
-    d, n = prompts.xs.shape[2], prompts.xs.shape[1]
-    v = prompts.xs.square().mean().item()
-    unit = 1 / (v * (torch.arange(n, dtype=torch.float64) + d + 1))
-    penalties = torch.logspace(-3, 2, points, dtype=torch.float64)
+    v = task.input_second_moment().trace().item() / task.rank
+    unit = 1 / (v * (torch.arange(task.n, dtype=torch.float64) + task.rank + 1))
+    penalties = (right_penalty(task) or v) * torch.logspace(-3, 3, points, dtype=torch.float64)
     rates = torch.logspace(-1.5, 0.75, points, dtype=torch.float64)
     turns = torch.arange(1, 9, dtype=torch.float64)
     found = [
@@ -88,13 +92,13 @@ def families(task: Task, prompts: Prompts, points: int = 33) -> list[Family]:
         _family("ridge", "lam", penalties, Ridge),
         *(
             _family(f"gradient_descent_{k}", "lr·v(i+d+1)", rates, lambda eta, k=k: GradientDescent(k, eta * unit))
-            for k in (1, 2, 3, 5, 8)
+            for k in range(1, 9)
         ),
-        _family("one_pass_sgd", "lr", rates / (v * (d + 2)), StochasticGradientDescent),
+        _family("one_pass_sgd", "lr", rates / (v * (task.rank + 2)), StochasticGradientDescent),
         _family("newton", "steps", turns, lambda k: Newton(int(k))),
         _family("nearest_neighbours", "k", turns, lambda k: NearestNeighbours(int(k))),
     ]
-    return found + _posterior_mean(task)
+    return found + _posterior_means(task, training)
 
 
 class Lineup:
@@ -103,24 +107,26 @@ class Lineup:
     """
 
     def __init__(self, task: Task, prompts: Prompts, among: Sequence[Family] | None = None) -> None:
-        refuse("identify", [] if len(prompts.xs) >= 20 else [f"needs at least 20 prompts, given {len(prompts.xs)}"])
+        given = len(prompts.xs)
+        refuse("identify", [] if given >= LEAST else [f"needs at least {LEAST} prompts, given {given}"])
         self.prompts = prompts
-        self.families = families(task, prompts) if among is None else list(among)
+        self.families = families(task) if among is None else list(among)
         self.answers = [_answers(family, prompts) for family in self.families]
-        self.scale = _reference_risk(task, prompts)
+        self.reference = _reference_errors(task, prompts)
 
     def identify(self, predictor: Predictor, rng: torch.Generator, draws: int = 500) -> list[Match]:
         """The families by distance to a predictor, nearest first."""
         fits = self._fits(predictor)
         shares = _nearest([terms for _, terms in fits], rng, draws)
         each = zip(self.families, fits, shares, strict=True)
-        matches = [_match(family, *fit, self.scale, share) for family, fit, share in each]
+        matches = [_match(family, *fit, self.reference, share, draws) for family, fit, share in each]
         return sorted(matches, key=lambda match: match.relative)
 
     def distances(self, predictor: Predictor) -> dict[str, float]:
         """The mean distance of each family to a predictor, relative to the reference risk; nearest first."""
         fits = zip(self.families, self._fits(predictor), strict=True)
-        found = {family.name: terms.mean().item() / self.scale for family, (_, terms) in fits}
+        scale = self.reference.mean().item()
+        found = {family.name: terms.mean().item() / scale for family, (_, terms) in fits}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def _fits(self, predictor: Predictor) -> list[tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]]:
@@ -145,13 +151,12 @@ def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Pre
     return Family(name, parameter, grid, [make(value) for value in grid.tolist()])
 
 
-def _posterior_mean(task: Task) -> list[Family]:
-    """The Bayes predictor as a family of its own where it is not one of the others already (ridge, least squares)."""
-    try:
-        best = bayes(task)
-    except ValueError:
-        return []
-    return [] if isinstance(best, Ridge | LeastSquares) else [single("bayes", best)]
+def _posterior_means(task: Task, training: Task | None) -> list[Family]:
+    """The Bayes predictors that are not among the other families: here where it is no ridge, and of the training."""
+    here = bayes_where_known(task)
+    found = [single("bayes", here)] if here and not isinstance(here, Ridge | LeastSquares) else []
+    there = bayes_where_known(training) if training is not None and training != task else None
+    return found + ([single("trained_bayes", there)] if there and there != here else [])
 
 
 def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n"]:
@@ -168,31 +173,31 @@ def _fit(
     return family.grid[chosen.cpu()], squared(best, learned[half:])
 
 
-def _reference_risk(task: Task, prompts: Prompts) -> float:
-    """The Bayes risk over all positions of the second half, or the mean square label where it is not known."""
-    try:
-        best = answer({"bayes": bayes(task)}, prompts)["bayes"]
-    except ValueError:
-        best = torch.zeros_like(prompts.ys)
-    return squared(best, prompts.ys)[len(best) // 2 :].mean().item()
+def _reference_errors(task: Task, prompts: Prompts) -> Float[Tensor, " half"]:
+    """The squared error of Bayes in each prompt of the second half, or the squared labels where it is not known."""
+    best = bayes_where_known(task) or Zero()
+    return squared(answer({"best": best}, prompts)["best"], prompts.ys)[len(prompts.xs) // 2 :].mean(-1)
 
 
 def _nearest(terms: Sequence[Tensor], rng: torch.Generator, draws: int) -> list[float]:
-    """For each family the share of bootstrap resamples in which its mean distance is the least."""
+    """For each family the share of bootstrap resamples in which its mean distance is the least; ties are shared."""
     per_prompt = torch.stack([t.mean(-1) for t in terms], dim=-1)
-    winners = (resampled(len(per_prompt), draws, rng) @ per_prompt).argmin(-1)
-    return (torch.bincount(winners, minlength=len(terms)) / draws).tolist()
+    means = resampled(len(per_prompt), draws, rng) @ per_prompt
+    wins = (means == means.amin(-1, keepdim=True)).double()
+    return (wins / wins.sum(-1, keepdim=True)).mean(0).tolist()
 
 
-def _match(family: Family, fitted: Tensor, terms: Tensor, scale: float, probability: float) -> Match:
-    per_position, overall = estimate(terms), estimate(terms.mean(-1))
+def _match(family: Family, fitted: Tensor, terms: Tensor, reference: Tensor, probability: float, draws: int) -> Match:
+    per_position, overall = estimate(terms), ratio(terms.mean(-1), reference)
+    shrunk = (probability * draws + 1) / (draws + 2)  # so that a share of 1 in few draws is not certainty
     return Match(
         family=family.name,
         parameter=family.parameter,
         fitted=fitted,
         distance=per_position.value,
         stderr=per_position.stderr,
-        relative=overall.value.item() / scale,
-        relative_stderr=overall.stderr.item() / scale,
+        relative=overall.value.item(),
+        relative_stderr=overall.stderr.item(),
         probability=probability,
+        probability_stderr=(shrunk * (1 - shrunk) / (draws + 2)) ** 0.5,
     )

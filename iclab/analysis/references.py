@@ -2,7 +2,7 @@
 
 import torch
 
-from iclab.posterior import bayes, scale
+from iclab.posterior import bayes, source, weight_variance
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -13,14 +13,15 @@ from iclab.predictors import (
     Ridge,
     Zero,
 )
-from iclab.tasks import Derived, FunctionClass, LinearRegression, SparseLinearRegression, Task
+from iclab.tasks import SparseLinearRegression, Task
 
 
-def references(task: Task) -> dict[str, Predictor]:
+def references(task: Task, training: Task | None = None) -> dict[str, Predictor]:
     """Every reference predictor of a task; "bayes" is among them where it is known.
 
-    "ridge" has the penalty that is right for a normal prior (so that on a finite pool it is the predictor which
-    ignores the pool), and "gradient_descent" is one step of the best size for normal inputs.
+    On another task than the one of the training, "trained_bayes" is what the model was trained to be, the Bayes
+    predictor of `training`. "ridge" has the penalty that is right for normal weights (so that on a finite pool it is
+    the predictor which ignores the pool), and "gradient_descent" is `one_step`.
     """
     found: dict[str, Predictor] = {
         "zero": Zero(),
@@ -30,35 +31,36 @@ def references(task: Task) -> dict[str, Predictor]:
         "gradient_descent": one_step(task),
     }
     if task.noise > 0:
-        found["ridge"] = Ridge(_noise_to_prior(task))
-    if isinstance(function_class(task), SparseLinearRegression):
+        found["ridge"] = Ridge(right_penalty(task))
+    if isinstance(source(task), SparseLinearRegression):
         found["lasso"] = Lasso(0.01)  # the best of Garg et al. 2022 (arXiv 2208.01066, App. A)
+    known = {"bayes": bayes_where_known(task)}
+    if training is not None and training != task:
+        known["trained_bayes"] = bayes_where_known(training)
+    return {name: f for name, f in known.items() if f is not None} | found
+
+
+def bayes_where_known(task: Task) -> Predictor | None:
+    """The Bayes predictor, or none where `bayes` knows no closed form."""
     try:
-        return {"bayes": bayes(task), **found}
-    except ValueError:  # no closed form is known
-        return found
+        return bayes(task)
+    except ValueError:
+        return None
 
 
-def function_class(task: Task) -> FunctionClass:
-    """The class of functions below all derivations."""
-    while isinstance(task, Derived):
-        task = task.base
-    assert isinstance(task, FunctionClass)
-    return task
+def right_penalty(task: Task) -> float:
+    """lam = noise² / E w_j²: for normal weights ridge with this penalty is the Bayes predictor."""
+    return task.noise**2 / weight_variance(task)
 
 
 def one_step(task: Task) -> GradientDescent:
-    """One step of gradient descent from zero, of the size that has least risk for inputs N(0, v·I).
+    """One step of gradient descent from zero, of the size that is best where inputs are normal and isotropic,
 
-    lr_i = 1 / (v (i + d + 1) + (noise/prior)²) on the gradient of ½‖Xw − y‖², after i examples.
+        lr_i = 1 / (v (i + r + 1) + lam)
+
+    on the gradient of ½‖Xw − y‖², after i examples, with v the variance of an input along each of the r dimensions that
+    inputs have, and lam the right penalty. For other inputs v is the mean over these dimensions.
     """
-    source = function_class(task)
-    v = source.input_second_moment().trace().item() / source.d
-    steps = torch.arange(task.n, dtype=torch.float64)
-    return GradientDescent(1, 1 / (v * (steps + task.d + 1) + _noise_to_prior(task)))
-
-
-def _noise_to_prior(task: Task) -> float:
-    source = function_class(task)
-    prior = source.prior if isinstance(source, LinearRegression) else 1.0
-    return (task.noise / (scale(task) * prior)) ** 2
+    v = task.input_second_moment().trace().item() / task.rank
+    examples = torch.arange(task.n, dtype=torch.float64)
+    return GradientDescent(1, 1 / (v * (examples + task.rank + 1) + right_penalty(task)))

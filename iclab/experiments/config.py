@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
-from iclab.errors import unknown
+from iclab.errors import Refusal, unknown
 from iclab.experiments.mappings import Nested, join
 
 T = TypeVar("T")
@@ -43,11 +43,11 @@ def load_text(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file.{_nearest_file(path)}") from None
+        raise Refusal(f"{path}: no such file.{_nearest_file(path)}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise Refusal(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise Refusal(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def parse(text: str, source: object) -> dict[str, Any]:
@@ -55,9 +55,9 @@ def parse(text: str, source: object) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError(f"{source}: not TOML that can be read: nested too deeply") from None
+        raise Refusal(f"{source}: not TOML that can be read: nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{source}: not TOML: {error}") from None
+        raise Refusal(f"{source}: not TOML: {error}") from None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def refuse_lines(problems: Iterable[str], most: int = 40) -> None:
     lines = list(dict.fromkeys(map(_on_one_line, problems)))
     if lines:
         more = [f"… and {len(lines) - most} more problems"] if len(lines) > most else []
-        raise ValueError("\n".join(lines[:most] + more))
+        raise Refusal("\n".join(lines[:most] + more))
 
 
 def _on_one_line(text: str) -> str:

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from iclab.analysis.identify import LEAST
 from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
@@ -29,7 +32,7 @@ from iclab.training import Recipe
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Experiment:
     """One run: a model trained on a task by a recipe, then evaluated.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
-    "cuda", "cuda:1" or "mps"; `recipe` is the name of the settings that the file started from.
+    "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from.
     """
 
     task: Task
@@ -79,8 +82,8 @@ class Experiment:
     def __post_init__(self) -> None:
         found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
         if not DEVICE.fullmatch(self.device):
-            found.append(f"device must be auto, cpu, mps, cuda or cuda:NUMBER, given {self.device!r}")
-        refuse("Experiment", found + self._shift_problems() + self._target_problems())
+            found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
+        refuse("Experiment", found + self._shift_problems() + self._target_problems() + self._analysis_problems())
 
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
@@ -90,6 +93,21 @@ class Experiment:
             for name, shift in self.eval.shifts
             if shift.d != d or shift.n > n
         ]
+
+    def _analysis_problems(self) -> list[str]:
+        """What an analysis would stumble over after the training."""
+        needed = {"layers": LEAST, "probes": 16}
+        few = {
+            name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
+        }
+        found = [
+            f"the analysis {k!r} needs eval.prompts of {v} or more, given {self.eval.prompts}" for k, v in few.items()
+        ]
+        tasks = [self.task, *(shift for _, shift in self.eval.shifts)]
+        curved = [type(t).__name__ for t in tasks if not hasattr(t.sample(1, torch.Generator()).truth, "ws")]
+        if curved and "probes" in self.eval.analyses:
+            found.append(f"the analysis 'probes' looks for weights of linear functions; {', '.join(curved)} has none")
+        return found
 
     def _target_problems(self) -> list[str]:
         if self.train.targets == "posterior_mean":

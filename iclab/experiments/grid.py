@@ -1,6 +1,7 @@
 """The grammar of sweeps: a key and its values, crossed with every other key.
 
     model.n_layer=1,2,4           values as in TOML: numbers, true, false, texts (quotes may be left out), lists, tables
+    device=cuda:0,cuda:1          a text may end in a number, which makes no range of it
     seed=0:4    seed=0:10:2       integers, the end left out
     train.lr=log:1e-4..1e-2:5     5 values, evenly spaced in the logarithm, both ends among them
     task.noise=lin:0..1:5         the same, evenly spaced
@@ -15,7 +16,7 @@ from itertools import product
 from math import exp, isfinite, log, prod
 from typing import Any
 
-from iclab.errors import refuse
+from iclab.errors import Refusal, refuse
 from iclab.experiments.config import shown
 from iclab.experiments.mappings import Nested, flatten
 
@@ -23,7 +24,7 @@ Axes = dict[str, list[Any]]
 
 LARGEST = 100_000
 KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
-BARE = re.compile(r"[A-Za-z_][\w./+-]*")
+BARE = re.compile(r"[A-Za-z_][\w./+-]*(:\d+)?")
 INTEGERS = re.compile(r"([+-]?\d+):([+-]?\d+)(?::([+-]?\d+))?")
 SPACED = re.compile(r"(log|lin):(.+?)\.\.(.+):([+-]?\d+)")
 FORMS = "a,b,c or a:b or a:b:step or log:a..b:count or lin:a..b:count"
@@ -33,11 +34,11 @@ def setting(text: str) -> tuple[str, list[Any]]:
     """Key and values of one `key=value` of the command line. Raises ``ValueError`` where it is malformed."""
     key, equals, values = text.partition("=")
     if not equals or not KEY.fullmatch(key):
-        raise ValueError(f"{text!r} is not a setting; expected key=value, e.g. model.n_layer=1,2,4")
+        raise Refusal(f"{text!r} is not a setting; expected key=value, e.g. model.n_layer=1,2,4")
     try:
         return key, parse(values)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+    except (ValueError, OverflowError) as error:  # Python refuses numbers of too many digits in words of its own
+        raise Refusal(f"{key}: {error}") from None
 
 
 def parse(text: str) -> list[Any]:
@@ -121,7 +122,7 @@ def _scalar(item: str) -> Any:
     try:
         return float(item)
     except ValueError:
-        raise ValueError(f"{item!r} is not a value; put a text with unusual characters into quotes") from None
+        raise Refusal(f"{item!r} is not a value; put a text with unusual characters into quotes") from None
 
 
 def axes_of(table: Nested) -> tuple[Axes, list[str]]:
@@ -132,7 +133,7 @@ def axes_of(table: Nested) -> tuple[Axes, list[str]]:
         problems += [f"sweep.{key} is given twice"] if key in axes else []
         try:
             axes[key] = _listed(values)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             problems.append(f"sweep.{key}: {error}")
     return axes, problems
 
@@ -150,9 +151,9 @@ def _listed(values: Any) -> list[Any]:
     if isinstance(values, str) and (ranged := span(values)) is not None:
         return ranged
     if not isinstance(values, list):
-        raise ValueError(f"expected a list of values or a range, given {shown(values)}")
+        raise Refusal(f"expected a list of values or a range, given {shown(values)}")
     if not values:
-        raise ValueError("the list is empty")
+        raise Refusal("the list is empty")
     return values
 
 

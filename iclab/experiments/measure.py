@@ -9,13 +9,16 @@ fit_distance    relative distance of the model to an algorithm with fitted param
                 nearest; fit_parameter and fit_distance_at (absolute) by position
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
-layers          the fit_ quantities and excess of every layer, read out by a fitted linear map
+layers          the fit_ quantities of every layer, read out by a fitted linear map
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
 
 `position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import torch
@@ -29,8 +32,8 @@ from iclab.analysis import (
     band,
     bare_prompt,
     estimate,
+    families,
     features,
-    identify,
     ilwd,
     implicit_weights,
     layer_readouts,
@@ -39,12 +42,14 @@ from iclab.analysis import (
     ratio,
     references,
 )
+from iclab.analysis.identify import LEAST
+from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
 from iclab.models import Transformer
-from iclab.predictors import Linear, Predictor
+from iclab.predictors import Linear
 from iclab.tasks import Prompts, Task
 
 Row = dict[str, Any]
@@ -53,89 +58,127 @@ Parts = dict[str | None, slice]
 
 def measure(experiment: Experiment, model: Transformer, device: torch.device | str = "cpu") -> list[Row]:
     """All result rows of a trained model, on its own task and on every shifted one."""
-    rng, fit = stream(experiment, "test", device), stream(experiment, "fit", device)
     tasks: dict[str, Task] = {TRAINED: experiment.task, **dict(experiment.eval.shifts)}
-    rows: list[Row] = []
-    for distribution, task in tasks.items():
-        prompts = task.sample(experiment.eval.prompts, rng)
-        found = [*compare(model, task, prompts, rng, experiment), *closer(model, task, prompts, fit, experiment)]
-        rows += [{"distribution": distribution, **row} for row in found]
-    return rows
+    each = (Measurement.of(experiment, model, name, task, device) for name, task in tasks.items())
+    return [{"distribution": one.name, **row} for one in each for row in one.rows()]
 
 
-def compare(
-    model: Predictor, task: Task, prompts: Prompts, rng: torch.Generator, experiment: Experiment
-) -> Iterator[Row]:
-    """Rows for the model and every reference on the same prompts."""
-    answers = answer({"transformer": model, **references(task)}, prompts)
-    best, parts = answers.get("bayes"), regions(task.d, task.n)
-    least = None if best is None else squared(best, prompts.ys)
-    for name, f in answers.items():
-        errors = squared(f, prompts.ys)
-        yield from _averaged(name, "risk", errors, parts)
-        yield from _bands(name, errors, rng, experiment.eval.bootstrap)
-        if least is not None:
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A model before the prompts of one distribution."""
+
+    experiment: Experiment
+    model: Transformer
+    name: str
+    task: Task
+    prompts: Prompts
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, model: Transformer, name: str, task: Task, device: torch.device | str
+    ) -> "Measurement":
+        """Draws the prompts."""
+        return cls(
+            experiment,
+            model,
+            name,
+            task,
+            task.sample(experiment.eval.prompts, stream(experiment, "test", device, name)),
+        )
+
+    @cached_property
+    def lineup(self) -> Lineup:
+        """The algorithms that the model and its layers are compared with."""
+        return Lineup(self.task, self.prompts, families(self.task, self.experiment.task))
+
+    @property
+    def draws(self) -> int:
+        """Resamples of the bootstrap."""
+        return self.experiment.eval.bootstrap
+
+    def rng(self, name: str) -> torch.Generator:
+        """A stream of this distribution."""
+        return stream(self.experiment, name, self.prompts.xs.device, self.name)
+
+    def rows(self) -> Iterator[Row]:
+        """Risks and distances, then the analyses that the experiment asks for."""
+        yield from self.compare()
+        if len(self.prompts.xs) >= LEAST:
+            for match in self.lineup.identify(self.model, self.rng("bootstrap"), self.draws):
+                yield from _match_rows(match)
+        analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
+        for name, analysis in analyses.items():
+            if name in self.experiment.eval.analyses:
+                yield from analysis()
+
+    def compare(self) -> Iterator[Row]:
+        """The model and every reference on the same prompts."""
+        ys, parts, rng = self.prompts.ys, regions(self.task), self.rng("bootstrap")
+        answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
+        least = squared(answers["bayes"], ys) if "bayes" in answers else None
+        for name, f in answers.items():
+            errors, difference = squared(f, ys), squared(answers["transformer"], f)
+            yield from _averaged(name, "risk", errors, parts)
+            yield from _bands(name, errors, rng, self.draws)
+            if name != "transformer":
+                yield from _averaged(name, "spd", difference, parts)
+            if least is None:
+                continue
             yield from _rows(name, "risk_ratio", ratio(errors, least))
             yield from _relative(name, "risk_ratio", errors, least, parts)
             yield from _relative(name, "excess", squared(f, answers["bayes"]), least, parts)
-        if name != "transformer":
-            difference = squared(answers["transformer"], f)
-            yield from _averaged(name, "spd", difference, parts)
-            if least is not None:
+            if name != "transformer":
                 yield from _relative(name, "relative_spd", difference, least, parts)
-    if len(prompts.xs) >= 20:
-        for match in identify(model, task, prompts, rng, draws=experiment.eval.bootstrap):
-            yield from _match_rows(match)
+
+    def weights(self) -> Iterator[Row]:
+        """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
+        few, wanted = self.prompts[:128], 4 * self.task.d
+        queries = self.task.sample(wanted // self.task.n + 1, self.rng("fit")).xs.flatten(0, 1)[:wanted]
+        learned = implicit_weights(self.model, few, queries)
+        for name, reference in references(self.task, self.experiment.task).items():
+            if isinstance(reference, Linear):
+                yield from _rows(name, "ilwd", ilwd(learned, reference.weights(few.xs, few.ys)))
+        yield from _rows("transformer", "linearity", estimate(linearity(self.model, few, queries)))
+
+    def layers(self) -> Iterator[Row]:
+        """Each layer, read out by a map that was fitted on other prompts, against families of algorithms."""
+        rng = self.rng("bootstrap")
+        for readout in layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit"))):
+            for match in self.lineup.identify(readout, rng, self.draws):
+                yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
+
+    def probes(self) -> Iterator[Row]:
+        """R² of each part of an algorithm's state by layer and position, beside its controls."""
+        device, shape = self.prompts.xs.device, self.experiment.model
+        untrained = Transformer(self.task.d, self.model.n, shape, stream(self.experiment, "init")).to(device)
+        sources = {
+            "probe_r2": features(self.model, self.prompts),
+            "probe_r2_untrained": features(untrained, self.prompts),
+            "probe_r2_bare": bare_prompt(self.prompts),
+        }
+        for target, state in algorithm_state(self.prompts, right_penalty(self.task)).items():
+            for quantity, source in sources.items():
+                yield from _probe_rows(target, quantity, probe(source, state))
 
 
-def closer(
-    model: Transformer, task: Task, prompts: Prompts, rng: torch.Generator, experiment: Experiment
-) -> Iterator[Row]:
-    """Rows of the analyses that an experiment asks for."""
-    if "weights" in experiment.eval.analyses:
-        yield from _weight_rows(model, task, prompts, rng)
-    if "layers" in experiment.eval.analyses:
-        yield from _layer_rows(model, task, prompts, rng, experiment.eval.bootstrap)
-    if "probes" in experiment.eval.analyses:
-        yield from _probe_rows(model, task, prompts, experiment)
+def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
+    """Rows of a probe; where the target does not vary there is nothing to report."""
+    for layer, (values, errors) in enumerate(zip(found.value, found.stderr, strict=True)):
+        rows = _rows(target, quantity, Estimate(values, errors))
+        yield from ({**row, "layer": layer} for row in rows if isfinite(row["value"]))
 
 
-def _weight_rows(model: Transformer, task: Task, prompts: Prompts, rng: torch.Generator) -> Iterator[Row]:
-    """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
-    few, wanted = prompts[:128], 4 * task.d
-    queries = task.sample(wanted // task.n + 1, rng).xs.flatten(0, 1)[:wanted]
-    learned = implicit_weights(model, few, queries)
-    for name, reference in references(task).items():
-        if isinstance(reference, Linear):
-            yield from _rows(name, "ilwd", ilwd(learned, reference.weights(few.xs, few.ys)))
-    yield from _rows("transformer", "linearity", estimate(linearity(model, few, queries)))
-
-
-def _layer_rows(model: Transformer, task: Task, prompts: Prompts, rng: torch.Generator, draws: int) -> Iterator[Row]:
-    """Each layer, read out by a map that was fitted on other prompts, against families of algorithms."""
-    lineup = Lineup(task, prompts)
-    for readout in layer_readouts(model, task.sample(len(prompts.xs), rng)):
-        for match in lineup.identify(readout, rng, draws):
-            yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
-
-
-def _probe_rows(model: Transformer, task: Task, prompts: Prompts, experiment: Experiment) -> Iterator[Row]:
-    """R² of each part of an algorithm's state by layer and position, beside its controls."""
-    untrained = Transformer(task.d, model.n, experiment.model, stream(experiment, "init")).to(prompts.xs.device)
-    sources = {"probe_r2": features(model, prompts), "probe_r2_untrained": features(untrained, prompts)}
-    sources["probe_r2_bare"] = bare_prompt(prompts)
-    for target, state in algorithm_state(prompts, task.noise**2).items():
-        for quantity, source in sources.items():
-            found = probe(source, state)
-            for layer, (values, errors) in enumerate(zip(found.value, found.stderr, strict=True)):
-                rows = _rows(target, quantity, Estimate(values, errors))
-                yield from ({**row, "layer": layer} for row in rows if row["value"] == row["value"])
-
-
-def regions(d: int, n: int) -> Parts:
-    """Positions that are averaged over: all of them (None), and apart from each other those with fewer examples than
-    dimensions, the threshold d−1..d+1 where noisy least squares has infinite variance, and those with more."""
-    parts = {None: slice(n), "under": slice(d - 1), "threshold": slice(d - 1, d + 2), "over": slice(d + 2, n)}
+def regions(task: Task) -> Parts:
+    """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
+    dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
+    has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over* are the
+    positions with fewer and with more examples. A task about the query is averaged over the last position alone.
+    """
+    n, r = task.n, task.rank
+    if task.at_query:
+        return {None: slice(n - 1, n)}
+    cut, end = max(0, r - 3), min(n, r + 4)
+    parts = {None: slice(n), "under": slice(cut), "threshold": slice(cut, end), "over": slice(end, n)}
     return {name: part for name, part in parts.items() if len(range(n)[part])}
 
 
@@ -159,7 +202,7 @@ def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) ->
 
 def _match_rows(match: Match) -> Iterator[Row]:
     yield _row(match.family, "fit_distance", None, match.relative, match.relative_stderr)
-    yield _row(match.family, "fit_probability", None, match.probability)
+    yield _row(match.family, "fit_probability", None, match.probability, match.probability_stderr)
     yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))

@@ -18,6 +18,8 @@ from iclab.experiments.config import dump
 from iclab.experiments.mappings import flatten
 from iclab.experiments.store import STATES, Run, Status, differing, runs, sweeps
 
+Row = Mapping[str, Any]
+
 STYLES = {
     "done": "green",
     "holds": "green",
@@ -33,7 +35,8 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDE = 220  # columns where the output is no terminal, so that nothing is folded
 # An easier task (the token layout) and handed answers (the targets) must be seen in every table.
 LABELS = {"layout": "model.layout", "targets": "train.targets"}
-UNBROKEN = {"run", "state", "excess", "expected", "measured", "verdict"}  # columns that a narrow terminal keeps whole
+RESULTS = ("excess", "risk")
+UNBROKEN = {"run", "state", *RESULTS, "expected", "measured", "verdict"}  # columns that a narrow terminal keeps whole
 WIDTHS = {"claim": 20}
 POINTS = 12  # how many positions of a curve are printed
 FITTED = ("fit_distance", "fit_probability")
@@ -63,9 +66,11 @@ def _text(entry: Any) -> str:
     return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
 
 
-def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, position: int | str | None = None) -> str:
-    """A number of the training distribution with its error, as it is printed; empty where it was not measured."""
-    asked = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": TRAINED}
+def value(
+    rows: Iterable[Row], predictor: str, quantity: str, position: int | str | None = None, distribution: str = TRAINED
+) -> str:
+    """A number with its error, as it is printed; empty where it was not measured."""
+    asked = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": distribution}
     for row in rows:
         if all(row.get(key) == wanted for key, wanted in asked.items()):
             error = row.get("stderr")
@@ -77,25 +82,25 @@ def value(rows: Iterable[Mapping[str, Any]], predictor: str, quantity: str, posi
 
 
 def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
-    """Runs: what was varied between them, the state, and how far each is from the Bayes predictor."""
+    """Runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk, where
+    that predictor is not known."""
     settings = [flatten(run.settings()) for run in found]
     keys = [key for key in differing(settings) if key not in LABELS.values()]
-    columns = ["run", *keys, *LABELS, "state", "seconds", "excess", "note"]
+    columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
     return table(title, columns, (_run_row(run, chosen, keys) for run, chosen in zip(found, settings, strict=True)), to)
 
 
 def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
     status = run.status()
-    excess = value(run.rows(), "transformer", "excess") if status.state == "done" else ""
     chosen = [settings.get(key) for key in [*keys, *LABELS.values()]]
-    return [run.id, *chosen, status.state, status.seconds or None, excess, status.error]
+    return [run.id, *chosen, status.state, status.seconds or None, *_results(run, status), status.error]
 
 
-def of_plan(title: str, ids: Sequence[str], plan: Sequence[Mapping[str, Any]], to: Console) -> Group:
-    """The cells of a grid that was not started."""
-    keys = list(dict.fromkeys(key for cell in plan for key in cell))
-    rows = [[id, *(cell.get(key) for key in keys)] for id, cell in zip(ids, plan, strict=True)]
-    return table(title, ["run", *keys], rows, to)
+def _results(run: Run, status: Status) -> tuple[str, str]:
+    """Excess, or else risk."""
+    rows = run.rows() if status.state == "done" else []
+    excess = value(rows, "transformer", "excess")
+    return excess, "" if excess else value(rows, "transformer", "risk")
 
 
 def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
@@ -128,15 +133,18 @@ def of_store(folder: Path, to: Console) -> Iterator[Group]:
 
 
 def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
-    """A run in full: settings, state, training curve, risk by position, nearest algorithms."""
+    """A run in full: settings, state, training curve, risk by position, nearest algorithms, shifted distributions."""
     status, rows, settings = run.status(), run.rows(), run.settings()
     labels = ", ".join(f"{name} {flatten(settings).get(key)}" for name, key in LABELS.items())
     yield Text(dump(settings).rstrip())
     yield _state(run, status)
+    yield from _bayes_notes(run)
     yield from (Text(line) for line in _curve_lines(run.curve()))
     if rows:
         yield _risk_table(rows, labels, to)
         yield _distance_table(rows, labels, to)
+    if any(row.get("distribution") != TRAINED for row in rows):
+        yield _shift_table(rows, labels, to)
     if any(row.get("layer") is not None and row["quantity"] == "fit_distance" for row in rows):
         yield _layer_table(rows, labels, to)
 
@@ -144,6 +152,12 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
 def _state(run: Run, status: Status) -> Text:
     told = f"{run.folder}\n{status.state}, started {status.attempts} times, {status.seconds:.4g} s"
     return Text(f"\n{told}" + (f": {status.error}" if status.error else ""), style=STYLES.get(status.state, ""))
+
+
+def _bayes_notes(run: Run) -> Iterator[Text]:
+    """Why nothing is compared with the Bayes predictor, where the log says that it is not known."""
+    lines = run.log.read_text(errors="replace").splitlines() if run.log.exists() else []
+    yield from map(Text, dict.fromkeys(line.partition(" ")[2] for line in lines if "no Bayes predictor: " in line))
 
 
 def _curve_lines(curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -171,7 +185,7 @@ def _bar(v: float, low: float, high: float) -> str:
     return BARS[round((v - low) / (high - low) * (len(BARS) - 1))] if high > low else BARS[0]
 
 
-def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
+def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     """Risk after each number of examples, at most a dozen of them, then the averages over regions and over all."""
     risks = [row for row in rows if row["quantity"] == "risk" and row.get("distribution") == TRAINED]
     predictors = list(dict.fromkeys(row["predictor"] for row in risks))
@@ -182,7 +196,7 @@ def _risk_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> 
     return table(f"risk by number of examples ({labels})", ["examples", *predictors], body, to)
 
 
-def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
+def _distance_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     """How far the model's predictions are from those of each algorithm, the nearest first."""
     whole = [row for row in rows if row.get("distribution") == TRAINED and row.get("layer") is None]
     own = [row for row in whole if row.get("position") is None]
@@ -199,7 +213,31 @@ def _distance_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console)
     return table(title, ["algorithm", "distance", "probability of being the nearest", "parameter"], body, to)
 
 
-def _layer_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) -> Group:
+def _shift_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
+    """What the model does on each distribution, its own first."""
+    whole = [row for row in rows if row.get("layer") is None and row.get("position") is None]
+    names = dict.fromkeys(row["distribution"] for row in whole)
+    body = [
+        [
+            name,
+            value(whole, "transformer", "risk", distribution=name),
+            value(whole, "bayes", "risk", distribution=name),
+            value(whole, "transformer", "excess", distribution=name),
+            _nearest(row for row in whole if row["distribution"] == name),
+        ]
+        for name in names
+    ]
+    columns = ["distribution", "risk of transformer", "risk of bayes", "excess", "nearest algorithm"]
+    return table(f"mean over positions by distribution ({labels})", columns, body, to)
+
+
+def _nearest(rows: Iterable[Row]) -> str:
+    """The algorithm with the least distance among the rows; empty where none was measured."""
+    fits = [row for row in rows if row["quantity"] == "fit_distance" and isfinite(row["value"])]
+    return min(fits, key=lambda row: row["value"])["predictor"] if fits else ""
+
+
+def _layer_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     """The algorithm that each layer is nearest to, when it is read out by a fitted linear map."""
     fits = [row for row in rows if row["quantity"] == "fit_distance" and row.get("distribution") == TRAINED]
     layers = sorted({row["layer"] for row in fits if row["layer"] is not None and row.get("position") is None})
@@ -213,7 +251,7 @@ def _layer_table(rows: Sequence[Mapping[str, Any]], labels: str, to: Console) ->
     return table(title, ["after layer", "algorithm", "parameter", "distance", "probability"], body, to)
 
 
-def _median_parameter(rows: Sequence[Mapping[str, Any]], algorithm: str) -> float | None:
+def _median_parameter(rows: Sequence[Row], algorithm: str) -> float | None:
     """The median over positions of what was fitted; none for an algorithm that has no parameter."""
     found = [row["value"] for row in rows if (row["predictor"], row["quantity"]) == (algorithm, "fit_parameter")]
     return median(found) if found else None

@@ -13,8 +13,9 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure
 from iclab.experiments.streams import resolve, stream
 from iclab.models import Transformer
+from iclab.posterior import bayes
 from iclab.predictors import Predictor
-from iclab.tasks import Prompts
+from iclab.tasks import Prompts, Task
 from iclab.training import Training
 
 
@@ -30,12 +31,23 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     if checkpoint.exists():
         training.resume(checkpoint)
         log(f"continues at step {training.step} of {experiment.train.steps}")
+    if why := unknown_bayes(experiment.task):
+        log(f"no Bayes predictor: {why}")
     for point in learning_curve(experiment, training):
         say(point)
         training.save(checkpoint)
     model.save(folder / "weights.safetensors")
     log("measures")
     return measure(experiment, model.eval(), device)
+
+
+def unknown_bayes(task: Task) -> str:
+    """Why the Bayes predictor of a task is not known; empty where it is."""
+    try:
+        bayes(task)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Transformer:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclab.errors import refuse, unknown
+from iclab.errors import Refusal, refuse, unknown
 from iclab.experiments import config
 from iclab.experiments.mappings import flatten
 from iclab.files import write_whole
@@ -79,10 +79,17 @@ class Run:
         return self.folder / "log.txt"
 
     def create(self, settings: Mapping[str, Any]) -> None:
-        """Makes the folder with its configuration; an existing run is left as it is."""
+        """Makes the folder with its configuration. That of a run which some process works on, or which is done, is
+        left as it is; any other is written anew, since what is no part of the id may have changed, such as the device.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "config.toml").exists():
-            write_whole(self.folder / "config.toml", config.dump(settings).encode())
+        path, content = self.folder / "config.toml", config.dump(settings).encode()
+        if not path.exists():
+            write_whole(path, content)
+        elif path.read_bytes() != content:
+            with self.hold(patience=0.5) as mine:
+                if mine and self.recorded().state != "done":
+                    write_whole(path, content)
 
     def settings(self) -> dict[str, Any]:
         """The configuration as nested settings."""
@@ -106,7 +113,7 @@ class Run:
         except FileNotFoundError:
             return Status()
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: not the status of a run: {error}") from None
+            raise Refusal(f"{path}: not the status of a run: {error}") from None
 
     def record(self, status: Status, **changes: Any) -> Status:
         """Writes a status with some entries changed; only who holds the lock may do so."""
@@ -152,6 +159,11 @@ class Run:
     def keep_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the result rows."""
         write_whole(self.folder / "results.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+
+    def environment(self) -> dict[str, Any]:
+        """What it was made in; empty before it was started."""
+        path = self.folder / "environment.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def note(self, text: str) -> None:
         """Adds to the log. Where that fails the run goes on: the status says what matters."""

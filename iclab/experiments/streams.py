@@ -1,26 +1,34 @@
 """Where an experiment computes, and where its randomness comes from.
 
 Each stream has a generator of its own: initial weights, training prompts, the prompts of the learning curve, those of
-the final measurement, which training never sees, and those on which read-outs of layers are fitted.
+the final measurement, which training never sees, those on which read-outs of layers are fitted, and the bootstrap. The
+last three exist once for each distribution, so that no measurement depends on another.
 """
+
+from zlib import crc32
 
 import numpy as np
 import torch
 
+from iclab.errors import refuse
 from iclab.experiments.experiment import Experiment
 
-STREAMS = ("init", "train", "curve", "test", "fit")
+STREAMS = ("init", "train", "curve", "test", "fit", "bootstrap")
 
 
 def resolve(device: str) -> torch.device:
-    """The device meant by a name; "auto" is the GPU where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    """The device meant by a name; "auto" is the GPU where there is one. Raises ``ValueError`` where it is absent."""
+    there = torch.cuda.device_count()
+    chosen = torch.device(("cuda" if there else "cpu") if device == "auto" else device)
+    absent = chosen.type == "cuda" and (chosen.index or 0) >= there
+    refuse("device", [f"{device} is asked for, and torch finds {there} CUDA devices here"] if absent else [])
+    return chosen
 
 
-def stream(experiment: Experiment, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one stream. NumPy's SeedSequence spreads (seed, stream) over the 32 bits that a CPU generator
-    keeps, so that neighbouring seeds share nothing."""
-    seed = np.random.SeedSequence([experiment.seed, STREAMS.index(name)]).generate_state(1)[0]
-    return torch.Generator(device).manual_seed(int(seed))
+def stream(
+    experiment: Experiment, name: str, device: torch.device | str = "cpu", distribution: str = ""
+) -> torch.Generator:
+    """The generator of one stream. NumPy's SeedSequence spreads (seed, stream, distribution) over the 32 bits that a
+    CPU generator keeps, so that neighbouring seeds share nothing."""
+    origin = [experiment.seed, STREAMS.index(name), crc32(distribution.encode())]
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(origin).generate_state(1)[0]))

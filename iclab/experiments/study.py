@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from iclab.errors import refuse, unknown
+from iclab.errors import Refusal, refuse, unknown
 from iclab.experiments import config, experiment, grid
 from iclab.experiments.claims import Claim
 from iclab.experiments.config import FAILED, Reader, known_keys
@@ -129,7 +129,7 @@ class Draft:
         """The cells that can be read, each experiment once."""
         try:
             choices = list(grid.cross(self.axes))
-        except ValueError as error:
+        except Refusal as error:
             self.note(str(error))
             return ()
         made = [(values, self._experiment(values)) for values in choices]
@@ -200,7 +200,7 @@ class Draft:
         """The settings of the recipe that a cell names; anything but a text is refused where the cell is read."""
         try:
             return recipe(name) if name and isinstance(name, str) else {}
-        except ValueError as error:
+        except Refusal as error:
             self.note(str(error), self._source("recipe"))
             return {}
 

@@ -18,6 +18,7 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import flatten
 from iclab.experiments.progress import shown
 from iclab.experiments.store import Run, Status, differing
+from iclab.experiments.streams import resolve
 from iclab.experiments.study import Study
 from iclab.files import write_whole
 from iclab.models import Transformer, TransformerConfig
@@ -66,14 +67,22 @@ def _worth_telling(folder: Path, runs: list[Run], outcomes: Mapping[str, Status]
 
 
 def prepare(study: Study, folder: Path) -> list[Run]:
-    """Makes the folder of each cell."""
+    """Makes the folder of each cell, once all that is still to be run can be run on this machine."""
     refuse("sweep", [f"{folder} is a file, not a folder"] if folder.is_file() else [])
+    _check_devices(study, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "study.toml", study.as_used().encode())
     runs = [Run(folder / cell.experiment.id) for cell in study.cells]
     for run, cell in zip(runs, study.cells, strict=True):
         run.create(cell.experiment.mapping())
     return runs
+
+
+def _check_devices(study: Study, folder: Path) -> None:
+    """Refuses a device that is absent here, unless every run that asks for it is done."""
+    undone = [cell.experiment for cell in study.cells if Run(folder / cell.experiment.id).recorded().state != "done"]
+    for device in dict.fromkeys(experiment.device for experiment in undone):
+        resolve(device)
 
 
 def verdict(study: Study, folder: Path, outcomes: Mapping[str, Status] | None = None) -> list[Verdict]:

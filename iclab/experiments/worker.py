@@ -80,10 +80,12 @@ def _perform(run: Run) -> dict[str, Any]:
     from iclab.experiments.environment import write_environment
     from iclab.experiments.experiment import Experiment
     from iclab.experiments.run import perform
+    from iclab.experiments.streams import resolve
     from iclab.training import Diverged
 
     torch.set_num_threads(1)
     experiment = Experiment.read(run.folder / "config.toml")
+    _forget_other_device(run, resolve(experiment.device).type)
     write_environment(run.folder / "environment.json", experiment.device)
     try:
         run.keep_rows(perform(experiment, run.folder, Curve(run.folder / "metrics.jsonl"), run.note))
@@ -91,6 +93,14 @@ def _perform(run: Run) -> dict[str, Any]:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}
     return {"state": "done"}
+
+
+def _forget_other_device(run: Run, device: str) -> None:
+    """Starts a run anew whose checkpoint was made on another kind of device: the generators there have other states."""
+    before = run.environment().get("device", device).partition(":")[0]
+    if before != device and run.checkpoint.exists():
+        run.note(f"starts anew: its checkpoint was made on {before}, and this is {device}")
+        run.checkpoint.unlink()
 
 
 def told(error: Exception) -> str:

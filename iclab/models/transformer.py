@@ -28,12 +28,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from iclab.errors import refuse, unknown
+from iclab.errors import refuse, unknown, unknown_choices
 from iclab.files import write_whole
 from iclab.models.activations import Replacement, Taps
 from iclab.models.layouts import LAYOUTS
@@ -72,7 +72,7 @@ class TransformerConfig:
             found.append(f"d_head must be at least 1, given {self.d_head}")
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
-        refuse("TransformerConfig", found)
+        refuse("TransformerConfig", found + unknown_choices(self))
 
     @property
     def head_width(self) -> int:
@@ -126,7 +126,7 @@ class Attention(nn.Module):
             return scores.masked_fill(~mask, float("-inf")).softmax(-1)
         weights = scores if self.config.attention == "linear" else scores.relu()
         counts = {"seen": mask.sum(-1, keepdim=True), "longest": self.longest, "none": 1}
-        return weights * (mask / counts[self.config.normaliser]).to(scores.dtype)
+        return weights * (mask.to(scores.dtype) / counts[self.config.normaliser])
 
 
 class Block(nn.Module):
@@ -162,7 +162,8 @@ class Transformer(nn.Module):
     """A transformer over prompts of at most n examples in d dimensions. It is a `Predictor`.
 
     Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
-    √(2 n_layer); biases zero; positions N(0, 0.02²).
+    √(2 n_layer), and by the number of tokens where attention sums over them without a normaliser; biases zero;
+    positions N(0, 0.02²).
     """
 
     def __init__(
@@ -176,8 +177,8 @@ class Transformer(nn.Module):
         positions = self.layout.positions(n, torch.device("cpu"))
         if self.config.positions:
             self.position = nn.Parameter(torch.empty(int(positions.max()) + 1, self.config.d_model))
-        longest = len(positions)
-        blocks = [Block(self.config, longest, f"blocks.{i}") for i in range(self.config.n_layer)]
+        self.longest = len(positions)
+        blocks = [Block(self.config, self.longest, f"blocks.{i}") for i in range(self.config.n_layer)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = _norm(self.config)
         self.read_out = _linear(self.config.d_model, 1, self.config)
@@ -189,7 +190,9 @@ class Transformer(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 depth = 2 * self.config.n_layer if name.endswith(("attn.out", "mlp_out")) else 1
-                nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5, generator=rng)
+                sums = self.config.attention != "softmax" and self.config.normaliser == "none"
+                terms = self.longest if sums and name.endswith("attn.out") else 1
+                nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5 / terms, generator=rng)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.config.positions:
@@ -205,20 +208,21 @@ class Transformer(nn.Module):
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
     ) -> Iterator[Float[Tensor, "batch length d_model"]]:
         """The residual stream: after the read-in, then after each block."""
+        self._check(xs, ys, Taps())
         return self._stream(xs, ys, Taps())
 
     def read(
         self,
         xs: Float[Tensor, "batch n d"],
         ys: Float[Tensor, "batch n"],
-        names: Iterable[str],
+        names: str | Iterable[str],
         replace: Mapping[str, Replacement] | None = None,
     ) -> dict[str, Tensor]:
         """The named activations of one call, e.g. ``read(xs, ys, ["blocks.0.attn.pattern"])``.
 
         The prediction itself is named "prediction". Raises ``ValueError`` for a name that is not in `activations()`.
         """
-        taps = Taps(frozenset(names), replace or {})
+        taps = Taps(frozenset([names] if isinstance(names, str) else names), replace or {})
         self._answer(xs, ys, taps)
         return taps.values
 
@@ -250,13 +254,15 @@ class Transformer(nn.Module):
             yield h
 
     def _answer(self, xs: Tensor, ys: Tensor, taps: Taps) -> Tensor:
-        self._check(xs, taps)
+        self._check(xs, ys, taps)
         *_, last = self._stream(xs, ys, taps)
         prediction = self.read_out(self.norm(self.layout.answers(last))).squeeze(-1)
         return taps("prediction", prediction).to(xs.dtype)
 
-    def _check(self, xs: Tensor, taps: Taps) -> None:
+    def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
         found = [unknown("activation", name, self.activations()) for name in taps.names() - set(self.activations())]
+        if xs.shape[:-1] != ys.shape:
+            found.append(f"xs {tuple(xs.shape)} and ys {tuple(ys.shape)} are not of the same prompts")
         if xs.shape[-1] != self.d:
             found.append(f"the inputs have d = {xs.shape[-1]}, the model was made for d = {self.d}")
         if self.config.positions and xs.shape[1] > self.n:
@@ -274,7 +280,11 @@ class Transformer(nn.Module):
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> "Transformer":
         """The model that `save` wrote. Raises ``ValueError`` where the file holds no transformer."""
-        with safe_open(Path(path), framework="pt", device=str(device)) as file:
+        try:
+            opened = safe_open(Path(path), framework="pt", device=str(device))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: no file of weights: {error}") from None
+        with opened as file:
             shape = json.loads((file.metadata() or {}).get("transformer", "null"))
             refuse(f"{path}", [] if shape else ["no transformer was saved in this file"])
             model = cls(shape["d"], shape["n"], TransformerConfig(**shape["config"])).to(device)

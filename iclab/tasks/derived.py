@@ -7,6 +7,8 @@ query", it is the input at the last position (sweep n to see a curve against the
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
 
 import torch
 from jaxtyping import Float
@@ -44,6 +46,13 @@ class Derived(Task):
     def noise(self) -> float:
         return self.base.noise
 
+    @property
+    def at_query(self) -> bool:
+        return self.base.at_query
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return self.base.input_second_moment()
+
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.base.draw_inputs(batch, rng, dtype)
 
@@ -80,7 +89,13 @@ class FinitePool(Derived):
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> LinearFunctions:
         chosen = torch.randint(self.size, (batch,), generator=rng, device=rng.device)
-        return LinearFunctions(self.pool().to(rng.device, dtype)[chosen])
+        return LinearFunctions(_pool(self, rng.device, dtype)[chosen])
+
+
+@lru_cache(maxsize=4)
+def _pool(task: FinitePool, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "size d"]:
+    """The pool where it is needed: a training draws from it at every step."""
+    return task.pool().to(device, dtype)
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,8 @@ class ScaledWeights(Derived):
     scale: float
 
     def _problems(self) -> list[str]:
-        return ["scale must not be 0: no label would depend on its input"] if self.scale == 0 else []
+        usable = isfinite(self.scale) and self.scale != 0
+        return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
@@ -163,7 +179,8 @@ class NoisyLabels(Derived):
     std: float
 
     def _problems(self) -> list[str]:
-        return [] if self.std >= 0 else [f"std must be a standard deviation (0 or more), given {self.std}"]
+        proper = 0 <= self.std < float("inf")
+        return [] if proper else [f"std must be a standard deviation (0 or more, finite), given {self.std}"]
 
     @property
     def noise(self) -> float:
@@ -185,6 +202,10 @@ class Truncated(Derived):
     def n(self) -> int:
         return self.points
 
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        kept = (torch.arange(self.d) < self.dims).double()
+        return super().input_second_moment() * kept * kept.unsqueeze(1)
+
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)[:, : self.points]
         return xs * (torch.arange(self.d, device=xs.device) < self.dims)
@@ -200,45 +221,67 @@ class ScaledInputs(Derived):
     scale: float
 
     def _problems(self) -> list[str]:
-        return []
+        return [] if isfinite(self.scale) else [f"scale must be finite, given {self.scale}"]
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return self.scale**2 * super().input_second_moment()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.scale * super().draw_inputs(batch, rng, dtype)
 
 
-def _recoloured(xs: Float[Tensor, "batch n d"], scales: Float[Tensor, " d"], seed: int) -> Float[Tensor, "batch n d"]:
-    """x ← U diag(scales) Uᵀ x, with the scales normalised to Σ scales² = d and U drawn from the seed."""
-    basis = rotation(len(scales), seed)
-    scales = scales * (len(scales) / scales.square().sum()).sqrt()
-    return xs @ (basis * scales @ basis.mT).to(xs)
+@dataclass(frozen=True)
+class Recoloured(Derived):
+    """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic law keeps its trace."""
+
+    seed: int = 0
+
+    @abstractmethod
+    def scales(self) -> Float[Tensor, " d"]:
+        """The scales along the axes of U, up to a factor."""
+
+    def colour(self) -> Float[Tensor, "d d"]:
+        """C, float64."""
+        scales, basis = self.scales(), rotation(self.d, self.seed)
+        return basis * scales * (self.d / scales.square().sum()).sqrt() @ basis.mT
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return self.colour() @ super().input_second_moment() @ self.colour()
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)
+        return xs @ self.colour().to(xs)
 
 
 @dataclass(frozen=True)
-class SkewedInputs(Derived):
+class SkewedInputs(Recoloured):
     """Covariance with eigenvalues proportional to 1/i², the same trace and a random basis drawn from `seed`."""
-
-    seed: int = 0
 
     def _problems(self) -> list[str]:
         return []
 
-    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
-        ranks = torch.arange(1, self.d + 1, dtype=torch.float64)
-        return _recoloured(super().draw_inputs(batch, rng, dtype), 1 / ranks, self.seed)
+    def scales(self) -> Float[Tensor, " d"]:
+        return 1 / torch.arange(1, self.d + 1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class HalfSubspace(Derived):
+class HalfSubspace(Recoloured):
     """Inputs confined to a random subspace of ⌊d/2⌋ dimensions (drawn from `seed`), with the trace kept."""
-
-    seed: int = 0
 
     def _problems(self) -> list[str]:
         return [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
 
-    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
-        kept = (torch.arange(self.d) < self.d // 2).double()
-        return _recoloured(super().draw_inputs(batch, rng, dtype), kept, self.seed)
+    def scales(self) -> Float[Tensor, " d"]:
+        return (torch.arange(self.d) < self.d // 2).double()
+
+
+@dataclass(frozen=True)
+class QueryShift(Derived):
+    """A shift that concerns the query, which is the input at the last position: only there is it to be measured."""
+
+    @property
+    def at_query(self) -> bool:
+        return True
 
 
 def _with_query(xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n d"]:
@@ -251,7 +294,7 @@ def _signs(xs: Tensor, rng: torch.Generator) -> Float[Tensor, "batch d"]:
 
 
 @dataclass(frozen=True)
-class RandomOrthant(Derived):
+class RandomOrthant(QueryShift):
     """The context lies in one random orthant per prompt; the query is free."""
 
     def _problems(self) -> list[str]:
@@ -263,7 +306,7 @@ class RandomOrthant(Derived):
 
 
 @dataclass(frozen=True)
-class OppositeOrthant(Derived):
+class OppositeOrthant(QueryShift):
     """The context lies in one random orthant per prompt and the query in the opposite one."""
 
     def _problems(self) -> list[str]:
@@ -276,12 +319,13 @@ class OppositeOrthant(Derived):
 
 
 @dataclass(frozen=True)
-class OrthogonalQuery(Derived):
-    """The query is orthogonal to the span of the context and keeps its norm; needs n − 1 < d."""
+class OrthogonalQuery(QueryShift):
+    """The query is orthogonal to the span of the context and keeps its norm; the context must leave a dimension."""
 
     def _problems(self) -> list[str]:
-        n, d = self.base.n, self.base.d
-        return [] if n - 1 < d else [f"a query orthogonal to n − 1 = {n - 1} inputs needs d > {n - 1}, given d = {d}"]
+        n, rank = self.base.n, self.base.rank
+        few = n - 1 < rank
+        return [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -293,7 +337,7 @@ class OrthogonalQuery(Derived):
 
 
 @dataclass(frozen=True)
-class RepeatedQuery(Derived):
+class RepeatedQuery(QueryShift):
     """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""
 
     def _problems(self) -> list[str]:

@@ -20,7 +20,8 @@ def rotation(d: int, seed: int) -> Float[Tensor, "d d"]:
     """A rotation of ℝᵈ drawn uniformly (Haar) from its own seed, float64."""
     gaussian = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
-    return q * r.diagonal().sign()
+    q = q * r.diagonal().sign()
+    return torch.cat([q[:, :1] * torch.linalg.det(q).sign(), q[:, 1:]], dim=1)  # no reflection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,10 @@ class Inputs(ABC):
         refuse(f"inputs {type(self).__name__}", self._problems())
 
     def _problems(self) -> list[str]:
-        negative = [s for s in self.spectrum if s < 0]
-        return [f"spectrum must not be negative, given {negative}"] if negative else []
+        unfit = [s for s in self.spectrum if not 0 <= s < float("inf")]
+        found = [f"spectrum must hold finite numbers, none negative, given {unfit}"] if unfit else []
+        vanishes = self.spectrum and not any(self.spectrum)
+        return found + (["spectrum must not be zero everywhere"] if vanishes else [])
 
     @property
     def bare(self) -> bool:

@@ -20,15 +20,20 @@ class LinearRegression(FunctionClass):
     prior: float = 1.0
 
     def _problems(self) -> list[str]:
-        wrong = [] if self.prior > 0 else [f"prior must be a positive standard deviation, given {self.prior}"]
+        proper = 0 < self.prior < float("inf")
+        wrong = [] if proper else [f"prior must be a positive, finite standard deviation, given {self.prior}"]
         return super()._problems() + wrong
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> LinearFunctions:
         return LinearFunctions(self.prior * torch.randn(batch, self.d, generator=rng, device=rng.device, dtype=dtype))
 
+    def weight_variance(self) -> float:
+        """E w_j² of one coordinate."""
+        return self.prior**2
+
     def label_variance(self) -> float:
-        """E y² = prior² tr Λ + noise²."""
-        return self.prior**2 * self.input_second_moment().trace().item() + self.noise**2
+        """E y² = E w_j² · tr Λ + noise²."""
+        return self.weight_variance() * self.input_second_moment().trace().item() + self.noise**2
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,6 @@ class SparseLinearRegression(LinearRegression):
         kept = keys.argsort(-1).argsort(-1) < self.sparsity
         return LinearFunctions(dense * kept)
 
-    def label_variance(self) -> float:
-        """E y² = prior² tr Λ · sparsity/d + noise²."""
-        return (super().label_variance() - self.noise**2) * self.sparsity / self.d + self.noise**2
+    def weight_variance(self) -> float:
+        """prior² · sparsity/d."""
+        return self.prior**2 * self.sparsity / self.d

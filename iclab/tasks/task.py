@@ -24,6 +24,20 @@ class Task(ABC):
     n: int
     noise: float
 
+    @property
+    def at_query(self) -> bool:
+        """Whether the task is about the last position only."""
+        return False
+
+    @property
+    def rank(self) -> int:
+        """The dimensions that inputs really have: the rank of Λ."""
+        return int(torch.linalg.matrix_rank(self.input_second_moment(), rtol=1e-9))
+
+    @abstractmethod
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        """Λ = E x xᵀ of an input of the context, float64."""
+
     @abstractmethod
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         """The inputs of each prompt, the query of the last position included."""
@@ -67,5 +81,4 @@ class FunctionClass(Task):
         return self.inputs.sample(batch, self.n, self.d, rng, dtype)
 
     def input_second_moment(self) -> Float[Tensor, "d d"]:
-        """Λ = E x xᵀ, float64."""
         return self.inputs.second_moment(self.d)

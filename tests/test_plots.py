@@ -1,0 +1,68 @@
+"""Pictures: what is drawn are the rows of the table, means where there are several runs, and never nothing."""
+
+import matplotlib
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from iclab import plots
+
+COLUMNS = ["run", "seed", "predictor", "distribution", "quantity", "layer", "position", "value"]
+
+
+def table(*runs, predictor="ridge"):
+    """A table of runs, each with the risk 10, 20, 30 times its own number and a band from half to double that."""
+    entries = [
+        (f"run {k}", k, predictor, "own", quantity, pd.NA, position, factor * k * 10.0 * (i + 1))
+        for k in runs
+        for quantity, factor in (("risk", 1.0), ("risk_low", 0.5), ("risk_high", 2.0))
+        for i, position in enumerate((0, 1, 2))
+    ]
+    means = [(f"run {k}", k, predictor, "own", "risk", pd.NA, "mean", 99.0) for k in runs]
+    layers = [(f"run {k}", k, predictor, "own", "risk", 1, 0, 77.0) for k in runs]
+    return pd.DataFrame([*entries, *means, *layers], columns=COLUMNS)
+
+
+@pytest.fixture
+def axes():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+def test_a_curve_goes_through_the_rows_of_a_run(axes):
+    plots.curves(table(1, 2), axes, ["ridge"], where={"seed": 2})
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[0, 20], [1, 40], [2, 60]]
+
+
+def test_several_runs_are_drawn_as_their_mean(axes):
+    plots.curves(table(1, 2, 6), axes, ["ridge"])
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[0, 30], [1, 60], [2, 90]]
+    (band,) = axes.collections
+    ends = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    assert ends == {(0, 15), (1, 30), (2, 45), (0, 60), (1, 120), (2, 180)}
+
+
+def test_a_layer_and_a_distribution_can_be_chosen():
+    assert plots.rows(table(1), "ridge", "risk", {"layer": 1})["value"].tolist() == [77.0]
+    assert plots.rows(table(1), "ridge", "risk", {"distribution": "larger"}).empty
+
+
+@pytest.mark.parametrize(
+    ("predictor", "quantity", "where"),
+    [("bayes", "risk", {}), ("ridge", "excess", {}), ("ridge", "risk", {"seed": 7})],
+)
+def test_a_figure_of_nothing_is_not_drawn(axes, predictor, quantity, where):
+    with pytest.raises(ValueError, match=f"'{quantity}' of '{predictor}'") as caught:
+        plots.curves(table(1), axes, [predictor], quantity, where)
+    assert all(str(value) in str(caught.value) for value in where.values())
+
+
+def test_a_setting_that_was_not_swept_is_told():
+    with pytest.raises(ValueError, match=r"unknown column 'sed'\. Did you mean 'seed'"):
+        plots.rows(table(1), "ridge", "risk", {"sed": 1})
