@@ -21,7 +21,16 @@ from iclab.tasks import (
 
 def bayes(task: Task) -> Predictor:
     """The predictor of least risk. Raises ``ValueError`` where no closed form is known."""
-    return _posterior(source(task), scale(task), task.noise)
+    return _posterior(*_ingredients(task))
+
+
+def same_posterior(one: Task, other: Task) -> bool:
+    """Whether two tasks have the same Bayes predictor, because they differ in their inputs at most."""
+    return _ingredients(one) == _ingredients(other)
+
+
+def _ingredients(task: Task) -> tuple[Task, float, float]:
+    return source(task), scale(task), task.noise
 
 
 def weight_variance(task: Task) -> float:

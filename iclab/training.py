@@ -11,7 +11,7 @@ ridge is no discovery. `sampled` is the default.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Literal
 
@@ -84,7 +84,9 @@ class Recipe:
         given = {name: getattr(self, name) for name in least}
         found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         positive = {"lr": self.lr, "eps": self.eps, "clip": 1.0 if self.clip is None else self.clip}
-        found += [f"{k} must be positive, given {v}" for k, v in positive.items() if not v > 0]
+        found += [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
+        if not self.weight_decay < inf:
+            found.append(f"weight_decay must be finite, given {self.weight_decay}")
         if not 0 <= self.warmup < 1:
             found.append(f"warmup is a share of the steps and must lie in [0, 1), given {self.warmup}")
         if not all(0 <= b < 1 for b in self.betas):

@@ -13,6 +13,7 @@ from iclab.analysis import (
     answer,
     band,
     excess,
+    families,
     identify,
     ilwd,
     implicit_weights,
@@ -33,7 +34,7 @@ from iclab.predictors import (
     StochasticGradientDescent,
     Zero,
 )
-from iclab.tasks import DecisionTree, FinitePool, LinearRegression
+from iclab.tasks import DecisionTree, FinitePool, LinearRegression, NoisyLabels, ScaledInputs, TruePrior
 
 TASK = LinearRegression(4, 9, noise=0.5)
 
@@ -239,3 +240,32 @@ def test_identify_works_where_bayes_is_not_known_and_refuses_too_few_prompts():
     )
     with pytest.raises(ValueError, match="at least 20 prompts, given 3"):
         identify(Zero(), TASK, prompts(3), generator())
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.5, 20.0])
+@pytest.mark.parametrize("prior", [0.05, 3.0])
+def test_the_bayes_predictor_is_ridge_with_the_right_penalty_at_any_scale_of_noise_and_weights(noise, prior):
+    task = LinearRegression(3, 8, noise=noise, prior=prior)
+    best = identify(Opaque(iclab.bayes(task)), task, prompts(400, task=task), generator())[0]
+    assert best.family == "ridge" and best.relative < 1e-12
+    assert best.typical == pytest.approx((noise / prior) ** 2)
+
+
+def test_a_shift_adds_the_predictor_of_the_training_only_where_it_is_another():
+    pool = FinitePool(TASK, size=4)
+
+    def names(task, training):
+        return [family.name for family in families(task, training)]
+
+    assert "trained_bayes" in names(TruePrior(pool), pool) and "bayes" not in names(TruePrior(pool), pool)
+    assert "trained_bayes" in names(NoisyLabels(TASK, 2.0), TASK)
+    assert "trained_bayes" not in names(ScaledInputs(pool, 2.0), pool) and "bayes" in names(
+        ScaledInputs(pool, 2.0), pool
+    )
+    assert "trained_bayes" not in names(
+        NoisyLabels(LinearRegression(4, 9), 1.0), LinearRegression(4, 9)
+    )  # least squares
+    drawn = TruePrior(pool).sample(400, generator(), torch.float64)
+    among = families(TruePrior(pool), pool)
+    best = identify(Opaque(iclab.bayes(pool)), TruePrior(pool), drawn, generator(), among)[0]
+    assert best.family == "trained_bayes" and best.probability == 1

@@ -54,7 +54,8 @@ def finished(folder, seed=0, state="done", task=LinearRegression(2, 3), **change
             row("ridge", "fit_distance", 0.01),
             row("zero", "fit_distance", 0.9),
             row("ridge", "fit_probability", 1.0),
-            *(row("ridge", "fit_parameter", value, position=at) for at, value in enumerate((9.0, 0.25, 0.125))),
+            *(row("ridge", "fit_parameter", value, position=at) for at, value in enumerate((9.0, 0.75, 0.125))),
+            row("ridge", "fit_parameter", 0.25),
         ]
         run.keep_rows([*rows, *fits, row("transformer", "excess", 0.034, 0.002)])
         (run.folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}}}\n' for i in range(1, 100)))

@@ -8,8 +8,8 @@ import iclab
 from iclab.analysis import answer, references
 from iclab.analysis.risk import estimate, squared
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import compare
-from iclab.models import TransformerConfig
+from iclab.experiments.measure import measure
+from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge
 from iclab.tasks import (
     DecisionTree,
@@ -152,7 +152,10 @@ def test_a_shift_is_measured_against_its_own_references_and_the_predictor_of_the
     shift = NoisyLabels(BASE, 2.0)
     assert references(shift, BASE)["trained_bayes"] == Ridge(0.25) and references(shift)["bayes"] == Ridge(4.0)
     assert "trained_bayes" not in references(BASE, BASE)
-    experiment = Experiment(task=BASE, model=TransformerConfig(n_layer=0), eval=Evaluation(shifts=(("noisy", shift),)))
-    rows = list(compare(iclab.bayes(shift), shift, shift.sample(50, generator()), generator(), experiment))
-    away = {r["predictor"]: r["value"] for r in rows if (r["quantity"], r["position"]) == ("spd", None)}
-    assert away["bayes"] == away["ridge"] == 0 < away["trained_bayes"]
+    bare = TransformerConfig(n_layer=0)
+    experiment = Experiment(task=BASE, model=bare, eval=Evaluation(prompts=200, shifts=(("noisy", shift),)))
+    rows = measure(experiment, Transformer(BASE.d, BASE.n, bare))
+    here = [r for r in rows if (r["distribution"], r["position"]) == ("noisy", None)]
+    found = {(r["predictor"], r["quantity"]): r["value"] for r in here}
+    assert found["bayes", "risk"] == found["ridge", "risk"] < found["trained_bayes", "risk"]
+    assert found["bayes", "spd"] == found["ridge", "spd"] != found["trained_bayes", "spd"]

@@ -230,6 +230,7 @@ def test_queries_are_where_the_shift_says():
         (lambda: Normal(spectrum=(0.0, 0.0)), ["zero everywhere"]),
         (lambda: LinearRegression(2, 2, prior=float("inf")), ["prior", "inf"]),
         (lambda: ScaledInputs(BASE, float("nan")), ["scale", "nan"]),
+        (lambda: ScaledInputs(BASE, 0.0), ["scale", "not 0"]),
         (lambda: OrthogonalQuery(Truncated(BASE, dims=2, points=4)), ["n − 1 = 3", "given 2"]),
         (lambda: SparseLinearRegression(2, 2, sparsity=3), ["sparsity", "1..d = 2"]),
         (lambda: FinitePool(DecisionTree(2, 2), size=0), ["DecisionTree", "size"]),

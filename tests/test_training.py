@@ -263,7 +263,7 @@ def test_training_lowers_the_excess_risk():
     after = (model(prompts.xs, prompts.ys) - best).square().mean()
     risk = (best - prompts.ys).square().mean()
     assert steps == list(range(600))
-    assert after < 0.35 * risk < before  # measured: 0.25 and 1.39 of the risk
+    assert after < 0.35 * risk < before  # measured: 0.23 and 1.39 of the risk
 
 
 @given(seed=st.integers(0, 2**31))
@@ -276,5 +276,7 @@ def test_targets_without_a_known_posterior_are_refused_before_the_first_step(see
 def test_bad_recipes_are_refused_with_everything_that_is_wrong():
     with pytest.raises(ValueError, match=r"steps.*given -1.*batch.*given 0.*lr.*given 0.0.*clip.*betas"):
         Recipe(steps=-1, batch=0, lr=0.0, clip=0.0, betas=(0.9, 1.0))
+    with pytest.raises(ValueError, match=r"lr.*given inf.*weight_decay.*given nan"):
+        Recipe(lr=float("inf"), weight_decay=float("nan"))
     with pytest.raises(ValueError, match=r"dims.*every"):
         Curriculum(dims=0, points=1, every=0)

@@ -20,6 +20,7 @@ from torch import Tensor
 from iclab.analysis.references import bayes_where_known, right_penalty
 from iclab.analysis.risk import answer, estimate, ratio, resampled, squared
 from iclab.errors import refuse
+from iclab.posterior import same_posterior
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -61,9 +62,13 @@ class Match:
     probability: float
     probability_stderr: float
 
+    @property
+    def typical(self) -> float:
+        """The median of the fitted parameter over positions; before the first example nothing can be fitted."""
+        return (self.fitted[1:] if len(self.fitted) > 1 else self.fitted).median().item()
+
     def __str__(self) -> str:
-        inner = self.fitted[1:] if len(self.fitted) > 1 else self.fitted
-        fitted = f"({self.parameter} ≈ {inner.median().item():.3g})" if self.parameter else ""
+        fitted = f"({self.parameter} ≈ {self.typical:.3g})" if self.parameter else ""
         return f"{self.family}{fitted} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the reference risk"
 
 
@@ -152,11 +157,14 @@ def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Pre
 
 
 def _posterior_means(task: Task, training: Task | None) -> list[Family]:
-    """The Bayes predictors that are not among the other families: here where it is no ridge, and of the training."""
+    """The Bayes predictors that are not among the other families: here where it is no ridge, and of the training where
+    it is another one."""
     here = bayes_where_known(task)
-    found = [single("bayes", here)] if here and not isinstance(here, Ridge | LeastSquares) else []
-    there = bayes_where_known(training) if training is not None and training != task else None
-    return found + ([single("trained_bayes", there)] if there and there != here else [])
+    found = [] if here is None or isinstance(here, Ridge | LeastSquares) else [single("bayes", here)]
+    if training is None or same_posterior(task, training):
+        return found
+    there = bayes_where_known(training)
+    return found if there is None or isinstance(there, LeastSquares) else [*found, single("trained_bayes", there)]
 
 
 def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n"]:

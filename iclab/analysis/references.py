@@ -2,7 +2,7 @@
 
 import torch
 
-from iclab.posterior import bayes, source, weight_variance
+from iclab.posterior import bayes, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -19,9 +19,9 @@ from iclab.tasks import SparseLinearRegression, Task
 def references(task: Task, training: Task | None = None) -> dict[str, Predictor]:
     """Every reference predictor of a task; "bayes" is among them where it is known.
 
-    On another task than the one of the training, "trained_bayes" is what the model was trained to be, the Bayes
-    predictor of `training`. "ridge" has the penalty that is right for normal weights (so that on a finite pool it is
-    the predictor which ignores the pool), and "gradient_descent" is `one_step`.
+    Where the training had another Bayes predictor, "trained_bayes" is that one: what the model was trained to be.
+    "ridge" has the penalty that is right for normal weights (so that on a finite pool it is the predictor which ignores
+    the pool), and "gradient_descent" is `one_step`.
     """
     found: dict[str, Predictor] = {
         "zero": Zero(),
@@ -35,7 +35,7 @@ def references(task: Task, training: Task | None = None) -> dict[str, Predictor]
     if isinstance(source(task), SparseLinearRegression):
         found["lasso"] = Lasso(0.01)  # the best of Garg et al. 2022 (arXiv 2208.01066, App. A)
     known = {"bayes": bayes_where_known(task)}
-    if training is not None and training != task:
+    if training is not None and not same_posterior(task, training):
         known["trained_bayes"] = bayes_where_known(training)
     return {name: f for name, f in known.items() if f is not None} | found
 

@@ -6,7 +6,7 @@ risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, i
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
-                nearest; fit_parameter and fit_distance_at (absolute) by position
+                nearest; fit_parameter by position, and its median; fit_distance_at (absolute) by position
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
@@ -205,6 +205,7 @@ def _match_rows(match: Match) -> Iterator[Row]:
     yield _row(match.family, "fit_probability", None, match.probability, match.probability_stderr)
     yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
+        yield _row(match.family, "fit_parameter", None, match.typical)
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
 
 

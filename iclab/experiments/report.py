@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite, log10
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.box import ASCII2, ROUNDED
@@ -205,7 +204,7 @@ def _distance_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
         [
             row["predictor"],
             *(value(own, row["predictor"], q) for q in FITTED),
-            _median_parameter(whole, row["predictor"]),
+            value(own, row["predictor"], "fit_parameter"),
         ]
         for row in fits
     ]
@@ -246,12 +245,6 @@ def _layer_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
         here = [row for row in rows if row.get("layer") == layer and row.get("distribution") == TRAINED]
         nearest = min((row for row in here if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
         name = nearest["predictor"]
-        body.append([layer, name, _median_parameter(here, name), *(value(here, name, q) for q in FITTED)])
+        body.append([layer, name, value(here, name, "fit_parameter"), *(value(here, name, q) for q in FITTED)])
     title = f"the algorithm that each layer is nearest to ({labels})"
     return table(title, ["after layer", "algorithm", "parameter", "distance", "probability"], body, to)
-
-
-def _median_parameter(rows: Sequence[Row], algorithm: str) -> float | None:
-    """The median over positions of what was fitted; none for an algorithm that has no parameter."""
-    found = [row["value"] for row in rows if (row["predictor"], row["quantity"]) == (algorithm, "fit_parameter")]
-    return median(found) if found else None

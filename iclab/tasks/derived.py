@@ -221,7 +221,8 @@ class ScaledInputs(Derived):
     scale: float
 
     def _problems(self) -> list[str]:
-        return [] if isfinite(self.scale) else [f"scale must be finite, given {self.scale}"]
+        usable = isfinite(self.scale) and self.scale != 0
+        return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
 
     def input_second_moment(self) -> Float[Tensor, "d d"]:
         return self.scale**2 * super().input_second_moment()
