@@ -6,7 +6,8 @@ with plots.style():
     plots.curves(table, axes, ["transformer", "bayes"])
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from iclab.errors import Refusal, refuse, unknown
@@ -31,7 +33,26 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "averaging": {"color": "C5"},
     "lasso": {"color": "C6"},
     "zero": {"color": "C3", "linestyle": "-."},
+    "gradient_descent_1": {"color": "C1"},
+    "gradient_descent_3": {"color": "C6"},
+    "gradient_descent_8": {"color": "C5"},
+    "newton": {"color": "C8"},
 }
+
+
+def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Callable[[Path], pd.DataFrame]) -> None:
+    """The command line of a figure script, FOLDER [PICTURE]: loads the table of a folder, draws it, writes the picture.
+    Ends the process with one line where there is nothing to draw."""
+    words = sys.argv[1:]
+    if len(words) not in (1, 2):
+        sys.exit(description)
+    target = Path(words[-1]) if len(words) == 2 else Path(words[0], f"{Path(sys.argv[0]).stem}.png")
+    try:
+        with style():
+            draw(load(Path(words[0]))).savefig(target)
+    except Refusal as error:
+        sys.exit(str(error))
+    print(f"wrote {target}")
 
 
 def style() -> AbstractContextManager:
@@ -77,5 +98,33 @@ def curves(
             axes.fill_between(low["position"], low["value"], high["value"], color=line.get_color(), alpha=0.2, lw=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("examples in context")
+    axes.set_ylabel(quantity.replace("_", " "))
+    return axes
+
+
+def trend(
+    table: pd.DataFrame,
+    axes: Axes,
+    key: str,
+    predictors: Sequence[str],
+    quantity: str,
+    where: Mapping[str, object] | None = None,
+) -> Axes:
+    """A quantity averaged over positions against a setting, or against "layer", with a band of two standard errors; one
+    line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where none does.
+    """
+    wanted = {"quantity": quantity, "distribution": "own", "position": "mean", **(where or {})}
+    refuse("where", [unknown("column", name, table.columns) for name in (*wanted, key) if name not in table])
+    chosen = table.loc[table["layer"].notna() if key == "layer" else table["layer"].isna()]
+    for column, value in wanted.items():
+        chosen = chosen.loc[chosen[column] == value]
+    for name in predictors:
+        found = chosen.loc[chosen["predictor"] == name, [key, "value", "stderr"]].groupby(key, as_index=False).mean()
+        if found.empty:
+            raise Refusal(f"the table has no {quantity!r} of {name!r} where {wanted}")
+        x, y, error = (found[column].astype(float) for column in (key, "value", "stderr"))
+        (line,) = axes.plot(x, y, label=name.replace("_", " "), **{"marker": "o", **LOOKS.get(name, {})})
+        axes.fill_between(x, y - 2 * error, y + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
+    axes.set_xlabel(key)
     axes.set_ylabel(quantity.replace("_", " "))
     return axes

@@ -130,8 +130,8 @@ class Training:
         self.step = 0
         self.parameters = dict(model.named_parameters())
         self.optimizers = _optimizers(self.parameters, recipe)
-        if recipe.targets == "posterior_mean":
-            bayes(task)  # refuses here, not at the first step, a task that has none
+        # Made here, so that a task that has none is refused before the first step.
+        self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
 
     def advance(self) -> float:
         """Takes one step and returns its loss. Raises `Diverged`."""
@@ -139,17 +139,18 @@ class Training:
         targets = self._targets(prompts)
         with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             value = loss(self.model, self.parameters, prompts, targets)
-        self._check(float(value.detach()), targets)
+        said = float(value.detach())
+        self._check(said, targets)
         self._update(torch.autograd.grad(value, list(self.parameters.values())))
         self.step += 1
-        return float(value.detach())
+        return said
 
     def _stage(self) -> Task:
         curriculum = self.recipe.curriculum
         return curriculum.stage(self.task, self.step) if curriculum else self.task
 
     def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n"]:
-        return prompts.ys if self.recipe.targets == "sampled" else bayes(self.task)(prompts.xs, prompts.ys)
+        return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
 
     def _check(self, value: float, targets: Tensor) -> None:
         # An untrained model answers with errors of the labels' own size; a hundred times that is no longer learning.

@@ -7,15 +7,13 @@ table of a sweep, with a panel for each `task.noise` and a curve for each `model
 differ in other settings are averaged. Bands are 5 to 95 % of bootstrap resamples of the test prompts.
 """
 
-import sys
 from itertools import cycle
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 import iclab
 from iclab import plots
-from iclab.errors import Refusal, refuse
+from iclab.errors import refuse
 
 BAYES = "Bayes = ridge(λ = noise²)"
 REFERENCES = ["zero", "nearest_neighbours", "gradient_descent", "least_squares", "bayes"]
@@ -56,13 +54,4 @@ def draw_panel(axes, noise, rows):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    folder = Path(sys.argv[1])
-    target = Path(sys.argv[2]) if len(sys.argv) == 3 else folder / "risk_by_examples.png"
-    try:
-        with plots.style():
-            draw(iclab.load(folder)).savefig(target)
-    except Refusal as error:
-        sys.exit(str(error))
-    print(f"wrote {target}")
+    plots.command(__doc__, draw, iclab.load)

@@ -1,6 +1,7 @@
 """Pictures: what is drawn are the rows of the table, means where there are several runs, and never nothing."""
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -66,3 +67,35 @@ def test_a_figure_of_nothing_is_not_drawn(axes, predictor, quantity, where):
 def test_a_setting_that_was_not_swept_is_told():
     with pytest.raises(ValueError, match=r"unknown column 'sed'\. Did you mean 'seed'"):
         plots.rows(table(1), "ridge", "risk", {"sed": 1})
+
+
+# ---- trends --------------------------------------------------------------------------------------------------------
+
+
+def means(key, *points, predictor="ridge", **columns):
+    """One run for each point (setting, value, standard error)."""
+    base = {"predictor": predictor, "distribution": "own", "quantity": "excess", "layer": pd.NA, "position": "mean"}
+    return pd.DataFrame([base | {key: at, "value": v, "stderr": e} | columns for at, v, e in points])
+
+
+def test_a_trend_goes_through_the_means_of_each_setting_with_two_standard_errors(axes):
+    found = means("depth", (2, 0.5, 0.1), (1, 0.8, 0.2), (2, 0.7, 0.3))
+    plots.trend(found, axes, "depth", ["ridge"], "excess")
+    (line,) = axes.get_lines()
+    assert line.get_xydata() == pytest.approx(np.array([[1, 0.8], [2, 0.6]]))
+    heights = {round(y, 9) for x, y in axes.collections[0].get_paths()[0].vertices if x == 1}
+    assert heights == {0.4, 1.2}
+
+
+def test_a_trend_over_layers_takes_layers_and_one_over_models_does_not(axes):
+    both = pd.concat([means("depth", (1, 0.8, 0.0)), means("layer", (0, 0.3, 0.0), (1, 0.2, 0.0), depth=1)])
+    plots.trend(both, axes, "depth", ["ridge"], "excess")
+    plots.trend(both, axes, "layer", ["ridge"], "excess", {"depth": 1})
+    assert [line.get_ydata().tolist() for line in axes.get_lines()] == [[0.8], [0.3, 0.2]]
+
+
+def test_a_trend_of_nothing_is_not_drawn(axes):
+    with pytest.raises(ValueError, match="no 'risk' of 'ridge'"):
+        plots.trend(means("depth", (1, 0.8, 0.0)), axes, "depth", ["ridge"], "risk")
+    with pytest.raises(ValueError, match="unknown column 'dept'"):
+        plots.trend(means("depth", (1, 0.8, 0.0)), axes, "dept", ["ridge"], "excess")
