@@ -1,5 +1,6 @@
 """Every file of the catalogue is whole: it loads, says what it asks and claims, samples, runs, and can be drawn."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -185,3 +186,11 @@ def test_the_figure_of_risks_takes_any_depths_and_noises(figure):
     assert len(panel) >= 5
     (panel,) = drawn(script, single[single["predictor"] != "bayes"])
     assert not any("Bayes" in name for name in panel)
+
+
+def test_the_example_of_the_readme_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text().split("## Sweeps")[0], re.DOTALL)
+    assert "steps=3000" in code
+    short = code.replace("steps=3000", "steps=3").replace("2048", "64")
+    done = subprocess.run([sys.executable, "-c", short], capture_output=True, text=True, check=True)
+    assert "Estimate(value=" in done.stdout and "of the reference risk" in done.stdout

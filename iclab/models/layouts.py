@@ -3,7 +3,7 @@
     interleaved  x_0 y_0 x_1 y_1 ... x_{n-1}            2n − 1 tokens, answers at x_i; y_i must first be bound to x_i.
                  The layout of Garg et al. 2022 and Akyürek et al. 2022 (arXiv 2211.15661, §3).
     lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
-                 that nothing has to be bound: an easier problem than `interleaved`, and far faster to train.
+                 that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
     paired       (x_j, y_j) for j < n − 1, then (x_i, ·) one token per example and one per query, 2n − 1 tokens.
                  Query i sees itself and the examples j < i: the one-query prompts of von Oswald et al. 2022
                  (arXiv 2212.07677, §2), all prefixes at once.
