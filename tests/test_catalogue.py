@@ -168,10 +168,9 @@ def test_a_figure_of_nothing_is_refused(figure, tmp_path):
         assert not picture.exists()
 
 
+@pytest.mark.parametrize("figure", [("risk_by_examples.py", "linear_regression.toml")], indirect=True)
 def test_the_figure_of_risks_takes_any_depths_and_noises(figure):
     script, folder = figure
-    if script.name != "risk_by_examples.py":
-        pytest.skip("another figure")
     table = iclab.load(folder)
     noises = sorted(table["task.noise"].unique())
     one = table[table["task.noise"] == noises[0]]
