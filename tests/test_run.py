@@ -140,6 +140,16 @@ def test_a_task_without_a_known_bayes_predictor_is_measured_without_ratios(tmp_p
     assert {"risk", "spd", "fit_distance"} <= {row["quantity"] for row in rows}
 
 
+def test_every_number_is_finite_also_where_the_best_risk_is_zero():
+    """Without noise and with d examples Bayes is exact: ratios to its risk say nothing there and are left out."""
+    exact = replace(SMALL, task=LinearRegression(2, 9), eval=replace(ANALYSED.eval, prompts=64))
+    rows = measure(exact, new_model(exact))
+    assert all(np.isfinite(row["value"]) for row in rows)
+    assert all(row["stderr"] is None or np.isfinite(row["stderr"]) for row in rows)
+    ratios = {row["position"] for row in rows if (row["predictor"], row["quantity"]) == ("zero", "risk_ratio")}
+    assert ratios == {0, 1, None, "threshold"}
+
+
 def test_streams_of_randomness_are_apart_and_belong_to_the_seed():
     first = {name: torch.rand(3, generator=stream(SMALL, name)).tolist() for name in STREAMS}
     again = {name: torch.rand(3, generator=stream(SMALL, name)).tolist() for name in STREAMS}

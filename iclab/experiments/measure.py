@@ -53,7 +53,7 @@ from iclab.predictors import Linear
 from iclab.tasks import Prompts, Task
 
 Row = dict[str, Any]
-Parts = dict[str | None, slice]
+Parts = dict[int | str | None, slice]
 
 
 def measure(experiment: Experiment, model: Transformer, device: torch.device | str = "cpu") -> list[Row]:
@@ -124,8 +124,8 @@ class Measurement:
                 yield from _averaged(name, "spd", difference, parts)
             if least is None:
                 continue
-            yield from _rows(name, "risk_ratio", ratio(errors, least))
-            yield from _relative(name, "risk_ratio", errors, least, parts)
+            each = {i: slice(i, i + 1) for i in range(self.task.n)}
+            yield from _relative(name, "risk_ratio", errors, least, each | parts)
             yield from _relative(name, "excess", squared(f, answers["bayes"]), least, parts)
             if name != "transformer":
                 yield from _relative(name, "relative_spd", difference, least, parts)
@@ -190,9 +190,11 @@ def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> It
 
 
 def _relative(name: str, quantity: str, terms: torch.Tensor, least: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity averaged over each region, relative to the Bayes risk averaged over the same."""
+    """A quantity averaged over each region, relative to the Bayes risk averaged over the same. Nothing is said of a
+    region where the Bayes risk is zero up to rounding (noiseless, with as many examples as dimensions)."""
     for region, part in parts.items():
-        yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), least[:, part].mean(-1)), region)
+        if least[:, part].mean() > 1e-12 * least.mean():
+            yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), least[:, part].mean(-1)), region)
 
 
 def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
@@ -209,7 +211,7 @@ def _match_rows(match: Match) -> Iterator[Row]:
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
 
 
-def _rows(predictor: str, quantity: str, found: Estimate, region: str | None = None) -> Iterator[Row]:
+def _rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
     """One row per position, or a single row for an average over a region."""
     if found.value.ndim == 0:
         yield _row(predictor, quantity, region, found.value.item(), found.stderr.item())
