@@ -45,7 +45,7 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
     """The command line of a figure script, FOLDER [PICTURE]: loads the table of a folder, draws it, writes the picture.
     Ends the process with one line where there is nothing to draw."""
     words = sys.argv[1:]
-    if len(words) not in (1, 2):
+    if len(words) not in (1, 2) or words[0].startswith("-"):
         sys.exit(description)
     target = Path(words[-1]) if len(words) == 2 else Path(words[0], f"{Path(sys.argv[0]).stem}.png")
     try:

@@ -25,8 +25,14 @@ def bayes(task: Task) -> Predictor:
 
 
 def same_posterior(one: Task, other: Task) -> bool:
-    """Whether two tasks have the same Bayes predictor, because they differ in their inputs at most."""
-    return _ingredients(one) == _ingredients(other)
+    """Whether two tasks have the same Bayes predictor: they differ in their inputs at most, or both have the same ridge
+    (or least squares). Where no closed form is known, only the first counts."""
+    if _ingredients(one) == _ingredients(other):
+        return True
+    linear = (LinearRegression, FinitePool)
+    if not (isinstance(source(one), linear) and isinstance(source(other), linear)):
+        return False
+    return isinstance(bayes(one), Ridge | LeastSquares) and bayes(one) == bayes(other)
 
 
 def _ingredients(task: Task) -> tuple[Task, float, float]:

@@ -25,6 +25,7 @@ from iclab.analysis import (
 )
 from iclab.analysis.risk import estimate, resampled, squared
 from iclab.models import Transformer, TransformerConfig
+from iclab.posterior import same_posterior
 from iclab.predictors import (
     GradientDescent,
     LeastSquares,
@@ -34,7 +35,17 @@ from iclab.predictors import (
     StochasticGradientDescent,
     Zero,
 )
-from iclab.tasks import DecisionTree, FinitePool, LinearRegression, NoisyLabels, ScaledInputs, TruePrior
+from iclab.tasks import (
+    DecisionTree,
+    FinitePool,
+    LinearRegression,
+    NoisyLabels,
+    NormalisedLabels,
+    OppositeOrthant,
+    ScaledInputs,
+    ScaledWeights,
+    TruePrior,
+)
 
 TASK = LinearRegression(4, 9, noise=0.5)
 
@@ -269,3 +280,30 @@ def test_a_shift_adds_the_predictor_of_the_training_only_where_it_is_another():
     among = families(TruePrior(pool), pool)
     best = identify(Opaque(iclab.bayes(pool)), TruePrior(pool), drawn, generator(), among)[0]
     assert best.family == "trained_bayes" and best.probability == 1
+
+
+def test_a_shift_of_the_query_is_identified_at_the_query():
+    """Ridge in the context, one step of gradient descent at the query: on a query shift the second is what counts."""
+
+    def two_faced(xs, ys):
+        step = GradientDescent(1, UNIT)(xs, ys)
+        return torch.cat([Ridge(0.25)(xs, ys)[:, :-1], step[:, -1:]], dim=1)
+
+    shifted = OppositeOrthant(TASK)
+    assert identify(Opaque(two_faced), TASK, prompts(400), generator())[0].family == "ridge"
+    best = identify(Opaque(two_faced), shifted, prompts(400, task=shifted), generator())[0]
+    assert best.family == "gradient_descent_1" and best.typical == pytest.approx(1.0, rel=0.2)
+
+
+@pytest.mark.parametrize("lam", [1e-3, 0.02, 3.0])
+def test_ridge_is_recognised_far_from_the_right_penalty_and_its_parameter_known_to_half_a_step(lam):
+    best = identify(Opaque(Ridge(lam)), TASK, prompts(400), generator())[0]
+    assert best.family == "ridge"
+    assert abs(best.typical - lam) < 2 * best.resolution
+
+
+def test_two_tasks_with_the_same_ridge_have_the_same_posterior():
+    assert same_posterior(TASK, NormalisedLabels(TASK)) and same_posterior(TASK, ScaledWeights(TASK, -1.0))
+    assert not same_posterior(TASK, NoisyLabels(TASK, 2.0))
+    assert same_posterior(ScaledInputs(DecisionTree(2, 3), 2.0), DecisionTree(2, 3))
+    assert not same_posterior(DecisionTree(2, 3), DecisionTree(2, 3, depth=2))

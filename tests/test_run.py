@@ -106,7 +106,7 @@ def test_bands_hold_their_means_and_probabilities_sum_to_one():
             value(rows, predictor="ridge", quantity=q, position=i) for q in ("risk_low", "risk", "risk_high")
         )
         assert low < mid < high
-    shares = rows_by(rows, distribution="own", quantity="fit_probability")
+    shares = rows_by(rows, distribution="own", quantity="fit_probability", position=None)
     assert sum(row["value"] for row in shares) == pytest.approx(1)
 
 

@@ -12,6 +12,7 @@ is the share of bootstrap resamples of the second half in which it is the neares
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil, log10
 
 import torch
 from jaxtyping import Float
@@ -49,8 +50,9 @@ class Family:
 
 @dataclass(frozen=True)
 class Match:
-    """How near a family comes: per position the fitted parameter and the distance, and over all positions the mean
-    distance relative to the reference risk and the probability that no other family is nearer."""
+    """How near a family comes: per position the fitted parameter and the distance, and over positions the mean distance
+    relative to the reference risk, the probability that no other family is nearer (its error is that of the bootstrap;
+    the parameters are not fitted again), and the median parameter, which is known to half a step of its grid."""
 
     family: str
     parameter: str
@@ -59,13 +61,10 @@ class Match:
     stderr: Float[Tensor, " n"]
     relative: float
     relative_stderr: float
+    typical: float
+    resolution: float
     probability: float
     probability_stderr: float
-
-    @property
-    def typical(self) -> float:
-        """The median of the fitted parameter over positions; before the first example nothing can be fitted."""
-        return (self.fitted[1:] if len(self.fitted) > 1 else self.fitted).median().item()
 
     def __str__(self) -> str:
         fitted = f"({self.parameter} ≈ {self.typical:.3g})" if self.parameter else ""
@@ -80,14 +79,14 @@ def single(name: str, predictor: Predictor) -> Family:
 def families(task: Task, training: Task | None = None, points: int = 33) -> list[Family]:
     """The algorithms that in-context learners of regression are compared with.
 
-    Ridge has penalties around the right one. Gradient descent takes steps of size η / (v (i + r + 1)) after i examples,
-    v the variance of an input along each of its r dimensions, so that one grid of η suits every position (η = 1 is the
-    best single step without noise). A Bayes predictor that is no ridge is a family of its own, and so is that of the
-    task that the model was trained on, where it is not this one.
+    Ridge has penalties around the right one and up to those that shrink everything. Gradient descent takes steps of
+    size η / (v (i + r + 1)) after i examples, v the variance of an input along each of its r dimensions, so that one
+    grid of η suits every position (η = 1 is the best single step without noise). A Bayes predictor that is no ridge is
+    a family of its own, and so is that of the task that the model was trained on, where it is another one.
     """
     v = task.input_second_moment().trace().item() / task.rank
     unit = 1 / (v * (torch.arange(task.n, dtype=torch.float64) + task.rank + 1))
-    penalties = (right_penalty(task) or v) * torch.logspace(-3, 3, points, dtype=torch.float64)
+    penalties = _penalties(right_penalty(task), v, task.n)
     rates = torch.logspace(-1.5, 0.75, points, dtype=torch.float64)
     turns = torch.arange(1, 9, dtype=torch.float64)
     found = [
@@ -96,7 +95,7 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
         single("least_squares", LeastSquares()),
         _family("ridge", "lam", penalties, Ridge),
         *(
-            _family(f"gradient_descent_{k}", "lr·v(i+d+1)", rates, lambda eta, k=k: GradientDescent(k, eta * unit))
+            _family(f"gradient_descent_{k}", "lr·v(i+r+1)", rates, lambda eta, k=k: GradientDescent(k, eta * unit))
             for k in range(1, 9)
         ),
         _family("one_pass_sgd", "lr", rates / (v * (task.rank + 2)), StochasticGradientDescent),
@@ -118,20 +117,25 @@ class Lineup:
         self.families = families(task) if among is None else list(among)
         self.answers = [_answers(family, prompts) for family in self.families]
         self.reference = _reference_errors(task, prompts)
+        # What is averaged over unless something else is asked for: a shift of the query is about the query alone.
+        self.part = slice(task.n - 1, task.n) if task.at_query else slice(task.n)
 
-    def identify(self, predictor: Predictor, rng: torch.Generator, draws: int = 500) -> list[Match]:
-        """The families by distance to a predictor, nearest first."""
-        fits = self._fits(predictor)
-        shares = _nearest([terms for _, terms in fits], rng, draws)
+    def identify(
+        self, predictor: Predictor, rng: torch.Generator, draws: int = 500, part: slice | None = None
+    ) -> list[Match]:
+        """The families by distance to a predictor, averaged over some positions (all of them, or the query where the
+        task is about it), nearest first."""
+        part, fits = part or self.part, self._fits(predictor)
+        shares = _nearest([terms[:, part] for _, terms in fits], rng, draws)
         each = zip(self.families, fits, shares, strict=True)
-        matches = [_match(family, *fit, self.reference, share, draws) for family, fit, share in each]
+        matches = [_match(family, *fit, self.reference, part, share, draws) for family, fit, share in each]
         return sorted(matches, key=lambda match: match.relative)
 
     def distances(self, predictor: Predictor) -> dict[str, float]:
         """The mean distance of each family to a predictor, relative to the reference risk; nearest first."""
         fits = zip(self.families, self._fits(predictor), strict=True)
-        scale = self.reference.mean().item()
-        found = {family.name: terms.mean().item() / scale for family, (_, terms) in fits}
+        scale = self.reference[:, self.part].mean().item()
+        found = {family.name: terms[:, self.part].mean().item() / scale for family, (_, terms) in fits}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def _fits(self, predictor: Predictor) -> list[tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]]:
@@ -181,10 +185,18 @@ def _fit(
     return family.grid[chosen.cpu()], squared(best, learned[half:])
 
 
-def _reference_errors(task: Task, prompts: Prompts) -> Float[Tensor, " half"]:
-    """The squared error of Bayes in each prompt of the second half, or the squared labels where it is not known."""
+def _reference_errors(task: Task, prompts: Prompts) -> Float[Tensor, "half n"]:
+    """The squared errors of Bayes on the second half of the prompts, or the squared labels where it is not known."""
     best = bayes_where_known(task) or Zero()
-    return squared(answer({"best": best}, prompts)["best"], prompts.ys)[len(prompts.xs) // 2 :].mean(-1)
+    return squared(answer({"best": best}, prompts)["best"], prompts.ys)[len(prompts.xs) // 2 :]
+
+
+def _penalties(right: float, v: float, n: int) -> Float[Tensor, " k"]:
+    """Six penalties to a factor of ten, the right one among them: from a thousandth of it (without noise a millionth of
+    the inputs' variance) to ten times the largest Gram matrix."""
+    middle = right or v
+    lowest, highest = (-18 if right > 0 else -36), ceil(6 * log10(10 * max(middle, v * n) / middle))
+    return middle * 10 ** (torch.arange(lowest, highest + 1, dtype=torch.float64) / 6)
 
 
 def _nearest(terms: Sequence[Tensor], rng: torch.Generator, draws: int) -> list[float]:
@@ -195,8 +207,14 @@ def _nearest(terms: Sequence[Tensor], rng: torch.Generator, draws: int) -> list[
     return (wins / wins.sum(-1, keepdim=True)).mean(0).tolist()
 
 
-def _match(family: Family, fitted: Tensor, terms: Tensor, reference: Tensor, probability: float, draws: int) -> Match:
-    per_position, overall = estimate(terms), ratio(terms.mean(-1), reference)
+def _match(
+    family: Family, fitted: Tensor, terms: Tensor, reference: Tensor, part: slice, probability: float, draws: int
+) -> Match:
+    per_position, overall = estimate(terms), ratio(terms[:, part].mean(-1), reference[:, part].mean(-1))
+    informed = fitted[max(part.start or 0, 1) : part.stop]  # before the first example nothing can be fitted
+    typical = (informed if len(informed) else fitted).median().item()
+    place = int((family.grid - typical).abs().argmin())
+    beside = family.grid[[max(place - 1, 0), min(place + 1, len(family.grid) - 1)]]
     shrunk = (probability * draws + 1) / (draws + 2)  # so that a share of 1 in few draws is not certainty
     return Match(
         family=family.name,
@@ -206,6 +224,8 @@ def _match(family: Family, fitted: Tensor, terms: Tensor, reference: Tensor, pro
         stderr=per_position.stderr,
         relative=overall.value.item(),
         relative_stderr=overall.stderr.item(),
+        typical=typical,
+        resolution=(beside[1] - beside[0]).item() / 4,
         probability=probability,
         probability_stderr=(shrunk * (1 - shrunk) / (draws + 2)) ** 0.5,
     )

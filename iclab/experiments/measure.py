@@ -104,8 +104,9 @@ class Measurement:
         """Risks and distances, then the analyses that the experiment asks for."""
         yield from self.compare()
         if len(self.prompts.xs) >= LEAST:
-            for match in self.lineup.identify(self.model, self.rng("bootstrap"), self.draws):
-                yield from _match_rows(match)
+            for region, part in regions(self.task).items():
+                for match in self.lineup.identify(self.model, self.rng("bootstrap"), self.draws, part):
+                    yield from _match_rows(match, region)
         analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
@@ -202,12 +203,16 @@ def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) ->
         yield from (_row(name, end, position, value) for position, value in enumerate(values.tolist()))
 
 
-def _match_rows(match: Match) -> Iterator[Row]:
-    yield _row(match.family, "fit_distance", None, match.relative, match.relative_stderr)
-    yield _row(match.family, "fit_probability", None, match.probability, match.probability_stderr)
+def _match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:
+    """What was averaged over a region; at each position once, with the average over all."""
+    yield _row(match.family, "fit_distance", region, match.relative, match.relative_stderr)
+    yield _row(match.family, "fit_probability", region, match.probability, match.probability_stderr)
+    if match.parameter:
+        yield _row(match.family, "fit_parameter", region, match.typical, match.resolution)
+    if region is not None:
+        return
     yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
-        yield _row(match.family, "fit_parameter", None, match.typical)
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
 
 

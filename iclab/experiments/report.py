@@ -227,7 +227,9 @@ def _shift_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
         for name in names
     ]
     columns = ["distribution", "risk of transformer", "risk of bayes", "excess", "nearest algorithm"]
-    return table(f"mean over positions by distribution ({labels})", columns, body, to)
+    return table(
+        f"by distribution, mean over positions (at the query for shifts of the query) ({labels})", columns, body, to
+    )
 
 
 def _nearest(rows: Iterable[Row]) -> str:

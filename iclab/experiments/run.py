@@ -10,7 +10,7 @@ import torch
 
 from iclab.analysis import Lineup, answer, excess, references, risk
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.measure import Row, measure
+from iclab.experiments.measure import Row, measure, regions
 from iclab.experiments.streams import resolve, stream
 from iclab.models import Transformer
 from iclab.posterior import bayes
@@ -93,6 +93,7 @@ class Watch:
     answers: dict[str, torch.Tensor]
     lineup: Lineup | None
     prompts: Prompts
+    part: slice
 
     @classmethod
     def of(cls, experiment: Experiment, device: torch.device) -> "Watch":
@@ -101,13 +102,14 @@ class Watch:
         prompts = task.sample(512, stream(experiment, "curve", device))
         best = {name: f for name, f in references(task).items() if name == "bayes"}
         lineup = Lineup(task, prompts) if "evolution" in experiment.eval.analyses else None
-        return cls(answer(best, prompts), lineup, prompts)
+        return cls(answer(best, prompts), lineup, prompts, regions(task)[None])
 
     def __call__(self, model: Predictor) -> dict[str, Any]:
         learned = answer({"model": model}, self.prompts)["model"]
-        found: dict[str, Any] = {"risk": risk(learned, self.prompts.ys).value.mean().item()}
+        ys, part = self.prompts.ys[:, self.part], self.part
+        found: dict[str, Any] = {"risk": risk(learned[:, part], ys).value.mean().item()}
         if "bayes" in self.answers:
-            found["excess"] = excess(learned, self.answers["bayes"], self.prompts.ys).value.item()
+            found["excess"] = excess(learned[:, part], self.answers["bayes"][:, part], ys).value.item()
         if self.lineup:
             found["distances"] = self.lineup.distances(model)
         return found

@@ -252,7 +252,15 @@ def find(name: str, root: Path) -> Run:
         return Run(Path(name).resolve())
     known = [run for sweep in sweeps(root) for run in runs(sweep)]
     found = [run for run in known if name and run.id.startswith(name)]
-    refuse("show", [] if found else [unknown("run", name, [run.id for run in known]) + f" (looked below {root})"])
+    refuse(
+        "show",
+        []
+        if found
+        else [
+            unknown("run", name, [run.id for run in known])
+            + f" (looked below {root}; give the folder of the run, or --root)"
+        ],
+    )
     several = f"{name!r} may be " + ", ".join(str(run.folder) for run in found)
     refuse("show", [several] if len(found) > 1 else [])
     return found[0]

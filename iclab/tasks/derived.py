@@ -196,7 +196,8 @@ class Truncated(Derived):
 
     def _problems(self) -> list[str]:
         ranges = {"dims": (self.dims, self.base.d), "points": (self.points, self.base.n)}
-        return [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
+        found = [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
+        return found + _query_below(self.base)
 
     @property
     def n(self) -> int:
@@ -256,10 +257,11 @@ class Recoloured(Derived):
 
 @dataclass(frozen=True)
 class SkewedInputs(Recoloured):
-    """Covariance with eigenvalues proportional to 1/i², the same trace and a random basis drawn from `seed`."""
+    """Covariance with eigenvalues proportional to 1/i² in a random basis drawn from `seed`, and the same trace, where
+    the base is isotropic."""
 
     def _problems(self) -> list[str]:
-        return []
+        return _query_below(self.base)
 
     def scales(self) -> Float[Tensor, " d"]:
         return 1 / torch.arange(1, self.d + 1, dtype=torch.float64)
@@ -267,13 +269,19 @@ class SkewedInputs(Recoloured):
 
 @dataclass(frozen=True)
 class HalfSubspace(Recoloured):
-    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions (drawn from `seed`), with the trace kept."""
+    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic law keeps its trace."""
 
     def _problems(self) -> list[str]:
-        return [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
+        found = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
+        return found + _query_below(self.base)
 
     def scales(self) -> Float[Tensor, " d"]:
         return (torch.arange(self.d) < self.d // 2).double()
+
+
+def _query_below(base: Task) -> list[str]:
+    """A task that moves inputs or drops the last one would undo a shift of the query that it is derived from."""
+    return [f"a shift of the query must be outermost, given base {type(base).__name__}"] if base.at_query else []
 
 
 @dataclass(frozen=True)
@@ -299,7 +307,10 @@ class RandomOrthant(QueryShift):
     """The context lies in one random orthant per prompt; the query is free."""
 
     def _problems(self) -> list[str]:
-        return []
+        return _query_below(self.base)
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return super().input_second_moment().diag().diag()  # the signs of a context are independent coins
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -311,7 +322,10 @@ class OppositeOrthant(QueryShift):
     """The context lies in one random orthant per prompt and the query in the opposite one."""
 
     def _problems(self) -> list[str]:
-        return []
+        return _query_below(self.base)
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return super().input_second_moment().diag().diag()  # the signs of a context are independent coins
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -326,7 +340,8 @@ class OrthogonalQuery(QueryShift):
     def _problems(self) -> list[str]:
         n, rank = self.base.n, self.base.rank
         few = n - 1 < rank
-        return [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
+        found = [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
+        return found + _query_below(self.base)
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -342,7 +357,8 @@ class RepeatedQuery(QueryShift):
     """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""
 
     def _problems(self) -> list[str]:
-        return [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
+        found = [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
+        return found + _query_below(self.base)
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
