@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -178,9 +179,9 @@ class Training:
 
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint of the same model, task and recipe."""
-        with safe_open(path, framework="pt", device=str(self.rng.device)) as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        with safe_open(path, framework="pt") as file:
             self.step = json.loads(file.metadata()["step"])
+        state = load_file(path, str(self.rng.device))
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])

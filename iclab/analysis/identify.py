@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis.references import bayes_where_known, right_penalty
+from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import answer, estimate, ratio, resampled, squared
 from iclab.errors import refuse
-from iclab.posterior import same_posterior
+from iclab.posterior import bayes_where_known, same_posterior
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -36,6 +36,7 @@ from iclab.predictors import (
 from iclab.tasks import Prompts, Task
 
 LEAST = 20  # prompts; half of them fit the parameters
+Fit = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,11 @@ class Lineup:
     ) -> list[Match]:
         """The families by distance to a predictor, averaged over some positions (all of them, or the query where the
         task is about it), nearest first."""
-        part, fits = part or self.part, self._fits(predictor)
+        return self.rank(self.fit(predictor), rng, draws, part)
+
+    def rank(self, fits: list[Fit], rng: torch.Generator, draws: int = 500, part: slice | None = None) -> list[Match]:
+        """What `identify` does, for a predictor whose fits are at hand: several parts can share them."""
+        part = part or self.part
         shares = _nearest([terms[:, part] for _, terms in fits], rng, draws)
         each = zip(self.families, fits, shares, strict=True)
         matches = [_match(family, *fit, self.reference, part, share, draws) for family, fit, share in each]
@@ -133,12 +138,14 @@ class Lineup:
 
     def distances(self, predictor: Predictor) -> dict[str, float]:
         """The mean distance of each family to a predictor, relative to the reference risk; nearest first."""
-        fits = zip(self.families, self._fits(predictor), strict=True)
+        fits = zip(self.families, self.fit(predictor), strict=True)
         scale = self.reference[:, self.part].mean().item()
         found = {family.name: terms[:, self.part].mean().item() / scale for family, (_, terms) in fits}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
-    def _fits(self, predictor: Predictor) -> list[tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]]:
+    def fit(self, predictor: Predictor) -> list[Fit]:
+        """For each family the parameter fitted at each position [n] on the first half of the prompts, and the squared
+        differences on the second [half n]."""
         learned = answer({"f": predictor}, self.prompts)["f"]
         pairs = zip(self.families, self.answers, strict=True)
         return [_fit(family, learned, answers) for family, answers in pairs]

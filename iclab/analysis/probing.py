@@ -26,6 +26,7 @@ from iclab.predictors import LeastSquares, Ridge
 from iclab.predictors.prefixes import moments
 from iclab.tasks import Prompts
 
+LEAST = 16  # prompts; a quarter fits a penalty, a quarter chooses it, a half measures
 PENALTIES = tuple(10.0**k for k in range(-8, 3))  # of the mean eigenvalue of the features' Gram matrix
 
 
@@ -94,7 +95,7 @@ def probe(
     prompts and testing on the next. R² is not a number where the target does not vary (Xᵀy before the first example).
     Raises ``ValueError`` where there are fewer than 16 prompts.
     """
-    refuse("probe", [] if len(target) >= 16 else [f"needs at least 16 prompts, given {len(target)}"])
+    refuse("probe", [] if len(target) >= LEAST else [f"needs at least {LEAST} prompts, given {len(target)}"])
     half = len(target) // 2
     lam = _best_penalty(features[:, :half], target[:half]) if penalty is None else penalty
     fitted = fit_map(features[:, :half], target[:half], lam)

@@ -2,7 +2,7 @@
 
 import torch
 
-from iclab.posterior import bayes, same_posterior, source, weight_variance
+from iclab.posterior import bayes_where_known, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -38,14 +38,6 @@ def references(task: Task, training: Task | None = None) -> dict[str, Predictor]
     if training is not None and not same_posterior(task, training):
         known["trained_bayes"] = bayes_where_known(training)
     return {name: f for name, f in known.items() if f is not None} | found
-
-
-def bayes_where_known(task: Task) -> Predictor | None:
-    """The Bayes predictor, or none where `bayes` knows no closed form."""
-    try:
-        return bayes(task)
-    except ValueError:
-        return None
 
 
 def right_penalty(task: Task) -> float:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from iclab.analysis.identify import LEAST
+from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
@@ -26,7 +27,7 @@ from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
 from iclab.models import TransformerConfig
 from iclab.posterior import bayes
-from iclab.tasks import Derived, Task
+from iclab.tasks import Derived, LinearFunctions, Task
 from iclab.training import Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
@@ -96,7 +97,7 @@ class Experiment:
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
-        needed = {"layers": LEAST, "probes": 16}
+        needed = {"layers": LEAST, "probes": LEAST_FOR_PROBES}
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }
@@ -104,7 +105,9 @@ class Experiment:
             f"the analysis {k!r} needs eval.prompts of {v} or more, given {self.eval.prompts}" for k, v in few.items()
         ]
         tasks = [self.task, *(shift for _, shift in self.eval.shifts)]
-        curved = [type(t).__name__ for t in tasks if not hasattr(t.sample(1, torch.Generator()).truth, "ws")]
+        curved = [
+            type(t).__name__ for t in tasks if not isinstance(t.sample(1, torch.Generator()).truth, LinearFunctions)
+        ]
         if curved and "probes" in self.eval.analyses:
             found.append(f"the analysis 'probes' looks for weights of linear functions; {', '.join(curved)} has none")
         return found

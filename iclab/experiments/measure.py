@@ -104,8 +104,9 @@ class Measurement:
         """Risks and distances, then the analyses that the experiment asks for."""
         yield from self.compare()
         if len(self.prompts.xs) >= LEAST:
+            fits = self.lineup.fit(self.model)
             for region, part in regions(self.task).items():
-                for match in self.lineup.identify(self.model, self.rng("bootstrap"), self.draws, part):
+                for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
         analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
         for name, analysis in analyses.items():
@@ -117,6 +118,7 @@ class Measurement:
         ys, parts, rng = self.prompts.ys, regions(self.task), self.rng("bootstrap")
         answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
+        single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from _averaged(name, "risk", errors, parts)
@@ -125,8 +127,7 @@ class Measurement:
                 yield from _averaged(name, "spd", difference, parts)
             if least is None:
                 continue
-            each = {i: slice(i, i + 1) for i in range(self.task.n)}
-            yield from _relative(name, "risk_ratio", errors, least, each | parts)
+            yield from _relative(name, "risk_ratio", errors, least, single | parts)
             yield from _relative(name, "excess", squared(f, answers["bayes"]), least, parts)
             if name != "transformer":
                 yield from _relative(name, "relative_spd", difference, least, parts)

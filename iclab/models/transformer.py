@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -288,7 +289,7 @@ class Transformer(nn.Module):
             shape = json.loads((file.metadata() or {}).get("transformer", "null"))
             refuse(f"{path}", [] if shape else ["no transformer was saved in this file"])
             model = cls(shape["d"], shape["n"], TransformerConfig(**shape["config"])).to(device)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            weights = load_file(path, str(device))
         model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
         return model
 

@@ -238,6 +238,9 @@ class Recoloured(Derived):
 
     seed: int = 0
 
+    def _problems(self) -> list[str]:
+        return _query_below(self.base)
+
     @abstractmethod
     def scales(self) -> Float[Tensor, " d"]:
         """The scales along the axes of U, up to a factor."""
@@ -260,9 +263,6 @@ class SkewedInputs(Recoloured):
     """Covariance with eigenvalues proportional to 1/i² in a random basis drawn from `seed`, and the same trace, where
     the base is isotropic."""
 
-    def _problems(self) -> list[str]:
-        return _query_below(self.base)
-
     def scales(self) -> Float[Tensor, " d"]:
         return 1 / torch.arange(1, self.d + 1, dtype=torch.float64)
 
@@ -273,7 +273,7 @@ class HalfSubspace(Recoloured):
 
     def _problems(self) -> list[str]:
         found = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
-        return found + _query_below(self.base)
+        return found + super()._problems()
 
     def scales(self) -> Float[Tensor, " d"]:
         return (torch.arange(self.d) < self.d // 2).double()
@@ -288,49 +288,55 @@ def _query_below(base: Task) -> list[str]:
 class QueryShift(Derived):
     """A shift that concerns the query, which is the input at the last position: only there is it to be measured."""
 
+    def _problems(self) -> list[str]:
+        return _query_below(self.base)
+
     @property
     def at_query(self) -> bool:
         return True
+
+    @abstractmethod
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        """The inputs of the base with another query, or another context before it."""
+        return super().draw_inputs(batch, rng, dtype)
 
 
 def _with_query(xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"]) -> Float[Tensor, "batch n d"]:
     return torch.cat([xs[:, :-1], query.unsqueeze(1)], dim=1)
 
 
-def _signs(xs: Tensor, rng: torch.Generator) -> Float[Tensor, "batch d"]:
-    coin = torch.randint(2, (xs.shape[0], xs.shape[2]), generator=rng, device=rng.device)
-    return (2 * coin - 1).to(xs.dtype)
+@dataclass(frozen=True)
+class Orthant(QueryShift):
+    """The context lies in one random orthant per prompt."""
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return super().input_second_moment().diag().diag()  # the signs of a context are independent coins
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        xs = super().draw_inputs(batch, rng, dtype)
+        coin = torch.randint(2, (batch, self.d), generator=rng, device=rng.device)
+        inside = xs.abs() * (2 * coin - 1).to(dtype).unsqueeze(1)
+        return _with_query(inside, self.query(xs[:, -1], inside[:, -1]))
+
+    @abstractmethod
+    def query(self, free: Float[Tensor, "batch d"], inside: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        """The query, from the base's and from its mirror image in the orthant."""
 
 
 @dataclass(frozen=True)
-class RandomOrthant(QueryShift):
+class RandomOrthant(Orthant):
     """The context lies in one random orthant per prompt; the query is free."""
 
-    def _problems(self) -> list[str]:
-        return _query_below(self.base)
-
-    def input_second_moment(self) -> Float[Tensor, "d d"]:
-        return super().input_second_moment().diag().diag()  # the signs of a context are independent coins
-
-    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
-        xs = super().draw_inputs(batch, rng, dtype)
-        return _with_query(xs.abs() * _signs(xs, rng).unsqueeze(1), xs[:, -1])
+    def query(self, free: Float[Tensor, "batch d"], inside: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        return free
 
 
 @dataclass(frozen=True)
-class OppositeOrthant(QueryShift):
+class OppositeOrthant(Orthant):
     """The context lies in one random orthant per prompt and the query in the opposite one."""
 
-    def _problems(self) -> list[str]:
-        return _query_below(self.base)
-
-    def input_second_moment(self) -> Float[Tensor, "d d"]:
-        return super().input_second_moment().diag().diag()  # the signs of a context are independent coins
-
-    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
-        xs = super().draw_inputs(batch, rng, dtype)
-        inside = xs.abs() * _signs(xs, rng).unsqueeze(1)
-        return _with_query(inside, -inside[:, -1])
+    def query(self, free: Float[Tensor, "batch d"], inside: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        return -inside
 
 
 @dataclass(frozen=True)
@@ -341,7 +347,7 @@ class OrthogonalQuery(QueryShift):
         n, rank = self.base.n, self.base.rank
         few = n - 1 < rank
         found = [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
-        return found + _query_below(self.base)
+        return found + super()._problems()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -358,7 +364,7 @@ class RepeatedQuery(QueryShift):
 
     def _problems(self) -> list[str]:
         found = [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
-        return found + _query_below(self.base)
+        return found + super()._problems()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
