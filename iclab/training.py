@@ -1,6 +1,6 @@
 """Gradient training of a predictor on a task.
 
-    minimise  E 1/n Σ_i (ŷ_i − y_i)²       over fresh prompts, the loss at every position
+    minimise  E 1/n Σ_i (ŷ_i − y_i)²       over fresh prompts, the loss at every position (or at the last alone)
 
 The loss is a pure function of (parameters, prompts), so that a pack of replicas can be mapped over (`torch.func.vmap`).
 With `targets = "posterior_mean"` the label y_i is replaced by E[y_i | past, x_i]: the expected gradient is the same and
@@ -63,7 +63,8 @@ class Recipe:
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
     (`schedule`);
-    `clip` bounds the norm of the gradient. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
+    `clip` bounds the norm of the gradient. `positions` are those whose errors count: "all", or the "last" alone, as in
+    papers whose prompts ask one query. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
     """
 
     steps: int = 12000
@@ -77,6 +78,7 @@ class Recipe:
     warmup: float = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     targets: Literal["sampled", "posterior_mean"] = "sampled"
+    positions: Literal["all", "last"] = "all"
     curriculum: Curriculum | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -93,6 +95,11 @@ class Recipe:
         if not all(0 <= b < 1 for b in self.betas):
             found.append(f"betas must lie in [0, 1), given {self.betas}")
         refuse("Recipe", found + unknown_choices(self))
+
+    @property
+    def asked(self) -> int | None:
+        """The number of last positions whose errors count; none where all do."""
+        return 1 if self.positions == "last" else None
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (0-based)."""
@@ -113,10 +120,18 @@ class Diverged(ArithmeticError):
 
 
 def loss(
-    model: nn.Module, parameters: Parameters, prompts: Prompts, targets: Float[Tensor, "batch n"]
+    model: nn.Module,
+    parameters: Parameters,
+    prompts: Prompts,
+    targets: Float[Tensor, "batch n"],
+    m: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over prompts and positions, as a pure function of the parameters."""
-    return (functional_call(model, dict(parameters), (prompts.xs, prompts.ys)) - targets).square().mean()
+    """Mean squared error over prompts and positions (the last m alone, where given), as a pure function of the
+    parameters. `m` is handed to the model, which may save the work for the others."""
+    answers = functional_call(
+        model, dict(parameters), (prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)
+    )
+    return (answers - (targets if m is None else targets[:, -m:])).square().mean()
 
 
 class Training:
@@ -139,7 +154,7 @@ class Training:
         prompts = self._stage().sample(self.recipe.batch, self.rng)
         targets = self._targets(prompts)
         with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            value = loss(self.model, self.parameters, prompts, targets)
+            value = loss(self.model, self.parameters, prompts, targets, self.recipe.asked)
         said = float(value.detach())
         self._check(said, targets)
         self._update(torch.autograd.grad(value, list(self.parameters.values())))

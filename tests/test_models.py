@@ -20,6 +20,7 @@ SHAPES = {
     "linear, bare": {"attention": "linear", "norm": False, "positions": False, "bias": False, "normaliser": "none"},
     "relu": {"attention": "relu", "normaliser": "seen", "d_mlp": 12, "activation": "relu"},
     "softmax with tanh GELU": {"attention": "softmax", "d_mlp": 8, "activation": "gelu_tanh"},
+    "tied": {"attention": "linear", "tied": True, "n_layer": 3},
     "one wide head": {"attention": "softmax", "n_head": 1, "d_head": 16},
 }
 
@@ -85,26 +86,45 @@ def test_layouts_place_tokens_as_their_definition_says():
     assert tokens["paired"] == [[1, 2, 7, 1], [3, 4, 8, 1], [1, 2, 0, 0], [3, 4, 0, 0], [5, 6, 0, 0]]
     mask = LAYOUTS["paired"].mask(3, torch.device("cpu")).int().tolist()
     assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
-    for layout in LAYOUTS.values():
+    examples, nothing = [[1, 2, 7, 1], [3, 4, 8, 1]], torch.zeros(3, 3, dtype=torch.bool)
+    sequences = LAYOUTS["encoder"].tokens(xs, ys).tolist()
+    assert sequences == [[*examples, [x, x + 1, 0, 0]] for x in (1, 3, 5)]
+    masks = LAYOUTS["encoder"].mask(3, torch.device("cpu"))[:, 0]
+    assert (masks[0] == nothing).all() and (masks[1:].int().tolist() == [[[1, 0, 0]] * 3, [[1, 1, 0]] * 3])
+    for layout in (one for name, one in LAYOUTS.items() if name != "encoder"):
         read = torch.arange(len(layout.positions(3, torch.device("cpu"))))[None, :, None].float()
         answering = layout.tokens(xs, ys)[0][layout.answers(read).flatten().long()]
         assert all(x in token for x, token in zip([1, 3, 5], answering, strict=True))
 
 
 def by_hand(one, xs, ys):
-    """The forward pass in plain loops over tokens and heads, for one prompt."""
-    c, t = one.config, one.layout.tokens(xs[None], ys[None])[0]
-    mask, width = one.layout.mask(len(xs), torch.device("cpu")), one.config.head_width
-    h = one.read_in(t) + (one.position[one.layout.positions(len(xs), torch.device("cpu"))] if c.positions else 0)
-    for block in one.blocks:
+    """The forward pass in plain loops over sequences, tokens and heads, for one prompt."""
+    sequences, mask = one.layout.tokens(xs[None], ys[None]), one.layout.mask(len(xs), torch.device("cpu"))
+    masks = [mask] if mask.ndim == 2 else [m[0] for m in mask]
+    last = torch.stack([last_by_hand(one, t, m, len(xs)) for t, m in zip(sequences, masks, strict=True)])
+    answers = one.layout.answers(last)[0]
+    if one.config.read_in == "identity":
+        return answers[:, {"interleaved": 0, "paired": one.d, "encoder": one.d}[one.config.layout]]
+    return one.read_out(one.norm(answers))[:, 0]
+
+
+def last_by_hand(one, t, mask, n):
+    """The residual stream of one sequence after the last block."""
+    c, width = one.config, one.config.head_width
+    padded = torch.cat([t, torch.zeros(len(t), c.d_model - t.shape[1], dtype=t.dtype)], 1) if len(t) else t
+    h = padded if c.read_in == "identity" else one.read_in(t)
+    h = h + (one.position[one.layout.positions(n, torch.device("cpu"))] if c.positions else 0)
+    for block in list(one.blocks) * (c.n_layer if c.tied else 1):
         u, out = block.norm_attn(h), torch.zeros(len(h), c.n_head * width, dtype=h.dtype)
         q, k, v = block.attn.q(u), block.attn.k(u), block.attn.v(u)
         for i, a in itertools.product(range(len(h)), range(c.n_head)):
             part = slice(a * width, (a + 1) * width)
             seen = [j for j in range(len(h)) if mask[i, j]]
-            scores = torch.stack([q[i, part] @ k[j, part] for j in seen]) * (
+            scores = torch.stack([q[i, part] @ k[j, part] for j in seen] or [q[i, part].sum()]) * (
                 width**-0.5 if c.scale is None else c.scale
             )
+            if not seen:
+                continue
             if c.attention == "softmax":
                 weights = scores.exp() / scores.exp().sum()
             else:
@@ -121,7 +141,7 @@ def by_hand(one, xs, ys):
                 "relu": z.clamp(min=0),
             }
             h = h + block.mlp_out(act[c.activation])
-    return one.read_out(one.norm(one.layout.answers(h[None])[0]))[:, 0]
+    return h
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
@@ -132,6 +152,54 @@ def test_the_forward_pass_equals_plain_loops(layout, shape, seed, n, d):
     prompts = LinearRegression(d, n, 0.5).sample(1, generator(seed), torch.float64)
     found, expected = one(prompts.xs, prompts.ys)[0], by_hand(one, prompts.xs[0], prompts.ys[0])
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)  # LayerNorm magnifies rounding up to 300 times
+    for m in range(1, n + 1):
+        torch.testing.assert_close(one(prompts.xs, prompts.ys, m)[0], expected[-m:], atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "paired", "encoder"])
+@pytest.mark.parametrize("shape", ["softmax with MLP", "linear, bare", "tied"])
+def test_a_stream_of_bare_tokens_answers_in_its_label_channel(layout, shape):
+    one = model(layout, SHAPES[shape], read_in="identity")
+    prompts = LinearRegression(3, 6, 0.5).sample(4, generator(1), torch.float64)
+    assert not {"read_in.weight", "read_out.weight"} & set(one.state_dict())
+    assert_causal(one)
+    embedded = one.read(prompts.xs, prompts.ys, "embed")["embed"] - (
+        one.position[one.layout.positions(6, torch.device("cpu"))] if one.config.positions else 0
+    )
+    tokens = one.layout.tokens(prompts.xs, prompts.ys)
+    torch.testing.assert_close(embedded[..., : tokens.shape[-1]], tokens)
+    assert not embedded[..., tokens.shape[-1] :].any()
+    for xs, ys, said in zip(prompts.xs, prompts.ys, one(prompts.xs, prompts.ys), strict=True):
+        torch.testing.assert_close(said, by_hand(one, xs, ys), atol=1e-10, rtol=1e-10)
+
+
+def test_an_identity_read_in_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="lagged has none"):
+        TransformerConfig(read_in="identity")
+    with pytest.raises(ValueError, match="d_model of 5 or more, given 4"):
+        Transformer(3, 6, TransformerConfig(read_in="identity", layout="encoder", d_model=4))
+
+
+def test_in_an_encoder_all_examples_see_each_other_and_none_sees_the_query():
+    """Unlike `paired`, where an example sees those before it alone; one query's answer moves no other's."""
+    shape = {"attention": "linear", "norm": False, "positions": False}
+    prompts = LinearRegression(3, 6, 0.5).sample(4, generator(1), torch.float64)
+    turned = torch.tensor([4, 3, 2, 1, 0, 5])
+    encoder, paired = model("encoder", shape), model("paired", shape)
+    for one, blind in ((encoder, True), (paired, False)):
+        same = torch.allclose(one(prompts.xs, prompts.ys, 1), one(prompts.xs[:, turned], prompts.ys[:, turned], 1))
+        assert same == blind
+
+
+def test_tied_layers_are_one_layer_repeated():
+    tied = model("lagged", SHAPES["tied"])
+    free = model("lagged", {**SHAPES["tied"], "tied": False})
+    assert len(tied.blocks) == 1 < len(free.blocks) == 3
+    shared = {k.replace("blocks.0", f"blocks.{i}"): v for i in range(3) for k, v in tied.state_dict().items()}
+    free.load_state_dict(shared)
+    prompts = LinearRegression(3, 6, 0.5).sample(4, generator(1), torch.float64)
+    torch.testing.assert_close(free(prompts.xs, prompts.ys), tied(prompts.xs, prompts.ys))
+    assert tied.activations() == free.activations()
 
 
 # ---- activations ---------------------------------------------------------------------------------------------------

@@ -119,6 +119,16 @@ def test_positions_are_averaged_in_regions_that_part_them_at_the_threshold():
     assert regions(OrthogonalQuery(LinearRegression(6, 4))) == {None: slice(3, 4)}
 
 
+def test_a_model_whose_last_error_alone_counted_is_judged_by_its_last_answer(tmp_path):
+    last = replace(SMALL, train=replace(SMALL.train, positions="last"), model=replace(SMALL.model, layout="encoder"))
+    assert last.at_query and not SMALL.at_query
+    rows = perform(last, tmp_path, lambda point: None, lambda line: None)
+    at_the_end = last.task.n - 1
+    mean, there = (value(rows, predictor="transformer", quantity="risk", position=i) for i in (None, at_the_end))
+    assert mean == pytest.approx(there)
+    assert {row["position"] for row in rows} == {None, *range(last.task.n)}
+
+
 def test_least_squares_has_a_trustworthy_error_bar_over_the_threshold():
     """Of 60 estimates of one risk most lie within two of their standard errors, as they do not where i − d ≤ 3."""
     task, part, inside = LinearRegression(3, 12, noise=0.5), slice(7, 12), 0

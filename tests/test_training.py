@@ -25,6 +25,7 @@ RECIPES = {
     "curriculum": Recipe(steps=12, curriculum=Curriculum(dims=1, points=2, every=3)),
     "unclipped, decayed": Recipe(steps=12, clip=None, weight_decay=0.1, schedule="linear"),
     "bfloat16": Recipe(steps=12, precision="bfloat16"),
+    "last position": Recipe(steps=12, positions="last"),
 }
 
 
@@ -91,6 +92,16 @@ def test_the_loss_is_a_pure_function_of_parameters_and_prompts():
     assert loss(model, dict(model.named_parameters()), prompts, prompts.ys) == expected
 
 
+@pytest.mark.parametrize("layout", ["lagged", "encoder"])
+def test_the_loss_at_the_last_positions_is_that_of_their_errors_alone(layout):
+    model = Transformer(3, 6, replace(CONFIG, layout=layout), generator())
+    prompts, parameters = TASK.sample(8, generator(1)), dict(model.named_parameters())
+    errors = (model(prompts.xs, prompts.ys) - prompts.ys).square()
+    for m in (1, 2, 6):
+        torch.testing.assert_close(loss(model, parameters, prompts, prompts.ys, m), errors[:, -m:].mean())
+    assert not torch.allclose(loss(model, parameters, prompts, prompts.ys, 1), errors.mean())
+
+
 def test_a_pack_of_replicas_mapped_over_has_the_gradients_of_each_alone():
     replicas = [Transformer(3, 6, CONFIG, generator(seed)) for seed in range(3)]
     prompts = TASK.sample(4, generator())
@@ -140,6 +151,7 @@ CHANGES = {
     "targets": "posterior_mean",
     "curriculum": Curriculum(dims=1, points=2, points_step=3, every=2),
     "precision": "bfloat16",
+    "positions": "last",
 }
 STAGES = [*2 * [Truncated(TASK, dims=1, points=2)], *2 * [Truncated(TASK, dims=2, points=5)], TASK]
 
@@ -152,7 +164,8 @@ def gradient_by_hand(training):
     targets = drawn.ys if recipe.targets == "sampled" else Ridge(0.5**2)(drawn.xs, drawn.ys)
     leaves = {name: p.requires_grad_() for name, p in parameters.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        value = (functional_call(training.model, leaves, (drawn.xs, drawn.ys)) - targets).square().mean()
+        errors = (functional_call(training.model, leaves, (drawn.xs, drawn.ys)) - targets).square()
+        value = errors[:, -1].mean() if recipe.positions == "last" else errors.mean()
     value.backward()
     gradient = {name: leaf.grad for name, leaf in leaves.items()}
     norm = sum(g.square().sum() for g in gradient.values()).sqrt()

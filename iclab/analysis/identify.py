@@ -136,11 +136,12 @@ class Lineup:
         matches = [_match(family, *fit, self.reference, part, share, draws) for family, fit, share in each]
         return sorted(matches, key=lambda match: match.relative)
 
-    def distances(self, predictor: Predictor) -> dict[str, float]:
+    def distances(self, predictor: Predictor, part: slice | None = None) -> dict[str, float]:
         """The mean distance of each family to a predictor, relative to the reference risk; nearest first."""
+        part = part or self.part
         fits = zip(self.families, self.fit(predictor), strict=True)
-        scale = self.reference[:, self.part].mean().item()
-        found = {family.name: terms[:, self.part].mean().item() / scale for family, (_, terms) in fits}
+        scale = self.reference[:, part].mean().item()
+        found = {family.name: terms[:, part].mean().item() / scale for family, (_, terms) in fits}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def fit(self, predictor: Predictor) -> list[Fit]:

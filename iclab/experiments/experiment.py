@@ -84,7 +84,8 @@ class Experiment:
         found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
         if not DEVICE.fullmatch(self.device):
             found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
-        refuse("Experiment", found + self._shift_problems() + self._target_problems() + self._analysis_problems())
+        found += self.model.problems_for(self.task.d) + self._shift_problems() + self._target_problems()
+        refuse("Experiment", found + self._analysis_problems())
 
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
@@ -111,6 +112,11 @@ class Experiment:
         if curved and "probes" in self.eval.analyses:
             found.append(f"the analysis 'probes' looks for weights of linear functions; {', '.join(curved)} has none")
         return found
+
+    @property
+    def at_query(self) -> bool:
+        """Whether all is about the last position: because of the task, or because only its errors counted."""
+        return self.task.at_query or self.train.positions == "last"
 
     def _target_problems(self) -> list[str]:
         if self.train.targets == "posterior_mean":

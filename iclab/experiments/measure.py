@@ -92,6 +92,11 @@ class Measurement:
         return Lineup(self.task, self.prompts, families(self.task, self.experiment.task))
 
     @property
+    def parts(self) -> Parts:
+        """The positions that are averaged over."""
+        return regions(self.task, self.experiment.at_query)
+
+    @property
     def draws(self) -> int:
         """Resamples of the bootstrap."""
         return self.experiment.eval.bootstrap
@@ -105,7 +110,7 @@ class Measurement:
         yield from self.compare()
         if len(self.prompts.xs) >= LEAST:
             fits = self.lineup.fit(self.model)
-            for region, part in regions(self.task).items():
+            for region, part in self.parts.items():
                 for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
         analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
@@ -115,7 +120,7 @@ class Measurement:
 
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
-        ys, parts, rng = self.prompts.ys, regions(self.task), self.rng("bootstrap")
+        ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
         answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
@@ -146,7 +151,7 @@ class Measurement:
         """Each layer, read out by a map that was fitted on other prompts, against families of algorithms."""
         rng = self.rng("bootstrap")
         for readout in layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit"))):
-            for match in self.lineup.identify(readout, rng, self.draws):
+            for match in self.lineup.identify(readout, rng, self.draws, self.parts[None]):
                 yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
 
     def probes(self) -> Iterator[Row]:
@@ -170,14 +175,14 @@ def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
         yield from ({**row, "layer": layer} for row in rows if isfinite(row["value"]))
 
 
-def regions(task: Task) -> Parts:
+def regions(task: Task, at_query: bool = False) -> Parts:
     """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
     dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
     has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over* are the
-    positions with fewer and with more examples. A task about the query is averaged over the last position alone.
+    positions with fewer and with more examples. What is about the query is averaged over the last position alone.
     """
     n, r = task.n, task.rank
-    if task.at_query:
+    if task.at_query or at_query:
         return {None: slice(n - 1, n)}
     cut, end = max(0, r - 3), min(n, r + 4)
     parts = {None: slice(n), "under": slice(cut), "threshold": slice(cut, end), "over": slice(end, n)}

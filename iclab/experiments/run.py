@@ -102,7 +102,7 @@ class Watch:
         prompts = task.sample(512, stream(experiment, "curve", device))
         best = {name: f for name, f in references(task).items() if name == "bayes"}
         lineup = Lineup(task, prompts) if "evolution" in experiment.eval.analyses else None
-        return cls(answer(best, prompts), lineup, prompts, regions(task)[None])
+        return cls(answer(best, prompts), lineup, prompts, regions(task, experiment.at_query)[None])
 
     def __call__(self, model: Predictor) -> dict[str, Any]:
         learned = answer({"model": model}, self.prompts)["model"]
@@ -111,5 +111,5 @@ class Watch:
         if "bayes" in self.answers:
             found["excess"] = excess(learned[:, part], self.answers["bayes"][:, part], ys).value.item()
         if self.lineup:
-            found["distances"] = self.lineup.distances(model)
+            found["distances"] = self.lineup.distances(model, self.part)
         return found

@@ -34,3 +34,18 @@ class Taps:
     def names(self) -> set[str]:
         """All names that the call asks for."""
         return {*self.read, *self.replace}
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The taps as a part of the model sees them, which does not know its own name: a layer may stand in many places."""
+
+    taps: Taps
+    place: str
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        return self.taps(f"{self.place}.{name}", value)
+
+    def touch(self, name: str) -> bool:
+        """Whether the call reads or replaces this activation."""
+        return self.taps.touch(f"{self.place}.{name}")

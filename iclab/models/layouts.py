@@ -6,7 +6,12 @@
                  that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
     paired       (x_j, y_j) for j < n − 1, then (x_i, ·) one token per example and one per query, 2n − 1 tokens.
                  Query i sees itself and the examples j < i: the one-query prompts of von Oswald et al. 2022
-                 (arXiv 2212.07677, §2), all prefixes at once.
+                 (arXiv 2212.07677, §2), all prefixes at once; example j sees the examples before it and itself.
+    encoder      (x_j, y_j) for all j < i, then (x_i, ·): one sequence of n tokens for each i. All tokens see all i
+                 examples and never the query, as theorems about one-query prompts have it (von Oswald et al. 2022; Ahn
+                 et al. 2023, arXiv 2306.00297). Each example is processed anew for each i, at n times the cost.
+
+`m` asks for the last m positions alone (all n unless given). An encoder's sequences are [(batch m) n width].
 
 Law (causality): what token i may see contains no x_j with j > i and no y_j with j ≥ i.
 """
@@ -15,7 +20,7 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -24,6 +29,7 @@ class Layout(ABC):
     """How prompts are laid out as tokens."""
 
     causal: bool  # whether the mask is the plain lower triangle
+    label: int | None  # the channel of an answering token in which a label would stand, empty there (if any)
 
     @abstractmethod
     def width(self, d: int) -> int:
@@ -31,32 +37,35 @@ class Layout(ABC):
 
     @abstractmethod
     def tokens(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch length width"]:
-        """The sequence that is read in."""
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
+    ) -> Float[Tensor, "sequences length width"]:
+        """The sequence that is read in, or one for each of the last m positions."""
 
     @abstractmethod
     def positions(self, n: int, device: torch.device) -> Int[Tensor, " length"]:
         """The position that each token reports."""
 
     @abstractmethod
-    def mask(self, n: int, device: torch.device) -> Bool[Tensor, "length length"]:
-        """True where the token of the row may see the token of the column."""
+    def mask(self, n: int, device: torch.device) -> Bool[Tensor, "*prefixes length length"]:
+        """True where the token of the row may see the token of the column; for each i where its sequences differ."""
 
     @abstractmethod
-    def answers(self, tokens: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch n d_model"]:
-        """The tokens at which predictions are read out."""
+    def answers(
+        self, tokens: Float[Tensor, "sequences length d_model"], m: int | None = None
+    ) -> Float[Tensor, "batch m d_model"]:
+        """The tokens at which the last m predictions are read out."""
 
 
 class Interleaved(Layout):
     """x token = [0, x], y token = [y, 0]."""
 
     causal = True
+    label = 0
 
     def width(self, d: int) -> int:
         return d + 1
 
-    def tokens(self, xs: Tensor, ys: Tensor) -> Tensor:
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
         pairs = torch.stack([F.pad(xs, (1, 0)), F.pad(ys.unsqueeze(-1), (0, xs.shape[-1]))], dim=2)
         return rearrange(pairs, "batch n two width -> batch (n two) width")[:, :-1]
 
@@ -66,19 +75,20 @@ class Interleaved(Layout):
     def mask(self, n: int, device: torch.device) -> Tensor:
         return _lower(2 * n - 1, device)
 
-    def answers(self, tokens: Tensor) -> Tensor:
-        return tokens[:, ::2]
+    def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
+        return _last(tokens[:, ::2], m)
 
 
 class Lagged(Layout):
     """Token i = [x_i, x_{i-1}, y_{i-1}], with zeros for the example before the first."""
 
     causal = True
+    label = None
 
     def width(self, d: int) -> int:
         return 2 * d + 1
 
-    def tokens(self, xs: Tensor, ys: Tensor) -> Tensor:
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
         finished = torch.cat([xs, ys.unsqueeze(-1)], dim=-1)
         return torch.cat([xs, F.pad(finished[:, :-1], (0, 0, 1, 0))], dim=-1)
 
@@ -88,19 +98,20 @@ class Lagged(Layout):
     def mask(self, n: int, device: torch.device) -> Tensor:
         return _lower(n, device)
 
-    def answers(self, tokens: Tensor) -> Tensor:
-        return tokens
+    def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
+        return _last(tokens, m)
 
 
 class Paired(Layout):
     """Example tokens [x_j, y_j, 1], then query tokens [x_i, 0, 0]; the last channel tells them apart."""
 
     causal = False
+    label = -2
 
     def width(self, d: int) -> int:
         return d + 2
 
-    def tokens(self, xs: Tensor, ys: Tensor) -> Tensor:
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
         examples = F.pad(torch.cat([xs, ys.unsqueeze(-1)], dim=-1)[:, :-1], (0, 1), value=1.0)
         return torch.cat([examples, F.pad(xs, (0, 2))], dim=1)
 
@@ -114,12 +125,47 @@ class Paired(Layout):
         sees_example = torch.where(query.unsqueeze(1), j < i, j <= i) & ~query
         return sees_example | torch.eye(2 * n - 1, dtype=torch.bool, device=device)
 
-    def answers(self, tokens: Tensor) -> Tensor:
-        return tokens[:, tokens.shape[1] // 2 :]
+    def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
+        return _last(tokens[:, tokens.shape[1] // 2 :], m)
+
+
+class Encoder(Layout):
+    """Example tokens [x_j, y_j, 1] and a query token [x_i, 0, 0], for each i; examples from i on are seen by none."""
+
+    causal = False
+    label = -2
+
+    def width(self, d: int) -> int:
+        return d + 2
+
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
+        n = xs.shape[1]
+        examples = F.pad(torch.cat([xs, ys.unsqueeze(-1)], dim=-1)[:, :-1], (0, 1), value=1.0)
+        queries = rearrange(F.pad(_last(xs, m), (0, 2)), "batch m width -> (batch m) 1 width")
+        return torch.cat([repeat(examples, "batch j width -> (batch m) j width", m=m or n), queries], dim=1)
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        return (torch.arange(n, device=device) + 1) % n  # 0 is the query's, however many examples there are
+
+    def mask(self, n: int, device: torch.device) -> Tensor:
+        seen = _lower(n, device) & ~torch.eye(n, dtype=torch.bool, device=device)  # of prefix i: the examples j < i
+        return repeat(seen, "i j -> i 1 t j", t=n)
+
+    def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
+        return rearrange(tokens[:, -1], "(batch m) width -> batch m width", m=m or tokens.shape[1])
+
+
+def _last(positions: Float[Tensor, "batch n width"], m: int | None) -> Float[Tensor, "batch m width"]:
+    return positions if m is None else positions[:, -m:]
 
 
 def _lower(length: int, device: torch.device) -> Bool[Tensor, "length length"]:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
-LAYOUTS: dict[str, Layout] = {"interleaved": Interleaved(), "lagged": Lagged(), "paired": Paired()}
+LAYOUTS: dict[str, Layout] = {
+    "interleaved": Interleaved(),
+    "lagged": Lagged(),
+    "paired": Paired(),
+    "encoder": Encoder(),
+}

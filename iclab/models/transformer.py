@@ -12,7 +12,9 @@ Attention of head a, with the tokens j that token t may see (t itself included):
 
 s is `scale` (1/√d_head unless given) and N_t the number of tokens seen, the number of tokens of the longest prompt that
 the model was made for, or 1 (`normaliser`).
-The same class runs weights that were set by hand: LayerNorm, positions and MLP can be left out.
+The same class runs weights that were set by hand: LayerNorm, positions and MLP can be left out, the layers can share
+one set of weights (`tied`), and with `read_in = "identity"` the stream is the tokens themselves, in the units of the
+prompt, and the answer is what stands in the label channel in the end.
 
 Letters: b batch, t token, a head, c channel of a head.
 """
@@ -36,7 +38,7 @@ from torch.nn.utils import skip_init
 
 from iclab.errors import refuse, unknown, unknown_choices
 from iclab.files import write_whole
-from iclab.models.activations import Replacement, Taps
+from iclab.models.activations import Inside, Replacement, Taps
 from iclab.models.layouts import LAYOUTS
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
@@ -48,7 +50,8 @@ class TransformerConfig:
 
     `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
     before attention, MLP and read-out; `positions` adds a learned vector per position; `d_head` is d_model / n_head
-    unless given; `scale` multiplies the logits (1/√d_head unless given).
+    unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
+    maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
     """
 
     n_layer: int = 4
@@ -56,7 +59,7 @@ class TransformerConfig:
     d_model: int = 32
     d_head: int | None = None
     d_mlp: int = 0
-    layout: Literal["interleaved", "lagged", "paired"] = "lagged"
+    layout: Literal["interleaved", "lagged", "paired", "encoder"] = "lagged"
     attention: Literal["softmax", "linear", "relu"] = "linear"
     normaliser: Literal["seen", "longest", "none"] = "longest"
     scale: float | None = None
@@ -64,6 +67,8 @@ class TransformerConfig:
     norm: bool = True
     positions: bool = True
     bias: bool = True
+    read_in: Literal["learned", "identity"] = "learned"
+    tied: bool = False
 
     def __post_init__(self) -> None:
         least = {"n_head": 1, "d_model": 1, "n_layer": 0, "d_mlp": 0}
@@ -73,7 +78,19 @@ class TransformerConfig:
             found.append(f"d_head must be at least 1, given {self.d_head}")
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
-        refuse("TransformerConfig", found + unknown_choices(self))
+        refuse("TransformerConfig", found + unknown_choices(self) + self._no_label())
+
+    def _no_label(self) -> list[str]:
+        full = self.read_in == "identity" and self.layout in LAYOUTS and LAYOUTS[self.layout].label is None
+        return (
+            [f"read_in = identity needs a layout with an empty label channel; {self.layout} has none"] if full else []
+        )
+
+    def problems_for(self, d: int) -> list[str]:
+        """What stands against a model of this shape for inputs of d dimensions."""
+        width = LAYOUTS[self.layout].width(d)
+        narrow = self.read_in == "identity" and self.d_model < width
+        return [f"read_in = identity needs d_model of {width} or more, given {self.d_model}"] if narrow else []
 
     @property
     def head_width(self) -> int:
@@ -84,9 +101,9 @@ class TransformerConfig:
 class Attention(nn.Module):
     """Multi-head attention with softmax, linear or ReLU weights."""
 
-    def __init__(self, config: TransformerConfig, longest: int, name: str) -> None:
+    def __init__(self, config: TransformerConfig, longest: int) -> None:
         super().__init__()
-        self.config, self.longest, self.name = config, longest, name
+        self.config, self.longest = config, longest
         inner = config.n_head * config.head_width
         self.scale = config.head_width**-0.5 if config.scale is None else config.scale
         self.q = _linear(config.d_model, inner, config)
@@ -95,13 +112,13 @@ class Attention(nn.Module):
         self.out = _linear(inner, config.d_model, config)
 
     def forward(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "t t"], causal: bool, taps: Taps
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
     ) -> Float[Tensor, "b t d_model"]:
         q, k, v = (
-            taps(f"{self.name}.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
+            taps(f"attn.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
             for letter, part in (("q", self.q), ("k", self.k), ("v", self.v))
         )
-        z = taps(f"{self.name}.z", self.mix(q, k, v, mask, causal, taps))
+        z = taps("attn.z", self.mix(q, k, v, mask, causal, taps))
         return self.out(rearrange(z, "b a t c -> b t (a c)"))
 
     def mix(
@@ -109,54 +126,57 @@ class Attention(nn.Module):
         q: Float[Tensor, "b a t c"],
         k: Float[Tensor, "b a t c"],
         v: Float[Tensor, "b a t c"],
-        mask: Bool[Tensor, "t t"],
+        mask: Bool[Tensor, "*prefixes t t"],
         causal: bool,
-        taps: Taps,
+        taps: Inside,
     ) -> Float[Tensor, "b a t c"]:
         """Σ_j pattern_tj v_j; the pattern is formed only where it is needed."""
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
-        inside = [f"{self.name}.scores", f"{self.name}.pattern"]
+        inside = ["attn.scores", "attn.pattern"]
         if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
             return F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal, scale=1.0)
         scores = taps(inside[0], q @ k.mT)
         return taps(inside[1], self.pattern(scores, mask)) @ v
 
-    def pattern(self, scores: Float[Tensor, "b a t t"], mask: Bool[Tensor, "t t"]) -> Float[Tensor, "b a t t"]:
+    def pattern(
+        self, scores: Float[Tensor, "b a t t"], mask: Bool[Tensor, "*prefixes t t"]
+    ) -> Float[Tensor, "b a t t"]:
         """The attention weights from the scores."""
         if self.config.attention == "softmax":
-            return scores.masked_fill(~mask, float("-inf")).softmax(-1)
+            least = torch.finfo(scores.dtype).min  # finite, for tokens that see nothing: their weights are set to 0
+            return scores.masked_fill(~mask, least).softmax(-1).masked_fill(~mask, 0.0)
         weights = scores if self.config.attention == "linear" else scores.relu()
-        counts = {"seen": mask.sum(-1, keepdim=True), "longest": self.longest, "none": 1}
+        counts = {"seen": mask.sum(-1, keepdim=True).clamp(min=1), "longest": self.longest, "none": 1}
         return weights * (mask.to(scores.dtype) / counts[self.config.normaliser])
 
 
 class Block(nn.Module):
     """One layer: attention, then the MLP where there is one, each read from the normalised residual stream."""
 
-    def __init__(self, config: TransformerConfig, longest: int, name: str) -> None:
+    def __init__(self, config: TransformerConfig, longest: int) -> None:
         super().__init__()
-        self.config, self.name = config, name
+        self.config = config
         self.norm_attn = _norm(config)
-        self.attn = Attention(config, longest, f"{name}.attn")
+        self.attn = Attention(config, longest)
         if config.d_mlp:
             self.norm_mlp = _norm(config)
             self.mlp_in = _linear(config.d_model, config.d_mlp, config)
             self.mlp_out = _linear(config.d_mlp, config.d_model, config)
 
     def forward(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "t t"], causal: bool, taps: Taps
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
     ) -> Float[Tensor, "b t d_model"]:
-        h = taps(f"{self.name}.resid_pre", h)
-        h = h + taps(f"{self.name}.attn_out", self.attn(self.norm_attn(h), mask, causal, taps))
+        h = taps("resid_pre", h)
+        h = h + taps("attn_out", self.attn(self.norm_attn(h), mask, causal, taps))
         if self.config.d_mlp:
-            h = taps(f"{self.name}.resid_mid", h)
-            h = h + taps(f"{self.name}.mlp_out", self.mlp(self.norm_mlp(h), taps))
-        return taps(f"{self.name}.resid_post", h)
+            h = taps("resid_mid", h)
+            h = h + taps("mlp_out", self.mlp(self.norm_mlp(h), taps))
+        return taps("resid_post", h)
 
-    def mlp(self, h: Float[Tensor, "b t d_model"], taps: Taps) -> Float[Tensor, "b t d_model"]:
+    def mlp(self, h: Float[Tensor, "b t d_model"], taps: Inside) -> Float[Tensor, "b t d_model"]:
         """mlp_out(activation(mlp_in(h)))."""
-        before = taps(f"{self.name}.mlp.pre", self.mlp_in(h))
-        return self.mlp_out(taps(f"{self.name}.mlp.post", ACTIVATIONS[self.config.activation](before)))
+        before = taps("mlp.pre", self.mlp_in(h))
+        return self.mlp_out(taps("mlp.post", ACTIVATIONS[self.config.activation](before)))
 
 
 class Transformer(nn.Module):
@@ -171,18 +191,22 @@ class Transformer(nn.Module):
         self, d: int, n: int, config: TransformerConfig | None = None, rng: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        refuse("Transformer", [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1])
         self.d, self.n, self.config = d, n, config or TransformerConfig()
+        found = [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1]
+        refuse("Transformer", found + self.config.problems_for(d))
         self.layout = LAYOUTS[self.config.layout]
-        self.read_in = _linear(self.layout.width(d), self.config.d_model, self.config)
+        learned = self.config.read_in == "learned"
+        if learned:
+            self.read_in = _linear(self.layout.width(d), self.config.d_model, self.config)
         positions = self.layout.positions(n, torch.device("cpu"))
         if self.config.positions:
             self.position = nn.Parameter(torch.empty(int(positions.max()) + 1, self.config.d_model))
         self.longest = len(positions)
-        blocks = [Block(self.config, self.longest, f"blocks.{i}") for i in range(self.config.n_layer)]
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = _norm(self.config)
-        self.read_out = _linear(self.config.d_model, 1, self.config)
+        own = min(1, self.config.n_layer) if self.config.tied else self.config.n_layer
+        self.blocks = nn.ModuleList(Block(self.config, self.longest) for _ in range(own))
+        if learned:
+            self.norm = _norm(self.config)
+            self.read_out = _linear(self.config.d_model, 1, self.config)
         self.initialise(rng or torch.Generator().manual_seed(0))
 
     @torch.no_grad()
@@ -201,9 +225,11 @@ class Transformer(nn.Module):
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
-    def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Predictions at every position."""
-        return self._answer(xs, ys, Taps())
+    def forward(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
+    ) -> Float[Tensor, "batch m"]:
+        """Predictions at every position, or at the last m alone."""
+        return self._answer(xs, ys, Taps(), m)
 
     def stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
@@ -241,24 +267,35 @@ class Transformer(nn.Module):
         blocks = [f"blocks.{i}.{name}" for i in range(self.config.n_layer) for name in inside]
         return ["embed", *blocks, "prediction"]
 
-    def _stream(self, xs: Tensor, ys: Tensor, taps: Taps) -> Iterator[Tensor]:
+    def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Iterator[Tensor]:
         n, device = xs.shape[1], xs.device
-        mask = self.layout.mask(n, device)
-        weights = next(self.parameters())
-        h = self.read_in(self.layout.tokens(xs, ys).to(weights.dtype))
+        h = self._embedded(self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype))
         if self.config.positions:
             h = h + self.position[self.layout.positions(n, device)]
+        mask = self.layout.mask(n, device)
+        if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
+            mask = mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
         h = taps("embed", h)
         yield h
-        for block in self.blocks:
-            h = block(h, mask, self.layout.causal, taps)
+        for i in range(self.config.n_layer):
+            block = self.blocks[0 if self.config.tied else i]
+            h = block(h, mask, self.layout.causal, Inside(taps, f"blocks.{i}"))
             yield h
 
-    def _answer(self, xs: Tensor, ys: Tensor, taps: Taps) -> Tensor:
+    def _embedded(self, tokens: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d_model"]:
+        if self.config.read_in == "learned":
+            return self.read_in(tokens)
+        return F.pad(tokens, (0, self.config.d_model - tokens.shape[-1]))
+
+    def _read_out(self, answers: Float[Tensor, "batch m d_model"]) -> Float[Tensor, "batch m"]:
+        if self.config.read_in == "learned":
+            return self.read_out(self.norm(answers)).squeeze(-1)
+        return answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
+
+    def _answer(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(xs, ys, taps)
-        *_, last = self._stream(xs, ys, taps)
-        prediction = self.read_out(self.norm(self.layout.answers(last))).squeeze(-1)
-        return taps("prediction", prediction).to(xs.dtype)
+        *_, last = self._stream(xs, ys, taps, m)
+        return taps("prediction", self._read_out(self.layout.answers(last, m))).to(xs.dtype)
 
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
         found = [unknown("activation", name, self.activations()) for name in taps.names() - set(self.activations())]
