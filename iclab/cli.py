@@ -82,6 +82,25 @@ def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
     return 0
 
 
+def verdicts(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS, *, markdown: bool = False) -> int:
+    """Lists what became of every claim: paper, claim, expected, measured, verdict, minutes of one core.
+
+    Example: iclab verdicts runs --markdown
+
+    Args:
+        folder: A sweep, or a folder of sweeps.
+        markdown: Print the table as Markdown.
+    """
+    from iclab.experiments import report
+
+    to, rows = report.console(), report.claims(folder)
+    if markdown:
+        print(report.markdown(report.CLAIMS, rows))
+    else:
+        to.print(report.table(f"claims judged in {folder}", report.CLAIMS, rows, to))
+    return 0
+
+
 def show(run: Annotated[Positional[str], arg(metavar="RUN")], *, root: Path = RUNS) -> int:
     """Shows one run: settings, training curve, risk by number of examples, nearest algorithms.
 
@@ -131,7 +150,14 @@ def doctor(*, out: Path = RUNS) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"sweep": sweep, "ls": ls, "show": show, "bench": bench, "doctor": doctor}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "sweep": sweep,
+    "ls": ls,
+    "verdicts": verdicts,
+    "show": show,
+    "bench": bench,
+    "doctor": doctor,
+}
 
 
 DESCRIPTION = """A bench for in-context-learning theory: from a task file to a verdict.

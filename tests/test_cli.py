@@ -374,3 +374,21 @@ def test_a_claim_that_does_not_hold_changes_the_exit_status_only_when_asked(caps
     code, out, _ = call(capsys, "sweep", "runs/linear_regression/study.toml")
     assert code == 0
     assert "It is near" in out
+
+
+def test_the_verdicts_of_all_sweeps_are_one_table(capsys, study):
+    code, _, told = call(capsys, "verdicts", str(study.parent))
+    assert code == 2 and "no claims were judged" in told
+    bound = 'quantity = "excess"\npredictor = "transformer"\nat_most = 0.01\n'
+    claims = f'[[claims]]\nname = "It is | near"\n{bound}[[claims]]\nname = "It is near, too"\n{bound}'
+    text = STUDY.replace("[sweep]\nmodel.n_layer = [1, 2]\n", claims)
+    study.write_text(text.replace('"none"', '"Someone 2022, Fig. 1: settings, at length"'))
+    finished(study.parent / "runs" / "linear_regression")
+    call(capsys, "sweep", str(study))
+    _, out, _ = call(capsys, "verdicts", "--markdown")
+    lines = out.strip().splitlines()
+    assert lines[0] == "| paper | claim | expected | measured | verdict | minutes |"
+    assert lines[2] == "| Someone 2022, Fig. 1 | It is \\| near | ≤ 0.01 | 0.034 ± 0.002 | fails | 0.2 |"
+    assert lines[3] == "|  | It is near, too | ≤ 0.01 | 0.034 ± 0.002 | fails |  |"
+    _, out, _ = call(capsys, "verdicts")
+    assert "It is near, too" in out and "0.034 ± 0.002" in out

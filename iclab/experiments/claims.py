@@ -137,7 +137,8 @@ class Verdict:
     def record(self) -> dict[str, Any]:
         """The verdict as plain data."""
         numbers = {k: v if isfinite(v) else None for k, v in {"value": self.value, "stderr": self.stderr}.items()}
-        told = {"claim": self.claim.name, "expected": self.claim.expected, "verdict": self.outcome, **numbers}
+        told = {"claim": self.claim.name, "expected": self.claim.expected, "measured": self.measured}
+        told |= {"verdict": self.outcome, **numbers}
         return told | {"run": self.run, "note": self.note, "cells": [cell.run for cell in self.cells], **self.setting}
 
     @property

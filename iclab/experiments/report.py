@@ -13,9 +13,9 @@ from rich.text import Text
 
 from iclab.errors import refuse
 from iclab.experiments.claims import TRAINED, Verdict
-from iclab.experiments.config import dump
+from iclab.experiments.config import dump, load
 from iclab.experiments.mappings import flatten
-from iclab.experiments.store import STATES, Run, Status, differing, runs, sweeps
+from iclab.experiments.store import STATES, Run, Status, differing, runs, sweeps, verdicts
 
 Row = Mapping[str, Any]
 
@@ -107,6 +107,31 @@ def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
     rows = [[v.claim.name, v.claim.expected, v.measured, v.outcome, _cells(v)] for v in verdicts]
     notes = [f"{v.claim.name}: {v.note or f'the worst run is {v.run}'}" for v in verdicts if v.outcome != "holds"]
     return Group(table("claims", ["claim", "expected", "measured", "verdict", "runs"], rows, to), *map(Text, notes))
+
+
+CLAIMS = ["paper", "claim", "expected", "measured", "verdict", "minutes"]
+
+
+def claims(folder: Path) -> list[list[str]]:
+    """The verdicts on all claims of the sweeps in a folder, as rows of a table with the columns `CLAIMS`: the first row
+    of each sweep names the paper and figure (what its file says before a colon) and the minutes of one core."""
+    judged = {path: verdicts(path) for path in sweeps(folder)}
+    refuse("verdicts", [] if any(judged.values()) else [f"no claims were judged in {folder}; `iclab sweep FILE` does"])
+    return [row for path, found in judged.items() for row in _claim_rows(path, found)]
+
+
+def _claim_rows(sweep: Path, found: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    paper = load(sweep / "study.toml")["paper"].partition(":")[0]
+    minutes = f"{sum(run.recorded().seconds for run in runs(sweep)) / 60:.1f}"
+    for i, verdict in enumerate(found):
+        told = [verdict[key] for key in CLAIMS[1:-1]]
+        yield [paper, *told, minutes] if i == 0 else ["", *told, ""]
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(verdict: Verdict) -> str:

@@ -246,6 +246,12 @@ def sweeps(folder: Path) -> list[Path]:
     return [path for path in (folder, *beside) if not (path / "config.toml").exists() and runs(path)]
 
 
+def verdicts(sweep: Path) -> list[dict[str, Any]]:
+    """What became of the claims of a sweep, as it was last judged; empty where it never was."""
+    path = sweep / "verdicts.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
 def find(name: str, root: Path) -> Run:
     """The run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
     if (Path(name) / "config.toml").is_file():
