@@ -6,7 +6,11 @@ inputs, the law of the inputs plays no part in it: a shift of the inputs keeps t
 
 from functools import singledispatch
 
-from iclab.predictors import DiscreteMMSE, LeastSquares, Predictor, Ridge, SparsePosterior
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.predictors import DiscreteMMSE, LeastSquares, Posterior, Predictor, Ridge, SparsePosterior
 from iclab.tasks import (
     Derived,
     FinitePool,
@@ -16,6 +20,7 @@ from iclab.tasks import (
     SparseLinearRegression,
     Task,
     TruePrior,
+    WhitenedLinearRegression,
 )
 
 
@@ -52,6 +57,15 @@ def weight_variance(task: Task) -> float:
     return scale(task) ** 2 * functions.weight_variance() if isinstance(functions, LinearRegression) else 1.0
 
 
+def weight_covariance(task: Task) -> Float[Tensor, "d d"]:
+    """E w wᵀ of the linear functions of a task, as its labels show them; the identity where they are not linear."""
+    functions = source(task)
+    functions = functions.base if isinstance(functions, FinitePool) else functions
+    if not isinstance(functions, LinearRegression):
+        return torch.eye(task.d, dtype=torch.float64)
+    return scale(task) ** 2 * functions.weight_covariance()
+
+
 def source(task: Task) -> Task:
     """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
     if isinstance(task, TruePrior):
@@ -76,6 +90,11 @@ def _posterior(functions: Task, scale: float, noise: float) -> Predictor:
 def _(functions: LinearRegression, scale: float, noise: float) -> Predictor:
     prior = abs(scale) * functions.prior
     return Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares()
+
+
+@_posterior.register
+def _(functions: WhitenedLinearRegression, scale: float, noise: float) -> Predictor:
+    return Posterior(scale**2 * functions.weight_covariance(), noise)
 
 
 @_posterior.register

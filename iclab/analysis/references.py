@@ -2,6 +2,7 @@
 
 import torch
 
+from iclab.analysis.one_layer import best_step
 from iclab.posterior import bayes_where_known, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
@@ -46,13 +47,6 @@ def right_penalty(task: Task) -> float:
 
 
 def one_step(task: Task) -> GradientDescent:
-    """One step of gradient descent from zero, of the size that is best where inputs are normal and isotropic,
-
-        lr_i = 1 / (v (i + r + 1) + lam)
-
-    on the gradient of ½‖Xw − y‖², after i examples, with v the variance of an input along each of the r dimensions that
-    inputs have, and lam the right penalty. For other inputs v is the mean over these dimensions.
-    """
-    v = task.input_second_moment().trace().item() / task.rank
+    """One step of gradient descent from zero with the step size lr_i that is best after i examples."""
     examples = torch.arange(task.n, dtype=torch.float64)
-    return GradientDescent(1, 1 / (v * (examples + task.rank + 1) + right_penalty(task)))
+    return GradientDescent(1, best_step(task, examples))

@@ -20,7 +20,7 @@ from iclab.tasks.derived import (
     Truncated,
 )
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform
-from iclab.tasks.linear import LinearRegression, SparseLinearRegression
+from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
 from iclab.tasks.task import FunctionClass, Task
@@ -56,4 +56,5 @@ __all__ = [
     "TruePrior",
     "Truncated",
     "Uniform",
+    "WhitenedLinearRegression",
 ]

@@ -50,8 +50,16 @@ class Derived(Task):
     def at_query(self) -> bool:
         return self.base.at_query
 
+    def colour(self) -> Float[Tensor, "d d"]:
+        """C, float64, where inputs are C x for inputs x of the base; the identity unless they are changed."""
+        return torch.eye(self.d, dtype=torch.float64)
+
     def input_second_moment(self) -> Float[Tensor, "d d"]:
-        return self.base.input_second_moment()
+        return self.colour() @ self.base.input_second_moment() @ self.colour().mT
+
+    def input_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        colour = self.colour()
+        return colour @ self.base.input_fourth_moment(colour.mT @ form @ colour) @ colour.mT
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.base.draw_inputs(batch, rng, dtype)
@@ -203,9 +211,8 @@ class Truncated(Derived):
     def n(self) -> int:
         return self.points
 
-    def input_second_moment(self) -> Float[Tensor, "d d"]:
-        kept = (torch.arange(self.d) < self.dims).double()
-        return super().input_second_moment() * kept * kept.unsqueeze(1)
+    def colour(self) -> Float[Tensor, "d d"]:
+        return (torch.arange(self.d) < self.dims).double().diag()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)[:, : self.points]
@@ -225,8 +232,8 @@ class ScaledInputs(Derived):
         usable = isfinite(self.scale) and self.scale != 0
         return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
 
-    def input_second_moment(self) -> Float[Tensor, "d d"]:
-        return self.scale**2 * super().input_second_moment()
+    def colour(self) -> Float[Tensor, "d d"]:
+        return self.scale * super().colour()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.scale * super().draw_inputs(batch, rng, dtype)
@@ -246,12 +253,8 @@ class Recoloured(Derived):
         """The scales along the axes of U, up to a factor."""
 
     def colour(self) -> Float[Tensor, "d d"]:
-        """C, float64."""
         scales, basis = self.scales(), rotation(self.d, self.seed)
         return basis * scales * (self.d / scales.square().sum()).sqrt() @ basis.mT
-
-    def input_second_moment(self) -> Float[Tensor, "d d"]:
-        return self.colour() @ super().input_second_moment() @ self.colour()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)

@@ -61,6 +61,11 @@ class Inputs(ABC):
         root = self.root(d)
         return self.variance(d) * root @ root.mT
 
+    def fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """E (xᵀ S x) x xᵀ for a symmetric form S, float64."""
+        root = self.root(len(form))
+        return root @ self.standard_fourth_moment(root.mT @ form @ root) @ root.mT
+
     def sample(
         self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype
     ) -> Float[Tensor, "batch n d"]:
@@ -73,10 +78,19 @@ class Inputs(ABC):
         """v, the variance of one coordinate of z."""
 
     @abstractmethod
+    def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """E (zᵀ S z) z zᵀ."""
+
+    @abstractmethod
     def standard(
         self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype
     ) -> Float[Tensor, "batch n d"]:
         """Draws z."""
+
+
+def _of_normal(form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """E (zᵀ S z) z zᵀ = 2 S + tr(S) I for z ~ N(0, I)."""
+    return 2 * form + form.trace() * torch.eye(len(form), dtype=form.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +99,9 @@ class Normal(Inputs):
 
     def variance(self, d: int) -> float:
         return 1.0
+
+    def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        return _of_normal(form)
 
     def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
         return torch.randn(batch, n, d, generator=rng, device=rng.device, dtype=dtype)
@@ -103,6 +120,10 @@ class Uniform(Inputs):
     def variance(self, d: int) -> float:
         return self.half_width**2 / 3
 
+    def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        v = self.variance(len(form))
+        return v**2 * _of_normal(form) + (self.half_width**4 / 5 - 3 * v**2) * form.diagonal().diag()
+
     def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
         unit = torch.rand(batch, n, d, generator=rng, device=rng.device, dtype=dtype)
         return self.half_width * (2 * unit - 1)
@@ -114,6 +135,9 @@ class Sphere(Inputs):
 
     def variance(self, d: int) -> float:
         return 1.0 / d
+
+    def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        return _of_normal(form) / (len(form) * (len(form) + 2))
 
     def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
         return torch.nn.functional.normalize(

@@ -1,13 +1,16 @@
-"""Linear functions: dense, and sparse.
+"""Linear functions: dense, whitened, and sparse.
 
 dense    w ~ N(0, prior²·I)                              Akyürek et al. 2022, arXiv 2211.15661, §2
-sparse   the same, then all but `sparsity` coordinates, chosen uniformly, are set to zero
+whitened w ~ N(0, prior²·Λ⁻¹), Λ = E x xᵀ                Ahn et al. 2023, arXiv 2306.00297, §4
+sparse   as dense, then all but `sparsity` coordinates, chosen uniformly, are set to zero
                                                          Garg et al. 2022, arXiv 2208.01066, §4
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from iclab.tasks.prompts import LinearFunctions
 from iclab.tasks.task import FunctionClass
@@ -31,9 +34,45 @@ class LinearRegression(FunctionClass):
         """E w_j² of one coordinate."""
         return self.prior**2
 
+    def weight_covariance(self) -> Float[Tensor, "d d"]:
+        """E w wᵀ, float64."""
+        return self.weight_variance() * torch.eye(self.d, dtype=torch.float64)
+
     def label_variance(self) -> float:
-        """E y² = E w_j² · tr Λ + noise²."""
-        return self.weight_variance() * self.input_second_moment().trace().item() + self.noise**2
+        """E y² = tr(Λ E w wᵀ) + noise²."""
+        return (self.input_second_moment() @ self.weight_covariance()).trace().item() + self.noise**2
+
+
+@dataclass(frozen=True)
+class WhitenedLinearRegression(LinearRegression):
+    """Linear regression with w ~ N(0, prior²·Λ⁻¹): every direction of the inputs has the same share in the labels.
+
+    In the coordinates Λ^(−½) x it is ordinary linear regression. Source: Ahn et al. 2023, arXiv 2306.00297, §4;
+    Mahankali et al. 2023, arXiv 2307.03576.
+    """
+
+    def _problems(self) -> list[str]:
+        found = super()._problems()
+        if found:
+            return found
+        singular = self.rank < self.d
+        return ["inputs need a covariance that can be inverted: its spectrum must be positive"] if singular else []
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> LinearFunctions:
+        white = super().draw_functions(batch, rng, dtype).ws
+        return LinearFunctions(white @ self._inverse_root().to(white))
+
+    def _inverse_root(self) -> Float[Tensor, "d d"]:
+        """Λ^(−½), symmetric."""
+        eigenvalues, vectors = torch.linalg.eigh(self.input_second_moment())
+        return vectors / eigenvalues.sqrt() @ vectors.mT
+
+    def weight_variance(self) -> float:
+        """E w_j², averaged over coordinates."""
+        return self.weight_covariance().diagonal().mean().item()
+
+    def weight_covariance(self) -> Float[Tensor, "d d"]:
+        return self.prior**2 * torch.linalg.inv(self.input_second_moment())
 
 
 @dataclass(frozen=True)

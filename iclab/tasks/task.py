@@ -39,6 +39,10 @@ class Task(ABC):
         """Λ = E x xᵀ of an input of the context, float64."""
 
     @abstractmethod
+    def input_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """E (xᵀ S x) x xᵀ of an input of the context, for a symmetric form S, float64."""
+
+    @abstractmethod
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         """The inputs of each prompt, the query of the last position included."""
 
@@ -82,3 +86,6 @@ class FunctionClass(Task):
 
     def input_second_moment(self) -> Float[Tensor, "d d"]:
         return self.inputs.second_moment(self.d)
+
+    def input_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        return self.inputs.fourth_moment(form)
