@@ -6,9 +6,11 @@ from conftest import generator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.analysis import estimate, one_layer
+from iclab.analysis import estimate, linear_steps, one_layer
+from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
 from iclab.analysis.risk import squared
+from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent
 from iclab.tasks import LinearRegression, Normal, ScaledInputs, Sphere, Uniform, WhitenedLinearRegression
 
@@ -123,3 +125,41 @@ def test_the_optimum_as_a_predictor_has_the_least_risk_of_its_kind_at_its_length
 def test_no_examples_are_refused():
     with pytest.raises(ValueError, match="at least one example, given 0"):
         best_preconditioner(TASKS["normal"], 0)
+
+
+# ---- read from weights ---------------------------------------------------------------------------------------------
+
+BARE = {"layout": "encoder", "read_in": "identity", "norm": False, "positions": False, "bias": False}
+
+
+@pytest.mark.parametrize("normaliser", ["seen", "longest", "none"])
+@pytest.mark.parametrize("n_head", [1, 2])
+def test_the_step_read_from_the_weights_is_the_one_that_the_layer_takes(normaliser, n_head):
+    """With y alone in the values and x alone in the scores nothing leaks: the layer is one step with the matrix A."""
+    config = TransformerConfig(n_layer=1, n_head=n_head, d_model=6, d_head=6, normaliser=normaliser, **BARE)
+    model = Transformer(3, 9, config, generator(3)).double()
+    prompts = LinearRegression(3, 9, 0.5).sample(6, generator(1), torch.float64)
+    (leaking,) = linear_steps(model)
+    assert leaking.leakage > 0.1
+    with torch.no_grad():
+        model.blocks[0].attn.v.weight[:, [0, 1, 2, 4, 5]] = 0
+        model.blocks[0].attn.k.weight[:, 3:] = 0
+    (step,) = linear_steps(model)
+    assert step.leakage < 1e-7
+    lr = torch.full((9,), 1 / 8, dtype=torch.float64)
+    said = GradientDescent(1, lr, step.preconditioner)(prompts.xs, prompts.ys)[:, -1]
+    torch.testing.assert_close(model(prompts.xs, prompts.ys, 1)[:, 0], said)
+    turned = GradientDescent(1, lr, step.preconditioner.mT)(prompts.xs, prompts.ys)[:, -1]
+    assert not torch.allclose(turned, said)
+
+
+def test_layers_that_are_no_quadratic_forms_are_refused_with_all_reasons():
+    with pytest.raises(ValueError, match=r"layout = encoder, given lagged.*norm = False, given True"):
+        linear_steps(Transformer(3, 9))
+
+
+def test_distances_to_the_identity():
+    matrix = torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64))
+    assert distance_to_identity(3 * torch.eye(2)) == pytest.approx(0)
+    assert distance_to_identity(matrix) == pytest.approx((2 * 1.5**2 / 17) ** 0.5)
+    assert distance_to_identity(whitened(matrix, matrix.inverse())) == pytest.approx(0)

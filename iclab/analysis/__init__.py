@@ -1,7 +1,9 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
 from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
+from iclab.analysis.attention import LinearStep, linear_steps
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
@@ -11,12 +13,15 @@ __all__ = [
     "Estimate",
     "Family",
     "LayerReadout",
+    "LinearStep",
     "Lineup",
     "Match",
     "algorithm_state",
     "answer",
     "band",
     "bare_prompt",
+    "best_preconditioner",
+    "best_step",
     "estimate",
     "excess",
     "families",
@@ -25,7 +30,10 @@ __all__ = [
     "ilwd",
     "implicit_weights",
     "layer_readouts",
+    "linear_steps",
     "linearity",
+    "one_layer_optimum",
+    "one_layer_risk",
     "probe",
     "query_gradients",
     "ratio",

@@ -41,10 +41,10 @@ def best_preconditioner(task: Task, m: int) -> Float[Tensor, "d d"]:
     return m * weight_covariance(task) @ Λ @ torch.linalg.pinv(H, hermitian=True)
 
 
-def one_layer_optimum(task: Task, m: int) -> GradientDescent:
-    """The best predictor of one linear-attention layer that is trained with m examples, at every position i:
-    ŷ_i = x_iᵀ A (1/i) Σ_{j<i} y_j x_j with the A that is best after m."""
-    lr = 1 / torch.arange(task.n, dtype=torch.float64).clamp(min=1)
+def one_layer_optimum(task: Task, m: int, n: int | None = None) -> GradientDescent:
+    """The best predictor of one linear-attention layer that is trained with m examples, at every position i of prompts
+    of n (the task's, unless given): ŷ_i = x_iᵀ A (1/i) Σ_{j<i} y_j x_j with the A that is best after m."""
+    lr = 1 / torch.arange(n or task.n, dtype=torch.float64).clamp(min=1)
     return GradientDescent(1, lr, best_preconditioner(task, m))
 
 

@@ -33,8 +33,8 @@ class Estimate:
 @torch.no_grad()
 def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1024) -> dict[str, Tensor]:
     """The float64 answers of each predictor to the same prompts; `chunk` bounds the memory of one call, and is less for
-    long prompts, which cost n² where every prefix is a sequence of its own."""
-    chunk = min(chunk, max(1, 2**21 // prompts.xs.shape[1] ** 2))
+    long prompts, which cost n³ where every prefix is a sequence of its own."""
+    chunk = min(chunk, max(1, 2**25 // prompts.xs.shape[1] ** 3))
     pieces = list(zip(prompts.xs.split(chunk), prompts.ys.split(chunk), strict=True))
     return {name: torch.cat([f(xs, ys) for xs, ys in pieces]).double() for name, f in predictors.items()}
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from iclab.analysis.attention import obstacles
 from iclab.analysis.identify import LEAST
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.errors import refuse
@@ -44,14 +45,15 @@ class Evaluation:
     `every` is the number of steps between two points of the training curve (chosen by the number of steps unless
     given), and `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights"
     (implicit weights and linearity), "layers" (which algorithm each layer is near), "probes" (what is written in the
-    layers), "evolution" (the nearest algorithm along the training curve).
+    layers), "evolution" (the nearest algorithm along the training curve), "preconditioners" (the matrix of the step
+    that each layer of plain linear attention takes, against theory).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
-    analyses: tuple[Literal["weights", "layers", "probes", "evolution"], ...] = ()
+    analyses: tuple[Literal["weights", "layers", "probes", "evolution", "preconditioners"], ...] = ()
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -89,7 +91,7 @@ class Experiment:
 
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
-        d, n = self.task.d, self.task.n
+        d, n = self.task.d, self.task.n if self.model.positions else max(s.n for s in self._tasks())
         return [
             f"shift {name!r} has d = {shift.d}, n = {shift.n}; the model is made for d = {d} and at most n = {n}"
             for name, shift in self.eval.shifts
@@ -105,13 +107,24 @@ class Experiment:
         found = [
             f"the analysis {k!r} needs eval.prompts of {v} or more, given {self.eval.prompts}" for k, v in few.items()
         ]
-        tasks = [self.task, *(shift for _, shift in self.eval.shifts)]
         curved = [
-            type(t).__name__ for t in tasks if not isinstance(t.sample(1, torch.Generator()).truth, LinearFunctions)
+            type(t).__name__
+            for t in self._tasks()
+            if not isinstance(t.sample(1, torch.Generator()).truth, LinearFunctions)
         ]
-        if curved and "probes" in self.eval.analyses:
-            found.append(f"the analysis 'probes' looks for weights of linear functions; {', '.join(curved)} has none")
+        about_weights = [name for name in ("probes", "preconditioners") if name in self.eval.analyses]
+        if curved and about_weights:
+            told = f"the analysis {about_weights[0]!r} looks for weights of linear functions"
+            found.append(f"{told}; {', '.join(curved)} has none")
+        if "preconditioners" in self.eval.analyses:
+            few = [] if self.task.n >= 2 else [f"needs n of 2 or more, given {self.task.n}"]
+            unfit = few + obstacles(self.model)
+            found += [f"the analysis 'preconditioners' {text}" for text in unfit]
         return found
+
+    def _tasks(self) -> list[Task]:
+        """The experiment's own task and its shifts."""
+        return [self.task, *(shift for _, shift in self.eval.shifts)]
 
     @property
     def at_query(self) -> bool:

@@ -10,6 +10,10 @@ fit_distance    relative distance of the model to an algorithm with fitted param
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
+preconditioners preconditioner_distance: of the matrix A of each layer's step of gradient descent, in one layer to the
+                optimum (‖A − Γ⁻¹‖/‖Γ⁻¹‖), in all to a multiple of the identity and to one of the inverse covariance;
+                leakage: all that the layer computes besides; risk of the one-layer optimum, and formula: that risk in
+                closed form; formula_ratio: the model's risk / formula
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
 
 `position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
@@ -31,17 +35,22 @@ from iclab.analysis import (
     answer,
     band,
     bare_prompt,
+    best_preconditioner,
     estimate,
     families,
     features,
     ilwd,
     implicit_weights,
     layer_readouts,
+    linear_steps,
     linearity,
+    one_layer_optimum,
+    one_layer_risk,
     probe,
     ratio,
     references,
 )
+from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import squared
@@ -114,6 +123,7 @@ class Measurement:
                 for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
         analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
+        analyses |= {"preconditioners": self.preconditioners}
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
                 yield from analysis()
@@ -166,6 +176,35 @@ class Measurement:
         for target, state in algorithm_state(self.prompts, right_penalty(self.task)).items():
             for quantity, source in sources.items():
                 yield from _probe_rows(target, quantity, probe(source, state))
+
+    def preconditioners(self) -> Iterator[Row]:
+        """The step that each layer takes, read from its weights, and what theory says of the best single one."""
+        trained, covariance = self.experiment.task, self.task.input_second_moment()
+        best = best_preconditioner(trained, trained.n - 1)
+        for layer, step in enumerate(linear_steps(self.model), 1):
+            A = step.preconditioner.cpu()
+            found = {"identity": distance_to_identity(A)}
+            found |= {"inverse_covariance": distance_to_identity(whitened(A, covariance))}
+            if self.experiment.model.n_layer == 1:
+                found["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
+            for name, value in found.items():
+                yield {**_row(name, "preconditioner_distance", None, value), "layer": layer}
+            yield {**_row("transformer", "leakage", None, step.leakage), "layer": layer}
+        yield from self._one_layer_risks(best)
+
+    def _one_layer_risks(self, best: torch.Tensor) -> Iterator[Row]:
+        """The risk of the best layer, measured and in closed form, and the model's relative to the latter."""
+        optimum = one_layer_optimum(self.experiment.task, self.experiment.task.n - 1, self.task.n)
+        answers = answer({"transformer": self.model, "one_layer_optimum": optimum}, self.prompts)
+        errors = {name: squared(f, self.prompts.ys) for name, f in answers.items()}
+        yield from _averaged("one_layer_optimum", "risk", errors["one_layer_optimum"], self.parts)
+        examples = torch.arange(self.task.n, dtype=torch.float64)
+        formula = one_layer_risk(self.task, best, examples.clamp(min=1))
+        formula[0] = one_layer_risk(self.task, 0 * best, torch.ones(()))  # without examples the answer is 0
+        for position, value in enumerate(formula.tolist()):
+            yield _row("one_layer_optimum", "formula", position, value)
+        for name, terms in errors.items():
+            yield from _averaged(name, "formula_ratio", terms / formula.to(terms), self.parts)
 
 
 def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
