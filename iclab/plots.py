@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from iclab.errors import Refusal, refuse, unknown
 
+OWN = ("layer", "step")  # columns that hold something only for a part of a model, or for a model on the way
 STYLE = Path(__file__).with_name("style.mplstyle")
 
 # One look for each predictor in every figure.
@@ -66,8 +67,9 @@ def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str,
     unless `where` says otherwise. Where several runs match, the value is their mean."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in wanted if name not in table])
-    if "layer" in table and "layer" not in wanted:
-        table = table.loc[table["layer"].isna()]
+    for column in OWN:
+        if column in table and column not in wanted:
+            table = table.loc[table[column].isna()]
     chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
@@ -111,12 +113,16 @@ def trend(
     quantity: str,
     where: Mapping[str, object] | None = None,
 ) -> Axes:
-    """A quantity averaged over positions against a setting, or against "layer", with a band of two standard errors; one
-    line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where none does.
+    """A quantity averaged over positions against a setting, or against "layer" or "step", with a band of two standard
+    errors; one line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where
+    none does.
     """
     wanted = {"quantity": quantity, "distribution": "own", "position": "mean", **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in (*wanted, key) if name not in table])
-    chosen = table.loc[table["layer"].notna() if key == "layer" else table["layer"].isna()]
+    chosen = table
+    for column in OWN:
+        if column in table and column not in wanted:
+            chosen = chosen.loc[chosen[column].notna() if key == column else chosen[column].isna()]
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
     for name in predictors:

@@ -1,10 +1,12 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
-from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
+from iclab.analysis.agreement import error_cosines, ilwd, implicit_weights, linearity, query_gradients, sime, spd
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
+from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, risk
 
 __all__ = [
@@ -13,10 +15,13 @@ __all__ = [
     "LayerReadout",
     "Lineup",
     "Match",
+    "Matched",
+    "Report",
     "algorithm_state",
     "answer",
     "band",
     "bare_prompt",
+    "error_cosines",
     "estimate",
     "excess",
     "families",
@@ -26,10 +31,13 @@ __all__ = [
     "implicit_weights",
     "layer_readouts",
     "linearity",
+    "match_iterations",
     "probe",
     "query_gradients",
     "ratio",
     "references",
+    "report",
     "risk",
+    "sime",
     "spd",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from iclab.analysis import Lineup, answer, excess, references, risk
+from iclab.analysis.identify import LEAST
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure, regions
 from iclab.experiments.streams import resolve, stream
@@ -33,6 +34,8 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
         log(f"continues at step {training.step} of {experiment.train.steps}")
     if why := unknown_bayes(experiment.task):
         log(f"no Bayes predictor: {why}")
+    if experiment.eval.prompts < LEAST:
+        log(f"no nearest algorithms: eval.prompts is {experiment.eval.prompts}, and they need {LEAST} or more")
     for point in learning_curve(experiment, training):
         say(point)
         training.save(checkpoint)
