@@ -39,6 +39,7 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "gradient_descent_3": {"color": "C6"},
     "gradient_descent_8": {"color": "C5"},
     "newton": {"color": "C8"},
+    "landweber": {"color": "C7"},
 }
 
 
@@ -112,6 +113,7 @@ def trend(
     predictors: Sequence[str],
     quantity: str,
     where: Mapping[str, object] | None = None,
+    **look: Any,
 ) -> Axes:
     """A quantity averaged over positions against a setting, or against "layer" or "step", with a band of two standard
     errors; one line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where
@@ -130,7 +132,7 @@ def trend(
         if found.empty:
             raise Refusal(f"the table has no {quantity!r} of {name!r} where {wanted}")
         x, y, error = (found[column].astype(float) for column in (key, "value", "stderr"))
-        (line,) = axes.plot(x, y, label=name.replace("_", " "), **{"marker": "o", **LOOKS.get(name, {})})
+        (line,) = axes.plot(x, y, **{"label": name.replace("_", " "), "marker": "o", **LOOKS.get(name, {}), **look})
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xlabel(key)
     axes.set_ylabel(quantity.replace("_", " "))

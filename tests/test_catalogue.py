@@ -26,6 +26,7 @@ FILES = sorted((ROOT / "tasks").glob("*.toml"))
 FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
+    "fu2023_newton.py": "fu2023_newton.toml",
     "pool_diversity.py": "raventos2023_diversity.toml",
 }
 
