@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -56,6 +57,11 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
     except Refusal as error:
         sys.exit(str(error))
     print(f"wrote {target}")
+
+
+def picture_endings() -> list[str]:
+    """The kinds of files that a picture can be written to."""
+    return sorted(FigureCanvasBase.filetypes)
 
 
 def style() -> AbstractContextManager:
@@ -104,6 +110,58 @@ def curves(
     axes.set_xlabel("examples in context")
     axes.set_ylabel(quantity.replace("_", " "))
     return axes
+
+
+def identification(table: pd.DataFrame, most: int = 6) -> Figure:
+    """Which algorithm a run is near: the distance of the nearest families to the whole model by number of examples, and
+    where they were measured, to its layers, and to the model in training.
+
+    In each panel are the families that come nearest on average over it, at most so many. Raises ``ValueError`` where
+    the run was not compared with any family.
+    """
+    own = table.loc[table["distribution"] == "own"]
+    panels = {"position": "fit_distance_at", "layer": "fit_distance", "step": "evolution_distance"}
+    found = {key: _distances(own, key, quantity) for key, quantity in panels.items()}
+    found = {key: rows for key, rows in found.items() if not rows.empty}
+    refuse("figure", [] if found else ["the run has no distances to algorithms (its eval.prompts may be too few)"])
+    figure, grid = plt.subplots(1, len(found), figsize=(1 + 3.2 * len(found), 3.6), squeeze=False)
+    for axes, (key, rows) in zip(grid[0], found.items(), strict=True):
+        _draw_distances(axes, key, rows, most)
+    handles = {name: line for axes in grid[0] for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 + len(found))
+    return figure
+
+
+def _distances(own: pd.DataFrame, key: str, quantity: str) -> pd.DataFrame:
+    """`predictor`, `at` and `value` of a distance against positions, layers or steps; only what a logarithm takes."""
+    chosen = own.loc[(own["quantity"] == quantity) & (own["value"] > 0)]
+    for column in OWN:
+        chosen = chosen.loc[chosen[column].notna() if column == key else chosen[column].isna()]
+    if key != "position":
+        chosen = chosen.loc[chosen["position"] == "mean"]
+    return chosen.assign(at=pd.to_numeric(chosen[key])).loc[:, ["predictor", "at", "value"]]
+
+
+def _draw_distances(axes: Axes, key: str, rows: pd.DataFrame, most: int) -> None:
+    """The families nearest at any place come first, then those that are near on (geometric) average."""
+    ranks = rows.assign(rank=rows.groupby("at")["value"].rank())
+    order = ranks.groupby("predictor").agg(best=("rank", "min"), usual=("rank", "mean")).sort_values(["best", "usual"])
+    for name in order.index[:most]:
+        each = rows.loc[rows["predictor"] == name].sort_values("at")
+        look = {**LOOKS.get(name, {}), "marker": "o", "color": _color(name)}
+        axes.plot(each["at"], each["value"], label=name.replace("_", " "), **look)
+    labels = {"position": "examples in context", "layer": "after layer", "step": "step of training"}
+    heights = {"position": "E(Δŷ)²", "layer": "distance / reference risk", "step": "distance / reference risk"}
+    axes.set(xlabel=labels[key], ylabel=heights[key], yscale="log", xscale="log" if key == "step" else "linear")
+    if key != "step":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _color(name: str) -> Any:
+    """A shade for each number of steps of gradient descent, beside the look that a predictor has everywhere."""
+    kind, _, steps = name.rpartition("_")
+    shades = plt.get_cmap("Greens")
+    return shades(0.3 + 0.08 * int(steps)) if kind == "gradient_descent" else LOOKS.get(name, {}).get("color", "0.5")
 
 
 def trend(

@@ -21,7 +21,7 @@ ALLOWED = {
     "iclab.analysis": MAKING | {"iclab.posterior"},
     "iclab.experiments": MAKING | MIDDLE | {"iclab"},  # for its version
     "iclab.plots": set(),
-    "iclab.cli": {"iclab.experiments"},
+    "iclab.cli": {"iclab.experiments", "iclab.plots"},
 }
 SCIENCE_ONLY = {"torch", "jaxtyping", "einops", "safetensors"}  # what the lower half may take from outside
 DRAWING = {"matplotlib", "pandas"}

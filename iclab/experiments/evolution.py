@@ -11,7 +11,8 @@ transition           when a family became the nearest and stayed so: a row for e
 plateau_exit         when the risk fell fastest
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from math import inf, isfinite
 from typing import Any
 
@@ -25,10 +26,18 @@ POINTS = ("risk", "excess")
 
 def rows(curve: Sequence[Point]) -> Iterator[Row]:
     """The rows of a curve; only of what its points carry."""
-    for point in curve:
-        yield from ({**row, "step": point["step"]} for row in _of_point(point))
-    yield from _exit_rows(curve)
-    yield from _transition_rows([point for point in curve if point.get("distances")])
+    shifts = dict.fromkeys(name for point in curve for name in point.get("shifts", {}))
+    yield from _of_curve(curve, TRAINED)
+    for name in shifts:
+        seen = [{"step": point["step"], **point["shifts"][name]} for point in curve if name in point.get("shifts", {})]
+        yield from _of_curve(seen, name)
+
+
+def _of_curve(curve: Sequence[Point], distribution: str) -> Iterator[Row]:
+    """The rows of a curve on one distribution."""
+    points = ({**row, "step": point["step"]} for point in curve for row in _of_point(point))
+    whole = chain(_exit_rows(curve), _transition_rows([point for point in curve if point.get("distances")]))
+    yield from ({"distribution": distribution, **row} for row in chain(points, whole))
 
 
 def _of_point(point: Point) -> Iterator[Row]:
@@ -43,7 +52,7 @@ def _of_point(point: Point) -> Iterator[Row]:
         )
 
 
-def _exit_rows(curve: Iterable[Point]) -> Iterator[Row]:
+def _exit_rows(curve: Sequence[Point]) -> Iterator[Row]:
     told = [point for point in curve if "risk" in point]
     if found := plateau_exit([point["step"] for point in told], [point["risk"] for point in told]):
         yield _row("transformer", "plateau_exit", found.step, found.stderr)
@@ -61,5 +70,11 @@ def _transition_rows(followed: Sequence[Point]) -> Iterator[Row]:
 
 
 def _row(predictor: str, quantity: str, value: float, stderr: float | None = None) -> Row:
-    place = {"distribution": TRAINED, "predictor": predictor, "quantity": quantity, "layer": None, "position": None}
-    return {**place, "value": value, "stderr": stderr}
+    return {
+        "predictor": predictor,
+        "quantity": quantity,
+        "layer": None,
+        "position": None,
+        "value": value,
+        "stderr": stderr,
+    }

@@ -38,14 +38,18 @@ class Findings:
     """The rows of a run on the distribution that it was trained on."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = [row for row in rows if row.get("distribution") == TRAINED]
-        known = {row["predictor"] for row in self.rows if row["quantity"] == "risk"}
+        self.rows: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.get("distribution") == TRAINED:
+                self.rows.setdefault(row["quantity"], []).append(row)
+        known = {row["predictor"] for row in self.rows.get("risk", ())}
         self.scale = "Bayes risk" if "bayes" in known else "labels' mean square"
 
     def of(self, quantity: str, **place: Any) -> list[Row]:
         """The rows of a quantity at a place: of the whole model, averaged over positions, unless it says otherwise."""
-        wanted = {"layer": None, "position": None, "step": None, **place, "quantity": quantity}
-        return [row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())]
+        wanted = {"layer": None, "position": None, "step": None, **place}
+        found = self.rows.get(quantity, ())
+        return [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
 
     def one(self, quantity: str, predictor: str, **place: Any) -> Row | None:
         """The row of a predictor, or none."""
@@ -53,7 +57,7 @@ class Findings:
 
     def values(self, key: str, quantity: str, keep: Callable[[Row], bool] = lambda row: True) -> list[Any]:
         """What a column holds among the rows of a quantity, in order."""
-        return sorted({r[key] for r in self.rows if r["quantity"] == quantity and r.get(key) is not None and keep(r)})
+        return sorted({r[key] for r in self.rows.get(quantity, ()) if r.get(key) is not None and keep(r)})
 
     # ---- the nearest algorithm -------------------------------------------------------------------------------------
 
@@ -111,7 +115,9 @@ class Findings:
             row = self.nearest("fit_distance_at", position=i)
             if row:
                 chance = self.one("fit_probability", row["predictor"], position=i)
-                body.append([i, self.words(row["predictor"], position=i), number(row), number(chance)])
+                alike = sum(each["value"] == row["value"] for each in self.of("fit_distance_at", position=i))
+                told = f"{alike} alike" if alike > 1 else self.words(row["predictor"], position=i)
+                body.append([i, told, number(row), number(chance)])
         return Section(
             "the nearest algorithm by number of examples", ["examples", "algorithm", "E(Δŷ)²", "probability"], body
         )
@@ -153,8 +159,8 @@ class Findings:
         return Section("what a linear map reads out of the layers: the best R² over positions", columns, body)
 
     def _probed(self, target: str, layer: int) -> list[Row]:
-        found = (row for row in self.rows if row["quantity"] == "probe_r2" and row["layer"] == layer)
-        return [row for row in found if row["predictor"] == target and isinstance(row["position"], int)]
+        found = (row for row in self.rows["probe_r2"] if row["layer"] == layer and row["predictor"] == target)
+        return [row for row in found if isinstance(row["position"], int)]
 
     def _control(self, quantity: str, target: str, layer: int, position: int) -> Row | None:
         """The bare prompt is no model and has a single layer."""

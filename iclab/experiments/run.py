@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from iclab.analysis import Lineup, answer, excess, references, risk
+from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure, regions
@@ -61,8 +61,10 @@ def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Tra
 
 def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point each time the curve is measured: step, mean loss since the last point,
-    seconds of training in this process, and what `Watch` sees."""
+    seconds of training in this process, and what `Watch` sees; where the evolution is followed, also on each shift."""
     watch = Watch.of(experiment, training.rng.device)
+    followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
+    shifted = {name: Watch.of(experiment, training.rng.device, name) for name, _ in followed}
     seconds, losses = 0.0, []
     while training.step < experiment.train.steps:
         start = perf_counter()
@@ -76,6 +78,7 @@ def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[
                 "lr": experiment.train.rate(training.step - 1),
                 "seconds": round(seconds, 3),
                 **watch(training.model),
+                **({"shifts": {name: look(training.model) for name, look in shifted.items()}} if shifted else {}),
             }
             losses = []
 
@@ -99,12 +102,14 @@ class Watch:
     part: slice
 
     @classmethod
-    def of(cls, experiment: Experiment, device: torch.device) -> "Watch":
-        """Draws the prompts and answers them by what a model is compared with."""
-        task = experiment.task
-        prompts = task.sample(512, stream(experiment, "curve", device))
+    def of(cls, experiment: Experiment, device: torch.device, shift: str = "") -> "Watch":
+        """Draws the prompts of the training distribution, or of a shift, and answers them by what a model is compared
+        with."""
+        task = dict(experiment.eval.shifts).get(shift, experiment.task)
+        prompts = task.sample(512, stream(experiment, "curve", device, shift))
         best = {name: f for name, f in references(task).items() if name == "bayes"}
-        lineup = Lineup(task, prompts) if "evolution" in experiment.eval.analyses else None
+        follows = "evolution" in experiment.eval.analyses
+        lineup = Lineup(task, prompts, families(task, experiment.task)) if follows else None
         return cls(answer(best, prompts), lineup, prompts, regions(task)[None])
 
     def __call__(self, model: Predictor) -> dict[str, Any]:
