@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import generator
 
 import iclab
+from iclab.experiments import evolution
 from iclab.experiments.measure import measure
-from iclab.experiments.run import new_model, perform
+from iclab.experiments.run import new_model, perform, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.training import Recipe
@@ -59,11 +61,15 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     first = study.cells[0].experiment
     if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
         small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
-        rows = measure(small, new_model(small))
+        model = new_model(small)
+        rows = measure(small, model)
+        points = [{"step": 0, **watched(small, torch.device("cpu"))(model)}]
     else:
         short = replace(first.train, steps=2, warmup=0.0, batch=2)
         small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
-        rows = perform(small, tmp_path, lambda point: None, lambda line: None)
+        points = []
+        rows = perform(small, tmp_path, points.append, lambda line: None)
+    rows += evolution.rows(points)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
 

@@ -159,6 +159,18 @@ def test_rows_say_what_the_points_carry_and_no_more():
     assert {row["value"] for row in rows if row["predictor"] == "c" and row["quantity"] == "transition"} == {inf}
 
 
+def test_a_shift_has_rows_of_its_own():
+    points = [
+        {**own, "shifts": {"larger": {k: other[k] for k in ("risk", "distances")}}}
+        for own, other in zip(curve("aaaa"), curve("aabb"), strict=True)
+    ]
+    rows = list(evolution.rows(points))
+    entry = {"quantity": "transition", "predictor": "b", "at_most": 10}
+    assert verdict(rows, **entry) == "fails"
+    assert verdict(rows, **entry, where=(("distribution", "larger"),)) == "holds"
+    assert {row["distribution"] for row in rows} == {"own", "larger"}
+
+
 TASK = LinearRegression(2, 6, noise=0.5)
 SMALL = Experiment(
     task=TASK,

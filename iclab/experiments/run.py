@@ -62,9 +62,7 @@ def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Tra
 def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point each time the curve is measured: step, mean loss since the last point,
     seconds of training in this process, and what `Watch` sees; where the evolution is followed, also on each shift."""
-    watch = Watch.of(experiment, training.rng.device)
-    followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
-    shifted = {name: Watch.of(experiment, training.rng.device, name) for name, _ in followed}
+    watch = watched(experiment, training.rng.device)
     seconds, losses = 0.0, []
     while training.step < experiment.train.steps:
         start = perf_counter()
@@ -78,9 +76,17 @@ def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[
                 "lr": experiment.train.rate(training.step - 1),
                 "seconds": round(seconds, 3),
                 **watch(training.model),
-                **({"shifts": {name: look(training.model) for name, look in shifted.items()}} if shifted else {}),
             }
             losses = []
+
+
+def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor], dict[str, Any]]:
+    """What a point of the curve says of a model on its own task and, where the evolution is followed, under "shifts" on
+    each shift."""
+    own = Watch.of(experiment, device)
+    followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
+    shifted = {name: Watch.of(experiment, device, name) for name, _ in followed}
+    return lambda model: own(model) | ({"shifts": {k: see(model) for k, see in shifted.items()}} if shifted else {})
 
 
 def due(experiment: Experiment, step: int) -> bool:
