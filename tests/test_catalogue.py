@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import generator
 
 import iclab
+from iclab.experiments import evolution
 from iclab.experiments.measure import measure
-from iclab.experiments.run import new_model, perform
+from iclab.experiments.run import new_model, perform, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.training import Recipe
@@ -26,6 +28,7 @@ FILES = sorted((ROOT / "tasks").glob("*.toml"))
 FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
+    "fu2023_newton.py": "fu2023_newton.toml",
     "pool_diversity.py": "raventos2023_diversity.toml",
 }
 
@@ -58,11 +61,15 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     first = study.cells[0].experiment
     if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
         small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
-        rows = measure(small, new_model(small))
+        model = new_model(small)
+        rows = measure(small, model)
+        points = [{"step": 0, **watched(small, torch.device("cpu"))(model)}]
     else:
         short = replace(first.train, steps=2, warmup=0.0, batch=2)
         small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
-        rows = perform(small, tmp_path, lambda point: None, lambda line: None)
+        points = []
+        rows = perform(small, tmp_path, points.append, lambda line: None)
+    rows += evolution.rows(points)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
 
@@ -193,4 +200,4 @@ def test_the_example_of_the_readme_runs():
     assert "steps=3000" in code
     short = code.replace("steps=3000", "steps=3").replace("2048", "64")
     done = subprocess.run([sys.executable, "-c", short], capture_output=True, text=True, check=True)
-    assert "Estimate(value=" in done.stdout and "of the reference risk" in done.stdout
+    assert "Estimate(value=" in done.stdout and "of the Bayes risk" in done.stdout

@@ -34,6 +34,7 @@ from iclab.predictors import (
     DiscreteMMSE,
     GradientDescent,
     GradientDescentPlusPlus,
+    Landweber,
     Lasso,
     LeastSquares,
     Linear,
@@ -47,6 +48,7 @@ from iclab.predictors import (
     StochasticGradientDescent,
     Zero,
 )
+from iclab.predictors.spectral import answers_of_each
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -222,6 +224,16 @@ def newton_formula(steps: int) -> Formula:
     return answer
 
 
+def landweber_formula(steps: int) -> Formula:
+    def answer(X, y, x):
+        w = np.zeros(len(x))
+        for _ in range(steps if X.any() else 0):
+            w = w + X.T @ (y - X @ w) / np.linalg.norm(X, 2) ** 2
+        return w @ x
+
+    return answer
+
+
 def neighbours_formula(k: int, power: int) -> Formula:
     def answer(X, y, x):
         if not len(y):
@@ -331,6 +343,7 @@ CASES = {
         lambda d, n: StochasticGradientDescent(0.1, 0.3), lambda d: stochastic_formula(0.1, 0.3), free_of=("order",)
     ),
     "newton": Case(lambda d, n: Newton(4), lambda d: newton_formula(4)),
+    "landweber": Case(lambda d, n: Landweber(5), lambda d: landweber_formula(5)),
     "nearest neighbours": Case(lambda d, n: NearestNeighbours(3), lambda d: neighbours_formula(3, 0)),
     "nearest neighbours by distance": Case(
         lambda d, n: NearestNeighbours(4, "distance"), lambda d: neighbours_formula(4, 1)
@@ -805,6 +818,31 @@ def test_the_limit_of_newton_can_fail():
         newton_tends_to_least_squares(lambda k: Newton(max(k - 1, 0)), PLAIN)
 
 
+def landweber_tends_to_least_squares(make: Callable[[int], Linear], drawn: Drawn) -> None:
+    """Along a singular value s, k steps leave (1 − (s/s_max)²)^k of the gap."""
+    least, largest = extremes(drawn.xs)
+    for k in (0, 3, 10, 1000, 10**9):
+        within(make(k), LeastSquares(), drawn, torch.special.xlog1py(torch.tensor(k), -((least / largest) ** 2)).exp())
+
+
+@given(drawn=DRAWN)
+def test_landweber_tends_to_least_squares(drawn: Drawn):
+    landweber_tends_to_least_squares(Landweber, drawn)
+
+
+def test_the_limit_of_landweber_can_fail():
+    with pytest.raises(AssertionError):
+        landweber_tends_to_least_squares(lambda k: Landweber(k // 2), PLAIN)
+
+
+@given(drawn=DRAWN)
+def test_iterations_from_one_decomposition_answer_as_each_on_its_own(drawn: Drawn):
+    each = [Newton(0), Newton(3), Landweber(1), Landweber(64)]
+    together = answers_of_each(each, drawn.xs, drawn.ys)
+    for alone, answers in zip(each, together, strict=True):
+        close(answers, alone(drawn.xs, drawn.ys), slack(drawn.xs))
+
+
 def lasso_tends_to_least_squares(make: Callable[[float], Linear], drawn: Drawn) -> None:
     """G (w_ls − w) = α·s with |s_j| ≤ 1, so past d examples |w_ls − w| ≤ α √d · i / s_min²."""
     least, _ = extremes(drawn.xs)
@@ -1078,6 +1116,7 @@ REFUSED = {
     "ridge, no number": (lambda: Ridge(float("nan")), ["lam must be positive"]),
     "lasso": (lambda: Lasso(-1.0, steps=0), ["alpha must be positive", "steps must be positive"]),
     "newton": (lambda: Newton(-1), ["steps must be at least 0"]),
+    "landweber": (lambda: Landweber(-1), ["steps must be at least 0"]),
     "gradient descent": (lambda: GradientDescent(-1, 0.1, lam=-1.0), ["steps must be", "lam must be"]),
     "gradient descent ++": (lambda: GradientDescentPlusPlus(-1, 0.1, 0.1), ["steps must be"]),
     "stochastic gradient descent": (lambda: StochasticGradientDescent(0.1, lam=-0.1), ["lam must be"]),

@@ -228,7 +228,9 @@ def test_auto_means_the_gpu_where_there_is_one():
 
 # ---- analyses ------------------------------------------------------------------------------------------------------
 
-ANALYSED = replace(SMALL, eval=replace(SMALL.eval, shifts=(), analyses=("weights", "layers", "probes", "evolution")))
+ANALYSED = replace(
+    SMALL, eval=replace(SMALL.eval, shifts=(), analyses=("weights", "layers", "iterations", "probes", "evolution"))
+)
 
 
 def test_analyses_add_their_rows_and_change_no_other():
@@ -239,6 +241,7 @@ def test_analyses_add_their_rows_and_change_no_other():
     added = rows[len(plain) :]
     assert {row["quantity"] for row in added} == {
         *("ilwd", "linearity", "fit_distance", "fit_probability", "fit_distance_at", "fit_parameter"),
+        *("matched_steps", "sime", "sime_lead"),
         *("probe_r2", "probe_r2_untrained", "probe_r2_bare"),
     }
     assert {row["layer"] for row in added if row["quantity"] == "fit_distance"} == {0, 1}

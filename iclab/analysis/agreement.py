@@ -4,12 +4,14 @@
     ILWD_i(f, g)  = E ‖w_i(f) − w_i(g)‖²                            implicit linear weight difference
     w_i(f)        = argmin_w Σ_q (f(D_i, x_q) − w·x_q)²             D_i: the first i examples, x_q fresh queries
     ∇_i(f)        = ∂f_i / ∂x_i                                     the same where f is linear in its query
+    SimE(f, g)    = E cos(f − y, g − y)                             similarity of errors, vectors over the positions
 
 Source: Akyürek et al. 2022, arXiv 2211.15661, §4.1 (figures divide both by d); von Oswald et al. 2022,
-arXiv 2212.07677, §3, for the gradient form.
+arXiv 2212.07677, §3, for the gradient form; Fu et al. 2023, arXiv 2310.17086, §3, for SimE.
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +31,19 @@ def spd(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"]) -> Estimate:
 def ilwd(f: Float[Tensor, "batch n d"], g: Float[Tensor, "batch n d"]) -> Estimate:
     """Implicit linear weight difference at every position, from weights for the same prompts."""
     return estimate((f.double() - g.double()).square().sum(-1))
+
+
+def error_cosines(
+    f: Float[Tensor, "l batch n"], g: Float[Tensor, "k batch n"], ys: Float[Tensor, "batch n"]
+) -> Float[Tensor, "l k batch"]:
+    """cos(f − y, g − y) of each f with each g on every prompt; 0 where one of them makes no error."""
+    one, other = (F.normalize(answers.double() - ys.double(), dim=-1) for answers in (f, g))
+    return torch.einsum("lbn,kbn->lkb", one, other)
+
+
+def sime(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]) -> Estimate:
+    """SimE: how alike the errors of two predictors are over the positions of a prompt, −1 to 1; a single number."""
+    return estimate(error_cosines(f.unsqueeze(0), g.unsqueeze(0), ys)[0, 0])
 
 
 def implicit_weights(

@@ -44,16 +44,17 @@ class Evaluation:
     `shifts` are tasks by name. In a file, a derived task without `base` is derived from the experiment's own task.
     `every` is the number of steps between two points of the training curve (chosen by the number of steps unless
     given), and `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights"
-    (implicit weights and linearity), "layers" (which algorithm each layer is near), "probes" (what is written in the
-    layers), "evolution" (the nearest algorithm along the training curve), "preconditioners" (the matrix of the step
-    that each layer of plain linear attention takes, against theory).
+    (implicit weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of
+    Newton and of gradient descent each layer is worth), "probes" (what is written in the layers), "evolution" (the
+    nearest algorithm along the training curve), "preconditioners" (the matrix of the step that each layer of plain
+    linear attention takes, against theory).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
-    analyses: tuple[Literal["weights", "layers", "probes", "evolution", "preconditioners"], ...] = ()
+    analyses: tuple[Literal["weights", "layers", "iterations", "probes", "evolution", "preconditioners"], ...] = ()
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -100,7 +101,7 @@ class Experiment:
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
-        needed = {"layers": LEAST, "probes": LEAST_FOR_PROBES}
+        needed = {"layers": LEAST, "iterations": LEAST, "probes": LEAST_FOR_PROBES}
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }

@@ -6,7 +6,8 @@ risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, i
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
-                nearest; fit_parameter by position, and its median; fit_distance_at (absolute) by position
+                nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
+                position; fit_low and fit_high, the ends of its grid beyond which nothing was tried
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
@@ -14,6 +15,8 @@ preconditioners preconditioner_distance: of the matrix A of each layer's step of
                 optimum (‖A − Γ⁻¹‖/‖Γ⁻¹‖), in all to a multiple of the identity and to one of the inverse covariance;
                 leakage: all that the layer computes besides; risk of the one-layer optimum, and formula: that risk in
                 closed form; formula_ratio: the model's risk / formula
+iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
+                over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
 
 `position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
@@ -44,6 +47,7 @@ from iclab.analysis import (
     layer_readouts,
     linear_steps,
     linearity,
+    match_iterations,
     one_layer_optimum,
     one_layer_risk,
     probe,
@@ -52,6 +56,7 @@ from iclab.analysis import (
 )
 from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.identify import LEAST
+from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import squared
 from iclab.experiments.claims import TRAINED
@@ -119,11 +124,18 @@ class Measurement:
         yield from self.compare()
         if len(self.prompts.xs) >= LEAST:
             fits = self.lineup.fit(self.model)
+            yield from _end_rows(self.lineup)
             for region, part in self.parts.items():
                 for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
-        analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
-        analyses |= {"preconditioners": self.preconditioners}
+                    yield from _share_rows(match) if region is None else ()
+        analyses = {
+            "weights": self.weights,
+            "layers": self.layers,
+            "iterations": self.iterations,
+            "probes": self.probes,
+            "preconditioners": self.preconditioners,
+        }
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
                 yield from analysis()
@@ -157,12 +169,29 @@ class Measurement:
                 yield from _rows(name, "ilwd", ilwd(learned, reference.weights(few.xs, few.ys)))
         yield from _rows("transformer", "linearity", estimate(linearity(self.model, few, queries)))
 
+    @cached_property
+    def readouts(self) -> list[LayerReadout]:
+        """Each layer as a predictor, read out by a map that was fitted on other prompts."""
+        return layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit")))
+
     def layers(self) -> Iterator[Row]:
-        """Each layer, read out by a map that was fitted on other prompts, against families of algorithms."""
+        """Each layer against families of algorithms."""
         rng = self.rng("bootstrap")
-        for readout in layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit"))):
+        for readout in self.readouts:
             for match in self.lineup.identify(readout, rng, self.draws, self.parts[None]):
                 yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
+
+    def iterations(self) -> Iterator[Row]:
+        """The numbers of steps of Newton and of gradient descent that each layer is most like."""
+        for region, part in self.parts.items():
+            newton, descent = match_iterations(self.lineup, self.readouts, self.rng("bootstrap"), self.draws, part)
+            for found in (newton, descent):
+                yield from _by_layer(found.family, "matched_steps", found.steps, region)
+                yield from _by_layer(found.family, "sime", found.similarity, region)
+            yield from _by_layer(newton.family, "sime_lead", estimate((newton.cosines - descent.cosines).mT), region)
+            if newton.growth.value.isfinite():  # there are at least two middle layers
+                yield from _rows(newton.family, "steps_per_layer", newton.growth, region)
+                yield from _rows(descent.family, "doublings_per_layer", descent.growth, region)
 
     def probes(self) -> Iterator[Row]:
         """R² of each part of an algorithm's state by layer and position, beside its controls."""
@@ -259,6 +288,23 @@ def _match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:
     yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
+
+
+def _share_rows(match: Match) -> Iterator[Row]:
+    """How probable it is at each position that no other family is nearer."""
+    yield from (_row(match.family, "fit_probability", i, value) for i, value in enumerate(match.shares.tolist()))
+
+
+def _end_rows(lineup: Lineup) -> Iterator[Row]:
+    """The ends of each grid: a parameter that was fitted there is a bound and no estimate."""
+    for family in lineup.families:
+        ends = zip(("fit_low", "fit_high"), family.ends, strict=True)
+        yield from (_row(family.name, name, None, end) for name, end in ends if end is not None)
+
+
+def _by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None) -> Iterator[Row]:
+    for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+        yield {**_row(predictor, quantity, region, value, stderr), "layer": layer}
 
 
 def _rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:

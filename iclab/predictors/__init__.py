@@ -4,7 +4,8 @@
     LeastSquares, Ridge, Lasso           minimise the squared error, plain or with a penalty
     Posterior, SparsePosterior           Bayes for Gaussian and for sparse weights
     DiscreteMMSE, Mixture                Bayes for a finite pool of weights, and for a choice between models
-    GradientDescent(PlusPlus), StochasticGradientDescent, Newton    some steps of an algorithm on the examples so far
+    GradientDescent(PlusPlus), StochasticGradientDescent            some steps of an algorithm on the examples so far
+    Landweber, Newton                    the same along each eigenvector of XᵀX (`Spectral`)
     NearestNeighbours                    the mean label of the nearest examples
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
@@ -13,6 +14,7 @@
 from iclab.predictors.averaging import Averaging
 from iclab.predictors.discrete import DiscreteMMSE
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
+from iclab.predictors.landweber import Landweber
 from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
 from iclab.predictors.mixture import Mixture
@@ -22,6 +24,7 @@ from iclab.predictors.posterior import Posterior
 from iclab.predictors.predictor import Bayesian, Linear, Predictor, Zero
 from iclab.predictors.ridge import Ridge
 from iclab.predictors.sparse import SparsePosterior
+from iclab.predictors.spectral import Spectral
 
 __all__ = [
     "Averaging",
@@ -29,6 +32,7 @@ __all__ = [
     "DiscreteMMSE",
     "GradientDescent",
     "GradientDescentPlusPlus",
+    "Landweber",
     "Lasso",
     "LeastSquares",
     "Linear",
@@ -39,6 +43,7 @@ __all__ = [
     "Predictor",
     "Ridge",
     "SparsePosterior",
+    "Spectral",
     "StochasticGradientDescent",
     "Zero",
 ]
