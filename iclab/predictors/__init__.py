@@ -6,6 +6,8 @@
     DiscreteMMSE, Mixture                Bayes for a finite pool of weights, and for a choice between models
     GradientDescent(PlusPlus), StochasticGradientDescent, Newton    some steps of an algorithm on the examples so far
     NearestNeighbours                    the mean label of the nearest examples
+    GreedyTree, BoostedTrees             regression trees grown on the examples so far
+    TrainedNetwork                       a two-layer network trained on the examples so far
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
@@ -17,18 +19,22 @@ from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
 from iclab.predictors.mixture import Mixture
 from iclab.predictors.neighbours import NearestNeighbours
+from iclab.predictors.network import TrainedNetwork
 from iclab.predictors.newton import Newton
 from iclab.predictors.posterior import Posterior
 from iclab.predictors.predictor import Bayesian, Linear, Predictor, Zero
 from iclab.predictors.ridge import Ridge
 from iclab.predictors.sparse import SparsePosterior
+from iclab.predictors.trees import BoostedTrees, GreedyTree
 
 __all__ = [
     "Averaging",
     "Bayesian",
+    "BoostedTrees",
     "DiscreteMMSE",
     "GradientDescent",
     "GradientDescentPlusPlus",
+    "GreedyTree",
     "Lasso",
     "LeastSquares",
     "Linear",
@@ -40,5 +46,6 @@ __all__ = [
     "Ridge",
     "SparsePosterior",
     "StochasticGradientDescent",
+    "TrainedNetwork",
     "Zero",
 ]
