@@ -13,7 +13,7 @@ threshold is taken, so that the order of the examples plays no part. A leaf answ
 Boosting, from f = ȳ:    f ← f + rate · tree(y − f)        some rounds of it, in each prefix
 
 Breiman, Friedman, Olshen, Stone 1984 (CART); Friedman 2001 (Ann. Statist. 29, Algorithm 1, squared error).
-Among in-context baselines: Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066, §4, who also split the signs of inputs.
+Among in-context baselines: Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066, §4, who split the signs of inputs too.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class GreedyTree:
     def _answers(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """Only the nodes on the way of each prefix's query are split."""
         inputs, targets, here = Inputs.of(xs), _of_each_prefix(ys), _past(ys)
-        for _ in range(self.depth):
+        for _ in range(min(self.depth, xs.shape[1])):  # every split parts at least one example from the rest
             left = split(inputs, targets, here)
             here = here & (left == left.diagonal(dim1=1, dim2=2).unsqueeze(-1))
         return mean(targets, here).squeeze(-1)
@@ -81,7 +81,8 @@ class BoostedTrees:
 
     def __post_init__(self) -> None:
         given = {"rounds": self.rounds, "depth": self.depth}
-        refuse("BoostedTrees", [f"{name} must be at least 0, given {value}" for name, value in given.items() if value < 0])
+        found = [f"{name} must be at least 0, given {value}" for name, value in given.items() if value < 0]
+        refuse("BoostedTrees", found + ([] if self.rate > 0 else [f"rate must be positive, given {self.rate}"]))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
@@ -92,7 +93,8 @@ class BoostedTrees:
         inputs, targets, past = Inputs.of(xs), _of_each_prefix(ys), _past(ys)
         f = mean(targets, past).expand_as(targets)
         for _ in range(self.rounds):
-            f = f + self.rate * fitted(inputs, (targets - f).where(past, 0.0), past, self.depth)
+            left_over = (targets - f).where(past, 0.0)
+            f = f + self.rate * fitted(inputs, left_over, past, min(self.depth, xs.shape[1]))
         return f.diagonal(dim1=1, dim2=2)
 
 
