@@ -38,7 +38,7 @@ def draw(table):
     draw_prompts(done, prompts)
     draw_scales(done, scales)
     draw_queries(done, queries)
-    prompts.set(yscale="log", ylim=(LEAST, 4), ylabel="error / mean square label")
+    prompts.set(yscale="log", ylim=(LEAST, 12), ylabel="error / mean square label")
     for axes in (prompts, scales, queries):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize="small")
     return figure
@@ -55,7 +55,7 @@ def draw_prompts(done, axes):
         model, fit = (errors(done, distribution, name) for name in ("transformer", "least_squares"))
         axes.plot(model["position"], model["value"], marker="o", markersize=3, color=f"C{i}", label=label)
         axes.plot(fit["position"], fit["value"].clip(LEAST / 10), linewidth=0.8, color=f"C{i}", label="_least squares")
-    axes.set(title="other prompts", xlabel="examples in context")
+    axes.set(title="other prompts (thin: least squares)", xlabel="examples in context")
 
 
 def draw_scales(done, axes):
