@@ -99,6 +99,24 @@ def test_rows_agree_with_what_they_are_measured_from():
     assert {row["distribution"] for row in rows} == {"own", "larger"}
 
 
+@pytest.mark.parametrize("position", [3, None])
+def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(position):
+    model, part = new_model(SMALL), slice(None) if position is None else slice(position, position + 1)
+    rows = measure(SMALL, model)
+    prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
+    labels, learned, fit = (
+        (f(prompts.xs, prompts.ys) - prompts.ys)[:, part].square().mean().item()
+        for f in (lambda xs, ys: 0 * ys, model, LeastSquares())
+    )
+    found = value(rows, predictor="transformer", quantity="normalised_risk", position=position)
+    assert found == pytest.approx(learned / labels, rel=1e-5)
+    assert value(rows, predictor="zero", quantity="normalised_risk", position=position) == 1
+    found = value(rows, predictor="least_squares", quantity="risk_over_transformer", position=position)
+    assert found == pytest.approx(fit / learned, rel=1e-5)
+    assert found != pytest.approx(learned / fit, rel=1e-2)
+    assert not rows_by(rows, predictor="transformer", quantity="risk_over_transformer")
+
+
 def test_bands_hold_their_means_and_probabilities_sum_to_one():
     rows = measure(SMALL, new_model(SMALL))
     for i in range(6):

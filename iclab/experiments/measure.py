@@ -145,13 +145,16 @@ class Measurement:
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
         answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
+        learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from _averaged(name, "risk", errors, parts)
+            yield from _relative(name, "normalised_risk", errors, ys.double().square(), single | parts)
             yield from _bands(name, errors, rng, self.draws)
             if name != "transformer":
                 yield from _averaged(name, "spd", difference, parts)
+                yield from _relative(name, "risk_over_transformer", errors, learned, single | parts)
             if least is None:
                 continue
             yield from _relative(name, "risk_ratio", errors, least, single | parts)
@@ -264,12 +267,13 @@ def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> It
         yield from _rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
 
 
-def _relative(name: str, quantity: str, terms: torch.Tensor, least: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity averaged over each region, relative to the Bayes risk averaged over the same. Nothing is said of a
-    region where the Bayes risk is zero up to rounding (noiseless, with as many examples as dimensions)."""
+def _relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
+    """A quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
+    model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
+    of noiseless labels, with as many examples as dimensions)."""
     for region, part in parts.items():
-        if least[:, part].mean() > 1e-12 * least.mean():
-            yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), least[:, part].mean(-1)), region)
+        if unit[:, part].mean() > 1e-12 * unit.mean():
+            yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)
 
 
 def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
