@@ -1,6 +1,6 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
-from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
+from iclab.analysis.agreement import ilwd, implicit_weights, linearity, margins, query_gradients, spd
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
@@ -26,6 +26,7 @@ __all__ = [
     "implicit_weights",
     "layer_readouts",
     "linearity",
+    "margins",
     "probe",
     "query_gradients",
     "ratio",
