@@ -126,7 +126,7 @@ class Measurement:
         answers = answer({"transformer": self.model, **self.references}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
-        yield from self._margins(answers, parts)
+        yield from self._margins(answers, single | parts)
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from _averaged(name, "risk", errors, parts)
