@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
@@ -166,6 +167,21 @@ def _color(name: str) -> Any:
     kind, _, steps = name.rpartition("_")
     shades = plt.get_cmap("Greens")
     return shades(0.3 + 0.08 * int(steps)) if kind == "gradient_descent" else LOOKS.get(name, {}).get("color", "0.5")
+
+
+def heat(values: pd.DataFrame, axes: Axes, written: Callable[[float], str], **look: Any) -> Axes:
+    """A table of numbers, each written on a field of its colour; the names of its rows and columns beside it. `look` is
+    that of `imshow`. Raises ``ValueError`` where an entry is missing."""
+    refuse("heat", [f"{int(values.isna().sum().sum())} entries are missing"] if values.isna().any(axis=None) else [])
+    image = axes.imshow(values.to_numpy(float), aspect="auto", **look)
+    axes.set_xticks(range(values.shape[1]), [str(name) for name in values.columns])
+    axes.set_yticks(range(values.shape[0]), [str(name) for name in values.index])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (i, j), value in np.ndenumerate(values.to_numpy(float)):
+        dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) < 0.5
+        axes.text(j, i, written(value), ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    return axes
 
 
 def trend(

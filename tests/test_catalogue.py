@@ -27,11 +27,15 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tasks").glob("*.toml"))
 FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
+    "agreement_by_examples.py": "akyurek2022_agreement.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
     "fu2023_newton.py": "fu2023_newton.toml",
     "pool_diversity.py": "raventos2023_diversity.toml",
     "garg2022_shifts.py": "garg2022_shifts.toml",
     "garg2022_classes.py": "garg2022_tree.toml",
+    "algorithm_by_width.py": "akyurek2022_width.toml",
+    "penalty_by_noise.py": "akyurek2022_noise.toml",
+    "smallest_model.py": "akyurek2022_smallest.toml",
 }
 
 
@@ -138,13 +142,27 @@ def figure(request, tmp_path_factory):
 
 
 def lines(figure):
-    """The names of the curves of each panel; each has a value at every number of examples."""
+    """The names of the curves of each panel, each with a value at every number of examples; of a table of numbers the
+    names of its rows, each with a number written in every field."""
     for axes in figure.axes:
+        if axes.get_images():
+            yield rows_of(axes)
+            continue
         curves = [line for line in axes.get_lines() if line.get_label() != "noise²"]
         low, high = axes.get_ylim()
-        assert 0 < low < high
+        assert 0 <= low < high
         assert curves and all(np.isfinite(line.get_xydata()).all() and len(line.get_xdata()) > 1 for line in curves)
         yield [line.get_label() for line in curves]
+
+
+def rows_of(axes):
+    """The names of the rows of a table that is drawn as an image."""
+    (image,) = axes.get_images()
+    values = np.ma.filled(image.get_array(), np.nan)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert np.isfinite(values).all() and values.shape == (len(names), len(axes.get_xticklabels()))
+    assert [bool(text.get_text()) for text in axes.texts] == [True] * values.size
+    return names
 
 
 def drawn(script, table):

@@ -137,3 +137,20 @@ def test_the_identification_has_a_panel_for_examples_layers_and_training_with_th
 def test_a_run_without_distances_is_not_drawn():
     with pytest.raises(ValueError, match="no distances to algorithms"):
         plots.identification(near(("ridge", "risk", 1.0, {})))
+
+
+def test_a_table_is_drawn_with_each_number_in_its_field(axes):
+    values = pd.DataFrame([[1.0, 2.0], [3.0, 40.0], [5.0, 6.0]], index=["a", "b", "c"], columns=[8, 16])
+    plots.heat(values, axes, lambda v: f"{v:.0f}", cmap="viridis")
+    (image,) = axes.get_images()
+    assert image.get_array().tolist() == values.to_numpy().tolist()
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "1", (1, 0): "2", (0, 1): "3", (1, 1): "40", (0, 2): "5", (1, 2): "6"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "16"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_a_table_with_a_hole_is_refused(axes):
+    values = pd.DataFrame([[1.0, np.nan], [3.0, 4.0]])
+    with pytest.raises(ValueError, match="1 entries are missing"):
+        plots.heat(values, axes, str)

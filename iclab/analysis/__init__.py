@@ -1,6 +1,15 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
-from iclab.analysis.agreement import error_cosines, ilwd, implicit_weights, linearity, query_gradients, sime, spd
+from iclab.analysis.agreement import (
+    error_cosines,
+    ilwd,
+    implicit_weights,
+    linearity,
+    margins,
+    query_gradients,
+    sime,
+    spd,
+)
 from iclab.analysis.attention import LinearStep, linear_steps
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
 from iclab.analysis.iterations import Matched, match_iterations
@@ -37,6 +46,7 @@ __all__ = [
     "layer_readouts",
     "linear_steps",
     "linearity",
+    "margins",
     "match_iterations",
     "one_layer_optimum",
     "one_layer_risk",

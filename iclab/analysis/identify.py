@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis.references import right_penalty
+from iclab.analysis.references import references, right_penalty
 from iclab.analysis.risk import answer, estimate, ratio, resampled, squared
 from iclab.errors import refuse
 from iclab.posterior import bayes_where_known, same_posterior
@@ -149,6 +149,12 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
         _counted("nearest_neighbours", "k", range(1, 9), NearestNeighbours),
     ]
     return found + _posterior_means(task, training)
+
+
+def known_names(task: Task, training: Task) -> set[str]:
+    """The names that stand in a table of results for the model, for references and for families."""
+    named = [family.name for family in families(task, training)]
+    return {"transformer", "bayes", "trained_bayes", *references(task, training), *named}
 
 
 class Lineup:

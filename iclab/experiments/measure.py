@@ -5,6 +5,7 @@
 risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, its 5 to 95 % bootstrap band
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
+spd_margin      of each predictor that the experiment names: the least spd of the others named, less its own
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
                 nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
                 position; fit_low and fit_high, the ends of its grid beyond which nothing was tried
@@ -47,6 +48,7 @@ from iclab.analysis import (
     layer_readouts,
     linear_steps,
     linearity,
+    margins,
     match_iterations,
     one_layer_optimum,
     one_layer_risk,
@@ -58,12 +60,12 @@ from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
-from iclab.analysis.risk import squared
+from iclab.analysis.risk import Answers, squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
 from iclab.models import Transformer
-from iclab.predictors import Linear
+from iclab.predictors import Linear, Predictor
 from iclab.tasks import Prompts, Task
 
 Row = dict[str, Any]
@@ -110,6 +112,11 @@ class Measurement:
         """The positions that are averaged over."""
         return regions(self.task, self.experiment.at_query)
 
+    @cached_property
+    def references(self) -> dict[str, Predictor]:
+        """What every task is compared with, and what the experiment names besides."""
+        return references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors)
+
     @property
     def draws(self) -> int:
         """Resamples of the bootstrap."""
@@ -143,10 +150,11 @@ class Measurement:
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
-        answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
+        answers = answer({"transformer": self.model, **self.references}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
+        yield from self._margins(answers, single | parts)
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from _averaged(name, "risk", errors, parts)
@@ -162,12 +170,19 @@ class Measurement:
             if name != "transformer":
                 yield from _relative(name, "relative_spd", difference, least, parts)
 
+    def _margins(self, answers: Answers, parts: Parts) -> Iterator[Row]:
+        """Which of the named predictors is the nearest, where there are several."""
+        distances = {k: squared(answers["transformer"], answers[k]) for k, _ in self.experiment.eval.predictors}
+        for region, part in parts.items() if len(distances) > 1 else ():
+            for name, found in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
+                yield from _rows(name, "spd_margin", found, region)
+
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
         few, wanted = self.prompts[:128], 4 * self.task.d
         queries = self.task.sample(wanted // self.task.n + 1, self.rng("fit")).xs.flatten(0, 1)[:wanted]
         learned = implicit_weights(self.model, few, queries)
-        for name, reference in references(self.task, self.experiment.task).items():
+        for name, reference in self.references.items():
             if isinstance(reference, Linear):
                 yield from _rows(name, "ilwd", ilwd(learned, reference.weights(few.xs, few.ys)))
         yield from _rows("transformer", "linearity", estimate(linearity(self.model, few, queries)))
