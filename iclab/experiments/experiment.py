@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import LEAST
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.errors import refuse
@@ -44,14 +45,16 @@ class Evaluation:
     `every` is the number of steps between two points of the training curve (chosen by the number of steps unless
     given), and `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights"
     (implicit weights and linearity), "layers" (which algorithm each layer is near), "probes" (what is written in the
-    layers), "evolution" (the nearest algorithm along the training curve).
+    layers, token by token), "attention_probes" (what is written there at any tokens; `probe` says how these are
+    trained), "evolution" (the nearest algorithm along the training curve, and the probes where they are asked for).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
-    analyses: tuple[Literal["weights", "layers", "probes", "evolution"], ...] = ()
+    analyses: tuple[Literal["weights", "layers", "probes", "attention_probes", "evolution"], ...] = ()
+    probe: ProbeRecipe | None = None
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -97,7 +100,7 @@ class Experiment:
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
-        needed = {"layers": LEAST, "probes": LEAST_FOR_PROBES}
+        needed = {"layers": LEAST, "probes": LEAST_FOR_PROBES, "attention_probes": LEAST_FOR_PROBES}
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }
@@ -108,8 +111,9 @@ class Experiment:
         curved = [
             type(t).__name__ for t in tasks if not isinstance(t.sample(1, torch.Generator()).truth, LinearFunctions)
         ]
-        if curved and "probes" in self.eval.analyses:
-            found.append(f"the analysis 'probes' looks for weights of linear functions; {', '.join(curved)} has none")
+        probes = [name for name in self.eval.analyses if name.endswith("probes")] if curved else []
+        none = f"looks for weights of linear functions; {', '.join(curved)} has none"
+        found += [f"the analysis {name!r} {none}" for name in probes]
         return found
 
     def _target_problems(self) -> list[str]:

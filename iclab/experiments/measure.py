@@ -10,7 +10,7 @@ fit_distance    relative distance of the model to an algorithm with fitted param
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
-probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
+probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
 
 `position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
 """
@@ -18,8 +18,6 @@ probes          probe_r2 of an algorithm's state by layer and position, with pro
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
-from typing import Any
 
 import torch
 
@@ -27,18 +25,14 @@ from iclab.analysis import (
     Estimate,
     Lineup,
     Match,
-    algorithm_state,
     answer,
     band,
-    bare_prompt,
     estimate,
     families,
-    features,
     ilwd,
     implicit_weights,
     layer_readouts,
     linearity,
-    probe,
     ratio,
     references,
 )
@@ -47,12 +41,15 @@ from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.probes import Probing
+from iclab.experiments.rows import Row
+from iclab.experiments.rows import row as _row
+from iclab.experiments.rows import rows as _rows
 from iclab.experiments.streams import stream
 from iclab.models import Transformer
 from iclab.predictors import Linear
 from iclab.tasks import Prompts, Task
 
-Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
 
 
@@ -108,7 +105,12 @@ class Measurement:
             for region, part in regions(self.task).items():
                 for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
-        analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
+        analyses = {
+            "weights": self.weights,
+            "layers": self.layers,
+            "probes": self.probes,
+            "attention_probes": self.attention_probes,
+        }
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
                 yield from analysis()
@@ -149,25 +151,19 @@ class Measurement:
             for match in self.lineup.identify(readout, rng, self.draws):
                 yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
 
+    @cached_property
+    def probing(self) -> Probing:
+        """The model beside itself before training, for probes."""
+        fresh = Transformer(self.model.d, self.model.n, self.experiment.model, stream(self.experiment, "init"))
+        return Probing(self.model, fresh.to(self.prompts.xs.device), self.prompts, right_penalty(self.task))
+
     def probes(self) -> Iterator[Row]:
-        """R² of each part of an algorithm's state by layer and position, beside its controls."""
-        device, shape = self.prompts.xs.device, self.experiment.model
-        untrained = Transformer(self.task.d, self.model.n, shape, stream(self.experiment, "init")).to(device)
-        sources = {
-            "probe_r2": features(self.model, self.prompts),
-            "probe_r2_untrained": features(untrained, self.prompts),
-            "probe_r2_bare": bare_prompt(self.prompts),
-        }
-        for target, state in algorithm_state(self.prompts, right_penalty(self.task)).items():
-            for quantity, source in sources.items():
-                yield from _probe_rows(target, quantity, probe(source, state))
+        """Exact ridge probes of an algorithm's state by layer and position."""
+        yield from self.probing.exact()
 
-
-def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
-    """Rows of a probe; where the target does not vary there is nothing to report."""
-    for layer, (values, errors) in enumerate(zip(found.value, found.stderr, strict=True)):
-        rows = _rows(target, quantity, Estimate(values, errors))
-        yield from ({**row, "layer": layer} for row in rows if isfinite(row["value"]))
+    def attention_probes(self) -> Iterator[Row]:
+        """Trained probes that attend to all tokens, by layer and number of examples."""
+        yield from self.probing.attending(self.experiment.eval.probe, self.rng("fit"), self.draws)
 
 
 def regions(task: Task) -> Parts:
@@ -215,23 +211,3 @@ def _match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:
     yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
-
-
-def _rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
-    """One row per position, or a single row for an average over a region."""
-    if found.value.ndim == 0:
-        yield _row(predictor, quantity, region, found.value.item(), found.stderr.item())
-        return
-    for position, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
-        yield _row(predictor, quantity, position, value, stderr)
-
-
-def _row(predictor: str, quantity: str, position: int | str | None, value: float, stderr: float | None = None) -> Row:
-    return {
-        "predictor": predictor,
-        "quantity": quantity,
-        "layer": None,
-        "position": position,
-        "value": value,
-        "stderr": stderr,
-    }

@@ -7,16 +7,21 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import nn
 
 from iclab.analysis import Lineup, answer, excess, references, risk
+from iclab.analysis.references import right_penalty
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure, regions
+from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.streams import resolve, stream
 from iclab.models import Transformer
 from iclab.posterior import bayes
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
 from iclab.training import Training
+
+PROBED = 2048  # prompts of the learning curve, where probes are fitted to half of them
 
 
 def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]) -> list[Row]:
@@ -73,6 +78,7 @@ def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[
                 "lr": experiment.train.rate(training.step - 1),
                 "seconds": round(seconds, 3),
                 **watch(training.model),
+                **(watch.probed(training.model) if early(experiment, training.step) else {}),
             }
             losses = []
 
@@ -81,28 +87,37 @@ def due(experiment: Experiment, step: int) -> bool:
     """Whether the curve is measured at a step: every so often and at the end; where the evolution of the algorithm is
     followed, also at every power of two, since most of it happens early."""
     every = experiment.eval.every or max(1, min(experiment.train.steps // 20, 1000))
-    early = "evolution" in experiment.eval.analyses and step & (step - 1) == 0
-    return step % every == 0 or step == experiment.train.steps or early
+    return step % every == 0 or step == experiment.train.steps or early(experiment, step)
+
+
+def early(experiment: Experiment, step: int) -> bool:
+    """Whether the evolution is followed and the step is a power of two."""
+    return "evolution" in experiment.eval.analyses and step & (step - 1) == 0
 
 
 @dataclass(frozen=True, eq=False)
 class Watch:
     """Measures a model in training on fixed prompts: its risk, the excess over Bayes where that is known, and where the
-    evolution is followed its distance to each family of algorithms."""
+    evolution is followed its distance to each family of algorithms; at powers of two also what is written in it.
+
+    `probed_with` is the penalty of ridge among the targets of probes, None where no probes are asked for.
+    """
 
     answers: dict[str, torch.Tensor]
     lineup: Lineup | None
     prompts: Prompts
     part: slice
+    probed_with: float | None
 
     @classmethod
     def of(cls, experiment: Experiment, device: torch.device) -> "Watch":
         """Draws the prompts and answers them by what a model is compared with."""
         task = experiment.task
-        prompts = task.sample(512, stream(experiment, "curve", device))
+        probed = {"evolution", "probes"} <= set(experiment.eval.analyses)
+        prompts = task.sample(PROBED if probed else 512, stream(experiment, "curve", device))
         best = {name: f for name, f in references(task).items() if name == "bayes"}
         lineup = Lineup(task, prompts) if "evolution" in experiment.eval.analyses else None
-        return cls(answer(best, prompts), lineup, prompts, regions(task)[None])
+        return cls(answer(best, prompts), lineup, prompts, regions(task)[None], right_penalty(task) if probed else None)
 
     def __call__(self, model: Predictor) -> dict[str, Any]:
         learned = answer({"model": model}, self.prompts)["model"]
@@ -113,3 +128,9 @@ class Watch:
         if self.lineup:
             found["distances"] = self.lineup.distances(model)
         return found
+
+    def probed(self, model: nn.Module) -> dict[str, Any]:
+        """R² of each target by layer, averaged over positions."""
+        if self.probed_with is None or not isinstance(model, Transformer):
+            return {}
+        return {"probes": r2_by_layer(model, self.prompts, self.probed_with)}

@@ -44,6 +44,10 @@ class Layout(ABC):
         """True where the token of the row may see the token of the column."""
 
     @abstractmethod
+    def seen(self, n: int, device: torch.device) -> Int[Tensor, " length"]:
+        """How many examples each token can know, its own included where it holds a finished one."""
+
+    @abstractmethod
     def answers(self, tokens: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch n d_model"]:
         """The tokens at which predictions are read out."""
 
@@ -66,6 +70,9 @@ class Interleaved(Layout):
     def mask(self, n: int, device: torch.device) -> Tensor:
         return _lower(2 * n - 1, device)
 
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return (torch.arange(2 * n - 1, device=device) + 1) // 2
+
     def answers(self, tokens: Tensor) -> Tensor:
         return tokens[:, ::2]
 
@@ -87,6 +94,9 @@ class Lagged(Layout):
 
     def mask(self, n: int, device: torch.device) -> Tensor:
         return _lower(n, device)
+
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return torch.arange(n, device=device)
 
     def answers(self, tokens: Tensor) -> Tensor:
         return tokens
@@ -113,6 +123,9 @@ class Paired(Layout):
         query = torch.arange(2 * n - 1, device=device) >= n - 1
         sees_example = torch.where(query.unsqueeze(1), j < i, j <= i) & ~query
         return sees_example | torch.eye(2 * n - 1, dtype=torch.bool, device=device)
+
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return torch.cat([torch.arange(1, n, device=device), torch.arange(n, device=device)])
 
     def answers(self, tokens: Tensor) -> Tensor:
         return tokens[:, tokens.shape[1] // 2 :]
