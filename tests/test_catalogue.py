@@ -15,6 +15,7 @@ import pytest
 from conftest import generator
 
 import iclab
+from iclab.analysis import ProbeRecipe
 from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform
 from iclab.experiments.store import Run
@@ -27,6 +28,7 @@ FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
     "pool_diversity.py": "raventos2023_diversity.toml",
+    "probes.py": "akyurek2022_probes.toml",
 }
 
 
@@ -56,12 +58,13 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     for cell in study.cells:
         assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
     first = study.cells[0].experiment
+    few = replace(first.eval, prompts=24, bootstrap=5, probe=ProbeRecipe(width=4, steps=2, batch=4))
     if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
-        small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
+        small = replace(first, device="cpu", eval=few)
         rows = measure(small, new_model(small))
     else:
         short = replace(first.train, steps=2, warmup=0.0, batch=2)
-        small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
+        small = replace(first, device="cpu", train=short, eval=few)
         rows = perform(small, tmp_path, lambda point: None, lambda line: None)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
@@ -112,6 +115,7 @@ def test_the_fast_recipe_is_the_default():
 def swept(file, folder, *settings):
     """The runs of a task file at its smallest."""
     small = ["train.steps=2", "train.warmup=0.0", "train.batch=2", "eval.prompts=24", "eval.bootstrap=5"]
+    small += ["eval.probe.steps=2"]
     command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
@@ -128,8 +132,10 @@ def lines(figure):
     """The names of the curves of each panel; each has a value at every number of examples."""
     for axes in figure.axes:
         curves = [line for line in axes.get_lines() if line.get_label() != "noise²"]
+        if axes.get_label() == "<colorbar>" or axes.get_images():
+            continue
         low, high = axes.get_ylim()
-        assert 0 < low < high
+        assert low < high and (low > 0 or axes.get_yscale() == "linear")
         assert curves and all(np.isfinite(line.get_xydata()).all() and len(line.get_xdata()) > 1 for line in curves)
         yield [line.get_label() for line in curves]
 

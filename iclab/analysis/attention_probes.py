@@ -114,9 +114,11 @@ def _whitened(features: Float[Tensor, "layers batch t D"], half: int) -> Float[T
     probes that can be written are the same, since W may undo it."""
     centred = features - features[:, :half].mean(1, keepdim=True)
     tokens = centred[:, :half].flatten(1, 2).double()
-    values, vectors = torch.linalg.eigh(tokens.mT @ tokens / tokens.shape[1])
-    floor = RIDGE * values.mean(-1, keepdim=True).clamp(min=1e-12)
-    return centred.float() @ (vectors * (values.clamp(min=0) + floor).rsqrt().unsqueeze(1)).float().unsqueeze(1)
+    covariance = tokens.mT @ tokens / tokens.shape[1]
+    floor = RIDGE * covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
+    root = torch.linalg.cholesky(covariance + torch.diag_embed(floor.unsqueeze(-1).expand(covariance.shape[:-1])))
+    undo = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False).mT
+    return centred.float() @ undo.float().unsqueeze(1)
 
 
 # ---- the pack ------------------------------------------------------------------------------------------------------

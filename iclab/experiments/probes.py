@@ -11,6 +11,7 @@ Probes that attend to all tokens up to the answer (for the moment and least squa
     attention_probe_HEAD_mse        the mean squared error of a coordinate
     attention_probe_HEAD_best       the mean R² at the layer where it is largest
     attention_probe_HEAD_depth      that layer, as a share of all, with its bootstrap error
+    attention_probe_HEAD_lead       how much deeper it is for least squares than for the moment
     attention_probe_HEAD_rise       how much larger it is there than in the read-in
     attention_probe_HEAD_looks_I    the attention of that layer after I examples: `position` is the token
     attention_probe_gain            mlp less linear, each at its best layer
@@ -26,6 +27,7 @@ from functools import cached_property
 from math import isfinite
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis import (
@@ -77,35 +79,42 @@ class Probing:
         """The targets, [batch n m] each."""
         return states(self.model, self.prompts, self.lam)
 
+    @cached_property
+    def sources(self) -> dict[str, Tensor]:
+        """The features of the model and of its controls, at all tokens."""
+        return {
+            "": features(self.model, self.prompts, "all"),
+            "_untrained": features(self.untrained, self.prompts, "all"),
+            "_bare": bare_prompt(self.prompts),
+        }
+
     def exact(self) -> Iterator[Row]:
         """Ridge probes of single tokens."""
-        sources = self._sources("answers")
+        sources = {name: h if name == "_bare" else self._answering(h) for name, h in self.sources.items()}
         for target, state in self.states.items():
             for control, source in sources.items():
                 yield from _layer_rows(target, f"probe_r2{control}", probe_terms(source, state))
         seen = self.model.layout.seen(self.prompts.xs.shape[1], self.prompts.xs.device)
         if len(seen) == self.prompts.xs.shape[1]:
             return  # every token answers
-        sources = self._sources("all") | {"_bare": sources["_bare"][:, :, seen]}
+        sources = self.sources | {"_bare": sources["_bare"][:, :, seen]}
         for target in self.states.keys() - {"prediction"}:
             for control, source in sources.items():
                 terms = probe_terms(source, self.states[target][:, seen])
                 yield from _layer_rows(target, f"probe_r2_tokens{control}", terms)
 
-    def _sources(self, tokens: str) -> dict[str, Tensor]:
-        """The features of the model and of its controls."""
-        return {
-            "": features(self.model, self.prompts, tokens),
-            "_untrained": features(self.untrained, self.prompts, tokens),
-            "_bare": bare_prompt(self.prompts),
-        }
+    def _answering(self, hidden: Float[Tensor, "layers batch t D"]) -> Float[Tensor, "layers batch n D"]:
+        """The features at the answering tokens alone."""
+        return torch.stack([self.model.layout.answers(h) for h in hidden])
 
     def attending(self, recipe: ProbeRecipe | None, rng: torch.Generator, draws: int) -> Iterator[Row]:
         """Probes that attend; `draws` is the number of resamples of the bootstrap."""
         n, device = self.prompts.xs.shape[1], self.prompts.xs.device
         lengths = lengths_of(n)
         shown, single = visible(self.model, n)[lengths], torch.eye(n, dtype=torch.bool, device=device)[lengths]
-        sources = {name: (h, single if name == "_bare" else shown) for name, h in self._sources("all").items()}
+        weights = resampled(len(self.prompts.xs) - len(self.prompts.xs) // 2, draws, rng)
+        deep: dict[str, dict[str, Tensor]] = {head: {} for head in HEADS}
+        sources = {name: (h, single if name == "_bare" else shown) for name, h in self.sources.items()}
         for target in ATTENDED:
             state = self.states[target][:, lengths]
             found = {
@@ -117,9 +126,12 @@ class Probing:
                 yield from _attention_rows(target, f"attention_probe_{head}", control, probes, lengths)
             for head in HEADS:
                 controls = {control: found[head, control] for control in sources}
-                yield from best_rows(target, f"attention_probe_{head}", controls, lengths, rng, draws)
+                yield from best_rows(target, f"attention_probe_{head}", controls, lengths, weights)
+                deep[head][target] = depths(found[head, ""], weights)
             linear, mlp = (_best(found[head, ""]) for head in HEADS)
             yield from rows(target, "attention_probe_gain", estimate(mlp - linear))
+        for head, depth in deep.items():
+            yield _depth_row("least_squares", f"attention_probe_{head}_lead", depth["least_squares"] - depth["moment"])
 
 
 def lengths_of(n: int) -> list[int]:
@@ -147,7 +159,7 @@ def _best(probes: AttentionProbes) -> Tensor:
 
 
 def best_rows(
-    target: str, name: str, found: Mapping[str, AttentionProbes], lengths: list[int], rng: torch.Generator, draws: int
+    target: str, name: str, found: Mapping[str, AttentionProbes], lengths: list[int], weights: Tensor
 ) -> Iterator[Row]:
     """What there is to say of the best layer."""
     own = found[""]
@@ -158,11 +170,22 @@ def best_rows(
     yield from rows(target, f"{name}_rise", estimate(best - by_layer[:, 0]))
     for control in found.keys() - {""}:
         yield from rows(target, f"{name}_over{control}", estimate(best - _best(found[control])))
-    depths = (resampled(len(by_layer), draws, rng) @ by_layer).argmax(-1).double() / max(1, by_layer.shape[1] - 1)
-    yield row(target, f"{name}_depth", None, layer / max(1, by_layer.shape[1] - 1), depths.std().item())
-    for length, weights in zip(lengths, own.attention[layer].tolist(), strict=True):
-        looks = (row(target, f"{name}_looks_{length}", token, weight) for token, weight in enumerate(weights))
+    yield _depth_row(target, f"{name}_depth", depths(own, weights))
+    for length, attention in zip(lengths, own.attention[layer].tolist(), strict=True):
+        looks = (row(target, f"{name}_looks_{length}", token, weight) for token, weight in enumerate(attention))
         yield from ({**one, "layer": layer} for one in looks)
+
+
+def depths(probes: AttentionProbes, weights: Float[Tensor, "draws prompts"]) -> Float[Tensor, " resamples"]:
+    """The best layer as a share of all: of the prompts as they are, then of each bootstrap resample."""
+    by_layer = probes.terms.nanmean(-1)
+    means = torch.cat([by_layer.mean(0, keepdim=True), weights @ by_layer])
+    return means.argmax(-1).double() / max(1, means.shape[1] - 1)
+
+
+def _depth_row(target: str, quantity: str, found: Float[Tensor, " resamples"]) -> Row:
+    """A depth, or a difference of depths of the same resamples, with its bootstrap error."""
+    return row(target, quantity, None, found[0].item(), found[1:].std().item())
 
 
 def _columns(found: Estimate) -> Estimate:
