@@ -21,7 +21,7 @@ from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
 from iclab.training import Training
 
-PROBED = 2048  # prompts of the learning curve, where probes are fitted to half of them
+PROBED = 1024  # prompts of the learning curve, where probes are fitted to half of them
 
 
 def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]) -> list[Row]:
