@@ -9,6 +9,7 @@ ridge is no discovery. `sampled` is the default.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, inf, pi
@@ -25,10 +26,25 @@ from torch.func import functional_call
 
 from iclab.errors import refuse, unknown_choices
 from iclab.files import write_whole
+from iclab.models import Architecture
 from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
 
 Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(ABC):
+    """How a model learns its task: by gradient descent (`Recipe`), or in closed form (`iclab.fitting`)."""
+
+    @property
+    def at_query(self) -> bool:
+        """Whether it learns to answer at the last position only."""
+        return False
+
+    @abstractmethod
+    def problems_for(self, task: Task, model: Architecture) -> list[str]:
+        """What stands against learning this task with such a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +74,7 @@ class Curriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Learner):
     """How a model is trained. The defaults are the fastest recipe found that uses sampled labels alone.
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
@@ -93,6 +109,14 @@ class Recipe:
         if not all(0 <= b < 1 for b in self.betas):
             found.append(f"betas must lie in [0, 1), given {self.betas}")
         refuse("Recipe", found + unknown_choices(self))
+
+    def problems_for(self, task: Task, model: Architecture) -> list[str]:
+        if self.targets == "posterior_mean":
+            try:
+                bayes(task)
+            except ValueError as error:
+                return [f"train.targets is posterior_mean, but {error}"]
+        return []
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (0-based)."""

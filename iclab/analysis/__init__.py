@@ -1,6 +1,7 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
 from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
+from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
@@ -21,6 +22,7 @@ __all__ = [
     "excess",
     "families",
     "features",
+    "icl_risk",
     "identify",
     "ilwd",
     "implicit_weights",

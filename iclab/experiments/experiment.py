@@ -2,7 +2,7 @@
 
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
-    train   how it learns            iclab.training
+    train   how it learns            iclab.training, iclab.fitting
     eval    how it is measured
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
@@ -25,12 +25,13 @@ from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
-from iclab.models import TransformerConfig
-from iclab.posterior import bayes
+from iclab.fitting import RidgeFit
+from iclab.models import Architecture, TransformerConfig
 from iclab.tasks import Derived, LinearFunctions, Task
-from iclab.training import Recipe
+from iclab.training import Learner, Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
+USUAL = (TransformerConfig.__name__, Recipe.__name__)
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
@@ -66,15 +67,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a model trained on a task by a recipe, then evaluated.
+    """One run: a model trained on a task, then evaluated; a transformer, trained by gradient descent, unless `kind`
+    names another.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from.
     """
 
     task: Task
-    model: TransformerConfig = field(default_factory=TransformerConfig)
-    train: Recipe = field(default_factory=Recipe)
+    model: Architecture = field(default_factory=TransformerConfig)
+    train: Learner = field(default_factory=Recipe)
     eval: Evaluation = field(default_factory=Evaluation)
     seed: int = 0
     device: str = "auto"
@@ -84,7 +86,8 @@ class Experiment:
         found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
         if not DEVICE.fullmatch(self.device):
             found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
-        refuse("Experiment", found + self._shift_problems() + self._target_problems() + self._analysis_problems())
+        found += self._shift_problems() + self.train.problems_for(self.task, self.model) + self._analysis_problems()
+        refuse("Experiment", found)
 
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
@@ -110,20 +113,20 @@ class Experiment:
         ]
         if curved and "probes" in self.eval.analyses:
             found.append(f"the analysis 'probes' looks for weights of linear functions; {', '.join(curved)} has none")
-        return found
+        return found + self._kind_problems()
 
-    def _target_problems(self) -> list[str]:
-        if self.train.targets == "posterior_mean":
-            try:
-                bayes(self.task)
-            except ValueError as error:
-                return [f"train.targets is posterior_mean, but {error}"]
-        return []
+    def _kind_problems(self) -> list[str]:
+        """Analyses that this kind of model, or of learning, has nothing for."""
+        layered, curved = isinstance(self.model, TransformerConfig), not isinstance(self.train, RidgeFit)
+        lacking = {"layers": not layered, "probes": not layered, "evolution": not curved}
+        why = {"evolution": f"{type(self.train).__name__} has no training curve"}
+        none = f"{type(self.model).__name__} has no layers"
+        return [f"the analysis {k!r} cannot be made: {why.get(k, none)}" for k in self.eval.analyses if lacking.get(k)]
 
     @property
     def id(self) -> str:
         """Twelve digits that stand for everything that can change the numbers."""
-        decisive = {k: v for k, v in self.mapping().items() if k not in NOT_IN_ID}
+        decisive = {k: _without_usual_kind(v) for k, v in self.mapping().items() if k not in NOT_IN_ID}
         text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -146,6 +149,12 @@ class Experiment:
         experiment = read(settings, reader)
         config.refuse_lines(reader.problems)
         return experiment
+
+
+def _without_usual_kind(settings: Any) -> Any:
+    """A section without the kind that it has when none is named: so runs have the ids of before there were others."""
+    usual = isinstance(settings, dict) and settings.get("kind") in USUAL
+    return {k: v for k, v in settings.items() if k != "kind"} if usual else settings
 
 
 def read(settings: Nested, reader: Reader) -> Any:

@@ -7,12 +7,15 @@ risk_ratio      the same relative to the Bayes risk             excess          
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
                 nearest; fit_parameter by position, and its median; fit_distance_at (absolute) by position
+theory_gap      (risk − R) / R of the model, R the limit that a theory gives for it where one is known (`theory`); R is
+                the risk of the predictor "asymptotic_theory"
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
 
-`position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
+"transformer" is the model, whatever its kind. `position` is a number of examples, a region (see `regions`), or none for
+the mean over all positions.
 """
 
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from math import isfinite
 from typing import Any
 
 import torch
+from torch import nn
 
 from iclab.analysis import (
     Estimate,
@@ -48,6 +52,7 @@ from iclab.analysis.risk import squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
+from iclab.experiments.theory import asymptotic_risk
 from iclab.models import Transformer
 from iclab.predictors import Linear
 from iclab.tasks import Prompts, Task
@@ -56,7 +61,7 @@ Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
 
 
-def measure(experiment: Experiment, model: Transformer, device: torch.device | str = "cpu") -> list[Row]:
+def measure(experiment: Experiment, model: nn.Module, device: torch.device | str = "cpu") -> list[Row]:
     """All result rows of a trained model, on its own task and on every shifted one."""
     tasks: dict[str, Task] = {TRAINED: experiment.task, **dict(experiment.eval.shifts)}
     each = (Measurement.of(experiment, model, name, task, device) for name, task in tasks.items())
@@ -68,14 +73,14 @@ class Measurement:
     """A model before the prompts of one distribution."""
 
     experiment: Experiment
-    model: Transformer
+    model: nn.Module
     name: str
     task: Task
     prompts: Prompts
 
     @classmethod
     def of(
-        cls, experiment: Experiment, model: Transformer, name: str, task: Task, device: torch.device | str
+        cls, experiment: Experiment, model: nn.Module, name: str, task: Task, device: torch.device | str
     ) -> "Measurement":
         """Draws the prompts."""
         return cls(
@@ -92,6 +97,17 @@ class Measurement:
         return Lineup(self.task, self.prompts, families(self.task, self.experiment.task))
 
     @property
+    def transformer(self) -> Transformer:
+        """The model as one that has layers; an experiment refuses analyses of them for any other."""
+        assert isinstance(self.model, Transformer)
+        return self.model
+
+    @cached_property
+    def regions(self) -> Parts:
+        """The positions that are averaged over."""
+        return regions(self.task, self.experiment.train.at_query)
+
+    @property
     def draws(self) -> int:
         """Resamples of the bootstrap."""
         return self.experiment.eval.bootstrap
@@ -103,9 +119,10 @@ class Measurement:
     def rows(self) -> Iterator[Row]:
         """Risks and distances, then the analyses that the experiment asks for."""
         yield from self.compare()
+        yield from self.theory()
         if len(self.prompts.xs) >= LEAST:
             fits = self.lineup.fit(self.model)
-            for region, part in regions(self.task).items():
+            for region, part in self.regions.items():
                 for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
         analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
@@ -115,7 +132,7 @@ class Measurement:
 
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
-        ys, parts, rng = self.prompts.ys, regions(self.task), self.rng("bootstrap")
+        ys, parts, rng = self.prompts.ys, self.regions, self.rng("bootstrap")
         answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
@@ -132,6 +149,16 @@ class Measurement:
             if name != "transformer":
                 yield from _relative(name, "relative_spd", difference, least, parts)
 
+    def theory(self) -> Iterator[Row]:
+        """The risk at the last position in the limit of a theory, where one is known, and the model's gap to it."""
+        limit = asymptotic_risk(self.experiment, self.task)
+        if limit is None:
+            return
+        learned = answer({"model": self.model}, self.prompts)["model"]
+        found = estimate(squared(learned, self.prompts.ys)[:, -1])
+        yield from (_row("asymptotic_theory", "risk", position, limit) for position in (self.task.n - 1, None))
+        yield _row("transformer", "theory_gap", None, found.value.item() / limit - 1, found.stderr.item() / limit)
+
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
         few, wanted = self.prompts[:128], 4 * self.task.d
@@ -145,16 +172,16 @@ class Measurement:
     def layers(self) -> Iterator[Row]:
         """Each layer, read out by a map that was fitted on other prompts, against families of algorithms."""
         rng = self.rng("bootstrap")
-        for readout in layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit"))):
+        for readout in layer_readouts(self.transformer, self.task.sample(len(self.prompts.xs), self.rng("fit"))):
             for match in self.lineup.identify(readout, rng, self.draws):
                 yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
 
     def probes(self) -> Iterator[Row]:
         """R² of each part of an algorithm's state by layer and position, beside its controls."""
-        device, shape = self.prompts.xs.device, self.experiment.model
-        untrained = Transformer(self.task.d, self.model.n, shape, stream(self.experiment, "init")).to(device)
+        rng, model = stream(self.experiment, "init"), self.transformer
+        untrained = Transformer(model.d, model.n, model.config, rng).to(self.prompts.xs.device)
         sources = {
-            "probe_r2": features(self.model, self.prompts),
+            "probe_r2": features(model, self.prompts),
             "probe_r2_untrained": features(untrained, self.prompts),
             "probe_r2_bare": bare_prompt(self.prompts),
         }
@@ -170,14 +197,15 @@ def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
         yield from ({**row, "layer": layer} for row in rows if isfinite(row["value"]))
 
 
-def regions(task: Task) -> Parts:
+def regions(task: Task, at_query: bool = False) -> Parts:
     """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
     dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
     has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over* are the
-    positions with fewer and with more examples. A task about the query is averaged over the last position alone.
+    positions with fewer and with more examples. A task about the query, or a model that has
+    learned to answer there only (`at_query`), is averaged over the last position alone.
     """
     n, r = task.n, task.rank
-    if task.at_query:
+    if task.at_query or at_query:
         return {None: slice(n - 1, n)}
     cut, end = max(0, r - 3), min(n, r + 4)
     parts = {None: slice(n), "under": slice(cut), "threshold": slice(cut, end), "over": slice(end, n)}

@@ -134,7 +134,9 @@ def of_store(folder: Path, to: Console) -> Iterator[Group]:
 def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     """A run in full: settings, state, training curve, risk by position, nearest algorithms, shifted distributions."""
     status, rows, settings = run.status(), run.rows(), run.settings()
-    labels = ", ".join(f"{name} {flatten(settings).get(key)}" for name, key in LABELS.items())
+    told = {name: flatten(settings).get(key) for name, key in LABELS.items()}
+    labels = ", ".join(f"{name} {chosen}" for name, chosen in told.items() if chosen)
+    labels = f" ({labels})" if labels else ""
     yield Text(dump(settings).rstrip())
     yield _state(run, status)
     yield from _bayes_notes(run)
@@ -192,7 +194,7 @@ def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     positions = sorted(at for at in found if isinstance(at, int))
     shown = [*positions[:: max(1, -(-len(positions) // POINTS))], *(at for at in found if isinstance(at, str)), None]
     body = [["mean" if at is None else at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
-    return table(f"risk by number of examples ({labels})", ["examples", *predictors], body, to)
+    return table(f"risk by number of examples{labels}", ["examples", *predictors], body, to)
 
 
 def _distance_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
@@ -208,7 +210,7 @@ def _distance_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
         ]
         for row in fits
     ]
-    title = f"distance to algorithms with fitted parameters, relative to the reference risk ({labels})"
+    title = f"distance to algorithms with fitted parameters, relative to the reference risk{labels}"
     return table(title, ["algorithm", "distance", "probability of being the nearest", "parameter"], body, to)
 
 
@@ -228,7 +230,7 @@ def _shift_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     ]
     columns = ["distribution", "risk of transformer", "risk of bayes", "excess", "nearest algorithm"]
     return table(
-        f"by distribution, mean over positions (at the query for shifts of the query) ({labels})", columns, body, to
+        f"by distribution, mean over positions (at the query for shifts of the query){labels}", columns, body, to
     )
 
 
@@ -248,5 +250,5 @@ def _layer_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
         nearest = min((row for row in here if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
         name = nearest["predictor"]
         body.append([layer, name, value(here, name, "fit_parameter"), *(value(here, name, q) for q in FITTED)])
-    title = f"the algorithm that each layer is nearest to ({labels})"
+    title = f"the algorithm that each layer is nearest to{labels}"
     return table(title, ["after layer", "algorithm", "parameter", "distance", "probability"], body, to)

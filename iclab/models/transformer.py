@@ -37,13 +37,14 @@ from torch.nn.utils import skip_init
 from iclab.errors import refuse, unknown, unknown_choices
 from iclab.files import write_whole
 from iclab.models.activations import Replacement, Taps
+from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Architecture):
     """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
 
     `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
@@ -74,6 +75,9 @@ class TransformerConfig:
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
         refuse("TransformerConfig", found + unknown_choices(self))
+
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> "Transformer":
+        return Transformer(d, n, self, rng)
 
     @property
     def head_width(self) -> int:
