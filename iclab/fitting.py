@@ -23,7 +23,7 @@ from iclab.models import Architecture, LinearArchitecture, LinearModel
 from iclab.tasks import Task
 from iclab.training import Learner
 
-CHUNK = 2**22  # features that are formed at once
+CHUNK = 2**22  # numbers that are formed at once, inputs and features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,8 @@ def _examples(
     """Features and labels of all prompts in turn. Each chunk is drawn by itself, so that the size of a chunk is part of
     the definition of a fit and not a matter of the machine."""
     at = slice(task.n - 1, task.n) if fit.at_query else slice(None)
-    batch = max(1, CHUNK // (len(range(task.n)[at]) * len(model.theta)))
+    size = task.n * task.d + len(range(task.n)[at]) * len(model.theta)
+    batch = max(1, CHUNK // size)
     for start in range(0, fit.prompts, batch):
         prompts = task.sample(min(batch, fit.prompts - start), rng, torch.float64)
         features = model.features(prompts.xs, prompts.ys, at)

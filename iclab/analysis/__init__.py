@@ -3,6 +3,7 @@
 from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
 from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
@@ -19,6 +20,7 @@ __all__ = [
     "band",
     "bare_prompt",
     "estimate",
+    "exact_risk",
     "excess",
     "families",
     "features",

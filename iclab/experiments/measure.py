@@ -7,8 +7,8 @@ risk_ratio      the same relative to the Bayes risk             excess          
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
                 nearest; fit_parameter by position, and its median; fit_distance_at (absolute) by position
-theory_gap      (risk − R) / R of the model, R the limit that a theory gives for it where one is known (`theory`); R is
-                the risk of the predictor "asymptotic_theory"
+exact_risk      of linear attention at the last position, by its weights; of the predictor "asymptotic_theory" the limit
+                that it tends to in large dimension, and theory_gap its relative distance from there (`theory`)
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
@@ -52,7 +52,7 @@ from iclab.analysis.risk import squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
-from iclab.experiments.theory import asymptotic_risk
+from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
 from iclab.predictors import Linear
 from iclab.tasks import Prompts, Task
@@ -150,14 +150,13 @@ class Measurement:
                 yield from _relative(name, "relative_spd", difference, least, parts)
 
     def theory(self) -> Iterator[Row]:
-        """The risk at the last position in the limit of a theory, where one is known, and the model's gap to it."""
-        limit = asymptotic_risk(self.experiment, self.task)
-        if limit is None:
-            return
-        learned = answer({"model": self.model}, self.prompts)["model"]
-        found = estimate(squared(learned, self.prompts.ys)[:, -1])
-        yield from (_row("asymptotic_theory", "risk", position, limit) for position in (self.task.n - 1, None))
-        yield _row("transformer", "theory_gap", None, found.value.item() / limit - 1, found.stderr.item() / limit)
+        """The exact risk at the last position, and how far it is from its limit, where these are known."""
+        risk, tends_to = exact(self.model, self.task), limit(self.experiment, self.model, self.task)
+        if risk is not None:
+            yield _row("transformer", "exact_risk", None, risk)
+        if risk is not None and tends_to is not None:
+            yield _row("asymptotic_theory", "exact_risk", None, tends_to)
+            yield _row("transformer", "theory_gap", None, risk / tends_to - 1)
 
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""

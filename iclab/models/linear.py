@@ -84,6 +84,11 @@ class LinearAttention(LinearModel):
     def __init__(self, d: int, n: int) -> None:
         super().__init__(d, n, d * (d + 1))
 
+    @property
+    def gamma(self) -> Float[Tensor, "d d_plus_1"]:
+        """Γ."""
+        return self.theta.unflatten(0, (self.d, self.d + 1))
+
     def context(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
     ) -> Float[Tensor, "batch n d_plus_1"]:
@@ -101,5 +106,4 @@ class LinearAttention(LinearModel):
 
     def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """φ·θ without the d (d+1) features of each position."""
-        gamma = self.theta.unflatten(0, (self.d, self.d + 1))
-        return ((xs.double() @ gamma) * self.context(xs, ys)).sum(-1).to(xs.dtype)
+        return ((xs.double() @ self.gamma) * self.context(xs, ys)).sum(-1).to(xs.dtype)
