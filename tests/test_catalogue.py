@@ -19,6 +19,7 @@ from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
+from iclab.models import TransformerConfig
 from iclab.training import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,10 @@ FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
     "pool_diversity.py": "raventos2023_diversity.toml",
+    "linear_attention_samples.py": "lu2024_samples.toml",
+    "linear_attention_diversity.py": "lu2024_diversity.toml",
 }
+BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
 
 def scales(path):
@@ -56,15 +60,19 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     for cell in study.cells:
         assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
     first = study.cells[0].experiment
-    if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
+    if of_a_papers_size(first.model):  # measured untrained
         small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
         rows = measure(small, new_model(small))
     else:
-        short = replace(first.train, steps=2, warmup=0.0, batch=2)
+        short = replace(first.train, **(BRIEF if isinstance(first.train, Recipe) else {"prompts": 8}))
         small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
         rows = perform(small, tmp_path, lambda point: None, lambda line: None)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
+
+
+def of_a_papers_size(model):
+    return isinstance(model, TransformerConfig) and model.n_layer * model.d_model > 512
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -111,7 +119,9 @@ def test_the_fast_recipe_is_the_default():
 
 def swept(file, folder, *settings):
     """The runs of a task file at its smallest."""
-    small = ["train.steps=2", "train.warmup=0.0", "train.batch=2", "eval.prompts=24", "eval.bootstrap=5"]
+    trained = isinstance(Study.read(file).cells[0].experiment.train, Recipe)
+    small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained else ["scale=quick"]
+    small += ["eval.prompts=24", "eval.bootstrap=5"]
     command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
     return folder

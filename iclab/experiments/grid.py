@@ -150,9 +150,11 @@ def tied(key: str) -> list[str]:
 
 def _rows(values: Any, width: int) -> list[Any]:
     """The values of keys that vary as one."""
-    unfit = [row for row in _listed(values) if not isinstance(row, list) or len(row) != width]
-    refuse("list", [f"expected {width} values, one for each key, given {shown(row)}" for row in unfit])
-    return values
+    rows = _listed(values)
+    for row in rows:
+        if not isinstance(row, list) or len(row) != width:
+            raise Refusal(f"expected {width} values, one for each key, given {shown(row)}")
+    return rows
 
 
 def _paths(table: Nested, prefix: str = "") -> Iterator[tuple[str, Any]]:
