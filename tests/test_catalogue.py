@@ -61,11 +61,13 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
         assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
     first = study.cells[0].experiment
     if of_a_papers_size(first.model):  # measured untrained
-        small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
+        small = replace(first, device="cpu", eval=replace(first.eval, prompts=min(24, first.eval.prompts), bootstrap=5))
         rows = measure(small, new_model(small))
     else:
         short = replace(first.train, **(BRIEF if isinstance(first.train, Recipe) else {"prompts": 8}))
-        small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
+        small = replace(
+            first, device="cpu", train=short, eval=replace(first.eval, prompts=min(24, first.eval.prompts), bootstrap=5)
+        )
         rows = perform(small, tmp_path, lambda point: None, lambda line: None)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
@@ -121,7 +123,7 @@ def swept(file, folder, *settings):
     """The runs of a task file at its smallest."""
     trained = isinstance(Study.read(file).cells[0].experiment.train, Recipe)
     small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained else ["scale=quick"]
-    small += ["eval.prompts=24", "eval.bootstrap=5"]
+    small += ["eval.prompts=24" if trained else "eval.prompts=16", "eval.bootstrap=5"]
     command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
