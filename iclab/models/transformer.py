@@ -52,6 +52,8 @@ class TransformerConfig:
     before attention, MLP and read-out; `positions` adds a learned vector per position; `d_head` is d_model / n_head
     unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
     maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
+    `negated` answers minus what stands in the label channel: each token then holds what is left of its label, y − ŷ,
+    and the query, with no label, −ŷ (von Oswald et al. 2022, arXiv 2212.07677, §2).
     """
 
     n_layer: int = 4
@@ -69,6 +71,7 @@ class TransformerConfig:
     bias: bool = True
     read_in: Literal["learned", "identity"] = "learned"
     tied: bool = False
+    negated: bool = False
 
     def __post_init__(self) -> None:
         least = {"n_head": 1, "d_model": 1, "n_layer": 0, "d_mlp": 0}
@@ -78,6 +81,8 @@ class TransformerConfig:
             found.append(f"d_head must be at least 1, given {self.d_head}")
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
+        if self.negated and self.read_in == "learned":
+            found.append("negated is for read_in = identity: a learned read-out has a sign of its own")
         refuse("TransformerConfig", found + unknown_choices(self) + self._no_label())
 
     def _no_label(self) -> list[str]:
@@ -290,7 +295,8 @@ class Transformer(nn.Module):
     def _read_out(self, answers: Float[Tensor, "batch m d_model"]) -> Float[Tensor, "batch m"]:
         if self.config.read_in == "learned":
             return self.read_out(self.norm(answers)).squeeze(-1)
-        return answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
+        label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
+        return -label if self.config.negated else label
 
     def _answer(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(xs, ys, taps)
