@@ -20,7 +20,8 @@ GD++ (γ ≠ 0). The same with the inputs as they stand in layer k, all moved by
 M_k x_t in the place of x_t, and w_{k+1}·x = w_k·x + Δ·M_k x for every input x.
 
 The paper writes η/N for lr, and W_V = [[0, 0], [W_0, −I]] with a start at weights W_0; here W_0 = 0. Tokens of this
-project hold one channel more, which is 1 in examples and 0 in the query. All weights on it are 0.
+project hold one channel more, which is 1 in examples and 0 in the query: all weights on it are 0. Its layers divide
+sums over tokens by the length n of the longest prompt, so that P holds n lr and −n γ.
 """
 
 import torch
@@ -32,14 +33,14 @@ from iclab.models import Transformer, TransformerConfig
 
 def config(d: int, layers: int) -> TransformerConfig:
     """The shape that von Oswald et al. train and construct: tied layers of one linear head on bare tokens, without
-    normaliser, LayerNorm, biases or positions."""
+    LayerNorm, biases or positions. Sums are divided by the constant n, so that weights are of one size for all n."""
     return TransformerConfig(
         n_layer=layers,
         n_head=1,
         d_model=d + 2,
         layout="encoder",
         attention="linear",
-        normaliser="none",
+        normaliser="longest",
         scale=1.0,
         norm=False,
         positions=False,
@@ -59,7 +60,7 @@ def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0) 
     _set(attn.q.weight, [1.0] * d + [0.0, 0.0])
     _set(attn.k.weight, [1.0] * d + [0.0, 0.0])
     _set(attn.v.weight, [1.0] * d + [-1.0, 0.0])
-    _set(attn.out.weight, [-gamma] * d + [lr, 0.0])
+    _set(attn.out.weight, [-gamma * model.longest] * d + [lr * model.longest, 0.0])
     return model
 
 

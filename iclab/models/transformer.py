@@ -279,7 +279,7 @@ class Transformer(nn.Module):
             h = h + self.position[self.layout.positions(n, device)]
         mask = self.layout.mask(n, device)
         if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
-            mask = mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
+            mask = mask[-1:] if m == 1 else mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
         h = taps("embed", h)
         yield h
         for i in range(self.config.n_layer):
