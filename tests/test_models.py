@@ -127,7 +127,8 @@ def last_by_hand(one, t, mask, n):
             if not seen:
                 continue
             if c.attention == "softmax":
-                weights = scores.exp() / (scores.exp().sum() + c.null_slot)
+                top = scores.max().clamp(min=0)
+                weights = (scores - top).exp() / ((scores - top).exp().sum() + c.null_slot * (-top).exp())
             else:
                 count = {"seen": len(seen), "longest": len(one.layout.positions(one.n, torch.device("cpu"))), "none": 1}
                 weights = (scores if c.attention == "linear" else scores.clamp(min=0)) / count[c.normaliser]

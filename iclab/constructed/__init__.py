@@ -8,7 +8,7 @@ from iclab.constructed.bounded import Bounded
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-THEOREMS: list[Theorem] = []
+THEOREMS: list[Theorem] = [*akyurek.THEOREMS]
 
 
 def named(name: str) -> Theorem:

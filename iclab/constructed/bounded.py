@@ -1,6 +1,9 @@
 """A transformer that refuses what its weights were not set for, and knows how far its answers may be off."""
 
+from functools import partial
+
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,33 +17,46 @@ class Bounded(Transformer):
 
     The weights are those of a plain `Transformer`, which computes the same and refuses nothing. `largest_x` bounds each
     entry of an input, `largest_y` each label that is read (the last is not); `answers_from` is the first position that
-    is answered. `made` bounds the error that each MLP makes in each channel when what it reads is exact, and
-    `read_error` that of the read-out.
+    is answered. `made` bounds the error that each MLP makes in each channel when what it reads is exact, `reading` the
+    error that it makes there for an error of 1 in everything that it reads, and `answer_size` bounds an answer.
     """
 
     largest_x: float = float("inf")
     largest_y: float = float("inf")
     answers_from: int = 0
-    made: Tensor | None = None
-    read_error: float = 0.0
+    made: Float[Tensor, "layers width"] | None = None
+    reading: Float[Tensor, "layers width"] | None = None
+    answer_size: float = float("inf")
 
-    def tolerance(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch n"]:
+    def tolerance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """A bound on the error of each answer: Σ |∂ŷ_i/∂r| ε_r over what all MLPs write, ε_r being the error made in r.
 
-        It is of first order in the errors made, and doubled for the rest.
+        It is of first order in the errors made, and doubled for the rest. Reading a channel of at most 1 through
+        LayerNorm, with pads ±N beside channels h, has an error of (s²/2 + Σh²)/(4N²) with s = Σh; rounding adds N·eps
+        for the sum that makes the mean, and N·eps/L for each of the four times that a layer writes to a pad.
         """
-        refuse("tolerance", [] if self.made is not None else ["the errors that the layers make are not known"])
+        if self.made is None or self.reading is None:
+            raise ValueError("tolerance: the errors that the layers make are not known")
         zeros = torch.zeros(len(xs), 2 * xs.shape[1] - 1, self.config.d_model, dtype=xs.dtype)
-        shifts = {f"blocks.{i}.mlp_out": zeros.clone().requires_grad_() for i in range(self.config.n_layer)}
-        answers = self.replaced(xs, ys, {name: _plus(shift) for name, shift in shifts.items()})
-        bounds = [self._carried(answer, [*shifts.values()]) for answer in answers.sum(0)]
-        return 2 * torch.stack(bounds, dim=1) + self.read_error
+        shifts = [zeros.clone().requires_grad_() for _ in range(self.config.n_layer)]
+        names = [f"blocks.{i}.resid_mid" for i in range(self.config.n_layer)]
+        moved = {f"blocks.{i}.mlp_out": partial(torch.add, shift) for i, shift in enumerate(shifts)}
+        taps = Taps(frozenset(names), moved)
+        answers = self._answer(xs, ys, taps)
+        read = torch.stack([self._read_error(taps.values[name].detach().double()) for name in names])
+        per_layer = "layers width -> layers 1 1 width"
+        made = rearrange(self.made, per_layer) + read.unsqueeze(-1) * rearrange(self.reading, per_layer)
+        carried = torch.stack([_carried(answer, shifts, made) for answer in answers.sum(0)], dim=1)
+        last = self.answer_size * (read.amax((0, 2)) + 4 * torch.finfo(xs.dtype).eps)
+        return (2 * carried + last.unsqueeze(-1)).to(xs.dtype)
 
-    def _carried(self, answer: Float[Tensor, ""], shifts: list[Tensor]) -> Float[Tensor, " batch"]:
-        gradients = torch.stack(torch.autograd.grad(answer, shifts, retain_graph=True))
-        return torch.einsum("l b t c, l c -> b", gradients.abs().double(), self.made).to(answer.dtype)
+    def _read_error(self, h: Float[Tensor, "batch t width"]) -> Float[Tensor, "batch t"]:
+        if not self.config.norm:
+            return torch.zeros_like(h[..., 0])
+        pad, content = (h[..., -2] - h[..., -1]) / 2, h[..., :-2]
+        bent = (content.sum(-1).square() / 2 + content.square().sum(-1)) / (4 * pad.square())
+        eps = torch.finfo(next(self.parameters()).dtype).eps
+        return bent + pad * eps * (1 + 4 * self.config.n_layer / self.config.d_model)
 
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
         super()._check(xs, ys, taps)
@@ -55,8 +71,11 @@ class Bounded(Transformer):
         refuse("Bounded", found)
 
 
-def _plus(shift: Tensor):
-    return lambda value: value + shift
+def _carried(
+    answer: Float[Tensor, ""], shifts: list[Tensor], made: Float[Tensor, "layers batch t width"]
+) -> Float[Tensor, " batch"]:
+    gradients = torch.stack(torch.autograd.grad(answer, shifts, retain_graph=True))
+    return (gradients.abs() * made).sum((0, 2, 3))
 
 
 def _largest(values: Tensor) -> float:

@@ -28,26 +28,26 @@ mul (Lemma 4). For one product xy, with operands divided by c,
     even         E(c) = √(π/2) c²/4 [e((x+y)/c) − e((x−y)/c)]  =  xy − xy (x² + y²)/(3c²) + xy(…)/c⁴
     richardson   (4 E(2c) − E(c))/3  =  xy − xy (3x⁴ + 10x²y² + 3y⁴)/(160c⁴) + O(c⁻⁶)
 
-with 3, 4 and 8 hidden units. The paper states an error O(x³ + y³); g has no cubic term, and the error is of fourth order
-in the operands. Rounding costs c·eps, so that no c is best everywhere: the scale given here balances the two.
+with 3, 4 and 8 hidden units. The paper states an error O(x³ + y³); g has no cubic term, and the error is of fourth
+order in the operands. Rounding costs c·eps, so that no c is best everywhere: the scale given here balances the two.
 
-LayerNorm (Lemma 6). Two rows, the pads, hold N − s/2 and −N − s/2, where s is the sum of all other rows. Then the mean is
-zero and the variance (2N² + s²/2 + Σh²)/L over L rows, so that
+LayerNorm (Lemma 6). Two rows, the pads, hold N − s/2 and −N − s/2, where s is the sum of all other rows. Then the mean
+is zero and the variance (2N² + s²/2 + Σh²)/L over L rows, so that
 
     N √(2/L) · LN(h) = h (1 − (s²/2 + Σh²)/(4N²) + …).
 
 Every write to the stream writes −½ of its sum to both pads, so that they stay balanced. As published they are N and
 −N − s, whose variance is (2N² + 2Ns + …)/L: the error is then s/(2N), of first order.
 
-div (Lemma 8). With pads of ±Nc the same LayerNorm reads h/|c|. An attention head that reads its own column puts N(c − 1)
-onto the pads, the MLP of the same layer reads rows divided by c and writes them to the target, and the head of the
+div (Lemma 8). With pads of ±Nc the same LayerNorm reads h/|c|. A head that reads its own column puts N(c − 1) onto the
+pads, the MLP of the same layer reads rows divided by c and writes them to the target, and the head of the
 next layer takes N(c − 1) off again. This needs attention that reads the stream itself, without LayerNorm, as in the
 equations of the paper (h' = a + h, then LayerNorm inside the MLP branch alone).
 
 Rows hold values divided by a bound on their size, so that the stream is of order one whatever the units of the prompt.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product as pairs
 from typing import Literal, NamedTuple
@@ -56,11 +56,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.constructed.bounded import Bounded
 from iclab.errors import refuse, unknown_choices
-from iclab.models import TransformerConfig
 
-SHARP = 1000.0  # B; exp(−B) is 0 in float32 and float64
 Unit = tuple[float, float, float]
 
 
@@ -77,8 +74,9 @@ class Product:
 
     def c(self, eps: float) -> float:
         """The scale in use: where truncation and rounding are about equal, unless it was given."""
-        trade = {"published": (4.3 * eps) ** (-1 / 3), "even": (3.8 * eps) ** (-1 / 3), "richardson": (37 * eps) ** -0.2}
-        return trade[self.kind] if self.scale is None else self.scale
+        best = {"published": (4.3, 1 / 3), "even": (3.8, 1 / 3), "richardson": (37.0, 1 / 5)}
+        times, power = best[self.kind]
+        return (times * eps) ** -power if self.scale is None else self.scale
 
     def units(self, eps: float) -> list[Unit]:
         """The hidden units (a, b, gain), with xy ≈ Σ gain·g(a x + b y)."""
@@ -186,17 +184,17 @@ class Layer:
     stream: Stream
     product: Product
     eps: float
-    read_error: float = 0.0
     heads: list[Head] = field(default_factory=list)
     hidden: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     bias: Tensor = field(init=False)
-    error: Tensor = field(init=False)  # a bound on the error that the MLP makes in each row, operands being exact
+    made: Tensor = field(init=False)  # a bound on the error that the MLP makes in each row when it reads exactly
+    reading: Tensor = field(init=False)  # and for an error of 1 in each row that it reads
     divisor: Value | None = None
     cleared: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.bias = torch.zeros(self.stream.width, dtype=torch.float64)
-        self.error = torch.zeros(self.stream.width, dtype=torch.float64)
+        self.made, self.reading = torch.zeros(2, self.stream.width, dtype=torch.float64)
 
     def read(self, sources: Mapping[int, int], value: Value, write: Tensor, shift: float = 0.0) -> None:
         """Adds to each column t what `value` is, plus `shift`, in column sources[t]."""
@@ -213,31 +211,33 @@ class Layer:
     def aff(self, to: str, terms: Sequence[Tensor] = (), bias: Tensor | float = 0.0, add: bool = False) -> "Layer":
         """to ← Σ terms + bias, the terms being linear forms of the stream; or to ← to + Σ terms + bias."""
         if not add:
-            self._clear(to)
+            self._clears(to)
         write = self.stream.write(to)
         shift = bias + torch.zeros(write.shape[1], dtype=torch.float64)
         self.bias += write @ shift
-        self.error += 2 * self.eps * (write.abs() @ shift.abs())
+        self.made += 2 * self.eps * (write.abs() @ shift.abs())
         if terms:
             self._pass(torch.stack([*terms]).sum(0), to)
         return self
 
     def mul(self, a: Value, b: Value, to: str, shape: tuple[int, int, int], gain: float = 1.0) -> "Layer":
-        """to ← gain·A B with A of shape r × s and B of shape s × t, row by row; added to what this layer writes there."""
+        """to ← gain·A B, A of shape r × s and B of shape s × t, row by row; added to what this layer writes there."""
         r, s, t = shape
         i, j, k = torch.tensor(list(pairs(range(r), range(s), range(t)))).mT
         left, right = a.forms[i * s + j] / a.size, b.forms[j * t + k] / b.size
         write = gain * a.size * b.size * self.stream.write(to)[:, i * t + k]
-        self._clear(to)
+        self._clears(to)
         self.hidden += [(x * left + y * right, by * write) for x, y, by in self.product.units(self.eps)]
-        self.error += write.abs().sum(1) * (self.product.error(self.eps) + 2 * self.read_error)
+        self.made += write.abs().sum(1) * self.product.error(self.eps)
+        self.reading += 2 * write.abs().sum(1)
         return self
 
     def div(self, value: Value, by: Value, to: str) -> "Layer":
         """to ← value / |by|, where |by| ≥ 1; nothing else may be read by the MLP of this layer."""
-        assert self.stream.norm and not self.hidden and self.divisor is None
+        found = [] if self.stream.norm else ["it is LayerNorm that divides, and there is none"]
+        refuse("div", found + (["everything that the MLP of its layer reads is divided"] if self.hidden else []))
         self.divisor = by
-        self._clear(to)
+        self._clears(to)
         self._pass(value.forms, to)
         return self
 
@@ -245,154 +245,16 @@ class Layer:
         size = self.stream.layout[to][2]
         write = size * self.stream.write(to)
         self.hidden += [(forms / size, write), (-forms / size, -write)]
-        self.error += write @ (forms / size).abs().sum(1) * (self.read_error + 4 * self.eps)
+        reading = write @ (forms / size).abs().sum(1)
+        self.made += 4 * self.eps * reading
+        self.reading += reading
 
-    def _clear(self, name: str) -> None:
+    def units(self) -> tuple[Float[Tensor, "units width"], Float[Tensor, "width units"]]:
+        """All hidden units: what each reads and what it writes."""
+        none = torch.zeros(0, self.stream.width, dtype=torch.float64)
+        forms, writes = [each for each, _ in self.hidden], [each for _, each in self.hidden]
+        return torch.cat([none, *forms]), torch.cat([none.mT, *writes], dim=1)
+
+    def _clears(self, name: str) -> None:
         if name not in self.cleared:
             self.cleared.append(name)
-
-
-@dataclass
-class Program:
-    """Layers after each other, and the transformer that they make."""
-
-    stream: Stream
-    product: Product = field(default_factory=Product)
-    dtype: torch.dtype = torch.float64
-    pads: Literal["balanced", "published"] = "balanced"
-    big: float | None = None  # N
-    layers: list[Layer] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        refuse("Program", unknown_choices(self))
-
-    @property
-    def eps(self) -> float:
-        """Rounding of one operation."""
-        return torch.finfo(self.dtype).eps
-
-    @property
-    def n_pads(self) -> float:
-        """N: where the error of LayerNorm, L/(4N²), is about what rounding the pads costs, N·eps, unless given."""
-        return (self.stream.width / (2 * self.eps)) ** (1 / 3) if self.big is None else self.big
-
-    @property
-    def read_error(self) -> float:
-        """The largest error of reading a row through LayerNorm, all rows being at most 1 and the pads balanced: s² ≤ L²,
-        Σh² ≤ L, and rounding of the pads to a few eps of themselves."""
-        rows, pad = self.stream.width, self.n_pads
-        return (rows**2 / 2 + rows) / (4 * pad**2) + 8 * pad * self.eps if self.stream.norm else 0.0
-
-    def layer(self) -> Layer:
-        """The next layer."""
-        self.layers.append(Layer(self.stream, self.product, self.eps, self.read_error))
-        return self.layers[-1]
-
-    @torch.no_grad()
-    def model(
-        self, answer: str, start: Mapping[tuple[int, str], Tensor] | None = None, answers_from: int = 0
-    ) -> Bounded:
-        """The transformer that answers with a row, `start` being what registers hold in given columns at first."""
-        if self.layers[-1].divisor is not None:
-            self.layer()  # takes the divisor off the pads
-        layers = list(self._with_own_heads())
-        n_head, d_mlp = max(len(heads) for _, heads in layers), max(len(_stacked(each)[0]) for each, _ in layers)
-        head_width = max([self.stream.columns + 1, *(len(h.forms) for _, heads in layers for h in heads)])
-        config = TransformerConfig(
-            n_layer=len(layers),
-            n_head=n_head,
-            d_model=self.stream.width,
-            d_head=head_width,
-            d_mlp=d_mlp,
-            layout="interleaved",
-            attention="softmax",
-            scale=1.0,
-            norm=self.stream.norm,
-            norm_attention=False,
-            null_slot=True,
-        )
-        model = Bounded(self.stream.d, self.stream.n, config).to(self.dtype)
-        model.largest_x, model.largest_y = self.stream.largest_x, self.stream.largest_y
-        model.answers_from = answers_from
-        model.made = torch.stack([each.error for each, _ in layers])
-        model.read_error = self.stream.layout[answer][2] * (self.read_error + 4 * self.eps)
-        for parameter in model.parameters():
-            parameter.zero_()
-        self._ends(model, answer, start or {})
-        for block, (layer, heads) in zip(model.blocks, layers, strict=True):
-            self._set(block, layer, heads, head_width)
-        if self.stream.norm:
-            gain = self.n_pads * (2 / self.stream.width) ** 0.5
-            for norm in [model.norm, *(block.norm_mlp for block in model.blocks)]:
-                norm.weight[: self.stream.content] = gain
-        return model
-
-    def _with_own_heads(self) -> Iterator[tuple[Layer, list[Head]]]:
-        """Each layer with its heads, to which comes one in which each column reads itself: what is cleared, and N(c − 1)
-        onto the pads of a layer that divides by c, or off again."""
-        last: Value | None = None
-        for layer in self.layers:
-            own = [(self.stream.value(name).forms, -self.stream.write(name), 0.0) for name in layer.cleared]
-            for by, sign in ((last, -1.0), (layer.divisor, 1.0)):
-                if by is not None:
-                    pads = torch.zeros(self.stream.width, 1, dtype=torch.float64)
-                    pads[-2:, 0] = sign * self.n_pads * torch.tensor([1.0, -1.0])
-                    own.append((by.forms, pads, -1.0))
-            heads = list(layer.heads)
-            if own:
-                shift = torch.cat([torch.full((len(forms),), by, dtype=torch.float64) for forms, _, by in own])
-                forms, write = torch.cat([f for f, _, _ in own]), torch.cat([w for _, w, _ in own], dim=1)
-                heads.append(Head({t: t for t in range(self.stream.columns)}, forms, shift, write))
-            last = layer.divisor
-            yield layer, heads
-
-    def _ends(self, model: Bounded, answer: str, start: Mapping[tuple[int, str], Tensor]) -> None:
-        """Read-in, positions and read-out."""
-        token = torch.cat([self.stream.write("y"), self.stream.write("x")], dim=1)
-        model.read_in.weight.copy_(self._balanced(token))
-        table = torch.zeros(self.stream.width, self.stream.columns, dtype=torch.float64)
-        table[self.stream.rows("position")] = torch.eye(self.stream.columns, dtype=torch.float64)
-        for (column, name), value in start.items():
-            table[:, column] += self.stream.write(name) @ value.double()
-        table = self._balanced(table)
-        if self.stream.norm:
-            table[-2:] += self.n_pads * torch.tensor([[1.0], [-1.0]])
-        model.position.copy_(table.mT)
-        model.read_out.weight.copy_(self.stream.value(answer).forms)
-
-    def _set(self, block: torch.nn.Module, layer: Layer, heads: Sequence[Head], head_width: int) -> None:
-        attn, columns, places = block.attn, self.stream.columns, self.stream.rows("position")
-        for h, head in enumerate(heads):
-            at = h * head_width
-            routes = torch.zeros(columns, columns, dtype=self.dtype)
-            for t, s in head.sources.items():
-                routes[s, t] = 2 * SHARP
-            attn.q.weight[at : at + columns, places] = routes
-            attn.k.weight[at : at + columns, places] = torch.eye(columns, dtype=self.dtype)
-            attn.q.bias[at + columns], attn.k.bias[at + columns] = -SHARP, 1.0
-            inside = slice(at, at + len(head.forms))
-            attn.v.weight[inside], attn.v.bias[inside] = head.forms.to(self.dtype), head.shift.to(self.dtype)
-            attn.out.weight[:, inside] = self._balanced(head.write).to(self.dtype)
-        forms, write = _stacked(layer)
-        block.mlp_in.weight[: len(forms)] = forms.to(self.dtype)
-        block.mlp_out.weight[:, : len(forms)] = self._balanced(write).to(self.dtype)
-        block.mlp_out.bias.copy_(self._balanced(layer.bias.unsqueeze(-1)).squeeze(-1))
-
-    def _balanced(self, write: Float[Tensor, "width entries"]) -> Float[Tensor, "width entries"]:
-        """The same write with what it does to the sum of all rows taken off the pads."""
-        if not self.stream.norm:
-            return write
-        share = torch.tensor([[0.5], [0.5]] if self.pads == "balanced" else [[0.0], [1.0]], dtype=write.dtype)
-        balanced = write.clone()
-        balanced[-2:] -= share * write.sum(0)
-        return balanced
-
-
-def _stacked(layer: Layer) -> tuple[Float[Tensor, "units width"], Float[Tensor, "width units"]]:
-    """All hidden units of a layer: what each reads and what it writes."""
-    width = layer.stream.width
-    none = torch.zeros(0, width, dtype=torch.float64)
-    return (
-        torch.cat([none, *(forms for forms, _ in layer.hidden)]),
-        torch.cat([none.mT, *(write for _, write in layer.hidden)], dim=1),
-    )

@@ -6,7 +6,7 @@ for a counter-example ask the same question:
     error(case)   the measured distance between what was built and what was promised
     bound(case)   the largest such distance that the statement allows
 
-A published statement that is wrong is a theorem of its own, with its `corrected` twin: it must fail where the twin holds.
+A published statement that is wrong is a theorem of its own with a `corrected` twin: it must fail where the twin holds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +25,8 @@ Number = int | float | str
 class Case:
     """The numbers of one case. A theorem reads those that its ranges name; whatever is random follows from `seed`.
 
-    `size` is the standard deviation of inputs; `noise` that of labels around w·x; `scale` is what a construction divides
-    by to be accurate (its c, N or β); `layers` counts what is repeated; `dtype` is that of weights and prompts.
+    `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
+    to be large (its c, N or β); `layers` counts what is repeated; `dtype` is that of weights and prompts.
     """
 
     seed: int = 0
@@ -58,7 +58,7 @@ class Integers:
     low: int
     high: int
 
-    def at(self, u: float) -> int:
+    def at(self, u: float) -> Number:
         """The value at u in [0, 1]."""
         return min(self.low + int(u * (self.high - self.low + 1)), self.high)
 
@@ -71,7 +71,7 @@ class Reals:
     high: float
     log: bool = False
 
-    def at(self, u: float) -> float:
+    def at(self, u: float) -> Number:
         """The value at u in [0, 1]."""
         if self.log:
             return min(max(self.low ** (1 - u) * self.high**u, self.low), self.high)
@@ -154,7 +154,7 @@ class Tally:
         return all(error <= bound for _, error, bound in self.results)
 
     def passes(self) -> bool:
-        """Whether the outcome is the expected one. A statement that should fail needs its twin to hold on these cases."""
+        """Whether the outcome is the expected one: a wrong statement fails, and its twin holds on the same cases."""
         twin = self.theorem.corrected
         if twin is None:
             return self.holds

@@ -50,10 +50,11 @@ class TransformerConfig:
     """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
 
     `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
-    before attention, MLP and read-out, but not before attention unless `norm_attention` (without: the equations of
-    Akyürek et al. 2022, arXiv 2211.15661); `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned vector per position; `d_head` is d_model / n_head
-    unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
-    maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
+    before attention, MLP and read-out, or only before the last two without `norm_attention` (the equations of Akyürek
+    et al. 2022, arXiv 2211.15661); `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned
+    vector per position; `d_head` is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless
+    given). `read_in = "identity"` leaves out both learned maps, to and from the residual stream (channels beyond the
+    token's are zero at first); `tied` layers share weights.
     """
 
     n_layer: int = 4
