@@ -22,6 +22,8 @@ from iclab.constructed.akyurek import (
     sherman_morrison,
     stochastic_gradient_descent,
 )
+from iclab.constructed.bai import gradient_descent, layers_for
+from iclab.constructed.fu import newton
 from iclab.constructed.operators import Layer, Product, Stream
 from iclab.experiments.theorems import cases
 from iclab.models import Transformer
@@ -158,6 +160,50 @@ def test_float32_is_as_good_as_float32_can_be():
     assert error.max() < 1e-3
 
 
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 4), n=st.integers(1, 6), steps=st.integers(0, 5))
+@settings(max_examples=10)
+def test_relu_heads_descend_as_a_loop_does_on_every_prefix(seed, d, n, steps):
+    xs, ys = prompts(d, n, seed, batch=2)
+    model = gradient_descent(d, n, steps, 0.1, 0.5)
+    assert model.config.n_layer == steps + 1 and model.config.n_head == (3 if steps else 2)
+    for x, y, said in zip(xs, ys, model(xs, ys), strict=True):
+        for i in range(n):
+            w = torch.zeros(d).double()
+            for _ in range(steps):
+                w = w - 0.1 * (x[:i].T @ (x[:i] @ w - y[:i]) / max(i, 1) + 0.5 * w)
+            torch.testing.assert_close(said[i], w @ x[i], atol=1e-12, rtol=1e-12)
+
+
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 4), n=st.integers(1, 6), steps=st.integers(0, 5))
+@settings(max_examples=10)
+def test_relu_heads_iterate_as_newton_does_on_every_prefix(seed, d, n, steps):
+    xs, ys = prompts(d, n, seed, batch=2)
+    first = float(torch.linalg.matrix_norm(xs.mT @ xs, 2).max() ** -2)
+    model = newton(d, n, steps, first)
+    assert (model.config.n_layer, model.config.d_model) == (steps + 2, 3 * d + 3)
+    for x, y, said in zip(xs, ys, model(xs, ys), strict=True):
+        for i in range(n):
+            s = x[:i].T @ x[:i]
+            m = first * s
+            for _ in range(steps):
+                m = 2 * m - m @ s @ m
+            torch.testing.assert_close(said[i], x[i] @ m @ x[:i].T @ y[:i], atol=1e-11, rtol=1e-11)
+
+
+def test_the_layers_that_theorem_4_of_bai_asks_for_are_no_more_than_twice_what_is_needed():
+    assert layers_for(2.0, 1.0, 2.0, 0.1) == 11  # 4 log 10 = 9.2
+    assert layers_for(2.0, 1.0, 0.0001, 0.1) == 1, "zero is near enough"
+
+
+def test_newton_from_the_printed_start_never_leaves_the_largest_direction():
+    """One input in each of two directions, the second of half the length: S = diag(1, 1/4)."""
+    xs, ys = torch.tensor([[[1.0, 0.0], [0.0, 0.5], [1.0, 0.0]]]).double(), torch.tensor([[1.0, 1.0, 0.0]]).double()
+    for steps in (1, 4, 10):
+        right, printed = (float(newton(2, 3, steps, first)(xs, ys, 1).detach()) for first in (1.0, 2.0))
+        assert right == pytest.approx(1.0)
+        assert printed == pytest.approx(0.0)
+
+
 # ---- they are plain transformers -----------------------------------------------------------------------------------
 
 
@@ -166,8 +212,13 @@ MODELS = {
     "sgd with LayerNorm": lambda: stochastic_gradient_descent(2, 4, 0.03, 0.5, replace(WITHIN, norm=True)),
     "ridge": lambda: recursive_least_squares(2, 4, 0.5, replace(WITHIN, norm=True)),
     "theorem 1": lambda: sgd_step(torch.tensor([1.0, -2.0]), 0.1, 0.5, WITHIN),
+    "bai": lambda: gradient_descent(2, 4, 5, 0.1, 0.5),
+    "fu": lambda: newton(2, 4, 3, 1e-3),
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
 }
+
+
+BOUNDED = ["sgd", "sgd with LayerNorm", "ridge", "theorem 1", "theorem 2"]
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
@@ -214,7 +265,7 @@ def test_shorter_prompts_and_prompts_of_zeros_are_answered(build):
 # ---- what cannot be is refused -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("build", [MODELS[name] for name in BOUNDED], ids=BOUNDED)
 def test_prompts_beyond_the_bounds_are_refused(build):
     model = build()
     xs, ys = prompts(2, model.n)
@@ -242,6 +293,9 @@ def test_the_one_step_theorems_need_an_example():
         (lambda: recursive_least_squares(2, 3, float("nan")), "lam must be positive"),
         (lambda: recursive_least_squares(2, 0, 1.0), "n must be at least 1"),
         (lambda: stochastic_gradient_descent(2, 0, 1.0), "n must be at least 1"),
+        (lambda: stochastic_gradient_descent(2, 3, float("nan"), -1.0), "lr must be finite, given nan; lam must be at"),
+        (lambda: stochastic_gradient_descent(2, 3, 0.1, w=torch.tensor([1.0, float("nan")])), "w must be finite"),
+        (lambda: sgd_step(torch.ones(2), float("inf")), "lr must be finite"),
         (lambda: recursive_least_squares(2, 3, 1e-6), "errors could reach"),
         (lambda: sherman_morrison(2, 1e-9), "errors could reach"),
         (lambda: stochastic_gradient_descent(2, 9, 3.0), "errors could reach"),
@@ -249,6 +303,10 @@ def test_the_one_step_theorems_need_an_example():
         (lambda: sgd_step(torch.ones(2), 0.1, 0.0, Build(product=Product("even", 1.0))), "errors could reach"),
         (lambda: sgd_step(torch.ones(2), 0.1, 0.0, Build(largest_x=0.0)), "largest_x must be positive"),
         (lambda: Product(scale=-1.0), "scale must be positive"),
+        (lambda: gradient_descent(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
+        (lambda: gradient_descent(2, 3, 1, 0.0, -1.0), "lam must be at least 0, given -1.0; lr must be positive"),
+        (lambda: newton(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
+        (lambda: newton(2, 3, 1, float("inf")), "first must be positive and finite, given inf"),
         (lambda: mover(2, 1, 2, 0), "0 cannot read the later 2"),
         (divided_without_layer_norm, "it is LayerNorm that divides, and there is none"),
     ],

@@ -85,9 +85,15 @@ class Build:
 PLAIN, WITH_NORM = Build(), Build(norm=True)
 
 
-def _checked(what: str, build: Build, **positive: float) -> None:
-    found = [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < float("inf")]
-    refuse(what, build.problems() + found)
+def _checked(what: str, build: Build, n: int = 1, **numbers: float) -> None:
+    """Refuses what is not finite, negative penalties and prompts without a position."""
+    found = [f"{k} must be finite, given {v}" for k, v in numbers.items() if not abs(v) < float("inf")]
+    found += [f"lam must be at least 0, given {v}" for k, v in numbers.items() if k == "lam" and v < 0]
+    refuse(what, build.problems() + found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
+
+
+def _invertible(what: str, lam: float) -> None:
+    refuse(what, [] if 0 < lam < float("inf") else [f"lam must be positive and finite, given {lam}"])
 
 
 # ---- one example, as published -------------------------------------------------------------------------------------
@@ -100,7 +106,7 @@ def sgd_step(
 
     `printed` has the sign of the decay as the paper prints it, which is wrong.
     """
-    refuse("sgd_step", build.problems())
+    _checked("sgd_step", build, lr=lr, lam=lam, w=float(w.abs().sum()))
     d, x, y, norm = len(w), build.largest_x, build.largest_y, float(w.norm())
     dot = d**0.5 * x * norm
     gradient = d**0.5 * x * (dot + y) + abs(lam) * norm
@@ -132,7 +138,8 @@ def sherman_morrison(d: int, lam: float, build: Build = WITH_NORM) -> Bounded:
 
     It divides by a LayerNorm, so that there must be one.
     """
-    _checked("sherman_morrison", build, lam=lam)
+    _checked("sherman_morrison", build)
+    _invertible("sherman_morrison", lam)
     x, y, root = build.largest_x, build.largest_y, d**0.5
     prior = torch.eye(d, dtype=torch.float64).flatten() / lam
     gained = min(root * x / lam, lam**-0.5 / 2)  # |A⁻¹x| after the update
@@ -171,9 +178,9 @@ def stochastic_gradient_descent(
     d: int, n: int, lr: float, lam: float = 0.0, build: Build = PLAIN, w: Float[Tensor, " d"] | None = None
 ) -> Bounded:
     """One pass of SGD over the first i examples from w (zero unless given), for every i, in 2(n − 1) + 1 layers."""
-    refuse("stochastic_gradient_descent", build.problems() + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
-    x, y = build.largest_x, build.largest_y
     start = torch.zeros(d, dtype=torch.float64) if w is None else w.double()
+    _checked("stochastic_gradient_descent", build, n, lr=lr, lam=lam, w=float(start.abs().sum()))
+    x, y = build.largest_x, build.largest_y
     norm, growth = float(start.norm()), max(abs(1 - lr * lam), abs(1 - lr * (d * x**2 + lam)))
     for _ in range(n - 1):
         norm = max(norm, growth * norm + abs(lr) * d**0.5 * x * y)
@@ -197,9 +204,8 @@ def stochastic_gradient_descent(
 
 def recursive_least_squares(d: int, n: int, lam: float, build: Build = WITH_NORM) -> Bounded:
     """Ridge with penalty lam on the first i examples, for every i, in 4(n − 1) + 1 layers."""
-    sound = [] if n >= 1 else [f"n must be at least 1, given {n}"]
-    refuse("recursive_least_squares", sound)
-    _checked("recursive_least_squares", build, lam=lam)
+    _checked("recursive_least_squares", build, n)
+    _invertible("recursive_least_squares", lam)
     x, y, root = build.largest_x, build.largest_y, d**0.5
     gain = min(root * x / lam, lam**-0.5 / 2)
     norm = (n - 1) ** 0.5 * y * min(lam**-0.5 / 2, (n - 1) ** 0.5 * root * x / lam) or 1.0
@@ -411,7 +417,6 @@ def _divided(case: Case) -> tuple[float, float]:
     return _distance(model, lambda xs, ys: xs[..., 0] / (1 + xs[..., 1] ** 2), xs, xs[..., 0])
 
 
-_PRODUCT = {"variant": Choices(["published", "even", "richardson"])}
 _STEP = {
     "d": Integers(1, 6),
     "lr": Reals(0.01, 0.5),
@@ -453,7 +458,12 @@ THEOREMS: list[Theorem] = [
         "akyurek2022_lemma4_mul",
         f"{PAPER}, Lemma 4; even and Richardson forms are this project's",
         "one GELU layer multiplies: published, even and extrapolated forms keep their Taylor remainders",
-        {**_PRODUCT, "scale": Reals(10.0, 1e6, log=True), "size": Reals(0.1, 100.0, log=True)},
+        {
+            "variant": Choices(["published", "even", "richardson"]),
+            "scale": Reals(10.0, 1e6, log=True),
+            "size": Reals(0.1, 100.0, log=True),
+            "dtype": Choices(["float64", "float32"]),
+        },
         _product_error,
         _product_bound,
         "the leading Taylor term at the largest operands, doubled, and 5 to 15 c·eps of rounding",

@@ -37,7 +37,7 @@ class Bounded(Transformer):
         """
         if self.made is None or self.reading is None:
             raise ValueError("tolerance: the errors that the layers make are not known")
-        zeros = torch.zeros(len(xs), 2 * xs.shape[1] - 1, self.config.d_model, dtype=xs.dtype)
+        zeros = torch.zeros(len(xs), 2 * xs.shape[1] - 1, self.config.d_model, dtype=xs.dtype, device=xs.device)
         shifts = [zeros.clone().requires_grad_() for _ in range(self.config.n_layer)]
         names = [f"blocks.{i}.resid_mid" for i in range(self.config.n_layer)]
         moved = {f"blocks.{i}.mlp_out": partial(torch.add, shift) for i, shift in enumerate(shifts)}
@@ -45,8 +45,10 @@ class Bounded(Transformer):
         answers = self._answer(xs, ys, taps)
         read = torch.stack([self._read_error(taps.values[name].detach().double()) for name in names])
         per_layer = "layers width -> layers 1 1 width"
-        made = rearrange(self.made, per_layer) + read.unsqueeze(-1) * rearrange(self.reading, per_layer)
-        carried = torch.stack([_carried(answer, shifts, made) for answer in answers.sum(0)], dim=1)
+        made, reading = (rearrange(each.to(read), per_layer) for each in (self.made, self.reading))
+        carried = torch.stack(
+            [_carried(answer, shifts, made + read.unsqueeze(-1) * reading) for answer in answers.sum(0)], dim=1
+        )
         last = self.answer_size * (read.amax((0, 2)) + 4 * torch.finfo(xs.dtype).eps)
         return (2 * carried + last.unsqueeze(-1)).to(xs.dtype)
 

@@ -15,6 +15,8 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from iclab.errors import refuse, unknown
 
@@ -49,6 +51,12 @@ class Case:
     def rng(self) -> torch.Generator:
         """A new generator with the case's seed."""
         return torch.Generator().manual_seed(self.seed)
+
+    def prompt(self) -> tuple[Float[Tensor, "one n_1 d"], Float[Tensor, "one n_1"]]:
+        """One prompt of n examples and a query: x ~ N(0, size²), w ~ N(0, I), y = w·x and noise."""
+        rng, n = self.rng(), self.n + 1
+        xs, noise, w = (torch.randn(*shape, generator=rng).double() for shape in ((1, n, self.d), (1, n), (self.d,)))
+        return self.size * xs, self.size * xs @ w + self.noise * noise
 
 
 @dataclass(frozen=True)
