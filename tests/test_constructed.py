@@ -158,6 +158,7 @@ def test_float32_is_as_good_as_float32_can_be():
     error, bound = (model(xs.float(), ys.float()) - exact).abs(), model.tolerance(xs.float(), ys.float())
     assert (error <= bound).all()
     assert error.max() < 1e-3
+    torch.testing.assert_close(model.tolerance(xs, ys).float(), bound, atol=0, rtol=1e-3)
 
 
 @given(seed=st.integers(0, 2**31), d=st.integers(1, 4), n=st.integers(1, 6), steps=st.integers(0, 5))
@@ -319,6 +320,8 @@ def test_what_cannot_be_built_is_refused(build, message):
 def test_a_transformer_of_unknown_errors_promises_nothing():
     with pytest.raises(ValueError, match="not known"):
         Bounded(2, 3).tolerance(*(each.float() for each in prompts(2, 3)))
+    with pytest.raises(ValueError, match="not known"):
+        reader(WITHIN, 1e4, balanced=False, d=2).tolerance(*prompts(2, 1))
 
 
 # ---- the checks can fail -------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ class Bounded(Transformer):
         """
         if self.made is None or self.reading is None:
             raise ValueError("tolerance: the errors that the layers make are not known")
-        zeros = torch.zeros(len(xs), 2 * xs.shape[1] - 1, self.config.d_model, dtype=xs.dtype, device=xs.device)
-        shifts = [zeros.clone().requires_grad_() for _ in range(self.config.n_layer)]
+        like, shape = next(self.parameters()), (len(xs), 2 * xs.shape[1] - 1, self.config.d_model)
+        shifts = [like.new_zeros(shape, requires_grad=True) for _ in range(self.config.n_layer)]
         names = [f"blocks.{i}.resid_mid" for i in range(self.config.n_layer)]
         moved = {f"blocks.{i}.mlp_out": partial(torch.add, shift) for i, shift in enumerate(shifts)}
         taps = Taps(frozenset(names), moved)
@@ -49,7 +49,7 @@ class Bounded(Transformer):
         carried = torch.stack(
             [_carried(answer, shifts, made + read.unsqueeze(-1) * reading) for answer in answers.sum(0)], dim=1
         )
-        last = self.answer_size * (read.amax((0, 2)) + 4 * torch.finfo(xs.dtype).eps)
+        last = self.answer_size * (read.amax((0, 2)) + 4 * torch.finfo(like.dtype).eps)
         return (2 * carried + last.unsqueeze(-1)).to(xs.dtype)
 
     def _read_error(self, h: Float[Tensor, "batch t width"]) -> Float[Tensor, "batch t"]:

@@ -89,11 +89,11 @@ class Product:
 
     def error(self, eps: float) -> float:
         """The largest |xy − product| for |x|, |y| ≤ 1: the leading term above at x = y = 1, doubled for the rest of the
-        series (c > 4), and rounding of every unit to a few eps of itself. Infinite where c is too small to tell."""
+        series (c ≥ 10), and rounding of every unit to a few eps of itself. Infinite where c is too small to tell."""
         c = self.c(eps)
         truncated = {"published": 7 / 6 / c**2, "even": 2 / 3 / c**2, "richardson": 0.1 / c**4}
         rounded = {"published": 10.0, "even": 5.0, "richardson": 15.0}
-        return 2 * truncated[self.kind] + rounded[self.kind] * c * eps if c > 4 else float("inf")
+        return 2 * truncated[self.kind] + rounded[self.kind] * c * eps if c >= 10 else float("inf")
 
 
 def _even(c: float, gain: float) -> list[Unit]:
