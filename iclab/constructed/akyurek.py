@@ -7,7 +7,7 @@ Theorem 1. One step on the example (x, y), from given weights w,
 
     w' = w − lr (x (w·x − y) + lam w),
 
-and the answer w'·x_1 in the column of the query, by nine operators as published (App. A; rows and columns renamed):
+and the answer w'·x_1 in the column of the query, by nine operators as published (appendix; rows and columns renamed):
 
     1 mov  x of x_0 into the column of y_0         6 aff  x(w·x − y) + lam w
     2 aff  w·x                                     7 aff  w' = w − lr (…)
@@ -23,7 +23,7 @@ Theorem 2. One Sherman-Morrison update from the prior A = lam I,
 
     w' = (lam I + x xᵀ)⁻¹ x y = (A⁻¹ − A⁻¹x xᵀA⁻¹/(1 + xᵀA⁻¹x)) x y,
 
-by thirteen operators as published (App. B; a fourteenth, x·y, is never used, and the last product is printed with the
+by thirteen operators as published (appendix; a fourteenth, x·y, is never used, and the last product is printed with the
 shape of an outer one).
 
 n examples. The same operators, several to a layer, let column y_i take over the weights of column y_{i−1}: SGD by
@@ -446,8 +446,8 @@ ORDER = Theorem(
 
 THEOREMS: list[Theorem] = [
     Theorem(
-        "akyurek2022_lemma3_mov",
-        f"{PAPER}, Lemmas 1 and 3",
+        "akyurek2022_lemma1_mov",
+        f"{PAPER}, Lemma 1",
         "one decoder layer copies rows of a column into a later column and changes no other",
         {"d": Integers(1, 8), "n": Integers(1, 8), "dtype": Choices(["float64", "float32"])},
         _moved,
@@ -519,7 +519,7 @@ THEOREMS: list[Theorem] = [
     THEOREM1,
     Theorem(
         "akyurek2022_theorem1_printed",
-        f"{PAPER}, Theorem 1, App. A, step 6 as printed: −lam",
+        f"{PAPER}, Theorem 1, proof, step 6 as printed: −lam",
         THEOREM1.statement,
         THEOREM1.ranges,
         lambda case: _theorem1(case, printed=True)[0],

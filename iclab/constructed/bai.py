@@ -99,7 +99,7 @@ _PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, l
 THEOREMS: list[Theorem] = [
     Theorem(
         "bai2023_descent",
-        f"{PAPER}, App. D; the query hidden by the layout",
+        f"{PAPER}, proof of Theorem 4; the query hidden by the layout",
         "one layer of three ReLU heads is one step of gradient descent on the ridge objective, exactly",
         {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "lam": Reals(0.0, 1.0)},
         lambda case: _descent(case)[0],

@@ -1,4 +1,4 @@
-"""The four operators of Akyürek et al. 2022 (arXiv 2211.15661, §3 and App. C, Lemmas 1-8) as decoder layers.
+"""The four operators of Akyürek et al. 2022 (arXiv 2211.15661, §3 and appendix) as decoder layers: Lemma 1.
 
     mov   the rows of one column become rows of a later column           attention
     aff   rows become an affine function of rows                         MLP
@@ -11,7 +11,7 @@ the target columns (mov) or in all of them. The MLP uses GELU, g(z) = z Φ(z), w
     g(z) − g(−z) = z                                   exactly, and
     e(z) = g(z) + g(−z) = √(2/π) (z² − z⁴/6 + z⁶/40 − …).
 
-mov (Lemmas 2, 3). Each column's position is one row that is 1 in that column alone. Head weights read it as
+mov. Each column's position is one row that is 1 in that column alone. Head weights read it as
 
     q_t = (2B at the source of t, −B),    k_s = (1 at s, 1),    so that q_t·k_s = B at the source, −B elsewhere,
 
