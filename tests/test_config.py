@@ -15,6 +15,7 @@ from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
+from iclab.models import TransformerConfig
 from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
 from iclab.tasks import (
     Derived,
@@ -192,7 +193,7 @@ PLAIN = LinearRegression(3, 3)
 def specimens():
     """Experiments that hold every kind of task, of inputs and of shift, and every optional table, each with the
     section in which it is special."""
-    yield "plain", Experiment(PLAIN), ""
+    yield "plain", Experiment(PLAIN, model=TransformerConfig(layout="interleaved")), ""  # takes every read-in
     for name, kind in shipped(Task).items():
         yield f"task {name}", Experiment(made(kind)), "task"
     for name, kind in shipped(Inputs).items():
