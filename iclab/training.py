@@ -9,6 +9,7 @@ ridge is no discovery. `sampled` is the default.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, inf, pi
@@ -25,10 +26,30 @@ from torch.func import functional_call
 
 from iclab.errors import refuse, unknown_choices
 from iclab.files import write_whole
+from iclab.models import Architecture
 from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
 
 Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(ABC):
+    """How a model learns its task: by gradient descent (`Recipe`), or in closed form (`iclab.fitting`).
+
+    `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts ask one query.
+    """
+
+    positions: Literal["all", "last"] = "all"
+
+    @property
+    def at_query(self) -> bool:
+        """Whether it learns to answer at the last position only."""
+        return self.positions == "last"
+
+    @abstractmethod
+    def problems_for(self, task: Task, model: Architecture) -> list[str]:
+        """What stands against learning this task with such a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +79,12 @@ class Curriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Learner):
     """How a model is trained. The defaults are the fastest recipe found that uses sampled labels alone.
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
     (`schedule`);
-    `clip` bounds the norm of the gradient. `positions` are those whose errors count: "all", or the "last" alone, as in
-    papers whose prompts ask one query. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
+    `clip` bounds the norm of the gradient. Muon updates the matrices inside the blocks and AdamW (same rate) the rest.
     """
 
     steps: int = 12000
@@ -78,7 +98,6 @@ class Recipe:
     warmup: float = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     targets: Literal["sampled", "posterior_mean"] = "sampled"
-    positions: Literal["all", "last"] = "all"
     curriculum: Curriculum | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -100,6 +119,14 @@ class Recipe:
     def asked(self) -> int | None:
         """The number of last positions whose errors count; none where all do."""
         return 1 if self.positions == "last" else None
+
+    def problems_for(self, task: Task, model: Architecture) -> list[str]:
+        if self.targets == "posterior_mean":
+            try:
+                bayes(task)
+            except ValueError as error:
+                return [f"train.targets is posterior_mean, but {error}"]
+        return []
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (0-based)."""

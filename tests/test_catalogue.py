@@ -21,6 +21,7 @@ from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
+from iclab.models import TransformerConfig
 from iclab.training import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,10 @@ FIGURES = {
     "algorithm_by_width.py": "akyurek2022_width.toml",
     "penalty_by_noise.py": "akyurek2022_noise.toml",
     "smallest_model.py": "akyurek2022_smallest.toml",
+    "linear_attention_samples.py": "lu2024_samples.toml",
+    "linear_attention_diversity.py": "lu2024_diversity.toml",
 }
+BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
 
 def scales(path):
@@ -69,19 +73,23 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     first = study.cells[0].experiment
     identified = any(claim.quantity.startswith("fit") for claim in study.heading.claims)
     few = replace(first.eval, prompts=24 if identified else 8, bootstrap=5)  # with 8 no algorithm is looked for
-    if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
+    if of_a_papers_size(first.model):  # measured untrained
         small = replace(first, device="cpu", eval=few)
         model = new_model(small)
         rows = measure(small, model)
         points = [{"step": 0, **watched(small, torch.device("cpu"))(model)}]
     else:
-        short = replace(first.train, steps=2, warmup=0.0, batch=2)
+        short = replace(first.train, **(BRIEF if isinstance(first.train, Recipe) else {"prompts": 8}))
         small = replace(first, device="cpu", train=short, eval=few)
         points = []
         rows = perform(small, tmp_path, points.append, lambda line: None)
     rows += evolution.rows(points)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
+
+
+def of_a_papers_size(model):
+    return isinstance(model, TransformerConfig) and model.n_layer * model.d_model > 512
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -128,7 +136,9 @@ def test_the_fast_recipe_is_the_default():
 
 def swept(file, folder, *settings):
     """The runs of a task file at its smallest."""
-    small = ["train.steps=2", "train.warmup=0.0", "train.batch=2", "eval.prompts=24", "eval.bootstrap=5"]
+    trained = isinstance(Study.read(file).cells[0].experiment.train, Recipe)
+    small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained else ["scale=quick"]
+    small += ["eval.prompts=24" if trained else "eval.prompts=16", "eval.bootstrap=5"]
     command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
     return folder

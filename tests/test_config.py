@@ -1,6 +1,8 @@
 """Files to dataclasses and back. The fuzz is driven by the dataclasses themselves: a new field joins by existing."""
 
 import datetime
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -15,7 +17,7 @@ from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
-from iclab.models import TransformerConfig
+from iclab.models import Architecture, LinearAttentionConfig, TransformerConfig
 from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
 from iclab.tasks import (
     Derived,
@@ -29,6 +31,7 @@ from iclab.tasks import (
     Task,
     Uniform,
 )
+from iclab.training import Learner
 
 SPHERE = Sphere()
 
@@ -198,6 +201,11 @@ def specimens():
         yield f"task {name}", Experiment(made(kind)), "task"
     for name, kind in shipped(Inputs).items():
         yield f"inputs {name}", Experiment(LinearRegression(3, 3, inputs=made(kind))), "task.inputs"
+    for name, kind in shipped(Architecture).items():
+        if kind is not TransformerConfig:  # which is that of "plain"
+            yield f"model {name}", Experiment(PLAIN, made(kind)), "model"
+    for name, kind in shipped(Learner).items():
+        yield f"train {name}", Experiment(PLAIN, LinearAttentionConfig(), made(kind)), "train"
     for name, kind in shipped(Derived).items():
         yield f"shift {name}", Experiment(PLAIN, eval=Evaluation(shifts=(("one", made(kind)),))), "eval.shifts.one"
     for name, kind in shipped(Predictor).items():
@@ -393,6 +401,25 @@ def test_the_id_is_the_same_in_another_process_and_for_another_spelling():
         Experiment.from_mapping({"seed": 2, "task": {"noise": 1, "n": 3, "d": 3, "kind": "LinearRegression"}}, "f")
         == one
     )
+
+
+def test_a_kind_that_need_not_be_named_is_no_part_of_the_id_and_any_other_is():
+    """Runs that were made when there was one kind of model and of learning keep their ids."""
+    named = Experiment(PLAIN).mapping()
+    assert (named["model"]["kind"], named["train"]["kind"]) == ("TransformerConfig", "Recipe")
+    bare = {s: {k: v for k, v in named[s].items() if k != "kind"} for s in ("model", "train")}
+    assert Experiment.from_mapping({**named, **bare}, "f").id == Experiment(PLAIN).id
+    decisive = {k: v for k, v in ({**named, **bare}).items() if k not in NAMES_ONLY}
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    assert Experiment(PLAIN).id == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert Experiment(PLAIN, LinearAttentionConfig()).id != Experiment(PLAIN).id
+
+
+def test_a_kind_of_model_that_is_not_known_is_told_with_the_known_ones():
+    (line,) = refusal(
+        Experiment.from_mapping, put(Experiment(PLAIN).mapping(), "model", {"kind": "LinearAttention"}), "f"
+    )
+    assert "unknown architecture 'LinearAttention'" in line and "LinearAttentionConfig" in line
 
 
 # ---- shifts --------------------------------------------------------------------------------------------------------

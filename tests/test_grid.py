@@ -202,6 +202,13 @@ def test_none_turns_a_setting_off(tmp_path):
         ("[sweep]\nseed = 3\n", [], "sweep.seed: expected a list of values or a range, given 3"),
         ('[sweep]\nseed = "4:0"\n', [], "sweep.seed: range: '4:0' is empty"),
         ('[sweep]\n"model.n_layer" = [1]\nmodel.n_layer = [2]\n', [], "sweep.model.n_layer is given twice"),
+        (
+            '[sweep]\n"seed, task.d" = [[1, 2], [3]]\n',
+            [],
+            "sweep.seed, task.d: expected 2 values, one for each key, given [3]",
+        ),
+        ('[sweep]\n"seed, task.d" = [[1, 2]]\nseed = [1]\n', [], "sweep.seed is given twice"),
+        ('[sweep]\n"seed, task.dd" = [[1, 2]]\n', [], "unknown key 'task.dd'. Did you mean 'task.d'?"),
         ("[sweep]\nmodel.n_layers = [1]\n", [], "unknown key 'model.n_layers'. Did you mean 'model.n_layer'?"),
         ('[sweep]\nseed = ["a"]\n', [], 'seed: expected an integer, given "a"'),
         ("[sweeps]\nseed = [1]\n", [], "unknown key 'sweeps'. Did you mean 'sweep'?"),
@@ -250,6 +257,32 @@ def test_an_empty_file_is_called_empty(tmp_path):
 
 def test_a_hundred_bad_cells_are_not_a_hundred_lines(tmp_path):
     assert len(refusal(Study.read, written(tmp_path), ["task.d=-100:0"])) == 41
+
+
+TIED = """[sweep]
+"task.d, task.n" = [[2, 5], [4, 9]]
+seed = [0, 1]
+[scale.big]
+sweep = { "task.d, task.n" = [[8, 17]] }
+[scale.fixed]
+task.d = 7
+"""
+
+
+def test_keys_that_vary_as_one_are_not_crossed_with_each_other(tmp_path):
+    read = Study.read(written(tmp_path, TIED))
+    found = list(zip(*(values(read, key) for key in ("task.d", "task.n", "seed")), strict=True))
+    assert found == [(2, 5, 0), (2, 5, 1), (4, 9, 0), (4, 9, 1)]
+    assert read.cells[0].values == {"task.d": 2, "task.n": 5, "seed": 0}
+
+
+def test_one_of_several_keys_that_vary_as_one_can_be_fixed(tmp_path):
+    path = written(tmp_path, TIED)
+    assert values(Study.read(path, ["task.d=6", "seed=3"]), "task.d") == [6, 6]
+    assert values(Study.read(path, ["task.d=6", "seed=3"]), "task.n") == [5, 9]
+    assert values(Study.read(path, ["scale=big", "seed=3"]), "task.n") == [17]
+    fixed = Study.read(path, ["scale=fixed", "seed=3"])
+    assert (values(fixed, "task.d"), values(fixed, "task.n")) == ([7], [4])
 
 
 def test_a_scale_is_laid_over_the_file(tmp_path):

@@ -5,24 +5,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from iclab.analysis import estimate
+from iclab.analysis import estimate, icl_risk
 from iclab.experiments.bench import baselines, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure, regions
 from iclab.experiments.run import learning_curve, new_model, perform
 from iclab.experiments.streams import STREAMS, resolve, stream
-from iclab.models import Transformer, TransformerConfig
+from iclab.fitting import RidgeFit
+from iclab.models import LinearAttention, LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import LeastSquares, NearestNeighbours, Ridge, Zero
 from iclab.tasks import (
     DecisionTree,
+    FinitePool,
     HalfSubspace,
     LinearRegression,
     NoisyLabels,
     OrthogonalQuery,
     RepeatedQuery,
     ScaledInputs,
+    TruePrior,
+    UnitNormal,
 )
 from iclab.training import Recipe, Training
 
@@ -324,6 +329,77 @@ def test_predictors_that_cannot_be_told_apart_have_a_margin_within_its_error():
 def test_there_is_no_margin_of_a_predictor_that_is_named_alone():
     alone = replace(LONG, eval=replace(LONG.eval, predictors=NAMED[:1]))
     assert margins_of(new_model(LONG), alone) == {}
+
+
+# ---- closed form ---------------------------------------------------------------------------------------------------
+
+POOL = FinitePool(LinearRegression(3, 7, noise=0.1, inputs=UnitNormal()), 9)
+FITTED = Experiment(
+    task=POOL,
+    model=LinearAttentionConfig(),
+    train=RidgeFit(prompts=40, positions="last"),
+    eval=Evaluation(prompts=50, shifts=(("new", TruePrior(POOL)),)),
+    device="cpu",
+)
+
+
+def test_a_closed_form_run_has_weights_and_rows_and_no_curve(tmp_path):
+    points, lines = [], []
+    rows = perform(FITTED, tmp_path, points.append, lines.append)
+    assert points == [] and not (tmp_path / "checkpoint.safetensors").exists()
+    assert any("fitted 12 parameters to 40 labels" in line for line in lines)
+    model = LinearAttention(3, 7)
+    model.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert measure(FITTED, model) == rows == perform(FITTED, tmp_path, points.append, silent)
+    assert all(np.isfinite(row["value"]) for row in rows)
+
+
+def test_a_model_fitted_at_its_last_position_is_averaged_there(tmp_path):
+    rows = perform(FITTED, tmp_path, silent, silent)
+    asked = {"predictor": "transformer", "quantity": "risk"}
+    assert value(rows, **asked) == value(rows, **asked, position=6) != value(rows, **asked, position=5)
+    everywhere = replace(FITTED, train=replace(FITTED.train, positions="all"))
+    rows = perform(everywhere, tmp_path, silent, silent)
+    assert value(rows, **asked) == pytest.approx(np.mean([value(rows, **asked, position=i) for i in range(7)]))
+
+
+def test_the_limit_of_the_theory_and_the_gap_to_it_are_rows(tmp_path):
+    rows = perform(FITTED, tmp_path, silent, silent)
+    found = {name: value(rows, distribution="new", predictor=name, quantity="exact_risk") for name in THEORY}
+    assert found["asymptotic_theory"] == icl_risk(40 / 9, 2, 3, 0.1**2)
+    gap = value(rows, distribution="new", predictor="transformer", quantity="theory_gap")
+    assert gap == pytest.approx(found["transformer"] / found["asymptotic_theory"] - 1)
+    drawn = TruePrior(POOL).sample(100_000, torch.Generator().manual_seed(0))
+    model = new_model(FITTED)
+    model.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    sampled = (model(drawn.xs, drawn.ys) - drawn.ys)[:, -1].square()
+    assert found["transformer"] == pytest.approx(sampled.mean().item(), abs=5 * sampled.std().item() / 100_000**0.5)
+    assert not rows_by(rows, distribution="own", quantity="theory_gap")
+    assert not rows_by(perform(SMALL, tmp_path, silent, silent), quantity="exact_risk")
+
+
+THEORY = ("transformer", "asymptotic_theory")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": TransformerConfig()}, "RidgeFit needs a model that is linear in its parameters"),
+        ({"eval": Evaluation(analyses=("layers",))}, "'layers' cannot be made: LinearAttentionConfig has no layers"),
+        ({"eval": Evaluation(analyses=("probes",))}, "'probes' cannot be made: LinearAttentionConfig has no layers"),
+        ({"eval": Evaluation(analyses=("evolution",))}, "'evolution' cannot be made: RidgeFit has no training curve"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        replace(FITTED, **changes)
+
+
+def test_implicit_weights_of_linear_attention_are_linear_in_the_query(tmp_path):
+    asked = replace(FITTED, eval=Evaluation(prompts=50, analyses=("weights",)))
+    rows = perform(asked, tmp_path, silent, silent)
+    straight = [row["value"] for row in rows_by(rows, quantity="linearity") if row["position"]]
+    assert straight and min(straight) > 0.999
 
 
 # ---- analyses ------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from iclab.tasks import (
     TruePrior,
     Truncated,
     Uniform,
+    UnitNormal,
     WhitenedLinearRegression,
 )
 
@@ -121,7 +122,9 @@ def test_labels_are_the_function_plus_noise_of_the_stated_size(task):
         )
 
 
-@pytest.mark.parametrize("inputs", [Normal(), Uniform(half_width=0.5), Sphere()], ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize(
+    "inputs", [Normal(), UnitNormal(), Uniform(half_width=0.5), Sphere()], ids=lambda i: type(i).__name__
+)
 @pytest.mark.parametrize("spectrum", [(), (2.0, 1.0, 0.25)])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_inputs_have_the_second_moment_they_state(inputs, spectrum, seed):

@@ -10,9 +10,11 @@ from iclab.analysis.agreement import (
     sime,
     spd,
 )
+from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.attention import LinearStep, linear_steps
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
 from iclab.analysis.iterations import Matched, match_iterations
+from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
@@ -37,9 +39,11 @@ __all__ = [
     "best_step",
     "error_cosines",
     "estimate",
+    "exact_risk",
     "excess",
     "families",
     "features",
+    "icl_risk",
     "identify",
     "ilwd",
     "implicit_weights",

@@ -30,7 +30,7 @@ from iclab.errors import refuse
 from iclab.experiments.environment import environment
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.report import console, table
-from iclab.experiments.run import new_model
+from iclab.experiments.run import new_model, new_training
 from iclab.experiments.streams import stream
 from iclab.experiments.study import recipe
 from iclab.files import write_whole
@@ -203,8 +203,7 @@ def quality(budget: float, seed: int = 0, contests: Sequence[tuple] = CONTESTS) 
         yield {
             "recipe": name,
             "d": d,
-            "layout": experiment.model.layout,
-            "attention": experiment.model.attention,
+            **{key: getattr(experiment.model, key) for key in ("layout", "attention")},
             **{f"{level:.0%}": times.get(level, "not reached") for level in LEVELS},
             "end": _excess(experiment, training.model, "test", 2048),
             "steps": training.step,
@@ -222,16 +221,16 @@ def _experiment(name: str, d: int, n: int, changes: Mapping[str, Mapping], seed:
 
 def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Training]:
     """Trains until the steps or the seconds are used up; the time at which each level was first seen, and the total."""
-    training = Training(new_model(experiment), experiment.task, experiment.train, stream(experiment, "train"))
+    training = new_training(experiment, new_model(experiment))
     spent, looked, times = 0.0, 0, {}
-    while training.step < experiment.train.steps and spent < budget:
+    while training.step < training.recipe.steps and spent < budget:
         start = perf_counter()
         try:
             training.advance()
         except Diverged:
             break
         spent += perf_counter() - start
-        progress = max(training.step / experiment.train.steps, spent / budget)
+        progress = max(training.step / training.recipe.steps, spent / budget)
         if progress * 40 >= looked + 1:
             looked = int(progress * 40)
             reached = _excess(experiment, training.model, "curve", 1024)

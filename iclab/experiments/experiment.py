@@ -2,7 +2,7 @@
 
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
-    train   how it learns            iclab.training
+    train   how it learns            iclab.training, iclab.fitting
     eval    how it is measured
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
@@ -26,13 +26,15 @@ from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
-from iclab.models import TransformerConfig
-from iclab.posterior import bayes
+from iclab.fitting import RidgeFit
+from iclab.models import Architecture, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.tasks import Derived, LinearFunctions, Task
-from iclab.training import Recipe
+from iclab.training import Learner, Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
+USUAL = (TransformerConfig.__name__, Recipe.__name__)
+LAYERED = ("layers", "iterations", "probes", "preconditioners")  # analyses of a model that has layers
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
@@ -82,15 +84,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a model trained on a task by a recipe, then evaluated.
+    """One run: a model trained on a task, then evaluated; a transformer, trained by gradient descent, unless `kind`
+    names another.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from.
     """
 
     task: Task
-    model: TransformerConfig = field(default_factory=TransformerConfig)
-    train: Recipe = field(default_factory=Recipe)
+    model: Architecture = field(default_factory=TransformerConfig)
+    train: Learner = field(default_factory=Recipe)
     eval: Evaluation = field(default_factory=Evaluation)
     seed: int = 0
     device: str = "auto"
@@ -100,12 +103,13 @@ class Experiment:
         found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
         if not DEVICE.fullmatch(self.device):
             found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
-        found += self.model.problems_for(self.task.d) + self._shift_problems() + self._target_problems()
-        refuse("Experiment", found + self._analysis_problems() + self._predictor_problems())
+        found += self.model.problems_for(self.task.d) + self.train.problems_for(self.task, self.model)
+        found += self._shift_problems() + self._analysis_problems() + self._predictor_problems()
+        refuse("Experiment", found)
 
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
-        d, n = self.task.d, self.task.n if self.model.positions else max(s.n for s in self._tasks())
+        d, n = self.task.d, self.task.n if self.model.bounded else max(s.n for s in self._tasks())
         return [
             f"shift {name!r} has d = {shift.d}, n = {shift.n}; the model is made for d = {d} and at most n = {n}"
             for name, shift in self.eval.shifts
@@ -130,11 +134,20 @@ class Experiment:
         if curved and about_weights:
             told = f"the analysis {about_weights[0]!r} looks for weights of linear functions"
             found.append(f"{told}; {', '.join(curved)} has none")
-        if "preconditioners" in self.eval.analyses:
+        if "preconditioners" in self.eval.analyses and isinstance(self.model, TransformerConfig):
             few = [] if self.task.n >= 2 else [f"needs n of 2 or more, given {self.task.n}"]
             unfit = few + obstacles(self.model)
             found += [f"the analysis 'preconditioners' {text}" for text in unfit]
-        return found
+        return found + self._kind_problems()
+
+    def _kind_problems(self) -> list[str]:
+        """Analyses that this kind of model, or of learning, has nothing for."""
+        flat = [] if isinstance(self.model, TransformerConfig) else [k for k in LAYERED if k in self.eval.analyses]
+        found = [f"the analysis {k!r} cannot be made: {type(self.model).__name__} has no layers" for k in flat]
+        curveless = isinstance(self.train, RidgeFit) and "evolution" in self.eval.analyses
+        return found + (
+            ["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else []
+        )
 
     def _tasks(self) -> list[Task]:
         """The experiment's own task and its shifts."""
@@ -143,7 +156,7 @@ class Experiment:
     @property
     def at_query(self) -> bool:
         """Whether all is about the last position: because of the task, or because only its errors counted."""
-        return self.task.at_query or self.train.positions == "last"
+        return self.task.at_query or self.train.at_query
 
     def _predictor_problems(self) -> list[str]:
         """A name must be free in the table of results, and what is made for d dimensions must fit the task."""
@@ -153,18 +166,10 @@ class Experiment:
         sized = [(name, getattr(f, "d", self.task.d)) for name, f in named]
         return found + [f"predictor {k!r} is for d = {d}, not {self.task.d}" for k, d in sized if d != self.task.d]
 
-    def _target_problems(self) -> list[str]:
-        if self.train.targets == "posterior_mean":
-            try:
-                bayes(self.task)
-            except ValueError as error:
-                return [f"train.targets is posterior_mean, but {error}"]
-        return []
-
     @property
     def id(self) -> str:
         """Twelve digits that stand for everything that can change the numbers."""
-        decisive = {k: v for k, v in self.mapping().items() if k not in NOT_IN_ID}
+        decisive = {k: _without_usual_kind(v) for k, v in self.mapping().items() if k not in NOT_IN_ID}
         text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -189,6 +194,12 @@ class Experiment:
         experiment = read(settings, reader)
         config.refuse_lines(reader.problems)
         return experiment
+
+
+def _without_usual_kind(settings: Any) -> Any:
+    """A section without the kind that it has when none is named: so runs have the ids of before there were others."""
+    usual = isinstance(settings, dict) and settings.get("kind") in USUAL
+    return {k: v for k, v in settings.items() if k != "kind"} if usual else settings
 
 
 def read(settings: Nested, reader: Reader) -> Any:

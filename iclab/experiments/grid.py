@@ -6,11 +6,15 @@
     train.lr=log:1e-4..1e-2:5     5 values, evenly spaced in the logarithm, both ends among them
     task.noise=lin:0..1:5         the same, evenly spaced
 
-In a file, `[sweep]` holds a list for each key, or one of these ranges as a text.
+In a file, `[sweep]` holds a list for each key, or one of these ranges as a text. Keys whose values belong together are
+written as one, and vary as one:
+
+    "task.d, train.prompts" = [[8, 64], [16, 256]]
 """
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from math import exp, isfinite, log, prod
@@ -132,10 +136,25 @@ def axes_of(table: Nested) -> tuple[Axes, list[str]]:
     for key, values in _paths(table):
         problems += [f"sweep.{key} is given twice"] if key in axes else []
         try:
-            axes[key] = _listed(values)
+            axes[key] = _listed(values) if len(tied(key)) == 1 else _rows(values, len(tied(key)))
         except (ValueError, OverflowError) as error:
             problems.append(f"sweep.{key}: {error}")
-    return axes, problems
+    counted = Counter(name for key in axes for name in tied(key))
+    return axes, problems + [f"sweep.{name} is given twice" for name, count in counted.items() if count > 1]
+
+
+def tied(key: str) -> list[str]:
+    """The keys that vary as one, most often a single one."""
+    return [name.strip() for name in key.split(",")]
+
+
+def _rows(values: Any, width: int) -> list[Any]:
+    """The values of keys that vary as one."""
+    rows = _listed(values)
+    for row in rows:
+        if not isinstance(row, list) or len(row) != width:
+            raise Refusal(f"expected {width} values, one for each key, given {shown(row)}")
+    return rows
 
 
 def _paths(table: Nested, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -176,9 +195,17 @@ def cross(axes: Axes) -> Iterator[dict[str, Any]]:
     """Every combination of values, the last key varying fastest. Raises ``ValueError`` where there are too many."""
     size = prod(len(values) for values in axes.values())
     refuse("sweep", [f"the grid has {size} cells, more than {LARGEST}"] if size > LARGEST else [])
-    return (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+    return (_each(dict(zip(axes, values, strict=True))) for values in product(*axes.values()))
+
+
+def _each(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of every key, those that vary as one taken apart; what is given later stands."""
+    values: dict[str, Any] = {}
+    for key, value in chosen.items():
+        values |= {key: value} if len(tied(key)) == 1 else dict(zip(tied(key), value, strict=True))
+    return values
 
 
 def without(axes: Axes, table: Nested) -> Axes:
     """The axes that a table of plain settings does not fix."""
-    return {key: values for key, values in axes.items() if key not in flatten(table)}
+    return {key: values for key, values in axes.items() if not flatten(table).keys() & tied(key)}

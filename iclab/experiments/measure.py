@@ -9,6 +9,8 @@ spd_margin      of each predictor that the experiment names: the least spd of th
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
                 nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
                 position; fit_low and fit_high, the ends of its grid beyond which nothing was tried
+exact_risk      of linear attention at the last position, by its weights; of the predictor "asymptotic_theory" the limit
+                that it tends to in large dimension, and theory_gap its relative distance from there (`theory`)
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
@@ -20,7 +22,8 @@ iterations      matched_steps: the number of steps that a layer is most like, si
                 over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
 
-`position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
+"transformer" is the model, whatever its kind. `position` is a number of examples, a region (see `regions`), or none for
+the mean over all positions.
 """
 
 from collections.abc import Iterator
@@ -30,6 +33,7 @@ from math import isfinite
 from typing import Any
 
 import torch
+from torch import nn
 
 from iclab.analysis import (
     Estimate,
@@ -64,6 +68,7 @@ from iclab.analysis.risk import Answers, squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
+from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
 from iclab.predictors import Linear, Predictor
 from iclab.tasks import Prompts, Task
@@ -72,7 +77,7 @@ Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
 
 
-def measure(experiment: Experiment, model: Transformer, device: torch.device | str = "cpu") -> list[Row]:
+def measure(experiment: Experiment, model: nn.Module, device: torch.device | str = "cpu") -> list[Row]:
     """All result rows of a trained model, on its own task and on every shifted one."""
     tasks: dict[str, Task] = {TRAINED: experiment.task, **dict(experiment.eval.shifts)}
     each = (Measurement.of(experiment, model, name, task, device) for name, task in tasks.items())
@@ -84,14 +89,14 @@ class Measurement:
     """A model before the prompts of one distribution."""
 
     experiment: Experiment
-    model: Transformer
+    model: nn.Module
     name: str
     task: Task
     prompts: Prompts
 
     @classmethod
     def of(
-        cls, experiment: Experiment, model: Transformer, name: str, task: Task, device: torch.device | str
+        cls, experiment: Experiment, model: nn.Module, name: str, task: Task, device: torch.device | str
     ) -> "Measurement":
         """Draws the prompts."""
         return cls(
@@ -106,6 +111,12 @@ class Measurement:
     def lineup(self) -> Lineup:
         """The algorithms that the model and its layers are compared with."""
         return Lineup(self.task, self.prompts, families(self.task, self.experiment.task))
+
+    @property
+    def transformer(self) -> Transformer:
+        """The model as one that has layers; an experiment refuses analyses of them for any other."""
+        assert isinstance(self.model, Transformer)
+        return self.model
 
     @property
     def parts(self) -> Parts:
@@ -129,6 +140,7 @@ class Measurement:
     def rows(self) -> Iterator[Row]:
         """Risks and distances, then the analyses that the experiment asks for."""
         yield from self.compare()
+        yield from self.theory()
         if len(self.prompts.xs) >= LEAST:
             fits = self.lineup.fit(self.model)
             yield from _end_rows(self.lineup)
@@ -177,6 +189,15 @@ class Measurement:
             for name, found in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
                 yield from _rows(name, "spd_margin", found, region)
 
+    def theory(self) -> Iterator[Row]:
+        """The exact risk at the last position, and how far it is from its limit, where these are known."""
+        risk, tends_to = exact(self.model, self.task), limit(self.experiment, self.model, self.task)
+        if risk is not None:
+            yield _row("transformer", "exact_risk", None, risk)
+        if risk is not None and tends_to is not None:
+            yield _row("asymptotic_theory", "exact_risk", None, tends_to)
+            yield _row("transformer", "theory_gap", None, risk / tends_to - 1)
+
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
         few, wanted = self.prompts[:128], 4 * self.task.d
@@ -190,7 +211,7 @@ class Measurement:
     @cached_property
     def readouts(self) -> list[LayerReadout]:
         """Each layer as a predictor, read out by a map that was fitted on other prompts."""
-        return layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit")))
+        return layer_readouts(self.transformer, self.task.sample(len(self.prompts.xs), self.rng("fit")))
 
     def layers(self) -> Iterator[Row]:
         """Each layer against families of algorithms."""
@@ -213,10 +234,10 @@ class Measurement:
 
     def probes(self) -> Iterator[Row]:
         """R² of each part of an algorithm's state by layer and position, beside its controls."""
-        device, shape = self.prompts.xs.device, self.experiment.model
-        untrained = Transformer(self.task.d, self.model.n, shape, stream(self.experiment, "init")).to(device)
+        rng, model = stream(self.experiment, "init"), self.transformer
+        untrained = Transformer(model.d, model.n, model.config, rng).to(self.prompts.xs.device)
         sources = {
-            "probe_r2": features(self.model, self.prompts),
+            "probe_r2": features(model, self.prompts),
             "probe_r2_untrained": features(untrained, self.prompts),
             "probe_r2_bare": bare_prompt(self.prompts),
         }
@@ -228,11 +249,11 @@ class Measurement:
         """The step that each layer takes, read from its weights, and what theory says of the best single one."""
         trained, covariance = self.experiment.task, self.task.input_second_moment()
         best = best_preconditioner(trained, trained.n - 1)
-        for layer, step in enumerate(linear_steps(self.model), 1):
+        for layer, step in enumerate(linear_steps(self.transformer), 1):
             A = step.preconditioner.cpu()
             found = {"identity": distance_to_identity(A)}
             found |= {"inverse_covariance": distance_to_identity(whitened(A, covariance))}
-            if self.experiment.model.n_layer == 1:
+            if self.transformer.config.n_layer == 1:
                 found["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
             for name, value in found.items():
                 yield {**_row(name, "preconditioner_distance", None, value), "layer": layer}

@@ -161,7 +161,9 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     """A run in full: settings, state, training curve, what it turned out to be in sentences, risk by position, nearest
     algorithms, shifted distributions, and what else was analysed."""
     status, rows, settings = run.status(), run.rows(), run.settings()
-    labels = ", ".join(f"{name} {flatten(settings).get(key)}" for name, key in LABELS.items())
+    told = {name: flatten(settings).get(key) for name, key in LABELS.items()}
+    labels = ", ".join(f"{name} {chosen}" for name, chosen in told.items() if chosen)
+    labels = f" ({labels})" if labels else ""
     yield Text(dump(settings).rstrip())
     yield _state(run, status)
     yield from _bayes_notes(run)
@@ -170,11 +172,12 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     yield from (Text(line) for line in findings.sentences())
     if rows:
         yield _risk_table(rows, labels, to)
+    if any(row["quantity"] == "fit_distance" for row in rows):
         yield _distance_table(rows, findings, labels, to)
     if any(row.get("distribution") != TRAINED for row in rows):
         yield _shift_table(rows, labels, to)
     for section in findings.sections():
-        yield table(f"{section.title} ({labels})", section.columns, section.body, to)
+        yield table(f"{section.title}{labels}", section.columns, section.body, to)
 
 
 def _state(run: Run, status: Status) -> Text:
@@ -221,7 +224,7 @@ def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     positions = sorted(at for at in found if isinstance(at, int))
     shown = [*positions[:: max(1, -(-len(positions) // POINTS))], *(at for at in found if isinstance(at, str)), None]
     body = [["mean" if at is None else at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
-    return table(f"risk by number of examples ({labels})", ["examples", *predictors], body, to)
+    return table(f"risk by number of examples{labels}", ["examples", *predictors], body, to)
 
 
 def _distance_table(rows: Sequence[Row], findings: Findings, labels: str, to: Console) -> Group:
@@ -239,7 +242,7 @@ def _distance_table(rows: Sequence[Row], findings: Findings, labels: str, to: Co
         for row in fits
         for fitted in [findings.one("fit_parameter", row["predictor"])]
     ]
-    title = f"distance to algorithms with fitted parameters, relative to the reference risk ({labels})"
+    title = f"distance to algorithms with fitted parameters, relative to the reference risk{labels}"
     return table(title, ["algorithm", "distance", "probability of being the nearest", "parameter"], body, to)
 
 
@@ -259,7 +262,7 @@ def _shift_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     ]
     columns = ["distribution", "risk of transformer", "risk of bayes", "excess", "nearest algorithm"]
     return table(
-        f"by distribution, mean over positions (at the query for shifts of the query) ({labels})", columns, body, to
+        f"by distribution, mean over positions (at the query for shifts of the query){labels}", columns, body, to
     )
 
 

@@ -1,4 +1,5 @@
-"""One experiment from start to end: make the model, train it (from its checkpoint where there is one), measure it."""
+"""One experiment from start to end: make the model, train it (from its checkpoint where there is one, or in one fit),
+measure it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,17 +8,18 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import nn
 
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure, regions
 from iclab.experiments.streams import resolve, stream
-from iclab.models import Transformer
+from iclab.fitting import RidgeFit
 from iclab.posterior import bayes
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
-from iclab.training import Training
+from iclab.training import Recipe, Training
 
 
 def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]) -> list[Row]:
@@ -27,21 +29,31 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     """
     device = resolve(experiment.device)
     model = new_model(experiment, device)
-    training = Training(model, experiment.task, experiment.train, stream(experiment, "train", device))
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        training.resume(checkpoint)
-        log(f"continues at step {training.step} of {experiment.train.steps}")
     if why := unknown_bayes(experiment.task):
         log(f"no Bayes predictor: {why}")
     if experiment.eval.prompts < LEAST:
         log(f"no nearest algorithms: eval.prompts is {experiment.eval.prompts}, and they need {LEAST} or more")
-    for point in learning_curve(experiment, training):
-        say(point)
-        training.save(checkpoint)
+    if isinstance(experiment.train, RidgeFit):
+        seen = experiment.train.fit(model, experiment.task, stream(experiment, "train", device))
+        log(f"fitted {len(model.theta)} parameters to {seen.count} labels: mean loss {seen.loss(model.theta):.4g}")
+    else:
+        train(experiment, model, folder / "checkpoint.safetensors", say, log)
     model.save(folder / "weights.safetensors")
     log("measures")
     return measure(experiment, model.eval(), device)
+
+
+def train(
+    experiment: Experiment, model: nn.Module, checkpoint: Path, say: Callable[[dict], None], log: Callable[[str], None]
+) -> None:
+    """Trains a model in place by gradient descent, saving as it goes."""
+    training = new_training(experiment, model)
+    if checkpoint.exists():
+        training.resume(checkpoint)
+        log(f"continues at step {training.step} of {training.recipe.steps}")
+    for point in learning_curve(experiment, training):
+        say(point)
+        training.save(checkpoint)
 
 
 def unknown_bayes(task: Task) -> str:
@@ -53,27 +65,34 @@ def unknown_bayes(task: Task) -> str:
     return ""
 
 
-def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Transformer:
+def new_training(experiment: Experiment, model: nn.Module) -> Training:
+    """The gradient training of an experiment before its first step."""
+    assert isinstance(experiment.train, Recipe)
+    rng = stream(experiment, "train", next(model.parameters()).device)
+    return Training(model, experiment.task, experiment.train, rng)
+
+
+def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any:
     """The untrained model; its weights are drawn on the CPU, so that they are the same on every device."""
     task = experiment.task
-    return Transformer(task.d, task.n, experiment.model, stream(experiment, "init")).to(device)
+    return experiment.model.build(task.d, task.n, stream(experiment, "init")).to(device)
 
 
 def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point each time the curve is measured: step, mean loss since the last point,
     seconds of training in this process, and what `Watch` sees; where the evolution is followed, also on each shift."""
-    watch = watched(experiment, training.rng.device)
+    watch, recipe = watched(experiment, training.rng.device), training.recipe
     seconds, losses = 0.0, []
-    while training.step < experiment.train.steps:
+    while training.step < recipe.steps:
         start = perf_counter()
         losses.append(training.advance())
         seconds += perf_counter() - start
-        if due(experiment, training.step):
+        if due(experiment, training.step, recipe.steps):
             yield {
                 "step": training.step,
-                "steps": experiment.train.steps,
+                "steps": recipe.steps,
                 "loss": sum(losses) / len(losses),
-                "lr": experiment.train.rate(training.step - 1),
+                "lr": recipe.rate(training.step - 1),
                 "seconds": round(seconds, 3),
                 **watch(training.model),
             }
@@ -89,12 +108,12 @@ def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor
     return lambda model: own(model) | ({"shifts": {k: see(model) for k, see in shifted.items()}} if shifted else {})
 
 
-def due(experiment: Experiment, step: int) -> bool:
+def due(experiment: Experiment, step: int, steps: int) -> bool:
     """Whether the curve is measured at a step: every so often and at the end; where the evolution of the algorithm is
     followed, also at every power of two, since most of it happens early."""
-    every = experiment.eval.every or max(1, min(experiment.train.steps // 20, 1000))
+    every = experiment.eval.every or max(1, min(steps // 20, 1000))
     early = "evolution" in experiment.eval.analyses and step & (step - 1) == 0
-    return step % every == 0 or step == experiment.train.steps or early
+    return step % every == 0 or step == steps or early
 
 
 @dataclass(frozen=True, eq=False)

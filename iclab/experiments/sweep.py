@@ -21,7 +21,7 @@ from iclab.experiments.store import Run, Status, differing
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Study
 from iclab.files import write_whole
-from iclab.models import Transformer, TransformerConfig
+from iclab.models import Architecture
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
@@ -38,7 +38,8 @@ def plan(study: Study, folder: Path, to: Console) -> None:
 def _planned(experiment: Experiment, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One row of the plan."""
     chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
-    labels = {"layout": experiment.model.layout, "targets": experiment.train.targets}
+    settings = flatten(experiment.mapping())
+    labels = {name: settings.get(key) for name, key in report.LABELS.items()}
     size = f"{_parameters(experiment.task.d, experiment.task.n, experiment.model):,}"
     state = Run(folder / experiment.id).status().state
     return {"run": experiment.id, **chosen, **labels, "parameters": size, "state": state}
@@ -111,10 +112,10 @@ def _label(varied: Mapping[str, Any]) -> str:
 
 
 @cache
-def _parameters(d: int, n: int, model: TransformerConfig) -> int:
+def _parameters(d: int, n: int, model: Architecture) -> int:
     """The number of weights of a model, which is not made for it."""
     with torch.device("meta"):
-        return sum(weights.numel() for weights in Transformer(d, n, model).parameters())
+        return sum(weights.numel() for weights in model.build(d, n).parameters())
 
 
 def _print_heading(study: Study, to: Console) -> None:

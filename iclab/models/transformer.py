@@ -39,13 +39,14 @@ from torch.nn.utils import skip_init
 from iclab.errors import refuse, unknown, unknown_choices
 from iclab.files import write_whole
 from iclab.models.activations import Inside, Replacement, Taps
+from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Architecture):
     """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
 
     `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
@@ -91,6 +92,13 @@ class TransformerConfig:
         width = LAYOUTS[self.layout].width(d)
         narrow = self.read_in == "identity" and self.d_model < width
         return [f"read_in = identity needs d_model of {width} or more, given {self.d_model}"] if narrow else []
+
+    @property
+    def bounded(self) -> bool:
+        return self.positions
+
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> "Transformer":
+        return Transformer(d, n, self, rng)
 
     @property
     def head_width(self) -> int:

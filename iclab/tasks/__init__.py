@@ -19,7 +19,7 @@ from iclab.tasks.derived import (
     TruePrior,
     Truncated,
 )
-from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform
+from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
@@ -56,5 +56,6 @@ __all__ = [
     "TruePrior",
     "Truncated",
     "Uniform",
+    "UnitNormal",
     "WhitenedLinearRegression",
 ]

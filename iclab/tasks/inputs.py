@@ -108,6 +108,20 @@ class Normal(Inputs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnitNormal(Inputs):
+    """z ~ N(0, I/d), so that E|z|² = 1."""
+
+    def variance(self, d: int) -> float:
+        return 1.0 / d
+
+    def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        return _of_normal(form) / len(form) ** 2
+
+    def standard(self, batch: int, n: int, d: int, rng: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return torch.randn(batch, n, d, generator=rng, device=rng.device, dtype=dtype) / d**0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class Uniform(Inputs):
     """Independent coordinates, uniform on (−half_width, half_width)."""
 

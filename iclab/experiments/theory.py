@@ -1,0 +1,55 @@
+"""What theory says of the risk of linear attention, where it applies: its exact value, and the limit it tends to."""
+
+from math import inf
+
+import torch
+
+from iclab.analysis.asymptotics import icl_risk
+from iclab.analysis.linear_attention import Moments, exact_risk, normal_moments, pool_moments
+from iclab.experiments.experiment import Experiment
+from iclab.fitting import RidgeFit
+from iclab.models import LinearAttention
+from iclab.tasks import FinitePool, LinearRegression, Task, TruePrior, UnitNormal
+
+
+def exact(model: object, task: Task) -> float | None:
+    """The risk at the last position of linear attention with the weights that it has, without any sampling error; none
+    for other models, and for tasks that are not normal (or a pool of normal weights, or its prior)."""
+    prior = _prior(task)
+    if not (isinstance(model, LinearAttention) and _normal(prior) and task.n > 1):
+        return None
+    gamma, rho = model.gamma.detach().cpu(), task.noise**2
+    return exact_risk(gamma, _moments(task, task.n - 1, rho), rho)
+
+
+def _moments(task: Task, context: int, rho: float) -> Moments:
+    pooled = isinstance(task, FinitePool)
+    return pool_moments(task.pool(), context, rho) if pooled else normal_moments(task.d, context, rho)
+
+
+def limit(experiment: Experiment, model: object, task: Task) -> float | None:
+    """The risk at the last position in the limit of large d (`iclab.analysis.icl_risk`), or none where it is not known:
+    it is for linear attention fitted without a penalty at its last position, on new vectors of the prior that the
+    training vectors are from. Without a pool each prompt has a vector of its own, κ = τ d, whose limit is ∞."""
+    trained, fit = experiment.task, experiment.train
+    pooled = isinstance(trained, FinitePool)
+    new = TruePrior(trained) if pooled else trained
+    if not isinstance(fit, RidgeFit) or fit.penalty or not fit.at_query or task != new or exact(model, task) is None:
+        return None
+    d, kappa = task.d, trained.size / task.d if pooled else inf
+    found = icl_risk(fit.prompts / d**2, (task.n - 1) / d, kappa, task.noise**2)
+    return found if found < inf else None
+
+
+def _prior(task: Task) -> Task:
+    """The task whose weights are drawn, or fill the pool."""
+    pool = task.base if isinstance(task, TruePrior) else task
+    return pool.base if isinstance(pool, FinitePool) else pool
+
+
+def _normal(prior: Task) -> bool:
+    """Whether w ~ N(0, I) and x ~ N(0, I/d)."""
+    if type(prior) is not LinearRegression or not isinstance(prior.inputs, UnitNormal):
+        return False
+    isotropic = torch.eye(prior.d, dtype=torch.float64) / prior.d
+    return prior.prior == 1 and torch.allclose(prior.input_second_moment(), isotropic)

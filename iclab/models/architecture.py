@@ -1,0 +1,26 @@
+"""What answers, as settings: an `Architecture` builds an untrained model for prompts of d dimensions and n examples."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """The shape of a model. What it builds is a `Predictor` whose weights depend on `rng` alone, and knows how to
+    ``save(path)`` itself."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the model takes no prompts that are longer than those it was made for."""
+        return False
+
+    def problems_for(self, d: int) -> list[str]:
+        """What stands against a model of this shape for inputs of d dimensions."""
+        return []
+
+    @abstractmethod
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> nn.Module:
+        """The untrained model over prompts of at most n examples in d dimensions."""
