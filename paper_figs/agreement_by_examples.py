@@ -3,8 +3,8 @@
     python paper_figs/agreement_by_examples.py runs/akyurek2022_agreement [picture.png]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Figs. 1 and 6), whose figures divide by d. Left: the squared difference of
-the model's answers from those of each algorithm, and from the labels. Middle: that of the implied weights. Right: how
-much of the model's answers is linear in the query.
+the answers of the first model from those of each algorithm, and from the labels. Middle: that of the weights it
+implies. Right: how much of the answers of each model is linear in the query.
 """
 
 import matplotlib.pyplot as plt
@@ -26,18 +26,29 @@ ALGORITHMS = {
 LINEAR = [name for name in ALGORITHMS if not name.startswith("knn")]
 
 
+KEY = "model.attention"
+
+
 def draw(table):
     """A figure of the runs that are done."""
     done = table[(table["state"] == "done") & (table["position"] != 0)]  # before any example all answer 0
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    figure, (answers, weights, linear) = plt.subplots(1, 3, figsize=(7.2, 3.4))
+    kinds = sorted(done[KEY].unique()) if KEY in done else []
+    best = done[done[KEY] == kinds[0]] if kinds else done
+    figure, (answers, weights, linear) = plt.subplots(1, 3, figsize=(7.2, 3.5))
     for name, (label, look) in ALGORITHMS.items():
-        plots.curves(done, answers, [name], "spd", labels={name: label}, **look)
-    plots.curves(done, answers, ["transformer"], "risk", labels={"transformer": "labels"}, color="C3", linestyle="-.")
+        plots.curves(best, answers, [name], "spd", labels={name: label}, **look)
+    labels = {"color": "black", "marker": "", "linestyle": "-."}
+    plots.curves(best, answers, ["transformer"], "risk", labels={"transformer": "labels"}, **labels)
     for name in LINEAR:
-        plots.curves(done, weights, [name], "ilwd", **ALGORITHMS[name][1])
-    plots.curves(done, linear, ["transformer"], "linearity")
+        plots.curves(best, weights, [name], "ilwd", **ALGORITHMS[name][1])
+    for kind, look in zip(kinds or [None], (("C0", "o"), ("C3", "s")), strict=False):
+        where, name = ({KEY: kind}, f"{kind} attention") if kind else ({}, "model")
+        plots.curves(
+            done, linear, ["transformer"], "linearity", where, {"transformer": name}, color=look[0], marker=look[1]
+        )
     linear.axhline(1.0, color="black", linewidth=0.8, linestyle=":", label="linear")
+    linear.legend(loc="lower right")
     answers.set(yscale="log", ylabel="", title="E (model − algorithm)²")
     weights.set(yscale="log", ylabel="", title="E ‖difference of weights‖²")
     linear.set(ylim=(0, 1.05), ylabel="", title="R², linear in the query")
