@@ -13,7 +13,7 @@ from iclab.errors import Refusal
 
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
-TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget")
+TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget", "--figure")
 
 # What a command needs is imported inside of it: the help must not wait for torch.
 
@@ -101,21 +101,44 @@ def verdicts(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS, *, 
     return 0
 
 
-def show(run: Annotated[Positional[str], arg(metavar="RUN")], *, root: Path = RUNS) -> int:
-    """Shows one run: settings, training curve, risk by number of examples, nearest algorithms.
+def show(
+    run: Annotated[Positional[str], arg(metavar="RUN")],
+    *,
+    root: Path = RUNS,
+    figure: Annotated[Path | None, arg(metavar="PICTURE")] = None,
+) -> int:
+    """Shows one run: settings, training curve, risk by number of examples, and which algorithm it turned out to be.
 
-    Example: iclab show 3f9a
+    Example: iclab show 3f9a --figure nearest.png
 
     Args:
         run: The run's folder, or the beginning of its id.
         root: Where an id is looked for.
+        figure: Draw the distances to algorithms into this file instead: by examples, by layer and in training.
     """
     from iclab.experiments import report
     from iclab.experiments.store import find
 
+    found = find(run, root)
+    if figure is not None:
+        return _draw(found.folder, figure)
     to = report.console()
-    for part in report.of_run(find(run, root), to):
+    for part in report.of_run(found, to):
         to.print(part)
+    return 0
+
+
+def _draw(folder: Path, picture: Path) -> int:
+    """Draws which algorithm a run is near."""
+    from iclab.experiments.store import load
+    from iclab.plots import identification, picture_endings, style
+
+    endings = picture_endings()
+    if picture.suffix.lstrip(".") not in endings:
+        raise Refusal(f"--figure: {picture} must end in one of .{', .'.join(endings)}")
+    with style():
+        identification(load(folder)).savefig(picture)
+    print(f"wrote {picture}")
     return 0
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from iclab.errors import Refusal, refuse, unknown
 
+OWN = ("layer", "step")  # columns that hold something only for a part of a model, or for a model on the way
 STYLE = Path(__file__).with_name("style.mplstyle")
 
 # One look for each predictor in every figure.
@@ -33,11 +36,16 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "nearest_neighbours": {"color": "C4"},
     "averaging": {"color": "C5"},
     "lasso": {"color": "C6"},
+    "greedy_tree": {"color": "C8"},
+    "greedy_tree_of_signs": {"color": "0.2"},
+    "boosted_trees": {"color": "C6"},
+    "trained_network": {"color": "0.2"},
     "zero": {"color": "C3", "linestyle": "-."},
     "gradient_descent_1": {"color": "C1"},
     "gradient_descent_3": {"color": "C6"},
     "gradient_descent_8": {"color": "C5"},
     "newton": {"color": "C8"},
+    "landweber": {"color": "C7"},
 }
 
 
@@ -56,6 +64,11 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
     print(f"wrote {target}")
 
 
+def picture_endings() -> list[str]:
+    """The kinds of files that a picture can be written to."""
+    return sorted(FigureCanvasBase.filetypes)
+
+
 def style() -> AbstractContextManager:
     """The style of all figures, as a context."""
     return plt.style.context(STYLE)
@@ -66,8 +79,9 @@ def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str,
     unless `where` says otherwise. Where several runs match, the value is their mean."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in wanted if name not in table])
-    if "layer" in table and "layer" not in wanted:
-        table = table.loc[table["layer"].isna()]
+    for column in OWN:
+        if column in table and column not in wanted:
+            table = table.loc[table[column].isna()]
     chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
@@ -103,6 +117,73 @@ def curves(
     return axes
 
 
+def identification(table: pd.DataFrame, most: int = 6) -> Figure:
+    """Which algorithm a run is near: the distance of the nearest families to the whole model by number of examples, and
+    where they were measured, to its layers, and to the model in training.
+
+    In each panel are the families that come nearest on average over it, at most so many. Raises ``ValueError`` where
+    the run was not compared with any family.
+    """
+    own = table.loc[table["distribution"] == "own"]
+    panels = {"position": "fit_distance_at", "layer": "fit_distance", "step": "evolution_distance"}
+    found = {key: _distances(own, key, quantity) for key, quantity in panels.items()}
+    found = {key: rows for key, rows in found.items() if not rows.empty}
+    refuse("figure", [] if found else ["the run has no distances to algorithms (its eval.prompts may be too few)"])
+    figure, grid = plt.subplots(1, len(found), figsize=(1 + 3.2 * len(found), 3.6), squeeze=False)
+    for axes, (key, rows) in zip(grid[0], found.items(), strict=True):
+        _draw_distances(axes, key, rows, most)
+    handles = {name: line for axes in grid[0] for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 + len(found))
+    return figure
+
+
+def _distances(own: pd.DataFrame, key: str, quantity: str) -> pd.DataFrame:
+    """`predictor`, `at` and `value` of a distance against positions, layers or steps; only what a logarithm takes."""
+    chosen = own.loc[(own["quantity"] == quantity) & (own["value"] > 0)]
+    for column in OWN:
+        chosen = chosen.loc[chosen[column].notna() if column == key else chosen[column].isna()]
+    if key != "position":
+        chosen = chosen.loc[chosen["position"] == "mean"]
+    return chosen.assign(at=pd.to_numeric(chosen[key])).loc[:, ["predictor", "at", "value"]]
+
+
+def _draw_distances(axes: Axes, key: str, rows: pd.DataFrame, most: int) -> None:
+    """The families nearest at any place come first, then those that are near on (geometric) average."""
+    ranks = rows.assign(rank=rows.groupby("at")["value"].rank())
+    order = ranks.groupby("predictor").agg(best=("rank", "min"), usual=("rank", "mean")).sort_values(["best", "usual"])
+    for name in order.index[:most]:
+        each = rows.loc[rows["predictor"] == name].sort_values("at")
+        look = {**LOOKS.get(name, {}), "marker": "o", "color": _color(name)}
+        axes.plot(each["at"], each["value"], label=name.replace("_", " "), **look)
+    labels = {"position": "examples in context", "layer": "after layer", "step": "step of training"}
+    heights = {"position": "E(Δŷ)²", "layer": "distance / reference risk", "step": "distance / reference risk"}
+    axes.set(xlabel=labels[key], ylabel=heights[key], yscale="log", xscale="log" if key == "step" else "linear")
+    if key != "step":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _color(name: str) -> Any:
+    """A shade for each number of steps of gradient descent, beside the look that a predictor has everywhere."""
+    kind, _, steps = name.rpartition("_")
+    shades = plt.get_cmap("Greens")
+    return shades(0.3 + 0.08 * int(steps)) if kind == "gradient_descent" else LOOKS.get(name, {}).get("color", "0.5")
+
+
+def heat(values: pd.DataFrame, axes: Axes, written: Callable[[float], str], **look: Any) -> Axes:
+    """A table of numbers, each written on a field of its colour; the names of its rows and columns beside it. `look` is
+    that of `imshow`. Raises ``ValueError`` where an entry is missing."""
+    refuse("heat", [f"{int(values.isna().sum().sum())} entries are missing"] if values.isna().any(axis=None) else [])
+    image = axes.imshow(values.to_numpy(float), aspect="auto", **look)
+    axes.set_xticks(range(values.shape[1]), [str(name) for name in values.columns])
+    axes.set_yticks(range(values.shape[0]), [str(name) for name in values.index])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (i, j), value in np.ndenumerate(values.to_numpy(float)):
+        dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) < 0.5
+        axes.text(j, i, written(value), ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    return axes
+
+
 def trend(
     table: pd.DataFrame,
     axes: Axes,
@@ -110,13 +191,18 @@ def trend(
     predictors: Sequence[str],
     quantity: str,
     where: Mapping[str, object] | None = None,
+    **look: Any,
 ) -> Axes:
-    """A quantity averaged over positions against a setting, or against "layer", with a band of two standard errors; one
-    line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where none does.
+    """A quantity averaged over positions against a setting, or against "layer" or "step", with a band of two standard
+    errors; one line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where
+    none does.
     """
     wanted = {"quantity": quantity, "distribution": "own", "position": "mean", **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in (*wanted, key) if name not in table])
-    chosen = table.loc[table["layer"].notna() if key == "layer" else table["layer"].isna()]
+    chosen = table
+    for column in OWN:
+        if column in table and column not in wanted:
+            chosen = chosen.loc[chosen[column].notna() if key == column else chosen[column].isna()]
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
     for name in predictors:
@@ -124,7 +210,7 @@ def trend(
         if found.empty:
             raise Refusal(f"the table has no {quantity!r} of {name!r} where {wanted}")
         x, y, error = (found[column].astype(float) for column in (key, "value", "stderr"))
-        (line,) = axes.plot(x, y, label=name.replace("_", " "), **{"marker": "o", **LOOKS.get(name, {})})
+        (line,) = axes.plot(x, y, **{"label": name.replace("_", " "), "marker": "o", **LOOKS.get(name, {}), **look})
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xlabel(key)
     axes.set_ylabel(quantity.replace("_", " "))

@@ -18,16 +18,21 @@ from iclab.analysis import (
     ilwd,
     implicit_weights,
     linearity,
+    match_iterations,
     query_gradients,
     ratio,
+    report,
     risk,
+    sime,
     spd,
 )
+from iclab.analysis.iterations import slope
 from iclab.analysis.risk import estimate, resampled, squared
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import same_posterior
 from iclab.predictors import (
     GradientDescent,
+    Landweber,
     LeastSquares,
     NearestNeighbours,
     Newton,
@@ -194,6 +199,7 @@ KNOWN = {
     "gradient_descent_3": (GradientDescent(3, 0.8 * UNIT), 0.8),
     "one_pass_sgd": (StochasticGradientDescent(0.1), 0.1),
     "newton": (Newton(4), 4),
+    "landweber": (Landweber(11), 11),
     "nearest_neighbours": (NearestNeighbours(2), 2),
 }
 
@@ -307,3 +313,76 @@ def test_two_tasks_with_the_same_ridge_have_the_same_posterior():
     assert not same_posterior(TASK, NoisyLabels(TASK, 2.0))
     assert same_posterior(ScaledInputs(DecisionTree(2, 3), 2.0), DecisionTree(2, 3))
     assert not same_posterior(DecisionTree(2, 3), DecisionTree(2, 3, depth=2))
+
+
+@pytest.mark.parametrize(("predictor", "edge"), [(Ridge(1e9), "≥"), (Ridge(1e-9), "≤"), (Ridge(0.25), "")])
+def test_a_parameter_at_an_end_of_its_grid_is_marked(predictor, edge):
+    matches = identify(Opaque(predictor), TASK, prompts(200), generator())
+    ridge = next(match for match in matches if match.family == "ridge")
+    assert ridge.edge == edge and f"λ {edge or '≈'} " in str(ridge)
+    counted = next(match for match in matches if match.family == "nearest_neighbours")
+    assert counted.edge != "≤"  # there are no neighbours fewer than one
+
+
+def changing(xs, ys):
+    """Ridge with fewer than five examples, nearest neighbours from then on."""
+    return torch.cat([Ridge(0.25)(xs, ys)[:, :5], NearestNeighbours(2)(xs, ys)[:, 5:]], dim=1)
+
+
+def test_shares_at_each_position_tell_where_an_algorithm_is_the_nearest():
+    by_name = {match.family: match.shares for match in identify(Opaque(changing), TASK, prompts(400), generator())}
+    torch.testing.assert_close(torch.stack(list(by_name.values())).sum(0), torch.ones(9).double())
+    assert by_name["ridge"][2:5].min() > 0.99 and by_name["nearest_neighbours"][5:].min() > 0.99
+    assert by_name["ridge"][0] == by_name["zero"][0] < 0.2  # without examples all answer 0
+
+
+def test_a_report_speaks_of_the_output_of_runs_of_examples_and_of_layers():
+    lines = str(report(Opaque(changing), TASK, prompts(400), generator())).splitlines()
+    assert lines[0].startswith("output: ") and "of the Bayes risk away; probability" in lines[0]
+    assert lines[1].startswith("    after 0") and lines[1].endswith("no algorithm is the nearest beyond doubt")
+    assert lines[-1] == "    after 5 to 8 examples: nearest neighbours (k ≈ 2)"
+    model = Transformer(4, 9, TransformerConfig(n_layer=2), generator())
+    said = report(model, TASK, TASK.sample(64, generator()), generator())
+    assert list(said.layers) == [0, 1, 2] and str(said).splitlines()[-1].startswith("after layer 2: ")
+
+
+# ---- iterations ----------------------------------------------------------------------------------------------------
+
+EXACT = LinearRegression(4, 9)
+
+
+def test_errors_are_as_alike_as_the_angle_between_them_says():
+    f = torch.tensor([[1.0, 0.0], [2.0, 2.0], [5.0, 5.0]]).double()
+    g = torch.tensor([[0.0, 3.0], [1.0, 1.0], [-1.0, -1.0]]).double()
+    found = sime(f, g, torch.zeros(3, 2).double())
+    assert found.value == pytest.approx(0.0, abs=1e-12)  # (0 + 1 − 1) / 3
+    assert found.stderr == pytest.approx(1 / 3**0.5)
+    assert sime(f, f, f - 1).value == pytest.approx(1.0)
+
+
+def layers_that_make(step):
+    """A read-in and eight layers, of which the l-th answers as an iteration after step(l) steps."""
+    drawn = prompts(400, task=EXACT)
+    lineup = Lineup(EXACT, drawn, [f for f in families(EXACT) if f.name in ("newton", "landweber")])
+    return match_iterations(lineup, [Opaque(step(layer)) for layer in range(9)], generator(), draws=50)
+
+
+def test_layers_of_newton_grow_linearly_beside_newton_and_exponentially_beside_gradient_descent():
+    newton, descent = layers_that_make(lambda layer: Newton(1 + 2 * layer))
+    assert newton.steps.value.tolist() == [1 + 2 * layer for layer in range(9)]
+    assert newton.growth.value == pytest.approx(2.0) and newton.similarity.value.min() > 1 - 1e-9
+    assert descent.growth.value > 0.8
+    assert (newton.cosines - descent.cosines).mean(-1)[2:7].min() > 0  # the lead is with what is done
+
+
+def test_layers_of_gradient_descent_do_not_pass_for_newtons():
+    newton, descent = layers_that_make(lambda layer: Landweber(1 + layer))
+    assert descent.growth.value < 0.5 and newton.growth.value < 1.0
+    assert (newton.cosines - descent.cosines).mean(-1)[2:7].max() < 0
+
+
+def test_growth_is_the_slope_over_the_middle_half_of_the_layers():
+    values = torch.tensor([100.0, 100.0, 2.0, 4.0, 6.0, 8.0, 10.0, 100.0, 100.0])  # layers 2 to 6 of 8
+    assert slope(values) == pytest.approx(2.0)
+    assert slope(torch.stack([values, 2 * values])).tolist() == pytest.approx([2.0, 4.0])
+    assert slope(torch.zeros(2)).isnan()  # one layer has no growth

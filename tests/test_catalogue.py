@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import generator
 
 import iclab
+from iclab.experiments import evolution
 from iclab.experiments.measure import measure
-from iclab.experiments.run import new_model, perform
+from iclab.experiments.run import new_model, perform, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.training import Recipe
@@ -25,8 +27,17 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tasks").glob("*.toml"))
 FIGURES = {
     "risk_by_examples.py": "linear_regression.toml",
+    "agreement_by_examples.py": "akyurek2022_agreement.toml",
     "algorithm_by_depth.py": "akyurek2022_depth.toml",
+    "fu2023_newton.py": "fu2023_newton.toml",
     "pool_diversity.py": "raventos2023_diversity.toml",
+    "garg2022_shifts.py": "garg2022_shifts.toml",
+    "garg2022_classes.py": "garg2022_tree.toml",
+    "algorithm_by_width.py": "akyurek2022_width.toml",
+    "penalty_by_noise.py": "akyurek2022_noise.toml",
+    "smallest_model.py": "akyurek2022_smallest.toml",
+    "zhang2023_one_layer.py": "zhang2023_one_layer.toml",
+    "ahn2023_preconditioned.py": "ahn2023_preconditioned.toml",
 }
 
 
@@ -52,17 +63,25 @@ def test_a_file_says_what_it_asks_and_claims_something(study):
     assert study.heading.claims and len(study.cells) >= 1
 
 
-def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path):
+def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path, monkeypatch):
+    for effort in ("ROUNDS", "STEPS"):  # training a network on each of a paper's 100 prefixes takes minutes
+        monkeypatch.setattr(sys.modules["iclab.analysis.references"], effort, 1)
     for cell in study.cells:
         assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
     first = study.cells[0].experiment
+    identified = any(claim.quantity.startswith("fit") for claim in study.heading.claims)
+    few = replace(first.eval, prompts=24 if identified else 8, bootstrap=5)  # with 8 no algorithm is looked for
     if first.model.n_layer * first.model.d_model > 512:  # a paper's size: measured untrained
-        small = replace(first, device="cpu", eval=replace(first.eval, prompts=24, bootstrap=5))
-        rows = measure(small, new_model(small))
+        small = replace(first, device="cpu", eval=few)
+        model = new_model(small)
+        rows = measure(small, model)
+        points = [{"step": 0, **watched(small, torch.device("cpu"))(model)}]
     else:
         short = replace(first.train, steps=2, warmup=0.0, batch=2)
-        small = replace(first, device="cpu", train=short, eval=replace(first.eval, prompts=24, bootstrap=5))
-        rows = perform(small, tmp_path, lambda point: None, lambda line: None)
+        small = replace(first, device="cpu", train=short, eval=few)
+        points = []
+        rows = perform(small, tmp_path, points.append, lambda line: None)
+    rows += evolution.rows(points)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
 
@@ -125,13 +144,27 @@ def figure(request, tmp_path_factory):
 
 
 def lines(figure):
-    """The names of the curves of each panel; each has a value at every number of examples."""
+    """The names of the curves of each panel, each with a value at every number of examples; of a table of numbers the
+    names of its rows, each with a number written in every field."""
     for axes in figure.axes:
+        if axes.get_images():
+            yield rows_of(axes)
+            continue
         curves = [line for line in axes.get_lines() if line.get_label() != "noise²"]
         low, high = axes.get_ylim()
-        assert 0 < low < high
+        assert 0 <= low < high
         assert curves and all(np.isfinite(line.get_xydata()).all() and len(line.get_xdata()) > 1 for line in curves)
         yield [line.get_label() for line in curves]
+
+
+def rows_of(axes):
+    """The names of the rows of a table that is drawn as an image."""
+    (image,) = axes.get_images()
+    values = np.ma.filled(image.get_array(), np.nan)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert np.isfinite(values).all() and values.shape == (len(names), len(axes.get_xticklabels()))
+    assert [bool(text.get_text()) for text in axes.texts] == [True] * values.size
+    return names
 
 
 def drawn(script, table):
@@ -193,4 +226,4 @@ def test_the_example_of_the_readme_runs():
     assert "steps=3000" in code
     short = code.replace("steps=3000", "steps=3").replace("2048", "64")
     done = subprocess.run([sys.executable, "-c", short], capture_output=True, text=True, check=True)
-    assert "Estimate(value=" in done.stdout and "of the reference risk" in done.stdout
+    assert "Estimate(value=" in done.stdout and "of the Bayes risk" in done.stdout

@@ -286,6 +286,19 @@ def test_without_a_bayes_predictor_the_risk_is_the_result(capsys, study):
     assert call(capsys, "show", run.id)[1].count("no Bayes predictor: nobody knows it") == 1
 
 
+def test_a_run_is_drawn_where_a_picture_is_asked_for(capsys, study, tmp_path):
+    run = finished(study.parent / "runs" / "a")
+    picture = tmp_path / "near.png"
+    code, _, told = call(capsys, "show", run.id, "--figure", str(picture))
+    assert code == 2 and "no distances to algorithms" in told and not picture.exists()
+    run.keep_rows([*run.rows(), *(row("ridge", "fit_distance_at", 0.5, position=i) for i in range(3))])
+    code, out, _ = call(capsys, "show", "--figure", str(picture), run.id)
+    assert code == 0 and f"wrote {picture}" in out
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    code, _, told = call(capsys, "show", run.id, "--figure", "near.txt")
+    assert code == 2 and "near.txt must end in one of" in told and ".png" in told
+
+
 def test_a_run_without_results_is_shown_with_its_error(capsys, study):
     run = finished(study.parent / "runs" / "a", state="failed", error="RuntimeError: oh [dear]")
     code, out, _ = call(capsys, "show", str(run.folder))

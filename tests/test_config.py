@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Literal, get_args, get_origin
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
+from iclab.models import TransformerConfig
+from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
 from iclab.tasks import (
     Derived,
     FinitePool,
@@ -190,13 +193,16 @@ PLAIN = LinearRegression(3, 3)
 def specimens():
     """Experiments that hold every kind of task, of inputs and of shift, and every optional table, each with the
     section in which it is special."""
-    yield "plain", Experiment(PLAIN), ""
+    yield "plain", Experiment(PLAIN, model=TransformerConfig(layout="interleaved")), ""  # takes every read-in
     for name, kind in shipped(Task).items():
         yield f"task {name}", Experiment(made(kind)), "task"
     for name, kind in shipped(Inputs).items():
         yield f"inputs {name}", Experiment(LinearRegression(3, 3, inputs=made(kind))), "task.inputs"
     for name, kind in shipped(Derived).items():
         yield f"shift {name}", Experiment(PLAIN, eval=Evaluation(shifts=(("one", made(kind)),))), "eval.shifts.one"
+    for name, kind in shipped(Predictor).items():
+        named_one = Evaluation(predictors=(("mine", made(kind)),))
+        yield f"predictor {name}", Experiment(PLAIN, eval=named_one), "eval.predictors.mine"
     for name, (_, hint) in schema(Experiment).items():
         for inner, (_, inner_hint) in schema(hint).items() if is_table(hint) and not has_kinds(hint) else ():
             table = next((m for m in members(inner_hint) if is_table(m)), None)
@@ -306,7 +312,9 @@ def test_every_missing_key_is_named(name):
 def test_the_suggested_keys_are_those_that_can_be_set():
     for experiment in SPECIMENS.values():
         known = set(known_keys(Experiment, experiment.mapping()))
-        assert {key for key, _, _ in settings_of(Experiment, experiment) if "shifts" not in key} <= known
+        assert {
+            key for key, _, _ in settings_of(Experiment, experiment) if "shifts" not in key and "predictors" not in key
+        } <= known
 
 
 TOML = st.recursive(
@@ -354,12 +362,15 @@ def alternatives(hint, value):
 
 
 NAMES_ONLY = {"device", "recipe"}
+FOLLOWS_FROM_THE_TASK = {"eval.predictors.mine.d"}  # no other value is accepted
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
 def test_the_id_depends_on_every_setting_that_can_change_a_number_and_on_no_other(name):
     experiment = SPECIMENS[name]
     for key, hint, value in special(name):
+        if key in FOLLOWS_FROM_THE_TASK:
+            continue
         tried = (changed(experiment, key, other) for other in alternatives(hint, value) if other != value)
         other = next((each for each in tried if each is not None), None)
         assert other is not None, f"no other value of {key} is accepted"
@@ -436,6 +447,67 @@ def test_a_base_of_the_wrong_kind_is_told_by_name():
     (line,) = refusal(Experiment.from_mapping, mapping, "f")
     assert line == "f: eval.shifts.x.base: expected LinearRegression, given DecisionTree"
     assert schema(NormalisedLabels)["base"][1] is LinearRegression
+
+
+# ---- named predictors ----------------------------------------------------------------------------------------------
+
+
+def naming(**predictors):
+    return Experiment.from_mapping(put(Experiment(PLAIN).mapping(), "eval.predictors", predictors), "f.toml")
+
+
+def test_predictors_are_named_with_their_settings():
+    experiment = naming(ols={"kind": "LeastSquares"}, step={"kind": "GradientDescent", "steps": 1, "lr": 0.02})
+    assert dict(experiment.eval.predictors) == {"ols": LeastSquares(), "step": GradientDescent(1, 0.02)}
+    assert Experiment.from_mapping(experiment.mapping(), "f") == experiment
+    assert experiment.id != naming(ols={"kind": "LeastSquares"}).id
+
+
+def test_an_experiment_that_names_no_predictor_keeps_its_id():
+    assert "predictors" not in Experiment(PLAIN).mapping()["eval"]
+    assert naming().id == Experiment(PLAIN).id == "7422d43e6d4f"
+
+
+def test_what_needs_a_tensor_is_offered_to_no_file():
+    offered = shipped(Predictor)
+    assert {"Ridge", "LeastSquares", "GradientDescent", "NearestNeighbours", "Zero"} <= offered.keys()
+    assert not {"DiscreteMMSE", "Posterior", "Mixture", "Linear", "Bayesian"} & offered.keys()
+    assert set(schema(GradientDescent)) == {"steps", "lr", "lam"}
+    step = {"kind": "GradientDescent", "steps": 1}
+    (line,) = refusal(lambda: naming(mine=step | {"lr": [0.1, 0.2]}))
+    assert line == "f.toml: eval.predictors.mine.lr: expected a number, given [0.1, 0.2]"
+    (line,) = refusal(lambda: naming(mine=step | {"lr": 0.1, "preconditioner": "none"}))
+    assert line.startswith("f.toml: unknown key 'eval.predictors.mine.preconditioner'.")
+
+
+@pytest.mark.parametrize(
+    ("predictor", "problem"),
+    [
+        (GradientDescent(1, torch.ones(3)), "has a tensor as lr, which no file can hold"),
+        (GradientDescent(1, 0.1, preconditioner=torch.eye(3)), "has a tensor as preconditioner"),
+        (DiscreteMMSE(torch.ones(2, 3), 0.5), "is no closed form that a file can spell out"),
+    ],
+)
+def test_a_predictor_that_a_file_cannot_hold_is_refused_in_python_too(predictor, problem):
+    with pytest.raises(ValueError, match=f"predictor 'mine' {problem}"):
+        Evaluation(predictors=(("mine", predictor),))
+
+
+def test_a_name_that_is_taken_or_unfit_is_refused():
+    for name in ("ridge", "bayes", "transformer", "newton", "least_squares"):
+        (line,) = refusal(lambda name=name: naming(**{name: {"kind": "Zero"}}))
+        assert f"the name {name!r} is that of a reference that is always there" in line
+    (line,) = refusal(lambda: naming(**{"a.b": {"kind": "Zero"}}))
+    assert "a predictor needs a name of letters" in line
+
+
+def test_a_mistake_in_a_named_predictor_is_told_with_its_key():
+    (line,) = refusal(lambda: naming(mine={"kind": "Rigde", "lam": 1}))
+    assert line.startswith("f.toml: eval.predictors.mine.kind: unknown predictor 'Rigde'. Did you mean 'Ridge'?")
+    (line,) = refusal(lambda: naming(mine={"kind": "Ridge", "lam": 0}))
+    assert line.startswith("f.toml: eval.predictors.mine: Ridge: lam must be positive")
+    (line,) = refusal(lambda: naming(mine={"kind": "SparsePosterior", "d": 4, "sparsity": 1}))
+    assert "predictor 'mine' is for d = 4, not 3" in line
 
 
 def test_posterior_mean_targets_need_a_known_bayes_predictor():

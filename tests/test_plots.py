@@ -99,3 +99,58 @@ def test_a_trend_of_nothing_is_not_drawn(axes):
         plots.trend(means("depth", (1, 0.8, 0.0)), axes, "depth", ["ridge"], "risk")
     with pytest.raises(ValueError, match="unknown column 'dept'"):
         plots.trend(means("depth", (1, 0.8, 0.0)), axes, "dept", ["ridge"], "excess")
+
+
+# ---- which algorithm -----------------------------------------------------------------------------------------------
+
+
+def near(*entries):
+    """Rows of distances (predictor, quantity, value) at a layer, position or step."""
+    base = {"distribution": "own", "layer": pd.NA, "step": pd.NA, "position": "mean"}
+    return pd.DataFrame([{**base, "predictor": p, "quantity": q, "value": v, **at} for p, q, v, at in entries])
+
+
+def test_the_identification_has_a_panel_for_examples_layers_and_training_with_the_nearest_families():
+    spread = [
+        (name, quantity, value * (k + 1), {key: k + 1})
+        for key, quantity in (
+            ("position", "fit_distance_at"),
+            ("layer", "fit_distance"),
+            ("step", "evolution_distance"),
+        )
+        for name, value in (("ridge", 0.1), ("zero", 1.0), ("gradient_descent_2", 0.5))
+        for k in range(3)
+    ]
+    figure = plots.identification(near(*spread, ("ridge", "fit_distance", 0.7, {})), most=2)
+    try:
+        assert [axes.get_xlabel() for axes in figure.axes] == ["examples in context", "after layer", "step of training"]
+        for axes in figure.axes:
+            assert [line.get_label() for line in axes.get_lines()] == ["ridge", "gradient descent 2"]
+            assert axes.get_lines()[0].get_xydata() == pytest.approx(np.array([[1, 0.1], [2, 0.2], [3, 0.3]]))
+    finally:
+        plt.close(figure)
+    only = plots.identification(near(*spread[:9]))
+    assert len(only.axes) == 1
+    plt.close(only)
+
+
+def test_a_run_without_distances_is_not_drawn():
+    with pytest.raises(ValueError, match="no distances to algorithms"):
+        plots.identification(near(("ridge", "risk", 1.0, {})))
+
+
+def test_a_table_is_drawn_with_each_number_in_its_field(axes):
+    values = pd.DataFrame([[1.0, 2.0], [3.0, 40.0], [5.0, 6.0]], index=["a", "b", "c"], columns=[8, 16])
+    plots.heat(values, axes, lambda v: f"{v:.0f}", cmap="viridis")
+    (image,) = axes.get_images()
+    assert image.get_array().tolist() == values.to_numpy().tolist()
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "1", (1, 0): "2", (0, 1): "3", (1, 1): "40", (0, 2): "5", (1, 2): "6"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "16"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_a_table_with_a_hole_is_refused(axes):
+    values = pd.DataFrame([[1.0, np.nan], [3.0, 4.0]])
+    with pytest.raises(ValueError, match="1 entries are missing"):
+        plots.heat(values, axes, str)

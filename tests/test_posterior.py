@@ -112,6 +112,23 @@ def test_references_answer_every_task(task):
     assert ("bayes" in references(task)) == (not isinstance(task, DecisionTree | ReLUNetwork))
 
 
+def of_its_class(task):
+    return references(task).keys() - references(LinearRegression(3, 4)).keys()
+
+
+def test_a_class_of_functions_has_references_of_its_own():
+    """Also where the task is derived, and on no other class."""
+    trees = {"greedy_tree", "greedy_tree_of_signs", "boosted_trees"}
+    for task, names in (
+        (SparseLinearRegression(3, 4, sparsity=1), {"lasso"}),
+        (ReLUNetwork(3, 4), {"trained_network"}),
+        (DecisionTree(3, 4), trees),
+    ):
+        assert of_its_class(task) == of_its_class(ScaledInputs(task, 2.0)) == names
+    assert references(ReLUNetwork(3, 4, width=50))["trained_network"].width == 50
+    assert references(DecisionTree(3, 4, depth=3))["boosted_trees"].depth == 3
+
+
 # ---- references ----------------------------------------------------------------------------------------------------
 
 # The right penalty noise²/E w_j², and the variance v of inputs along each of their r dimensions.

@@ -10,7 +10,7 @@ top. Only causality and precision compare the same arithmetic with itself, and l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -21,19 +21,24 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from scipy.special import logsumexp, softmax
 from scipy.stats import multivariate_normal
+from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 from sklearn.linear_model import Lasso as SklearnLasso
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
 from iclab.predictors import (
     Averaging,
     Bayesian,
+    BoostedTrees,
     DiscreteMMSE,
     GradientDescent,
     GradientDescentPlusPlus,
+    GreedyTree,
+    Landweber,
     Lasso,
     LeastSquares,
     Linear,
@@ -45,8 +50,11 @@ from iclab.predictors import (
     Ridge,
     SparsePosterior,
     StochasticGradientDescent,
+    TrainedNetwork,
     Zero,
+    trees,
 )
+from iclab.predictors.spectral import answers_of_each
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -222,6 +230,16 @@ def newton_formula(steps: int) -> Formula:
     return answer
 
 
+def landweber_formula(steps: int) -> Formula:
+    def answer(X, y, x):
+        w = np.zeros(len(x))
+        for _ in range(steps if X.any() else 0):
+            w = w + X.T @ (y - X @ w) / np.linalg.norm(X, 2) ** 2
+        return w @ x
+
+    return answer
+
+
 def neighbours_formula(k: int, power: int) -> Formula:
     def answer(X, y, x):
         if not len(y):
@@ -230,6 +248,62 @@ def neighbours_formula(k: int, power: int) -> Formula:
         nearest = sorted(range(len(y)), key=distances.__getitem__)[:k]
         weights = [distances[j] ** -power for j in nearest]
         return sum(w * y[j] for w, j in zip(weights, nearest, strict=True)) / sum(weights)
+
+    return answer
+
+
+def grown(X, y, z, depth: int) -> float:
+    """The answer to z of a greedy tree, all splits tried one by one."""
+    splits = [
+        (sum(((y[side] - y[side].mean()) ** 2).sum() for side in (X[:, c] <= t, X[:, c] > t)), c, t)
+        for c in range(X.shape[1])
+        for t in (low + (high - low) / 2 for low, high in pairwise(sorted(set(X[:, c]))))
+    ]
+    if not depth or not splits:
+        return y.mean()
+    bound = min(splits)[0] + 1e-9 * ((y - y.mean()) ** 2).sum()
+    c, t = next((c, t) for error, c, t in splits if error <= bound)
+    beside = (X[:, c] <= t) == (z[c] <= t)
+    return grown(X[beside], y[beside], z, depth - 1)
+
+
+def tree_formula(depth: int, signs: bool = False) -> Formula:
+    def answer(X, y, x):
+        seen = np.sign if signs else np.asarray
+        return grown(seen(X), y, seen(x), depth) if len(y) else 0.0
+
+    return answer
+
+
+def boosted_formula(rounds: int, depth: int, rate: float) -> Formula:
+    def answer(X, y, x):
+        if not len(y):
+            return 0.0
+        points, f = np.vstack([X, x]), np.full(len(y) + 1, y.mean())
+        for _ in range(rounds):
+            f = f + rate * np.array([grown(X, y - f[:-1], z, depth) for z in points])
+        return f[-1]
+
+    return answer
+
+
+def network_formula(width: int, steps: int, lr: float, seed: int) -> Formula:
+    """Adam, one example and one hidden unit after the other."""
+
+    def answer(X, y, x):
+        W = torch.randn(len(x), width, generator=generator(seed), dtype=torch.float64).numpy().T.copy()
+        theta = np.hstack([W, np.zeros((width, 1))])  # a row for each unit: its weights, then its part in the answer
+        m, v = np.zeros_like(theta), np.zeros_like(theta)
+        for t in range(1, steps + 1):
+            g = np.zeros_like(theta)
+            for z, b in zip(X, y, strict=True):
+                error = sum(unit[-1] * max(unit[:-1] @ z, 0) for unit in theta) - b
+                for k, unit in enumerate(theta):
+                    if unit[:-1] @ z > 0:
+                        g[k] += 2 / len(y) * error * np.append(unit[-1] * z, unit[:-1] @ z)
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            theta = theta - lr * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        return sum(unit[-1] * max(unit[:-1] @ x, 0) for unit in theta)
 
     return answer
 
@@ -331,12 +405,25 @@ CASES = {
         lambda d, n: StochasticGradientDescent(0.1, 0.3), lambda d: stochastic_formula(0.1, 0.3), free_of=("order",)
     ),
     "newton": Case(lambda d, n: Newton(4), lambda d: newton_formula(4)),
+    "landweber": Case(lambda d, n: Landweber(5), lambda d: landweber_formula(5)),
     "nearest neighbours": Case(lambda d, n: NearestNeighbours(3), lambda d: neighbours_formula(3, 0)),
     "nearest neighbours by distance": Case(
         lambda d, n: NearestNeighbours(4, "distance"), lambda d: neighbours_formula(4, 1)
     ),
     "nearest neighbours by squared distance": Case(
         lambda d, n: NearestNeighbours(2, "squared distance"), lambda d: neighbours_formula(2, 2)
+    ),
+    "greedy tree": Case(lambda d, n: GreedyTree(2), lambda d: tree_formula(2), free_of=("linearity", "rotation")),
+    "greedy tree of signs": Case(
+        lambda d, n: GreedyTree(3, signs=True), lambda d: tree_formula(3, signs=True), free_of=("linearity", "rotation")
+    ),
+    "boosted trees": Case(
+        lambda d, n: BoostedTrees(3, 2, 0.3), lambda d: boosted_formula(3, 2, 0.3), free_of=("linearity", "rotation")
+    ),
+    "trained network": Case(
+        lambda d, n: TrainedNetwork(3, 5, 0.1, seed=1),
+        lambda d: network_formula(3, 5, 0.1, seed=1),
+        free_of=("linearity", "rotation"),
     ),
     "lasso": Case(lambda d, n: Lasso(0.1), lambda d: lasso_formula(0.1), free_of=("linearity", "rotation")),
     "lasso, slight penalty": Case(  # no textbook: coordinate descent crawls
@@ -735,6 +822,85 @@ def test_a_pool_of_one_is_known_from_the_start(drawn: Drawn):
     close(DiscreteMMSE(only, 0.5).weights(drawn.xs, drawn.ys), only.expand_as(drawn.xs), 10 * EPS)
 
 
+# ---- trees and networks --------------------------------------------------------------------------------------------
+
+
+def grows_as_in_scikit_learn(tree: Predictor, depth: int, drawn: Drawn) -> None:
+    """Where the answer there does not hang on the coin by which equal splits are told apart; that is most of them."""
+    sure = 0
+    for X, y, answers in zip(drawn.xs.float(), drawn.ys, tree(drawn.xs.float().double(), drawn.ys), strict=True):
+        for i in range(1, drawn.n):
+            there = [
+                DecisionTreeRegressor(max_depth=depth, random_state=coin).fit(X[:i], y[:i]).predict(X[i : i + 1])[0]
+                for coin in range(5)
+            ]
+            if np.ptp(there) < 1e-12:
+                sure += 1
+                assert answers[i].item() == pytest.approx(there[0], abs=1e-9)
+    assert sure > 0.6 * drawn.batch * (drawn.n - 1)
+
+
+SMALL = Drawn(batch=2, n=20, d=3, spread=3, seed=5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_greedy_tree_is_that_of_scikit_learn(depth: int):
+    grows_as_in_scikit_learn(GreedyTree(depth), depth, SMALL)
+
+
+def test_a_tree_can_differ_from_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(AssertionError):
+        grows_as_in_scikit_learn(GreedyTree(2), 3, SMALL)
+    monkeypatch.setattr(trees, "_middle", lambda low, high: low)  # the threshold at an example
+    with pytest.raises(AssertionError):
+        grows_as_in_scikit_learn(GreedyTree(2), 2, SMALL)
+
+
+def boosts_as_scikit_learn(predictor: Predictor, drawn: Drawn) -> None:
+    """In one dimension no coin is thrown."""
+    assert drawn.d == 1
+    for X, y, answers in zip(drawn.xs.float(), drawn.ys, predictor(drawn.xs.float().double(), drawn.ys), strict=True):
+        for i in range(1, drawn.n):
+            there = GradientBoostingRegressor(n_estimators=7, max_depth=2, learning_rate=0.3).fit(X[:i], y[:i])
+            assert answers[i].item() == pytest.approx(there.predict(X[i : i + 1])[0], abs=1e-9)
+
+
+def test_boosted_trees_are_those_of_scikit_learn():
+    line = Drawn(batch=2, n=12, d=1, spread=1, seed=5)
+    boosts_as_scikit_learn(BoostedTrees(7, 2, 0.3), line)
+    for cheat in (BoostedTrees(6, 2, 0.3), BoostedTrees(7, 1, 0.3), BoostedTrees(7, 2, 0.31)):
+        with pytest.raises(AssertionError):
+            boosts_as_scikit_learn(cheat, line)
+
+
+def test_a_tree_that_is_deep_enough_remembers_every_example():
+    """Each input comes twice: the second time the label is known, whatever the first split was."""
+    xs, ys = PLAIN.xs[:, [0, 1, 2, 3, 0, 1, 2, 3]], PLAIN.ys[:, [0, 1, 2, 3, 0, 1, 2, 3]]
+    close(GreedyTree(3)(xs, ys)[:, 4:], ys[:, 4:], 10 * EPS)
+    assert (GreedyTree(1)(xs, ys)[:, 4:] - ys[:, 4:]).abs().max() > 0.1
+
+
+def test_a_network_learns_its_prompt_with_enough_steps():
+    """Asked for an input that it was trained on, it answers the label; with few steps it does not."""
+    xs, ys = PLAIN.xs[:, [0, 1, 2, 3, 3]], PLAIN.ys[:, [0, 1, 2, 3, 3]]
+    close(TrainedNetwork(32, 2000)(xs, ys)[:, -1], ys[:, -1], 1e-3)
+    assert (TrainedNetwork(32, 20)(xs, ys)[:, -1] - ys[:, -1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: GreedyTree(-1), "depth must be at least 0, given -1"),
+        (lambda: BoostedTrees(-1, -2), "rounds must be at least 0, given -1.*depth must be at least 0, given -2"),
+        (lambda: BoostedTrees(rate=0), "rate must be positive, given 0"),
+        (lambda: TrainedNetwork(0, -1, 0), "width .* given 0.*steps .* given -1.*lr must be positive, given 0"),
+    ],
+)
+def test_trees_and_networks_say_what_is_wrong(make: Callable[[], Predictor], complaint: str):
+    with pytest.raises(ValueError, match="(?s)" + complaint):
+        make()
+
+
 # ---- limits, each with the bound that theory gives -------------------------------------------------------------------
 
 
@@ -803,6 +969,31 @@ def test_newton_tends_to_least_squares(drawn: Drawn):
 def test_the_limit_of_newton_can_fail():
     with pytest.raises(AssertionError):
         newton_tends_to_least_squares(lambda k: Newton(max(k - 1, 0)), PLAIN)
+
+
+def landweber_tends_to_least_squares(make: Callable[[int], Linear], drawn: Drawn) -> None:
+    """Along a singular value s, k steps leave (1 − (s/s_max)²)^k of the gap."""
+    least, largest = extremes(drawn.xs)
+    for k in (0, 3, 10, 1000, 10**9):
+        within(make(k), LeastSquares(), drawn, torch.special.xlog1py(torch.tensor(k), -((least / largest) ** 2)).exp())
+
+
+@given(drawn=DRAWN)
+def test_landweber_tends_to_least_squares(drawn: Drawn):
+    landweber_tends_to_least_squares(Landweber, drawn)
+
+
+def test_the_limit_of_landweber_can_fail():
+    with pytest.raises(AssertionError):
+        landweber_tends_to_least_squares(lambda k: Landweber(k // 2), PLAIN)
+
+
+@given(drawn=DRAWN)
+def test_iterations_from_one_decomposition_answer_as_each_on_its_own(drawn: Drawn):
+    each = [Newton(0), Newton(3), Landweber(1), Landweber(64)]
+    together = answers_of_each(each, drawn.xs, drawn.ys)
+    for alone, answers in zip(each, together, strict=True):
+        close(answers, alone(drawn.xs, drawn.ys), slack(drawn.xs))
 
 
 def lasso_tends_to_least_squares(make: Callable[[float], Linear], drawn: Drawn) -> None:
@@ -1078,6 +1269,7 @@ REFUSED = {
     "ridge, no number": (lambda: Ridge(float("nan")), ["lam must be positive"]),
     "lasso": (lambda: Lasso(-1.0, steps=0), ["alpha must be positive", "steps must be positive"]),
     "newton": (lambda: Newton(-1), ["steps must be at least 0"]),
+    "landweber": (lambda: Landweber(-1), ["steps must be at least 0"]),
     "gradient descent": (lambda: GradientDescent(-1, 0.1, lam=-1.0), ["steps must be", "lam must be"]),
     "gradient descent ++": (lambda: GradientDescentPlusPlus(-1, 0.1, 0.1), ["steps must be"]),
     "stochastic gradient descent": (lambda: StochasticGradientDescent(0.1, lam=-0.1), ["lam must be"]),

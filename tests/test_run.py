@@ -14,7 +14,7 @@ from iclab.experiments.run import learning_curve, new_model, perform
 from iclab.experiments.streams import STREAMS, resolve, stream
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
-from iclab.predictors import LeastSquares
+from iclab.predictors import LeastSquares, NearestNeighbours, Ridge, Zero
 from iclab.tasks import (
     DecisionTree,
     HalfSubspace,
@@ -97,6 +97,24 @@ def test_rows_agree_with_what_they_are_measured_from():
         assert set(row) == {"distribution", "predictor", "quantity", "layer", "position", "value", "stderr"}
         assert np.isfinite(row["value"])
     assert {row["distribution"] for row in rows} == {"own", "larger"}
+
+
+@pytest.mark.parametrize("position", [3, None])
+def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(position):
+    model, part = new_model(SMALL), slice(None) if position is None else slice(position, position + 1)
+    rows = measure(SMALL, model)
+    prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
+    labels, learned, fit = (
+        (f(prompts.xs, prompts.ys) - prompts.ys)[:, part].square().mean().item()
+        for f in (lambda xs, ys: 0 * ys, model, LeastSquares())
+    )
+    found = value(rows, predictor="transformer", quantity="normalised_risk", position=position)
+    assert found == pytest.approx(learned / labels, rel=1e-5)
+    assert value(rows, predictor="zero", quantity="normalised_risk", position=position) == 1
+    found = value(rows, predictor="least_squares", quantity="risk_over_transformer", position=position)
+    assert found == pytest.approx(fit / learned, rel=1e-5)
+    assert found != pytest.approx(learned / fit, rel=1e-2)
+    assert not rows_by(rows, predictor="transformer", quantity="risk_over_transformer")
 
 
 def test_bands_hold_their_means_and_probabilities_sum_to_one():
@@ -226,9 +244,93 @@ def test_auto_means_the_gpu_where_there_is_one():
         resolve("cuda:99")
 
 
+# ---- named predictors ----------------------------------------------------------------------------------------------
+
+NAMED = (("ols", LeastSquares()), ("firm", Ridge(0.25)), ("firmer", Ridge(1.0)), ("near", NearestNeighbours(2)))
+LONG = replace(SMALL, task=LinearRegression(5, 12, noise=0.5), eval=Evaluation(prompts=400, predictors=NAMED))
+
+
+def test_a_named_predictor_is_measured_like_every_reference():
+    """Ridge with the right penalty is the reference "ridge" under another name: the same rows but for that name."""
+    rows = measure(replace(LONG, eval=replace(LONG.eval, analyses=("weights",))), new_model(LONG))
+    for quantity in ("risk", "spd", "excess", "risk_ratio", "relative_spd", "ilwd"):
+        mine, known = (rows_by(rows, predictor=name, quantity=quantity) for name in ("firm", "ridge"))
+        assert mine and [{**row, "predictor": "ridge"} for row in mine] == known
+    assert rows_by(rows, predictor="near", quantity="spd")
+    assert not rows_by(rows, predictor="near", quantity="ilwd")  # it has no weights of its own
+
+
+def test_named_predictors_change_no_other_number():
+    model = new_model(LONG)
+    plain = measure(replace(LONG, eval=replace(LONG.eval, predictors=())), model)
+    added = measure(LONG, model)
+    drawn = ("fit_probability",)  # resampled after the bands, of which there are now more
+    rows = [r for r in added if r["predictor"] not in dict(NAMED) and r["quantity"] not in drawn]
+    assert rows == [r for r in plain if r["quantity"] not in drawn]
+
+
+def answering(predictor):
+    """A model that is a closed form."""
+    model = new_model(LONG)
+    model.forward = predictor.__call__
+    return model
+
+
+def margins_of(model, experiment=LONG):
+    """spd_margin by region and name."""
+    rows = [row for row in measure(experiment, model) if row["quantity"] == "spd_margin"]
+    return {
+        region: {r["predictor"]: r for r in rows_by(rows, position=region)} for region in {r["position"] for r in rows}
+    }
+
+
+@pytest.mark.parametrize("truth", dict(NAMED))
+def test_the_margin_is_positive_for_what_the_model_is_and_negative_for_all_others(truth):
+    found = margins_of(answering(dict(NAMED)[truth]))
+    assert found.keys() == {None, "under", "threshold", "over", *range(12)}
+    regional = {region: by_name for region, by_name in found.items() if not isinstance(region, int)}
+    for row in (row for by_name in regional.values() for row in by_name.values()):
+        assert (row["value"] > 0) is (row["predictor"] == truth)
+        doubt = 3 if row["position"] in ("under", "over") else 0  # least squares has no variance at the threshold
+        assert abs(row["value"]) > doubt * row["stderr"]
+
+
+def test_the_margin_is_that_of_the_nearest_other_with_the_error_of_the_pairs():
+    model = answering(Ridge(0.5))
+    prompts = LONG.task.sample(400, stream(LONG, "test", distribution="own"))
+    learned = Ridge(0.5)(prompts.xs, prompts.ys).double()
+    distance = {k: (f(prompts.xs, prompts.ys).double() - learned)[:, 9:].square().mean(-1) for k, f in NAMED}
+    nearest = sorted(distance, key=lambda k: distance[k].mean())
+    found = margins_of(model)["over"]
+    for name in distance:
+        rival = nearest[0] if name != nearest[0] else nearest[1]
+        pairs = distance[rival] - distance[name]
+        assert found[name]["value"] == pytest.approx(pairs.mean().item(), rel=1e-5)
+        assert found[name]["stderr"] == pytest.approx(pairs.std().item() / 20, rel=1e-5)
+
+
+def test_predictors_that_cannot_be_told_apart_have_a_margin_within_its_error():
+    """The model is half way between two: neither is nearer."""
+    low, high = Ridge(0.25), Ridge(1.0)
+
+    class Between(Zero):
+        def __call__(self, xs, ys):
+            return (low(xs, ys) + high(xs, ys)) / 2
+
+    for row in margins_of(answering(Between()))["under"].values():
+        assert row["predictor"] not in ("firm", "firmer") or row["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_there_is_no_margin_of_a_predictor_that_is_named_alone():
+    alone = replace(LONG, eval=replace(LONG.eval, predictors=NAMED[:1]))
+    assert margins_of(new_model(LONG), alone) == {}
+
+
 # ---- analyses ------------------------------------------------------------------------------------------------------
 
-ANALYSED = replace(SMALL, eval=replace(SMALL.eval, shifts=(), analyses=("weights", "layers", "probes", "evolution")))
+ANALYSED = replace(
+    SMALL, eval=replace(SMALL.eval, shifts=(), analyses=("weights", "layers", "iterations", "probes", "evolution"))
+)
 
 
 def test_analyses_add_their_rows_and_change_no_other():
@@ -239,6 +341,7 @@ def test_analyses_add_their_rows_and_change_no_other():
     added = rows[len(plain) :]
     assert {row["quantity"] for row in added} == {
         *("ilwd", "linearity", "fit_distance", "fit_probability", "fit_distance_at", "fit_parameter"),
+        *("matched_steps", "sime", "sime_lead"),
         *("probe_r2", "probe_r2_untrained", "probe_r2_bare"),
     }
     assert {row["layer"] for row in added if row["quantity"] == "fit_distance"} == {0, 1}

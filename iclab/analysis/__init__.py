@@ -1,12 +1,23 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
 
-from iclab.analysis.agreement import ilwd, implicit_weights, linearity, query_gradients, spd
+from iclab.analysis.agreement import (
+    error_cosines,
+    ilwd,
+    implicit_weights,
+    linearity,
+    margins,
+    query_gradients,
+    sime,
+    spd,
+)
 from iclab.analysis.attention import LinearStep, linear_steps
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
+from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, risk
 
 __all__ = [
@@ -16,12 +27,15 @@ __all__ = [
     "LinearStep",
     "Lineup",
     "Match",
+    "Matched",
+    "Report",
     "algorithm_state",
     "answer",
     "band",
     "bare_prompt",
     "best_preconditioner",
     "best_step",
+    "error_cosines",
     "estimate",
     "excess",
     "families",
@@ -32,12 +46,16 @@ __all__ = [
     "layer_readouts",
     "linear_steps",
     "linearity",
+    "margins",
+    "match_iterations",
     "one_layer_optimum",
     "one_layer_risk",
     "probe",
     "query_gradients",
     "ratio",
     "references",
+    "report",
     "risk",
+    "sime",
     "spd",
 ]

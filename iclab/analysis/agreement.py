@@ -4,12 +4,17 @@
     ILWD_i(f, g)  = E ‖w_i(f) − w_i(g)‖²                            implicit linear weight difference
     w_i(f)        = argmin_w Σ_q (f(D_i, x_q) − w·x_q)²             D_i: the first i examples, x_q fresh queries
     ∇_i(f)        = ∂f_i / ∂x_i                                     the same where f is linear in its query
+    SimE(f, g)    = E cos(f − y, g − y)                             similarity of errors, vectors over the positions
+    margin(f, g)  = min_{h ≠ g} E (f − h)² − E (f − g)²             positive where g is the nearest to f of all named
 
 Source: Akyürek et al. 2022, arXiv 2211.15661, §4.1 (figures divide both by d); von Oswald et al. 2022,
-arXiv 2212.07677, §3, for the gradient form.
+arXiv 2212.07677, §3, for the gradient form; Fu et al. 2023, arXiv 2310.17086, §3, for SimE.
 """
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
@@ -26,9 +31,30 @@ def spd(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"]) -> Estimate:
     return estimate(squared(f, g))
 
 
+def margins(distances: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, Estimate]:
+    """How much nearer each of several predictors is than the nearest other one, from its squared difference from the
+    model on each prompt. The other one is chosen by its mean; the error is that of the paired difference."""
+    means = {name: terms.double().mean().item() for name, terms in distances.items()}
+    rivals = {name: min(means.keys() - {name}, key=lambda other: (means[other], other)) for name in means}
+    return {name: estimate(distances[rivals[name]] - distances[name]) for name in means}
+
+
 def ilwd(f: Float[Tensor, "batch n d"], g: Float[Tensor, "batch n d"]) -> Estimate:
     """Implicit linear weight difference at every position, from weights for the same prompts."""
     return estimate((f.double() - g.double()).square().sum(-1))
+
+
+def error_cosines(
+    f: Float[Tensor, "l batch n"], g: Float[Tensor, "k batch n"], ys: Float[Tensor, "batch n"]
+) -> Float[Tensor, "l k batch"]:
+    """cos(f − y, g − y) of each f with each g on every prompt; 0 where one of them makes no error."""
+    one, other = (F.normalize(answers.double() - ys.double(), dim=-1) for answers in (f, g))
+    return torch.einsum("lbn,kbn->lkb", one, other)
+
+
+def sime(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]) -> Estimate:
+    """SimE: how alike the errors of two predictors are over the positions of a prompt, −1 to 1; a single number."""
+    return estimate(error_cosines(f.unsqueeze(0), g.unsqueeze(0), ys)[0, 0])
 
 
 def implicit_weights(

@@ -6,15 +6,21 @@ from iclab.analysis.one_layer import best_step
 from iclab.posterior import bayes_where_known, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
+    BoostedTrees,
     GradientDescent,
+    GreedyTree,
     Lasso,
     LeastSquares,
     NearestNeighbours,
     Predictor,
     Ridge,
+    TrainedNetwork,
     Zero,
 )
-from iclab.tasks import SparseLinearRegression, Task
+from iclab.tasks import DecisionTree, ReLUNetwork, SparseLinearRegression, Task
+
+ROUNDS = 50  # of boosting
+STEPS = 300  # of the training of a network on each prefix: more gain nothing, with 32 hidden units or 100
 
 
 def references(task: Task, training: Task | None = None) -> dict[str, Predictor]:
@@ -33,12 +39,32 @@ def references(task: Task, training: Task | None = None) -> dict[str, Predictor]
     }
     if task.noise > 0:
         found["ridge"] = Ridge(right_penalty(task))
-    if isinstance(source(task), SparseLinearRegression):
-        found["lasso"] = Lasso(0.01)  # the best of Garg et al. 2022 (arXiv 2208.01066, App. A)
+    found |= of_its_class(source(task))
     known = {"bayes": bayes_where_known(task)}
     if training is not None and not same_posterior(task, training):
         known["trained_bayes"] = bayes_where_known(training)
     return {name: f for name, f in known.items() if f is not None} | found
+
+
+def of_its_class(functions: Task) -> dict[str, Predictor]:
+    """What Garg et al. 2022 (arXiv 2208.01066, §4 and App. A) compare with on one class of functions alone.
+
+    Sparse weights: the Lasso with a penalty of 0.01, their best. Trees: a greedy tree of depth 2 and boosted trees of
+    the task's depth, as they do, and on the signs of inputs a greedy tree of one more than the task's depth, where they
+    took that itself: on small tasks it is the better one. Networks: one no narrower than the task's, and the same with
+    32 hidden units at least, since narrow ones are hard to train.
+    """
+    if isinstance(functions, SparseLinearRegression):
+        return {"lasso": Lasso(0.01)}
+    if isinstance(functions, ReLUNetwork):
+        return {"trained_network": TrainedNetwork(max(32, functions.width), STEPS)}
+    if not isinstance(functions, DecisionTree):
+        return {}
+    return {
+        "greedy_tree": GreedyTree(2),
+        "greedy_tree_of_signs": GreedyTree(functions.depth + 1, signs=True),
+        "boosted_trees": BoostedTrees(ROUNDS, functions.depth),
+    }
 
 
 def right_penalty(task: Task) -> float:

@@ -25,15 +25,16 @@ Outcome = Literal["fails", "not measured", "undecided", "holds"]
 OUTCOMES: tuple[Outcome, ...] = ("fails", "not measured", "undecided", "holds")  # the worst first
 TRAINED = "own"  # the distribution that the model was trained on
 MEAN = "mean"  # the position that stands for the average over all positions
-ROW_KEYS = {"distribution": TRAINED, "position": MEAN, "layer": None}
+ROW_KEYS = {"distribution": TRAINED, "position": MEAN, "layer": None, "step": None}
 
 
 @dataclass(frozen=True)
 class Claim:
     """What a quantity of a predictor is expected to be, in the cells that `where` selects (all, if empty).
 
-    `where` holds settings of the experiment and may choose `distribution`, `position` and `layer` among the rows;
-    without it the rows are those of the whole model on its training distribution, averaged over positions.
+    `where` holds settings of the experiment and may choose `distribution`, `position`, `layer` and `step` among the
+    rows; without it the rows are those of the whole model after training on its training distribution, averaged over
+    positions.
     """
 
     name: str

@@ -7,6 +7,7 @@
     tuple[tuple[str, X], ...]    a table from names to X, for a class that must be hashable; dict[str, X] otherwise
     a dataclass                  a table of its fields
     an abstract class            a table whose `kind` is the name of the class below it that is meant
+    a tensor                     nothing: a field, or an alternative of one, that only Python can set
 
 A reader goes on after a problem, so that everything wrong with a file is said at once, each with its dotted key.
 """
@@ -18,12 +19,14 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
+from jaxtyping import AbstractArray
 
 from iclab.errors import Refusal, unknown
 from iclab.experiments.mappings import Nested, join
@@ -81,16 +84,24 @@ def _nearest_file(path: Path) -> str:
 
 @cache
 def schema(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a dataclass that its constructor takes, each with its type."""
-    hints = get_type_hints(cls)
-    return {f.name: (f, hints[f.name]) for f in dataclasses.fields(cls) if f.init}
+    """The fields of a dataclass that its constructor takes and a file can hold, each with its type."""
+    hints = {name: _without_tensors(hint) for name, hint in get_type_hints(cls).items()}
+    return {f.name: (f, hints[f.name]) for f in dataclasses.fields(cls) if f.init and hints[f.name] is not NoneType}
+
+
+def _without_tensors(hint: Any) -> Any:
+    """The annotation without alternatives that are tensors; None's type where nothing else is left."""
+    tensors = [m for m in members(hint) if isinstance(m, type) and issubclass(m, AbstractArray)]
+    left = [m for m in members(hint) if m not in tensors]
+    return hint if not tensors else reduce(or_, left) if left else NoneType
 
 
 def kinds(base: type) -> dict[str, type]:
-    """The classes that can stand where `base` is annotated, by name: itself and all below it that are not abstract."""
+    """The classes that can stand where `base` is annotated, by name: itself and all below it that are not abstract.
+    A class whose objects are compared by identity holds what a file cannot (tensors), and is left out."""
     below = {name: kind for child in base.__subclasses__() for name, kind in kinds(child).items()}
-    usable = dataclasses.is_dataclass(base) and not inspect.isabstract(base)
-    return ({base.__name__: base} if usable else {}) | below
+    values = dataclasses.is_dataclass(base) and getattr(base, "__dataclass_params__").eq  # noqa: B009
+    return ({base.__name__: base} if values and not inspect.isabstract(base) else {}) | below
 
 
 def has_kinds(hint: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from iclab.analysis.attention import obstacles
-from iclab.analysis.identify import LEAST
+from iclab.analysis.identify import LEAST, known_names
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.errors import refuse
 from iclab.experiments import config
@@ -28,6 +28,7 @@ from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
 from iclab.models import TransformerConfig
 from iclab.posterior import bayes
+from iclab.predictors import Predictor
 from iclab.tasks import Derived, LinearFunctions, Task
 from iclab.training import Recipe
 
@@ -42,18 +43,21 @@ class Evaluation:
     """How a trained model is measured: on how many `prompts`, and on which distributions besides its own.
 
     `shifts` are tasks by name. In a file, a derived task without `base` is derived from the experiment's own task.
-    `every` is the number of steps between two points of the training curve (chosen by the number of steps unless
-    given), and `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights"
-    (implicit weights and linearity), "layers" (which algorithm each layer is near), "probes" (what is written in the
-    layers), "evolution" (the nearest algorithm along the training curve), "preconditioners" (the matrix of the step
-    that each layer of plain linear attention takes, against theory).
+    `predictors` are closed forms by name, with their settings: references besides those that every task has. `every` is
+    the number of steps between two points of the training curve (chosen by the number of steps unless given), and
+    `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights" (implicit
+    weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of Newton and of
+    gradient descent each layer is worth), "probes" (what is written in the layers), "evolution" (the nearest algorithm
+    along the training curve), "preconditioners" (the matrix of the step that each layer of plain linear attention
+    takes, against theory).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
-    analyses: tuple[Literal["weights", "layers", "probes", "evolution", "preconditioners"], ...] = ()
+    analyses: tuple[Literal["weights", "layers", "iterations", "probes", "evolution", "preconditioners"], ...] = ()
+    predictors: tuple[tuple[str, Predictor], ...] = ()
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -63,7 +67,17 @@ class Evaluation:
         unfit = [name for name in names if not NAME.fullmatch(name)]
         found += [f"a shift needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
         found += [f"the name {TRAINED!r} is that of the training distribution"] if TRAINED in names else []
-        refuse("Evaluation", found)
+        refuse("Evaluation", found + self._predictor_problems())
+
+    def _predictor_problems(self) -> list[str]:
+        unfit = [name for name, _ in self.predictors if not NAME.fullmatch(name)]
+        found = [f"a predictor needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
+        kinds = tuple(config.kinds(Predictor).values())
+        other = [name for name, f in self.predictors if not isinstance(f, kinds)]
+        found += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
+        settings = [(name, *s) for name, f in self.predictors if isinstance(f, kinds) for s in vars(f).items()]
+        tensors = [(name, key) for name, key, value in settings if isinstance(value, torch.Tensor)]
+        return found + [f"predictor {name!r} has a tensor as {key}, which no file can hold" for name, key in tensors]
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ class Experiment:
         if not DEVICE.fullmatch(self.device):
             found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
         found += self.model.problems_for(self.task.d) + self._shift_problems() + self._target_problems()
-        refuse("Experiment", found + self._analysis_problems())
+        refuse("Experiment", found + self._analysis_problems() + self._predictor_problems())
 
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
@@ -100,7 +114,7 @@ class Experiment:
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
-        needed = {"layers": LEAST, "probes": LEAST_FOR_PROBES}
+        needed = {"layers": LEAST, "iterations": LEAST, "probes": LEAST_FOR_PROBES}
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }
@@ -131,6 +145,14 @@ class Experiment:
         """Whether all is about the last position: because of the task, or because only its errors counted."""
         return self.task.at_query or self.train.positions == "last"
 
+    def _predictor_problems(self) -> list[str]:
+        """A name must be free in the table of results, and what is made for d dimensions must fit the task."""
+        named, tasks = self.eval.predictors, [self.task, *(shift for _, shift in self.eval.shifts)]
+        taken = {name for task in tasks if named for name in known_names(task, self.task)}
+        found = [f"the name {name!r} is that of a reference that is always there" for name, _ in named if name in taken]
+        sized = [(name, getattr(f, "d", self.task.d)) for name, f in named]
+        return found + [f"predictor {k!r} is for d = {d}, not {self.task.d}" for k, d in sized if d != self.task.d]
+
     def _target_problems(self) -> list[str]:
         if self.train.targets == "posterior_mean":
             try:
@@ -151,6 +173,8 @@ class Experiment:
         settings = config.to_mapping(self)
         for shift in settings["eval"]["shifts"].values():
             _leave_base_out(shift, settings["task"])
+        if not self.eval.predictors:  # so that experiments from before there were any keep their ids
+            del settings["eval"]["predictors"]
         return settings
 
     @classmethod

@@ -5,8 +5,10 @@
 risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, its 5 to 95 % bootstrap band
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
+spd_margin      of each predictor that the experiment names: the least spd of the others named, less its own
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
-                nearest; fit_parameter by position, and its median; fit_distance_at (absolute) by position
+                nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
+                position; fit_low and fit_high, the ends of its grid beyond which nothing was tried
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
 layers          the fit_ quantities of every layer, read out by a fitted linear map
@@ -16,6 +18,8 @@ preconditioners preconditioner_distance: of the matrix A of each layer's step of
                 closed form; formula_ratio: the model's risk / formula; and of several layers contraction_distance: of
                 the matrix B that moves the inputs to a multiple of the identity; risk of preconditioned_descent, the
                 best with A ∝ Λ⁻¹ of one step per layer, and descent_ratio: the model's risk / that
+iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
+                over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
 
 `position` is a number of examples, a region (see `regions`), or none for the mean over all positions.
@@ -46,6 +50,8 @@ from iclab.analysis import (
     layer_readouts,
     linear_steps,
     linearity,
+    margins,
+    match_iterations,
     one_layer_optimum,
     one_layer_risk,
     probe,
@@ -55,13 +61,14 @@ from iclab.analysis import (
 from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.identify import LEAST
 from iclab.analysis.many_steps import best_descent
+from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
-from iclab.analysis.risk import squared
+from iclab.analysis.risk import Answers, squared
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
 from iclab.models import Transformer
-from iclab.predictors import Linear
+from iclab.predictors import Linear, Predictor
 from iclab.tasks import Prompts, Task, WhitenedLinearRegression
 
 Row = dict[str, Any]
@@ -108,6 +115,11 @@ class Measurement:
         """The positions that are averaged over."""
         return regions(self.task, self.experiment.at_query)
 
+    @cached_property
+    def references(self) -> dict[str, Predictor]:
+        """What every task is compared with, and what the experiment names besides."""
+        return references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors)
+
     @property
     def draws(self) -> int:
         """Resamples of the bootstrap."""
@@ -122,11 +134,18 @@ class Measurement:
         yield from self.compare()
         if len(self.prompts.xs) >= LEAST:
             fits = self.lineup.fit(self.model)
+            yield from _end_rows(self.lineup)
             for region, part in self.parts.items():
                 for match in self.lineup.rank(fits, self.rng("bootstrap"), self.draws, part):
                     yield from _match_rows(match, region)
-        analyses = {"weights": self.weights, "layers": self.layers, "probes": self.probes}
-        analyses |= {"preconditioners": self.preconditioners}
+                    yield from _share_rows(match) if region is None else ()
+        analyses = {
+            "weights": self.weights,
+            "layers": self.layers,
+            "iterations": self.iterations,
+            "probes": self.probes,
+            "preconditioners": self.preconditioners,
+        }
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
                 yield from analysis()
@@ -134,15 +153,19 @@ class Measurement:
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
-        answers = answer({"transformer": self.model, **references(self.task, self.experiment.task)}, self.prompts)
+        answers = answer({"transformer": self.model, **self.references}, self.prompts)
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
+        learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
+        yield from self._margins(answers, single | parts)
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from _averaged(name, "risk", errors, parts)
+            yield from _relative(name, "normalised_risk", errors, ys.double().square(), single | parts)
             yield from _bands(name, errors, rng, self.draws)
             if name != "transformer":
                 yield from _averaged(name, "spd", difference, parts)
+                yield from _relative(name, "risk_over_transformer", errors, learned, single | parts)
             if least is None:
                 continue
             yield from _relative(name, "risk_ratio", errors, least, single | parts)
@@ -150,22 +173,46 @@ class Measurement:
             if name != "transformer":
                 yield from _relative(name, "relative_spd", difference, least, parts)
 
+    def _margins(self, answers: Answers, parts: Parts) -> Iterator[Row]:
+        """Which of the named predictors is the nearest, where there are several."""
+        distances = {k: squared(answers["transformer"], answers[k]) for k, _ in self.experiment.eval.predictors}
+        for region, part in parts.items() if len(distances) > 1 else ():
+            for name, found in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
+                yield from _rows(name, "spd_margin", found, region)
+
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
         few, wanted = self.prompts[:128], 4 * self.task.d
         queries = self.task.sample(wanted // self.task.n + 1, self.rng("fit")).xs.flatten(0, 1)[:wanted]
         learned = implicit_weights(self.model, few, queries)
-        for name, reference in references(self.task, self.experiment.task).items():
+        for name, reference in self.references.items():
             if isinstance(reference, Linear):
                 yield from _rows(name, "ilwd", ilwd(learned, reference.weights(few.xs, few.ys)))
         yield from _rows("transformer", "linearity", estimate(linearity(self.model, few, queries)))
 
+    @cached_property
+    def readouts(self) -> list[LayerReadout]:
+        """Each layer as a predictor, read out by a map that was fitted on other prompts."""
+        return layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit")))
+
     def layers(self) -> Iterator[Row]:
-        """Each layer, read out by a map that was fitted on other prompts, against families of algorithms."""
+        """Each layer against families of algorithms."""
         rng = self.rng("bootstrap")
-        for readout in layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit"))):
+        for readout in self.readouts:
             for match in self.lineup.identify(readout, rng, self.draws, self.parts[None]):
                 yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
+
+    def iterations(self) -> Iterator[Row]:
+        """The numbers of steps of Newton and of gradient descent that each layer is most like."""
+        for region, part in self.parts.items():
+            newton, descent = match_iterations(self.lineup, self.readouts, self.rng("bootstrap"), self.draws, part)
+            for found in (newton, descent):
+                yield from _by_layer(found.family, "matched_steps", found.steps, region)
+                yield from _by_layer(found.family, "sime", found.similarity, region)
+            yield from _by_layer(newton.family, "sime_lead", estimate((newton.cosines - descent.cosines).mT), region)
+            if newton.growth.value.isfinite():  # there are at least two middle layers
+                yield from _rows(newton.family, "steps_per_layer", newton.growth, region)
+                yield from _rows(descent.family, "doublings_per_layer", descent.growth, region)
 
     def probes(self) -> Iterator[Row]:
         """R² of each part of an algorithm's state by layer and position, beside its controls."""
@@ -254,12 +301,13 @@ def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> It
         yield from _rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
 
 
-def _relative(name: str, quantity: str, terms: torch.Tensor, least: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity averaged over each region, relative to the Bayes risk averaged over the same. Nothing is said of a
-    region where the Bayes risk is zero up to rounding (noiseless, with as many examples as dimensions)."""
+def _relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
+    """A quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
+    model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
+    of noiseless labels, with as many examples as dimensions)."""
     for region, part in parts.items():
-        if least[:, part].mean() > 1e-12 * least.mean():
-            yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), least[:, part].mean(-1)), region)
+        if unit[:, part].mean() > 1e-12 * unit.mean():
+            yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)
 
 
 def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
@@ -278,6 +326,23 @@ def _match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:
     yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
         yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
+
+
+def _share_rows(match: Match) -> Iterator[Row]:
+    """How probable it is at each position that no other family is nearer."""
+    yield from (_row(match.family, "fit_probability", i, value) for i, value in enumerate(match.shares.tolist()))
+
+
+def _end_rows(lineup: Lineup) -> Iterator[Row]:
+    """The ends of each grid: a parameter that was fitted there is a bound and no estimate."""
+    for family in lineup.families:
+        ends = zip(("fit_low", "fit_high"), family.ends, strict=True)
+        yield from (_row(family.name, name, None, end) for name, end in ends if end is not None)
+
+
+def _by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None) -> Iterator[Row]:
+    for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+        yield {**_row(predictor, quantity, region, value, stderr), "layer": layer}
 
 
 def _rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:

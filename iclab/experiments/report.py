@@ -14,6 +14,7 @@ from rich.text import Text
 from iclab.errors import refuse
 from iclab.experiments.claims import TRAINED, Verdict
 from iclab.experiments.config import dump, load
+from iclab.experiments.findings import Findings, number
 from iclab.experiments.mappings import flatten
 from iclab.experiments.store import STATES, Run, Status, differing, runs, sweeps, verdicts
 
@@ -157,20 +158,23 @@ def of_store(folder: Path, to: Console) -> Iterator[Group]:
 
 
 def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
-    """A run in full: settings, state, training curve, risk by position, nearest algorithms, shifted distributions."""
+    """A run in full: settings, state, training curve, what it turned out to be in sentences, risk by position, nearest
+    algorithms, shifted distributions, and what else was analysed."""
     status, rows, settings = run.status(), run.rows(), run.settings()
     labels = ", ".join(f"{name} {flatten(settings).get(key)}" for name, key in LABELS.items())
     yield Text(dump(settings).rstrip())
     yield _state(run, status)
     yield from _bayes_notes(run)
     yield from (Text(line) for line in _curve_lines(run.curve()))
+    findings = Findings(rows)
+    yield from (Text(line) for line in findings.sentences())
     if rows:
         yield _risk_table(rows, labels, to)
-        yield _distance_table(rows, labels, to)
+        yield _distance_table(rows, findings, labels, to)
     if any(row.get("distribution") != TRAINED for row in rows):
         yield _shift_table(rows, labels, to)
-    if any(row.get("layer") is not None and row["quantity"] == "fit_distance" for row in rows):
-        yield _layer_table(rows, labels, to)
+    for section in findings.sections():
+        yield table(f"{section.title} ({labels})", section.columns, section.body, to)
 
 
 def _state(run: Run, status: Status) -> Text:
@@ -220,8 +224,9 @@ def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     return table(f"risk by number of examples ({labels})", ["examples", *predictors], body, to)
 
 
-def _distance_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
-    """How far the model's predictions are from those of each algorithm, the nearest first."""
+def _distance_table(rows: Sequence[Row], findings: Findings, labels: str, to: Console) -> Group:
+    """How far the model's predictions are from those of each algorithm, the nearest first; ≤ and ≥ where a parameter
+    is an end of what was tried."""
     whole = [row for row in rows if row.get("distribution") == TRAINED and row.get("layer") is None]
     own = [row for row in whole if row.get("position") is None]
     fits = sorted((row for row in own if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
@@ -229,9 +234,10 @@ def _distance_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
         [
             row["predictor"],
             *(value(own, row["predictor"], q) for q in FITTED),
-            value(own, row["predictor"], "fit_parameter"),
+            f"{findings.edge(row['predictor'], fitted)} {number(fitted)}".strip(),
         ]
         for row in fits
+        for fitted in [findings.one("fit_parameter", row["predictor"])]
     ]
     title = f"distance to algorithms with fitted parameters, relative to the reference risk ({labels})"
     return table(title, ["algorithm", "distance", "probability of being the nearest", "parameter"], body, to)
@@ -261,17 +267,3 @@ def _nearest(rows: Iterable[Row]) -> str:
     """The algorithm with the least distance among the rows; empty where none was measured."""
     fits = [row for row in rows if row["quantity"] == "fit_distance" and isfinite(row["value"])]
     return min(fits, key=lambda row: row["value"])["predictor"] if fits else ""
-
-
-def _layer_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
-    """The algorithm that each layer is nearest to, when it is read out by a fitted linear map."""
-    fits = [row for row in rows if row["quantity"] == "fit_distance" and row.get("distribution") == TRAINED]
-    layers = sorted({row["layer"] for row in fits if row["layer"] is not None and row.get("position") is None})
-    body = []
-    for layer in layers:
-        here = [row for row in rows if row.get("layer") == layer and row.get("distribution") == TRAINED]
-        nearest = min((row for row in here if row["quantity"] == "fit_distance"), key=lambda row: row["value"])
-        name = nearest["predictor"]
-        body.append([layer, name, value(here, name, "fit_parameter"), *(value(here, name, q) for q in FITTED)])
-    title = f"the algorithm that each layer is nearest to ({labels})"
-    return table(title, ["after layer", "algorithm", "parameter", "distance", "probability"], body, to)

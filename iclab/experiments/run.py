@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from iclab.analysis import Lineup, answer, excess, references, risk
+from iclab.analysis import Lineup, answer, excess, families, references, risk
+from iclab.analysis.identify import LEAST
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure, regions
 from iclab.experiments.streams import resolve, stream
@@ -33,6 +34,8 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
         log(f"continues at step {training.step} of {experiment.train.steps}")
     if why := unknown_bayes(experiment.task):
         log(f"no Bayes predictor: {why}")
+    if experiment.eval.prompts < LEAST:
+        log(f"no nearest algorithms: eval.prompts is {experiment.eval.prompts}, and they need {LEAST} or more")
     for point in learning_curve(experiment, training):
         say(point)
         training.save(checkpoint)
@@ -58,8 +61,8 @@ def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Tra
 
 def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point each time the curve is measured: step, mean loss since the last point,
-    seconds of training in this process, and what `Watch` sees."""
-    watch = Watch.of(experiment, training.rng.device)
+    seconds of training in this process, and what `Watch` sees; where the evolution is followed, also on each shift."""
+    watch = watched(experiment, training.rng.device)
     seconds, losses = 0.0, []
     while training.step < experiment.train.steps:
         start = perf_counter()
@@ -75,6 +78,15 @@ def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[
                 **watch(training.model),
             }
             losses = []
+
+
+def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor], dict[str, Any]]:
+    """What a point of the curve says of a model on its own task and, where the evolution is followed, under "shifts" on
+    each shift."""
+    own = Watch.of(experiment, device)
+    followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
+    shifted = {name: Watch.of(experiment, device, name) for name, _ in followed}
+    return lambda model: own(model) | ({"shifts": {k: see(model) for k, see in shifted.items()}} if shifted else {})
 
 
 def due(experiment: Experiment, step: int) -> bool:
@@ -96,12 +108,14 @@ class Watch:
     part: slice
 
     @classmethod
-    def of(cls, experiment: Experiment, device: torch.device) -> "Watch":
-        """Draws the prompts and answers them by what a model is compared with."""
-        task = experiment.task
-        prompts = task.sample(512, stream(experiment, "curve", device))
+    def of(cls, experiment: Experiment, device: torch.device, shift: str = "") -> "Watch":
+        """Draws the prompts of the training distribution, or of a shift, and answers them by what a model is compared
+        with."""
+        task = dict(experiment.eval.shifts).get(shift, experiment.task)
+        prompts = task.sample(512, stream(experiment, "curve", device, shift))
         best = {name: f for name, f in references(task).items() if name == "bayes"}
-        lineup = Lineup(task, prompts) if "evolution" in experiment.eval.analyses else None
+        follows = "evolution" in experiment.eval.analyses
+        lineup = Lineup(task, prompts, families(task, experiment.task)) if follows else None
         return cls(answer(best, prompts), lineup, prompts, regions(task, experiment.at_query)[None])
 
     def __call__(self, model: Predictor) -> dict[str, Any]:

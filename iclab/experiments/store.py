@@ -37,7 +37,7 @@ State = Literal["pending", "running", "interrupted", "done", "failed", "diverged
 
 STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged")
 ENDED = ("done", "failed", "diverged")
-COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "value", "stderr")
+COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "step", "value", "stderr")
 
 
 def now() -> str:
@@ -276,8 +276,9 @@ def load(folder: Path | str) -> "pandas.DataFrame":
     """The results of all runs in a folder as one tidy table, one measured number a row.
 
     Columns: `run`; the settings that differ between the runs, by dotted key; `predictor`, `distribution`, `quantity`,
-    `layer`, `position` (a number of examples, or "mean" over all positions), `value`, `stderr`; `state` and `error`. A
-    run without results has a single row, whose value is NaN. Raises ``ValueError`` where the folder holds no runs.
+    `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
+    on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN.
+    Raises ``ValueError`` where the folder holds no runs.
     """
     import pandas  # here and not above: a worker has no need of it
 
@@ -287,7 +288,7 @@ def load(folder: Path | str) -> "pandas.DataFrame":
     swept = differing(settings)
     rows = [row for run, chosen in zip(found, settings, strict=True) for row in _table_rows(run, chosen, swept)]
     table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
-    return table.astype({"layer": "Int64", "position": object, "value": float, "stderr": float})
+    return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

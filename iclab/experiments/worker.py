@@ -77,6 +77,7 @@ def _ending(run: Run) -> dict[str, Any]:
 def _perform(run: Run) -> dict[str, Any]:
     import torch  # these load torch, which a run that another process holds can do without
 
+    from iclab.experiments import evolution
     from iclab.experiments.environment import write_environment
     from iclab.experiments.experiment import Experiment
     from iclab.experiments.run import perform
@@ -88,7 +89,8 @@ def _perform(run: Run) -> dict[str, Any]:
     _forget_other_device(run, resolve(experiment.device).type)
     write_environment(run.folder / "environment.json", experiment.device)
     try:
-        run.keep_rows(perform(experiment, run.folder, Curve(run.folder / "metrics.jsonl"), run.note))
+        measured = perform(experiment, run.folder, Curve(run.folder / "metrics.jsonl"), run.note)
+        run.keep_rows([*measured, *evolution.rows(run.curve())])
     except Diverged as error:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}

@@ -4,8 +4,11 @@
     LeastSquares, Ridge, Lasso           minimise the squared error, plain or with a penalty
     Posterior, SparsePosterior           Bayes for Gaussian and for sparse weights
     DiscreteMMSE, Mixture                Bayes for a finite pool of weights, and for a choice between models
-    GradientDescent(PlusPlus), StochasticGradientDescent, Newton    some steps of an algorithm on the examples so far
+    GradientDescent(PlusPlus), StochasticGradientDescent            some steps of an algorithm on the examples so far
+    Landweber, Newton                    the same along each eigenvector of XᵀX (`Spectral`)
     NearestNeighbours                    the mean label of the nearest examples
+    GreedyTree, BoostedTrees             regression trees grown on the examples so far
+    TrainedNetwork                       a two-layer network trained on the examples so far
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
@@ -13,22 +16,29 @@
 from iclab.predictors.averaging import Averaging
 from iclab.predictors.discrete import DiscreteMMSE
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
+from iclab.predictors.landweber import Landweber
 from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
 from iclab.predictors.mixture import Mixture
 from iclab.predictors.neighbours import NearestNeighbours
+from iclab.predictors.network import TrainedNetwork
 from iclab.predictors.newton import Newton
 from iclab.predictors.posterior import Posterior
 from iclab.predictors.predictor import Bayesian, Linear, Predictor, Zero
 from iclab.predictors.ridge import Ridge
 from iclab.predictors.sparse import SparsePosterior
+from iclab.predictors.spectral import Spectral
+from iclab.predictors.trees import BoostedTrees, GreedyTree
 
 __all__ = [
     "Averaging",
     "Bayesian",
+    "BoostedTrees",
     "DiscreteMMSE",
     "GradientDescent",
     "GradientDescentPlusPlus",
+    "GreedyTree",
+    "Landweber",
     "Lasso",
     "LeastSquares",
     "Linear",
@@ -39,6 +49,8 @@ __all__ = [
     "Predictor",
     "Ridge",
     "SparsePosterior",
+    "Spectral",
     "StochasticGradientDescent",
+    "TrainedNetwork",
     "Zero",
 ]

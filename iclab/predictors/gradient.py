@@ -24,7 +24,7 @@ Unrolled, e_i = y_i − lr·Σ_{j<i} γ^(i−1−j) (x_i·x_j) e_j: the errors s
 (I + lr·T)e = y, and w_i = lr·Σ_{j<i} γ^(i−1−j) e_j x_j. Akyürek et al. 2022 (arXiv 2211.15661) write 2α for lr.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,7 @@ def _at_least(name: str, value: float, least: float) -> list[str]:
     return [] if value >= least else [f"{name} must be at least {least}, given {value}"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class GradientDescent(Linear):
     """w_i after `steps` full-batch steps of size `lr` on the sum objective over the first i examples.
 
@@ -54,6 +54,13 @@ class GradientDescent(Linear):
 
     def __post_init__(self) -> None:
         refuse("GradientDescent", _at_least("steps", self.steps, 0) + _at_least("lam", self.lam, 0))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal settings; a tensor is equal to itself alone, as it is for its hash."""
+        if not isinstance(other, GradientDescent):
+            return NotImplemented
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return all(a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b) for a, b in pairs)
 
     @in_double
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:

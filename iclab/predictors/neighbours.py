@@ -8,29 +8,29 @@ Akyürek et al. 2022 (arXiv 2211.15661, §4.1) weigh by 1/r², Garg et al. 2022 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclab.errors import refuse, unknown
-from iclab.predictors.predictor import in_double
+from iclab.errors import refuse, unknown_choices
+from iclab.predictors.predictor import Predictor, in_double
 from iclab.predictors.prefixes import in_chunks
 
 POWERS = {"uniform": 0, "distance": 1, "squared distance": 2}
 
 
 @dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbours(Predictor):
     """Predicts the weighted mean label of the k nearest examples, fewer while fewer were seen, and 0 before any."""
 
     k: int = 3
-    weighting: str = "uniform"
+    weighting: Literal["uniform", "distance", "squared distance"] = "uniform"
 
     def __post_init__(self) -> None:
         found = [] if self.k >= 1 else [f"k must be at least 1, given {self.k}"]
-        known = self.weighting in POWERS
-        refuse("NearestNeighbours", found + ([] if known else [unknown("weighting", self.weighting, POWERS)]))
+        refuse("NearestNeighbours", found + unknown_choices(self))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -6,6 +6,7 @@ a map from the inputs and labels of a prompt to a prediction at every position a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
@@ -34,12 +35,15 @@ class Predictor(Protocol):
     """Predicts y_i from (x_0, y_0, ..., x_{i-1}, y_{i-1}, x_i), for every i at once.
 
     Law (causality): prediction i does not change when x_j (j > i) or y_j (j ≥ i) change.
+
+    The closed forms say that they are predictors by deriving from this; a model need not.
     """
 
+    @abstractmethod
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]: ...
 
 
-class Linear(ABC):
+class Linear(Predictor, ABC):
     """A predictor that answers w_i·x_i, where w_i are the weights learned from the first i examples.
 
     Finals implement `weights`; the weights are also what probes look for. Work is done in float64 and the answer
@@ -71,6 +75,7 @@ def needs_noise(noise: float) -> None:
     refuse("log_density", [] if noise > 0 else [f"labels without noise have no density, and noise is {noise}"])
 
 
+@dataclass(frozen=True)
 class Zero(Linear):
     """Answers 0: the floor against which every risk is read."""
 

@@ -1,0 +1,94 @@
+"""How many iterations is a layer worth? Layers read out as predictors, held beside numbers of steps of an iteration.
+
+For an iteration with answers g_k after k steps, and a layer that answers f,
+
+    k*(f) = argmax_k SimE(f, g_k)        SimE(f, g) = E cos(f − y, g − y)
+
+k* is chosen on the first half of the prompts and SimE(f, g_k*) measured on the second. Newton's residual squares with
+each step, so that layers which make steps of Newton show a k* that grows linearly with depth beside Newton, and
+exponentially beside gradient descent. The growth is the least-squares slope of k* for Newton, and of log₂ k* for
+gradient descent, over the middle half of the layers (from a quarter to three quarters of the depth).
+
+Where k* is defined. All iterations agree before the first example, and after one (a single eigenvalue is found in one
+step). With many more examples than dimensions the eigenvalues are alike and few steps find all of them: there the
+layers' own errors soon exceed what the iteration leaves, and k* means nothing. What tells numbers of steps apart are
+the positions around i = d, where small eigenvalues are. SimE over all positions is governed by these, as errors are
+largest there, and is what is used unless `part` says otherwise.
+
+Errors are those of the bootstrap over prompts, with k* chosen anew in each resample and for all layers together.
+
+Source: Fu, Chen, Jia, Sharan 2023, arXiv 2310.17086, §3–4: of 12 layers the middle ones, 3 to 9, make about three steps
+of Newton each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis.agreement import error_cosines
+from iclab.analysis.identify import Lineup
+from iclab.analysis.risk import Estimate, answer, estimate, resampled
+from iclab.predictors import Predictor
+
+DOUBLES = ("landweber",)  # iterations whose steps are counted in doublings
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The numbers of steps of one iteration that layers are most like: k* and SimE [layers], and the growth of k* (or
+    of log₂ k*) with each of the middle layers. `cosines` are those that SimE is the mean of."""
+
+    family: str
+    steps: Estimate
+    similarity: Estimate
+    growth: Estimate
+    cosines: Float[Tensor, "layers half"]
+
+
+def match_iterations(
+    lineup: Lineup,
+    layers: Sequence[Predictor],
+    rng: torch.Generator,
+    draws: int = 500,
+    part: slice | None = None,
+    names: Sequence[str] = ("newton", "landweber"),
+) -> list[Matched]:
+    """For each named family of a lineup the members that layers (the read-in first) are most like."""
+    part = part or lineup.part
+    said = answer({str(i): layer for i, layer in enumerate(layers)}, lineup.prompts)
+    learned, ys = torch.stack(list(said.values()))[..., part], lineup.prompts.ys[:, part]
+    half = len(ys) // 2
+    weights = resampled(half, draws, rng)
+    by_name = {family.name: (family, answers) for family, answers in zip(lineup.families, lineup.answers, strict=True)}
+    return [
+        _matched(name, by_name[name][0].grid, error_cosines(learned, by_name[name][1][..., part], ys), weights)
+        for name in names
+    ]
+
+
+def _matched(
+    name: str, grid: Float[Tensor, " k"], cosines: Float[Tensor, "layers k batch"], weights: Float[Tensor, "draws half"]
+) -> Matched:
+    half, grid = weights.shape[1], grid.to(weights)
+    chosen = cosines[..., :half].mean(-1).argmax(-1)
+    again = torch.einsum("rb,lkb->rlk", weights, cosines[..., :half]).argmax(-1)
+    here = cosines[torch.arange(len(cosines)), chosen, half:]
+    scale = grid.log2() if name in DOUBLES else grid
+    return Matched(
+        name,
+        Estimate(grid[chosen], grid[again].std(0)),
+        estimate(here.mT),
+        Estimate(slope(scale[chosen]), slope(scale[again]).std(0)),
+        here,
+    )
+
+
+def slope(values: Float[Tensor, "*draws layers"]) -> Float[Tensor, "*draws"]:
+    """The least-squares slope over the middle layers; layer 0 is the read-in."""
+    depth = values.shape[-1] - 1
+    layers = torch.arange(-(-depth // 4), 3 * depth // 4 + 1)
+    away = layers.to(values) - layers.double().mean().to(values)
+    return (values[..., layers] * away).sum(-1) / away.square().sum()

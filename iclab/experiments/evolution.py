@@ -1,0 +1,80 @@
+"""Result rows of a training curve, each at its `step`:
+
+evolution_risk       the risk in training                  evolution_excess     its excess over Bayes
+evolution_distance   the relative distance to each family of algorithms
+evolution_probe_r2   R² of each probe by layer
+
+and of the whole curve, with a step as the value and no `step` of their own:
+
+transition           when a family became the nearest and stayed so: a row for each time; at the first point for the
+                     family that the model starts from; infinite for a family that it never went over to
+plateau_exit         when the risk fell fastest
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from math import inf, isfinite
+from typing import Any
+
+from iclab.analysis.evolution import nearest, plateau_exit, transitions
+from iclab.experiments.claims import TRAINED
+from iclab.experiments.measure import Row
+
+Point = Mapping[str, Any]
+POINTS = ("risk", "excess")
+
+
+def rows(curve: Sequence[Point]) -> Iterator[Row]:
+    """The rows of a curve; only of what its points carry."""
+    shifts = dict.fromkeys(name for point in curve for name in point.get("shifts", {}))
+    yield from _of_curve(curve, TRAINED)
+    for name in shifts:
+        seen = [{"step": point["step"], **point["shifts"][name]} for point in curve if name in point.get("shifts", {})]
+        yield from _of_curve(seen, name)
+
+
+def _of_curve(curve: Sequence[Point], distribution: str) -> Iterator[Row]:
+    """The rows of a curve on one distribution."""
+    points = ({**row, "step": point["step"]} for point in curve for row in _of_point(point))
+    whole = chain(_exit_rows(curve), _transition_rows([point for point in curve if point.get("distances")]))
+    yield from ({"distribution": distribution, **row} for row in chain(points, whole))
+
+
+def _of_point(point: Point) -> Iterator[Row]:
+    yield from (_row("transformer", f"evolution_{name}", point[name]) for name in POINTS if name in point)
+    for family, distance in point.get("distances", {}).items():
+        yield _row(family, "evolution_distance", distance)
+    for target, by_layer in point.get("probes", {}).items():
+        yield from (
+            {**_row(target, "evolution_probe_r2", r2), "layer": layer}
+            for layer, r2 in enumerate(by_layer)
+            if r2 is not None and isfinite(r2)
+        )
+
+
+def _exit_rows(curve: Sequence[Point]) -> Iterator[Row]:
+    told = [point for point in curve if "risk" in point]
+    if found := plateau_exit([point["step"] for point in told], [point["risk"] for point in told]):
+        yield _row("transformer", "plateau_exit", found.step, found.stderr)
+
+
+def _transition_rows(followed: Sequence[Point]) -> Iterator[Row]:
+    if not followed:
+        return
+    names = [nearest(point["distances"]) for point in followed]
+    found = transitions([point["step"] for point in followed], names)
+    yield _row(names[0], "transition", followed[0]["step"], 0.0)
+    yield from (_row(each.after, "transition", each.at.step, each.at.stderr) for each in found)
+    never = followed[0]["distances"].keys() - {names[0], *(each.after for each in found)}
+    yield from (_row(family, "transition", inf) for family in sorted(never))
+
+
+def _row(predictor: str, quantity: str, value: float, stderr: float | None = None) -> Row:
+    return {
+        "predictor": predictor,
+        "quantity": quantity,
+        "layer": None,
+        "position": None,
+        "value": value,
+        "stderr": stderr,
+    }

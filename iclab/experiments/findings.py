@@ -1,0 +1,197 @@
+"""What the rows of one run say about the algorithm behind it: sentences, and tables of what they rest on.
+
+A parameter that was fitted at an end of its grid is told with ≤ or ≥ (the rows fit_low and fit_high say where a grid
+ends), the nearest algorithm with how probable it is that none is nearer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from iclab.experiments.claims import TRAINED
+from iclab.words import algorithm, sentence, share
+
+Row = Mapping[str, Any]
+POINTS = 12  # how many positions, or points of a curve, a table shows
+PROBES = ("probe_r2", "probe_r2_untrained", "probe_r2_bare")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table before it is laid out."""
+
+    title: str
+    columns: Sequence[str]
+    body: Sequence[Sequence[Any]]
+
+
+def number(row: Row | None) -> str:
+    """A value with its error, as it is printed; empty where there is none."""
+    if row is None:
+        return ""
+    error = row.get("stderr")
+    return f"{row['value']:.4g}" + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
+
+
+class Findings:
+    """The rows of a run on the distribution that it was trained on."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.get("distribution") == TRAINED:
+                self.rows.setdefault(row["quantity"], []).append(row)
+        known = {row["predictor"] for row in self.rows.get("risk", ())}
+        self.scale = "Bayes risk" if "bayes" in known else "labels' mean square"
+
+    def of(self, quantity: str, **place: Any) -> list[Row]:
+        """The rows of a quantity at a place: of the whole model, averaged over positions, unless it says otherwise."""
+        wanted = {"layer": None, "position": None, "step": None, **place}
+        found = self.rows.get(quantity, ())
+        return [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
+
+    def one(self, quantity: str, predictor: str, **place: Any) -> Row | None:
+        """The row of a predictor, or none."""
+        return next((row for row in self.of(quantity, **place) if row["predictor"] == predictor), None)
+
+    def values(self, key: str, quantity: str, keep: Callable[[Row], bool] = lambda row: True) -> list[Any]:
+        """What a column holds among the rows of a quantity, in order."""
+        return sorted({r[key] for r in self.rows.get(quantity, ()) if r.get(key) is not None and keep(r)})
+
+    # ---- the nearest algorithm -------------------------------------------------------------------------------------
+
+    def nearest(self, quantity: str = "fit_distance", **place: Any) -> Row | None:
+        """The row of the least distance at a place."""
+        return min(self.of(quantity, **place), key=lambda row: row["value"], default=None)
+
+    def words(self, family: str, **place: Any) -> str:
+        """A family with the parameter that was fitted at a place, marked where that is an end of the grid."""
+        fitted = self.one("fit_parameter", family, **place)
+        return algorithm(family, fitted["value"] if fitted else None, self.edge(family, fitted))
+
+    def edge(self, family: str, fitted: Row | None) -> str:
+        """ "≤" or "≥" where a parameter lies at an end of its grid."""
+        for quantity, sign in (("fit_low", "≤"), ("fit_high", "≥")):
+            end = self.one(quantity, family)
+            if end and fitted and end["value"] == fitted["value"]:
+                return sign
+        return ""
+
+    def sentences(self) -> Iterator[str]:
+        """The nearest algorithm of the output and of each layer, and how it came about in training."""
+        yield from self._sentence("output")
+        for layer in self.values("layer", "fit_distance"):
+            yield from self._sentence(f"after layer {layer}", layer=layer)
+        for name, growth in (("newton", "steps_per_layer"), ("landweber", "doublings_per_layer")):
+            if row := self.one(growth, name):
+                yield f"middle layers: {number(row)} {growth.replace('_', ' ')} of {algorithm(name)}"
+        yield from self._history()
+
+    def _sentence(self, where: str, **place: Any) -> Iterator[str]:
+        if row := self.nearest(**place):
+            chance = self.one("fit_probability", row["predictor"], **place)
+            told = self.words(row["predictor"], **place)
+            yield sentence(where, told, row["value"], chance["value"] if chance else float("nan"), self.scale)
+
+    def _history(self) -> Iterator[str]:
+        entries = sorted((row for row in self.of("transition") if isfinite(row["value"])), key=lambda row: row["value"])
+        for place, row in enumerate(entries):
+            name = algorithm(row["predictor"])
+            yield f"step {number(row)}: nearest to {name}" if place else f"at first nearest to {name}"
+        yield from (f"step {number(row)}: the risk falls fastest" for row in self.of("plateau_exit"))
+
+    # ---- tables ----------------------------------------------------------------------------------------------------
+
+    def sections(self) -> Iterator[Section]:
+        """Those tables for which there is something to show."""
+        tables = (self.by_examples, self.by_layer, self.iterations, self.probes, self.weights, self.evolution)
+        yield from (section for section in (make() for make in tables) if section.body)
+
+    def by_examples(self) -> Section:
+        """The nearest algorithm after each number of examples."""
+        body = []
+        for i in self.values("position", "fit_distance_at", lambda row: row.get("layer") is None):
+            row = self.nearest("fit_distance_at", position=i)
+            if row:
+                chance = self.one("fit_probability", row["predictor"], position=i)
+                alike = sum(each["value"] == row["value"] for each in self.of("fit_distance_at", position=i))
+                told = f"{alike} alike" if alike > 1 else self.words(row["predictor"], position=i)
+                body.append([i, told, number(row), number(chance)])
+        return Section(
+            "the nearest algorithm by number of examples", ["examples", "algorithm", "E(Δŷ)²", "probability"], body
+        )
+
+    def by_layer(self) -> Section:
+        """The algorithm that each layer is nearest to, when it is read out by a fitted linear map."""
+        body = []
+        for layer in self.values("layer", "fit_distance"):
+            row = self.nearest(layer=layer)
+            if row:
+                chance = self.one("fit_probability", row["predictor"], layer=layer)
+                body.append([layer, self.words(row["predictor"], layer=layer), number(row), number(chance)])
+        columns = ["after layer", "algorithm", "distance", "probability"]
+        return Section("the algorithm that each layer is nearest to", columns, body)
+
+    def iterations(self) -> Section:
+        """The numbers of steps that each layer is worth."""
+        names = ("newton", "landweber")
+        body = [
+            [
+                layer,
+                *(number(self.one(q, n, layer=layer)) for n in names for q in ("matched_steps", "sime")),
+            ]
+            for layer in self.values("layer", "matched_steps")
+        ]
+        columns = ["after layer", *(text for n in names for text in (f"{n} steps", f"SimE with {n}"))]
+        return Section("the number of steps whose errors are most like those of each layer", columns, body)
+
+    def probes(self) -> Section:
+        """The best R² over positions of each target in each layer, and the controls at that position."""
+        body = []
+        for target in self.values("predictor", "probe_r2"):
+            for layer in self.values("layer", "probe_r2"):
+                best = max(self._probed(target, layer), key=lambda row: row["value"], default=None)
+                if best:
+                    controls = (self._control(q, target, layer, best["position"]) for q in PROBES[1:])
+                    body.append([target, layer, best["position"], number(best), *map(number, controls)])
+        columns = ["target", "layer", "examples", "R²", "untrained model", "bare prompt"]
+        return Section("what a linear map reads out of the layers: the best R² over positions", columns, body)
+
+    def _probed(self, target: str, layer: int) -> list[Row]:
+        found = (row for row in self.rows["probe_r2"] if row["layer"] == layer and row["predictor"] == target)
+        return [row for row in found if isinstance(row["position"], int)]
+
+    def _control(self, quantity: str, target: str, layer: int, position: int) -> Row | None:
+        """The bare prompt is no model and has a single layer."""
+        return self.one(quantity, target, layer=0 if quantity == "probe_r2_bare" else layer, position=position)
+
+    def weights(self) -> Section:
+        """Implicit weights beside those of linear predictors, and how linear the model is in its query."""
+        names = self.values("predictor", "ilwd")
+        positions = [i for i in self.values("position", "linearity") if isinstance(i, int)]
+        body = [
+            [
+                i,
+                number(self.one("linearity", "transformer", position=i)),
+                *(number(self.one("ilwd", name, position=i)) for name in names),
+            ]
+            for i in thinned(positions)
+        ]
+        title = "implicit weights: R² of a linear map in the query, and E‖w − w'‖² from linear predictors"
+        return Section(title, ["examples", "linearity", *names], body)
+
+    def evolution(self) -> Section:
+        """The nearest algorithm along the training curve."""
+        body = []
+        for step in thinned(self.values("step", "evolution_distance")):
+            row = self.nearest("evolution_distance", step=step)
+            risks = (number(self.one(f"evolution_{q}", "transformer", step=step)) for q in ("risk", "excess"))
+            body.append([step, *risks, algorithm(row["predictor"]), share(row["value"])] if row else [step, *risks])
+        return Section("in training", ["step", "risk", "excess", "nearest algorithm", "distance"], body)
+
+
+def thinned(values: Sequence[Any]) -> list[Any]:
+    """At most a dozen and one of them, the last among them."""
+    kept = list(values[:: max(1, -(-len(values) // POINTS))])
+    return kept + [value for value in values[-1:] if value not in kept]

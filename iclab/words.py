@@ -1,0 +1,49 @@
+"""Algorithms in words, from the names that families of them have in tables and claims.
+
+    words.algorithm("gradient_descent_8", 0.69)        gradient descent, 8 steps (η ≈ 0.69)
+    words.algorithm("newton", 14, "≥")                 Newton's iteration (≥ 14 steps)
+
+A parameter at the end of the grid that was tried is told with ≤ or ≥: nothing better was looked for beyond it.
+"""
+
+MOST_STEPS = 8  # of gradient descent with a step size to be fitted; the family of so many is the last of its kind
+NAMES = {
+    "bayes": "the Bayes predictor",
+    "trained_bayes": "the Bayes predictor of the training",
+    "newton": "Newton's iteration",
+    "landweber": "gradient descent of the largest safe step",
+    "one_pass_sgd": "one pass of SGD",
+    "zero": "the answer 0",
+}
+SYMBOLS = {"ridge": "λ", "gradient_descent": "η", "one_pass_sgd": "lr", "nearest_neighbours": "k"}
+COUNTS = ("newton", "landweber")  # whose parameter is a number of steps
+
+
+def algorithm(family: str, value: float | None = None, edge: str = "") -> str:
+    """A family with its fitted parameter, where it has one; `edge` is "≤" or "≥" at an end of the grid."""
+    kind, _, steps = family.rpartition("_")
+    if kind == "gradient_descent":
+        name = f"gradient descent, {'≥ ' if int(steps) == MOST_STEPS else ''}{_steps(float(steps))}"
+    else:
+        kind, name = family, NAMES.get(family, family.replace("_", " "))
+    return name if value is None else f"{name} ({_parameter(kind, value, edge)})"
+
+
+def _parameter(kind: str, value: float, edge: str) -> str:
+    if kind in COUNTS:
+        return f"{edge} {_steps(value)}".lstrip()
+    return f"{SYMBOLS.get(kind, 'parameter')} {edge or '≈'} {value:.3g}"
+
+
+def _steps(value: float) -> str:
+    return f"{value:.4g} step{'' if value == 1 else 's'}"
+
+
+def share(value: float) -> str:
+    """A relative distance in per cent."""
+    return f"{100 * value:.2g} %" if value < 1 else f"{100 * value:.0f} %"
+
+
+def sentence(where: str, what: str, distance: float, probability: float, scale: str) -> str:
+    """Which algorithm something is nearest to, how far away it is, and how sure that it is the nearest."""
+    return f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"

@@ -1,0 +1,49 @@
+"""Agreement of a model with textbook algorithms, by the number of examples.
+
+    python paper_figs/agreement_by_examples.py runs/akyurek2022_agreement [picture.png]
+
+After Akyürek et al. 2022 (arXiv 2211.15661, Figs. 1 and 6), whose figures divide by d. Left: the squared difference of
+the model's answers from those of each algorithm, and from the labels. Middle: that of the implied weights. Right: how
+much of the model's answers is linear in the query.
+"""
+
+import matplotlib.pyplot as plt
+
+import iclab
+from iclab import plots
+from iclab.errors import refuse
+
+ALGORITHMS = {
+    "ols": ("least squares", {"color": "C2", "marker": "o"}),
+    "ridge_1_10": ("ridge, λ = 0.1", {"color": "C9"}),
+    "sgd_03": ("one pass of SGD, α = 0.03", {"color": "C5"}),
+    "gd_02": ("one step of GD, α = 0.02", {"color": "C1"}),
+    "sgd_01": ("one pass of SGD, α = 0.01", {"color": "C5", "linestyle": "--"}),
+    "gd_01": ("one step of GD, α = 0.01", {"color": "C1", "linestyle": "--"}),
+    "knn_weighted": ("3 neighbours, weighted", {"color": "C4"}),
+    "knn_uniform": ("3 neighbours", {"color": "C4", "linestyle": "--"}),
+}
+LINEAR = [name for name in ALGORITHMS if not name.startswith("knn")]
+
+
+def draw(table):
+    """A figure of the runs that are done."""
+    done = table[(table["state"] == "done") & (table["position"] != 0)]  # before any example all answer 0
+    refuse("nothing to draw", ["no run is done"] if done.empty else [])
+    figure, (answers, weights, linear) = plt.subplots(1, 3, figsize=(7.2, 3.4))
+    for name, (label, look) in ALGORITHMS.items():
+        plots.curves(done, answers, [name], "spd", labels={name: label}, **look)
+    plots.curves(done, answers, ["transformer"], "risk", labels={"transformer": "labels"}, color="C3", linestyle="-.")
+    for name in LINEAR:
+        plots.curves(done, weights, [name], "ilwd", **ALGORITHMS[name][1])
+    plots.curves(done, linear, ["transformer"], "linearity")
+    linear.axhline(1.0, color="black", linewidth=0.8, linestyle=":", label="linear")
+    answers.set(yscale="log", ylabel="", title="E (model − algorithm)²")
+    weights.set(yscale="log", ylabel="", title="E ‖difference of weights‖²")
+    linear.set(ylim=(0, 1.05), ylabel="", title="R², linear in the query")
+    figure.legend(*answers.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+if __name__ == "__main__":
+    plots.command(__doc__, draw, iclab.load)
