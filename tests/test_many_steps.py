@@ -51,11 +51,26 @@ def test_what_moves_the_inputs_is_read_as_the_contraction_and_not_as_leakage():
         assert step.leakage < 1e-12
 
 
-def test_what_a_deeper_layer_writes_elsewhere_is_leakage_and_in_the_last_layer_is_not():
+def test_what_is_written_into_the_constant_channel_is_leakage_where_it_is_read():
+    """Written by the first layer and unread it changes no answer; read by the second it does."""
+    model, prompts = constructed(), TASK.sample(4, generator(1), torch.float64)
+    said = model(prompts.xs, prompts.ys)
+    with torch.no_grad():
+        model.blocks[0].attn.out.weight[4, 3] = 1.0
+    assert max(step.leakage for step in linear_steps(model)) < 1e-12
+    torch.testing.assert_close(model(prompts.xs, prompts.ys), said)
+    with torch.no_grad():
+        model.blocks[1].attn.v.weight[3, 4] = 1.0
+    first, second = linear_steps(model)
+    assert first.leakage < 1e-12 and second.leakage > 0.1
+    assert not torch.allclose(model(prompts.xs, prompts.ys), said)
+
+
+def test_inputs_that_move_other_than_along_the_preconditioner_leak_and_in_the_last_layer_do_not():
     model = constructed()
     with torch.no_grad():
         for block in model.blocks:
-            block.attn.out.weight[4, 3] = 1.0  # labels into the channel that marks examples
+            block.attn.out.weight[0, 3] = 1.0  # labels into an input
     first, last = linear_steps(model)
     assert first.leakage > 0.1 and last.leakage < 1e-12
 

@@ -16,7 +16,8 @@ preconditioner of step l, up to the sign of the answer, as long as the inputs in
     r ← r + xᵀ A (1/m) Σ_j r_j x_j,    x ← x + B (1/m) Σ_j x_j x_jᵀ Aᵀ x      (ibid., Thm 4: A ∝ Λ⁻¹, B ∝ I),
 
 B being the *contraction* of the inputs, O_xx o_y⁻¹ for a single head and its projection onto A for several. Leakage of
-a deeper layer is all that is neither, in every channel; in the last layer, in the label channel alone.
+a deeper layer is all that is neither, in inputs and labels; in the last layer, in labels alone. What is written into
+the constant channel counts in the layer that reads it: unread it changes nothing.
 """
 
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def _step(form: Float[Tensor, "D D D D"], d: int, layer: int, layers: int) -> Li
     values = torch.block_diag(B, torch.ones(1, 1).to(A), torch.zeros(len(form) - d - 1, len(form) - d - 1).to(A))
     pure = torch.einsum("uv,ow->ouvw", torch.nn.functional.pad(A, (0, len(form) - d) * 2), values)
     rest = (both - pure - pure.mT) / 2
-    rest = rest[d] if layer == layers else rest
+    rest = rest[d] if layer == layers else rest[: d + 1]
     rest = rest[:d] if layers == 1 else rest  # the query has nothing but its x
     return LinearStep(A, B, (rest.norm() / A.norm()).item())
 
