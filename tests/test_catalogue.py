@@ -39,6 +39,8 @@ FIGURES = {
     "smallest_model.py": "akyurek2022_smallest.toml",
     "linear_attention_samples.py": "lu2024_samples.toml",
     "linear_attention_diversity.py": "lu2024_diversity.toml",
+    "zhang2023_one_layer.py": "zhang2023_one_layer.toml",
+    "ahn2023_preconditioned.py": "ahn2023_preconditioned.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 

@@ -533,6 +533,8 @@ def test_a_mistake_in_a_named_predictor_is_told_with_its_key():
     assert line.startswith("f.toml: eval.predictors.mine.kind: unknown predictor 'Rigde'. Did you mean 'Ridge'?")
     (line,) = refusal(lambda: naming(mine={"kind": "Ridge", "lam": 0}))
     assert line.startswith("f.toml: eval.predictors.mine: Ridge: lam must be positive")
+    (line,) = refusal(lambda: naming(mine={"kind": "NearestNeighbours", "weighting": "unifrom"}))
+    assert "unknown value 'unifrom'. Did you mean 'uniform'?" in line
     (line,) = refusal(lambda: naming(mine={"kind": "SparsePosterior", "d": 4, "sparsity": 1}))
     assert "predictor 'mine' is for d = 4, not 3" in line
 

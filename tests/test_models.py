@@ -302,3 +302,23 @@ def test_bad_shapes_are_refused_with_everything_that_is_wrong():
         TransformerConfig(d_model=8, n_head=3)
     with pytest.raises(ValueError, match=r"d = 2.*d = 3.*n = 7.*n = 6"):
         model("lagged", {})(torch.zeros(1, 7, 2), torch.zeros(1, 7))
+
+
+def test_a_negated_answer_is_minus_the_label_channel_and_belongs_to_bare_tokens():
+    shape = {"layout": "encoder", "read_in": "identity", "d_model": 5, "n_head": 1, "n_layer": 2}
+    plain = Transformer(3, 6, TransformerConfig(**shape), generator(1))
+    negated = Transformer(3, 6, TransformerConfig(**shape, negated=True), generator(1))
+    prompts = LinearRegression(3, 6).sample(4, generator(2))
+    torch.testing.assert_close(negated(prompts.xs, prompts.ys), -plain(prompts.xs, prompts.ys))
+    with pytest.raises(ValueError, match="negated is for read_in = identity"):
+        TransformerConfig(negated=True)
+
+
+def test_the_scale_of_the_start_multiplies_every_matrix_and_nothing_else():
+    plain, small = (Transformer(3, 6, TransformerConfig(init_scale=c), generator(1)) for c in (1.0, 0.25))
+    for (name, one), (_, other) in zip(plain.named_parameters(), small.named_parameters(), strict=True):
+        matrix = one.ndim == 2 and name != "position"
+        torch.testing.assert_close(other, 0.25 * one if matrix else one, msg=name)
+    for scale in (0.0, float("inf")):
+        with pytest.raises(ValueError, match="init_scale must be positive and finite"):
+            TransformerConfig(init_scale=scale)

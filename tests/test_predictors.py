@@ -1273,7 +1273,7 @@ REFUSED = {
     "gradient descent": (lambda: GradientDescent(-1, 0.1, lam=-1.0), ["steps must be", "lam must be"]),
     "gradient descent ++": (lambda: GradientDescentPlusPlus(-1, 0.1, 0.1), ["steps must be"]),
     "stochastic gradient descent": (lambda: StochasticGradientDescent(0.1, lam=-0.1), ["lam must be"]),
-    "neighbours": (lambda: NearestNeighbours(0, "unifrom"), ["k must be at least 1", "Did you mean 'uniform'?"]),
+    "neighbours": (lambda: NearestNeighbours(0), ["k must be at least 1"]),
     "posterior": (
         lambda: Posterior(torch.diag(torch.tensor([1.0, -1.0])), -1.0),
         ["negative eigenvalues", "noise must be a standard deviation"],

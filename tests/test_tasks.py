@@ -2,7 +2,9 @@
 
 import inspect
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import generator
@@ -15,6 +17,7 @@ from iclab.tasks import (
     FinitePool,
     HalfSubspace,
     LinearRegression,
+    Longer,
     NoisyLabels,
     Normal,
     NormalisedLabels,
@@ -54,6 +57,7 @@ TASKS = {
     "normalised labels": NormalisedLabels(BASE),
     "noisy labels": NoisyLabels(BASE, 2.0),
     "truncated": Truncated(BASE, dims=2, points=3),
+    "longer": Longer(BASE, points=9),
     "skewed": SkewedInputs(BASE),
     "half subspace": HalfSubspace(BASE),
     "random orthant": RandomOrthant(BASE),
@@ -170,6 +174,24 @@ def test_contexts_have_the_fourth_moment_that_their_task_states(task):
     assert_fourth_moment(task, task.input_fourth_moment)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "nodes", "weights"),
+    [
+        (Normal(), *np.polynomial.hermite_e.hermegauss(8)),
+        (Uniform(half_width=1.5), *(np.polynomial.legendre.leggauss(8) * np.array([[1.5], [1.0]]))),
+    ],
+    ids=["normal", "uniform"],
+)
+def test_fourth_moments_are_those_of_gaussian_quadrature(inputs, nodes, weights):
+    """Exact for polynomials: eight nodes in each of three coordinates integrate the fourth power without error."""
+    grid = torch.cartesian_prod(*3 * [torch.tensor(nodes)])
+    share = torch.cartesian_prod(*3 * [torch.tensor(weights / weights.sum())]).prod(-1)
+    uneven = replace(inputs, spectrum=(1.0, 0.5, 2.0), rotation_seed=3)
+    xs, form = grid @ uneven.root(3).mT, torch.tensor([[1.0, 0.3, 0.0], [0.3, 2.0, -0.5], [0.0, -0.5, 0.7]]).double()
+    exact = (xs.mT * share * ((xs @ form) * xs).sum(-1)) @ xs
+    torch.testing.assert_close(uneven.fourth_moment(form), exact, rtol=1e-12, atol=1e-12)
+
+
 def test_the_fourth_moment_tells_laws_with_one_covariance_apart():
     uniform = LinearRegression(3, 4, inputs=Uniform(half_width=3**0.5))
     normal = LinearRegression(3, 4)
@@ -279,6 +301,7 @@ def test_queries_are_where_the_shift_says():
         (lambda: OrthogonalQuery(Truncated(BASE, dims=2, points=4)), ["n − 1 = 3", "given 2"]),
         (lambda: SparseLinearRegression(2, 2, sparsity=3), ["sparsity", "1..d = 2"]),
         (lambda: FinitePool(DecisionTree(2, 2), size=0), ["DecisionTree", "size"]),
+        (lambda: Longer(BASE, points=5), ["more than the base's n = 5", "given 5"]),
         (lambda: Truncated(BASE, dims=9, points=9), ["dims", "1..6", "points", "1..5"]),
         (lambda: OrthogonalQuery(LinearRegression(2, 4)), ["n − 1 = 3", "given 2"]),
         (lambda: RepeatedQuery(LinearRegression(2, 1)), ["n of 2"]),

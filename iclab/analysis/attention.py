@@ -10,8 +10,14 @@ a form in x_q and in the products of two entries of t′_j. The part that is a s
     x_qᵀ A (1/m) Σ_j y_j x_j,    A = S_xx o_y + S_xy o_xᵀ;
 
 everything else (x_j x_jᵀ, y_j², the constant channel) is its `leakage`. In a deeper model the same A_l is the
-preconditioner of step l, as long as the inputs in the stream are left alone (Ahn et al. 2023, arXiv 2306.00297,
-Lemma 1).
+preconditioner of step l, up to the sign of the answer, as long as the inputs in the stream are left alone (Ahn et al.
+2023, arXiv 2306.00297, Lemma 1). Where a layer moves them too, the step that training is said to find is
+
+    r ← r + xᵀ A (1/m) Σ_j r_j x_j,    x ← x + B (1/m) Σ_j x_j x_jᵀ Aᵀ x      (ibid., Thm 4: A ∝ Λ⁻¹, B ∝ I),
+
+B being the *contraction* of the inputs, O_xx o_y⁻¹ for a single head and its projection onto A for several. Leakage of
+a deeper layer is all that is neither, in inputs and labels; in the last layer, in labels alone. What is written into
+the constant channel counts in the layer that reads it: unread it changes nothing.
 """
 
 from dataclasses import dataclass
@@ -29,9 +35,10 @@ from iclab.models.transformer import Block
 
 @dataclass(frozen=True)
 class LinearStep:
-    """What one layer adds to the label of the query: A, and the size of all other terms relative to A."""
+    """What one layer adds to labels and inputs: A and B, and the size of all other terms relative to A."""
 
     preconditioner: Float[Tensor, "d d"]
+    contraction: Float[Tensor, "d d"]
     leakage: float
 
 
@@ -39,7 +46,8 @@ def linear_steps(model: Transformer) -> list[LinearStep]:
     """The step that each layer takes, in the units of a mean over all examples of the longest prompt. Raises
     ``ValueError`` for a model that is no stack of plain linear attention on bare tokens of `encoder` layout."""
     refuse("linear_steps", obstacles(model.config))
-    return [_step(form, model.d) for form in _forms(model)]
+    forms = _forms(model)
+    return [_step(form, model.d, layer, len(forms)) for layer, form in enumerate(forms, 1)]
 
 
 def obstacles(config: TransformerConfig) -> list[str]:
@@ -50,8 +58,8 @@ def obstacles(config: TransformerConfig) -> list[str]:
     return [f"needs {key} = {wanted[key]}, given {value}" for key, value in given.items() if value != wanted[key]]
 
 
-def _forms(model: Transformer) -> list[Float[Tensor, "D D D"]]:
-    """F[u, v, w] of each layer: the label receives Σ_j F[u, v, w] t_u t′_jv t′_jw / m."""
+def _forms(model: Transformer) -> list[Float[Tensor, "D D D D"]]:
+    """F[o, u, v, w] of each layer: channel o of token t receives Σ_j F[o, u, v, w] t_u t′_jv t′_jw / m."""
     n, width, a = model.n, model.d + 2, model.config.n_head
     factor = {"seen": 1.0, "longest": (n - 1) / model.longest, "none": n - 1}[model.config.normaliser]
     blocks = [cast(Block, block) for block in model.blocks]
@@ -59,8 +67,8 @@ def _forms(model: Transformer) -> list[Float[Tensor, "D D D"]]:
     for attn in [block.attn for block in blocks] * (model.config.n_layer if model.config.tied else 1):
         q, k, v = (rearrange(_weight(p), "(a c) D -> a c D", a=a) for p in (attn.q, attn.k, attn.v))
         out = rearrange(_weight(attn.out), "D (a c) -> a D c", a=a)
-        scores, values = attn.scale * q.mT @ k, (out @ v)[:, model.d]
-        found.append(factor * torch.einsum("auv,aw->uvw", scores, values)[:width, :width, :width])
+        scores, values = attn.scale * q.mT @ k, out @ v
+        found.append(factor * torch.einsum("auv,aow->ouvw", scores, values)[:width, :width, :width, :width])
     return found
 
 
@@ -68,11 +76,16 @@ def _weight(linear: nn.Module) -> Float[Tensor, "outputs inputs"]:
     return cast(Tensor, linear.weight).detach().double()
 
 
-def _step(form: Float[Tensor, "D D D"], d: int) -> LinearStep:
-    both = (form + form.mT)[:d]  # t′_v t′_w does not tell v from w; a query has nothing but its x
-    A = both[:, :d, d]
-    rest = (both / 2).square().sum() - A.square().sum() / 2
-    return LinearStep(A, (rest.clamp(min=0).sqrt() / A.norm()).item())
+def _step(form: Float[Tensor, "D D D D"], d: int, layer: int, layers: int) -> LinearStep:
+    both = form + form.mT  # t′_v t′_w does not tell v from w
+    A = both[d, :d, :d, d]
+    B = torch.einsum("ouvw,uv->ow", form[:d, :d, :d, :d], A) / A.square().sum()
+    values = torch.block_diag(B, torch.ones(1, 1).to(A), torch.zeros(len(form) - d - 1, len(form) - d - 1).to(A))
+    pure = torch.einsum("uv,ow->ouvw", torch.nn.functional.pad(A, (0, len(form) - d) * 2), values)
+    rest = (both - pure - pure.mT) / 2
+    rest = rest[d] if layer == layers else rest[: d + 1]
+    rest = rest[:d] if layers == 1 else rest  # the query has nothing but its x
+    return LinearStep(A, B, (rest.norm() / A.norm()).item())
 
 
 def distance_to_identity(matrix: Float[Tensor, "d d"]) -> float:

@@ -17,7 +17,9 @@ layers          the fit_ quantities of every layer, read out by a fitted linear 
 preconditioners preconditioner_distance: of the matrix A of each layer's step of gradient descent, in one layer to the
                 optimum (‖A − Γ⁻¹‖/‖Γ⁻¹‖), in all to a multiple of the identity and to one of the inverse covariance;
                 leakage: all that the layer computes besides; risk of the one-layer optimum, and formula: that risk in
-                closed form; formula_ratio: the model's risk / formula
+                closed form; formula_ratio: the model's risk / formula; and of several layers contraction_distance: of
+                the matrix B that moves the inputs to a multiple of the identity; risk of preconditioned_descent, the
+                best with A ∝ Λ⁻¹ of one step per layer, and descent_ratio: the model's risk / that
 iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
                 over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
@@ -62,6 +64,7 @@ from iclab.analysis import (
 )
 from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.identify import LEAST
+from iclab.analysis.many_steps import best_descent
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import Answers, squared
@@ -71,7 +74,7 @@ from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
 from iclab.predictors import Linear, Predictor
-from iclab.tasks import Prompts, Task
+from iclab.tasks import Prompts, Task, WhitenedLinearRegression
 
 Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
@@ -248,17 +251,22 @@ class Measurement:
     def preconditioners(self) -> Iterator[Row]:
         """The step that each layer takes, read from its weights, and what theory says of the best single one."""
         trained, covariance = self.experiment.task, self.task.input_second_moment()
-        best = best_preconditioner(trained, trained.n - 1)
+        best, layers = best_preconditioner(trained, trained.n - 1), self.transformer.config.n_layer
         for layer, step in enumerate(linear_steps(self.transformer), 1):
             A = step.preconditioner.cpu()
             found = {"identity": distance_to_identity(A)}
             found |= {"inverse_covariance": distance_to_identity(whitened(A, covariance))}
-            if self.transformer.config.n_layer == 1:
+            if layers == 1:
                 found["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
             for name, value in found.items():
                 yield {**_row(name, "preconditioner_distance", None, value), "layer": layer}
             yield {**_row("transformer", "leakage", None, step.leakage), "layer": layer}
+            if layer < layers:  # inputs that the last layer moves are read by none
+                value = distance_to_identity(step.contraction)
+                yield {**_row("identity", "contraction_distance", None, value), "layer": layer}
         yield from self._one_layer_risks(best)
+        if layers > 1 and isinstance(self.task, WhitenedLinearRegression):
+            yield from self._descent_risks(layers)
 
     def _one_layer_risks(self, best: torch.Tensor) -> Iterator[Row]:
         """The risk of the best layer, measured and in closed form, and the model's relative to the latter."""
@@ -273,6 +281,16 @@ class Measurement:
             yield _row("one_layer_optimum", "formula", position, value)
         for name, terms in errors.items():
             yield from _averaged(name, "formula_ratio", terms / formula.to(terms), self.parts)
+
+    def _descent_risks(self, steps: int) -> Iterator[Row]:
+        """The best descent of as many steps as there are layers: its risk, and the model's relative to it."""
+        descent = best_descent(self.task, steps, self.rng("fit"))
+        answers = answer({"transformer": self.model, "preconditioned_descent": descent}, self.prompts)
+        errors = {name: squared(f, self.prompts.ys) for name, f in answers.items()}
+        yield from _averaged("preconditioned_descent", "risk", errors["preconditioned_descent"], self.parts)
+        yield from _relative(
+            "transformer", "descent_ratio", errors["transformer"], errors["preconditioned_descent"], self.parts
+        )
 
 
 def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:

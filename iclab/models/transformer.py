@@ -23,6 +23,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,9 @@ class TransformerConfig(Architecture):
     before attention, MLP and read-out; `positions` adds a learned vector per position; `d_head` is d_model / n_head
     unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
     maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
+    `negated` answers minus what stands in the label channel: each token then holds what is left of its label, y − ŷ,
+    and the query, with no label, −ŷ (von Oswald et al. 2022, arXiv 2212.07677, §2).
+    `init_scale` multiplies all matrices as they are drawn.
     """
 
     n_layer: int = 4
@@ -70,6 +74,8 @@ class TransformerConfig(Architecture):
     bias: bool = True
     read_in: Literal["learned", "identity"] = "learned"
     tied: bool = False
+    negated: bool = False
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         least = {"n_head": 1, "d_model": 1, "n_layer": 0, "d_mlp": 0}
@@ -79,6 +85,10 @@ class TransformerConfig(Architecture):
             found.append(f"d_head must be at least 1, given {self.d_head}")
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
+        if self.negated and self.read_in == "learned":
+            found.append("negated is for read_in = identity: a learned read-out has a sign of its own")
+        if not 0 < self.init_scale < inf:
+            found.append(f"init_scale must be positive and finite, given {self.init_scale}")
         refuse("TransformerConfig", found + unknown_choices(self) + self._no_label())
 
     def _no_label(self) -> list[str]:
@@ -191,8 +201,8 @@ class Transformer(nn.Module):
     """A transformer over prompts of at most n examples in d dimensions. It is a `Predictor`.
 
     Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
-    √(2 n_layer), and by the number of tokens where attention sums over them without a normaliser; biases zero;
-    positions N(0, 0.02²).
+    √(2 n_layer), and by the number of tokens where attention sums over them without a normaliser, all times
+    `init_scale`; biases zero; positions N(0, 0.02²).
     """
 
     def __init__(
@@ -223,9 +233,10 @@ class Transformer(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 depth = 2 * self.config.n_layer if name.endswith(("attn.out", "mlp_out")) else 1
+                spread = self.config.init_scale * (module.in_features * depth) ** -0.5
                 sums = self.config.attention != "softmax" and self.config.normaliser == "none"
                 terms = self.longest if sums and name.endswith("attn.out") else 1
-                nn.init.normal_(module.weight, std=(module.in_features * depth) ** -0.5 / terms, generator=rng)
+                nn.init.normal_(module.weight, std=spread / terms, generator=rng)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.config.positions:
@@ -298,7 +309,8 @@ class Transformer(nn.Module):
     def _read_out(self, answers: Float[Tensor, "batch m d_model"]) -> Float[Tensor, "batch m"]:
         if self.config.read_in == "learned":
             return self.read_out(self.norm(answers)).squeeze(-1)
-        return answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
+        label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
+        return -label if self.config.negated else label
 
     def _answer(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(xs, ys, taps)

@@ -43,12 +43,13 @@ def _at_least(name: str, value: float, least: float) -> list[str]:
 class GradientDescent(Linear):
     """w_i after `steps` full-batch steps of size `lr` on the sum objective over the first i examples.
 
-    `lr` may be a tensor with one step size for each position. `preconditioner` is P; none is the identity.
+    `lr` may be a tensor with one step size for each position. `preconditioner` is P, the same at every step or one for
+    each; none is the identity.
     """
 
     steps: int
     lr: float | Float[Tensor, " n"]
-    preconditioner: Float[Tensor, "d d"] | None = None
+    preconditioner: Float[Tensor, "*steps d d"] | None = None
     lam: float = 0.0
 
     def __post_init__(self) -> None:
@@ -69,10 +70,10 @@ class GradientDescent(Linear):
     def _descended(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         lr = torch.as_tensor(self.lr, dtype=xs.dtype, device=xs.device).unsqueeze(-1)
         ws = torch.zeros_like(xs)
-        for _ in range(self.steps):
+        eye = torch.eye(xs.shape[-1])
+        for P in (eye if self.preconditioner is None else self.preconditioner).to(xs).expand(self.steps, *eye.shape):
             residuals = (ws @ xs.mT - ys.unsqueeze(1)).tril(-1)
-            gradient = residuals @ xs + self.lam * ws
-            ws = ws - lr * (gradient if self.preconditioner is None else gradient @ self.preconditioner.to(xs).mT)
+            ws = ws - lr * (residuals @ xs + self.lam * ws) @ P.mT
         return ws
 
 

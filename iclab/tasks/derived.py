@@ -1,4 +1,4 @@
-"""Tasks made from tasks: a finite pool of functions, another scale or noise of labels, shorter prompts, shifted inputs.
+"""Tasks made from tasks: a pool of functions, another scale or noise of labels, another length, shifted inputs.
 
 Each changes one fact of its `base` and keeps the others, so they nest. The input shifts are those on which
 Garg et al. 2022 (arXiv 2208.01066, §4) test a model that was trained without them; where the shift concerns "the
@@ -6,7 +6,7 @@ query", it is the input at the last position (sweep n to see a curve against the
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite
 
@@ -18,7 +18,7 @@ from iclab.errors import refuse
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions
-from iclab.tasks.task import Task
+from iclab.tasks.task import FunctionClass, Task
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,27 @@ class Truncated(Derived):
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)[:, : self.points]
         return xs * (torch.arange(self.d, device=xs.device) < self.dims)
+
+
+@dataclass(frozen=True)
+class Longer(Derived):
+    """Prompts of `points` examples, more than the base has, of the same laws."""
+
+    base: FunctionClass
+    points: int
+
+    def _problems(self) -> list[str]:
+        if not isinstance(self.base, FunctionClass):
+            return [f"longer prompts are drawn of a class of functions only, given {type(self.base).__name__}"]
+        more = self.points > self.base.n
+        return [] if more else [f"points must be more than the base's n = {self.base.n}, given {self.points}"]
+
+    @property
+    def n(self) -> int:
+        return self.points
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        return replace(self.base, n=self.points).draw_inputs(batch, rng, dtype)
 
 
 # ---- shifted inputs ------------------------------------------------------------------------------------------------
