@@ -24,6 +24,7 @@ from iclab.tasks import (
     FinitePool,
     Inputs,
     LinearRegression,
+    Longer,
     NoisyLabels,
     NormalisedLabels,
     SkewedInputs,
@@ -187,7 +188,8 @@ def example(hint):
 
 
 def made(kind):
-    return kind(**{name: example(h) for name, (spec, h) in schema(kind).items() if required(spec)})
+    given = {name: example(h) for name, (spec, h) in schema(kind).items() if required(spec)}
+    return kind(**(given | {"points": 4} if kind is Longer else given))  # more than the n = 3 of the base
 
 
 PLAIN = LinearRegression(3, 3)
@@ -207,7 +209,12 @@ def specimens():
     for name, kind in shipped(Learner).items():
         yield f"train {name}", Experiment(PLAIN, LinearAttentionConfig(), made(kind)), "train"
     for name, kind in shipped(Derived).items():
-        yield f"shift {name}", Experiment(PLAIN, eval=Evaluation(shifts=(("one", made(kind)),))), "eval.shifts.one"
+        free = TransformerConfig(positions=False)  # takes prompts of any length
+        yield (
+            f"shift {name}",
+            Experiment(PLAIN, free, eval=Evaluation(shifts=(("one", made(kind)),))),
+            "eval.shifts.one",
+        )
     for name, kind in shipped(Predictor).items():
         named_one = Evaluation(predictors=(("mine", made(kind)),))
         yield f"predictor {name}", Experiment(PLAIN, eval=named_one), "eval.predictors.mine"

@@ -416,7 +416,7 @@ def test_analyses_add_their_rows_and_change_no_other():
     assert rows[: len(plain)] == plain
     added = rows[len(plain) :]
     assert {row["quantity"] for row in added} == {
-        *("ilwd", "linearity", "fit_distance", "fit_probability", "fit_distance_at", "fit_parameter"),
+        *("ilwd", "weight_cosine", "linearity", "fit_distance", "fit_probability", "fit_distance_at", "fit_parameter"),
         *("matched_steps", "sime", "sime_lead"),
         *("probe_r2", "probe_r2_untrained", "probe_r2_bare"),
     }

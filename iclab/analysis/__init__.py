@@ -9,10 +9,13 @@ from iclab.analysis.agreement import (
     query_gradients,
     sime,
     spd,
+    weight_cosine,
 )
 from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.attention import LinearStep, linear_steps
+from iclab.analysis.descent import Constants, best_descent, read_off, tuned_descent
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.interpolation import Products, interpolated, products
 from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
@@ -23,6 +26,7 @@ from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, risk
 
 __all__ = [
+    "Constants",
     "Estimate",
     "Family",
     "LayerReadout",
@@ -30,11 +34,13 @@ __all__ = [
     "Lineup",
     "Match",
     "Matched",
+    "Products",
     "Report",
     "algorithm_state",
     "answer",
     "band",
     "bare_prompt",
+    "best_descent",
     "best_preconditioner",
     "best_step",
     "error_cosines",
@@ -47,6 +53,7 @@ __all__ = [
     "identify",
     "ilwd",
     "implicit_weights",
+    "interpolated",
     "layer_readouts",
     "linear_steps",
     "linearity",
@@ -55,11 +62,15 @@ __all__ = [
     "one_layer_optimum",
     "one_layer_risk",
     "probe",
+    "products",
     "query_gradients",
     "ratio",
+    "read_off",
     "references",
     "report",
     "risk",
     "sime",
     "spd",
+    "tuned_descent",
+    "weight_cosine",
 ]

@@ -6,9 +6,13 @@
     ∇_i(f)        = ∂f_i / ∂x_i                                     the same where f is linear in its query
     SimE(f, g)    = E cos(f − y, g − y)                             similarity of errors, vectors over the positions
     margin(f, g)  = min_{h ≠ g} E (f − h)² − E (f − g)²             positive where g is the nearest to f of all named
+    cos_i(f, g)   = E w_i(f)·w_i(g) / ‖w_i(f)‖‖w_i(g)‖              the angle between implied weights
+
+With `m` only the last m positions are asked. A model that answers the last ones alone saves the work for the others:
+where each prefix is a sequence of its own (`encoder` layout), the last position costs a single sequence.
 
 Source: Akyürek et al. 2022, arXiv 2211.15661, §4.1 (figures divide both by d); von Oswald et al. 2022,
-arXiv 2212.07677, §3, for the gradient form; Fu et al. 2023, arXiv 2310.17086, §3, for SimE.
+arXiv 2212.07677, §3, for the gradient form and the cosine; Fu et al. 2023, arXiv 2310.17086, §3, for SimE.
 """
 
 from collections.abc import Mapping
@@ -22,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iclab.analysis.risk import Estimate, estimate, squared
 from iclab.errors import refuse
+from iclab.models import Transformer
 from iclab.predictors import Linear, Predictor
 from iclab.tasks import Prompts
 
@@ -57,41 +62,59 @@ def sime(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"], ys: Float[Ten
     return estimate(error_cosines(f.unsqueeze(0), g.unsqueeze(0), ys)[0, 0])
 
 
+def weight_cosine(f: Float[Tensor, "batch m d"], g: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]:
+    """The cosine of the angle between two weight vectors of each prompt and position; not a number where one is zero,
+    as before the first example."""
+    f, g = f.double(), g.double()
+    return (f * g).sum(-1) / (f.norm(dim=-1) * g.norm(dim=-1))
+
+
 def implicit_weights(
-    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]
-) -> Float[Tensor, "batch n d"]:
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None
+) -> Float[Tensor, "batch m d"]:
     """w_i(f): the linear map that fits the predictor's answers to `queries` best, after each number of examples.
 
     A `Linear` predictor's own weights are returned as they are. Needs at least d queries; more average out what is
-    not linear in f. Costs n·q calls for each prompt.
+    not linear in f. Costs m·q calls for each prompt.
     """
     if isinstance(predictor, Linear):
-        return predictor.weights(prompts.xs, prompts.ys)
+        return predictor.weights(prompts.xs, prompts.ys)[:, -(m or len(prompts.ys[0])) :]
     refuse("implicit_weights", _too_few(queries))
-    answers = answers_to(predictor, prompts, queries).double()
+    answers = answers_to(predictor, prompts, queries, m).double()
     solution = torch.linalg.lstsq(queries.double(), rearrange(answers, "batch n q -> q (batch n)")).solution
     return rearrange(solution, "d (batch n) -> batch n d", batch=len(prompts.xs))
 
 
-def linearity(predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"]) -> Float[Tensor, "batch n"]:
+def linearity(
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None
+) -> Float[Tensor, "batch m"]:
     """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
     refuse("linearity", _too_few(queries))
-    answers = answers_to(predictor, prompts, queries).double()
+    answers = answers_to(predictor, prompts, queries, m).double()
     basis, _ = torch.linalg.qr(queries.double())
     fitted = (answers @ basis).square().sum(-1)
     total = answers.square().sum(-1)
     return torch.where(total > 0, fitted / total.clamp(min=1e-300), 1.0)
 
 
-def query_gradients(predictor: Predictor, prompts: Prompts) -> Float[Tensor, "batch n d"]:
-    """∂f_i/∂x_i at every position: all n backward passes in one batch."""
+def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:
+    """∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch."""
     xs = prompts.xs.detach().clone().requires_grad_()
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over
-        answers = predictor(xs, prompts.ys)
-        n = answers.shape[1]
-        seeds = repeat(torch.eye(n).to(answers), "i j -> i batch j", batch=len(xs))
+        answers = _at_last(predictor, xs, prompts.ys, m)
+        asked = answers.shape[1]
+        seeds = repeat(torch.eye(asked).to(answers), "i j -> i batch j", batch=len(xs))
         (jacobian,) = torch.autograd.grad(answers, xs, seeds, is_grads_batched=True)
-    return rearrange(jacobian.diagonal(dim1=0, dim2=2), "batch d n -> batch n d")
+    return rearrange(jacobian[:, :, -asked:].diagonal(dim1=0, dim2=2), "batch d m -> batch m d")
+
+
+def _at_last(
+    predictor: Predictor, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None
+) -> Float[Tensor, "batch m"]:
+    """The answers at the last m positions (all, unless given)."""
+    if m is None:
+        return predictor(xs, ys)
+    return predictor(xs, ys, m) if isinstance(predictor, Transformer) else predictor(xs, ys)[:, -m:]
 
 
 def _too_few(queries: Float[Tensor, "q d"]) -> list[str]:
@@ -101,20 +124,26 @@ def _too_few(queries: Float[Tensor, "q d"]) -> list[str]:
 
 @torch.no_grad()
 def answers_to(
-    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], calls: int = 4096
-) -> Float[Tensor, "batch n q"]:
-    """The answer to each query in the place of x_i, at every position; at most `calls` prompts at a time."""
-    size = max(1, calls // (prompts.xs.shape[1] * len(queries)))
+    predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None, calls: int = 4096
+) -> Float[Tensor, "batch m q"]:
+    """The answer to each query in the place of x_i, at every position (or the last m); at most `calls` prompts at a
+    time."""
+    size = max(1, calls // ((m or prompts.xs.shape[1]) * len(queries)))
     pieces = zip(prompts.xs.split(size), prompts.ys.split(size), strict=True)
-    return torch.cat([_answers_to(predictor, xs, ys, queries) for xs, ys in pieces])
+    return torch.cat([_answers_to(predictor, xs, ys, queries, m) for xs, ys in pieces])
 
 
 def _answers_to(
-    predictor: Predictor, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], queries: Float[Tensor, "q d"]
-) -> Float[Tensor, "batch n q"]:
+    predictor: Predictor,
+    xs: Float[Tensor, "batch n d"],
+    ys: Float[Tensor, "batch n"],
+    queries: Float[Tensor, "q d"],
+    m: int | None,
+) -> Float[Tensor, "batch m q"]:
     batch, n, d = xs.shape
-    here = torch.eye(n, dtype=torch.bool, device=xs.device)[None, :, None, :, None]
-    asked = torch.where(here, queries[None, None, :, None, :], xs[:, None, None])
-    answers = predictor(asked.reshape(-1, n, d), repeat(ys, "batch n -> (batch i q) n", i=n, q=len(queries)))
-    answers = rearrange(answers, "(batch i q) n -> batch i q n", batch=batch, i=n)
+    asked = m or n
+    here = torch.eye(n, dtype=torch.bool, device=xs.device)[-asked:][None, :, None, :, None]
+    replaced = torch.where(here, queries[None, None, :, None, :], xs[:, None, None]).reshape(-1, n, d)
+    answers = _at_last(predictor, replaced, repeat(ys, "batch n -> (batch i q) n", i=asked, q=len(queries)), m)
+    answers = rearrange(answers, "(batch i q) m -> batch i q m", batch=batch, i=asked)
     return answers.diagonal(dim1=1, dim2=3).transpose(1, 2)

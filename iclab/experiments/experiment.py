@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import torch
 
-from iclab.analysis.attention import obstacles
+from iclab.analysis import attention, interpolation
 from iclab.analysis.identify import LEAST, known_names
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
+from iclab.constructed import vonoswald
 from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
@@ -34,7 +35,7 @@ from iclab.training import Learner, Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 USUAL = (TransformerConfig.__name__, Recipe.__name__)
-LAYERED = ("layers", "iterations", "probes", "preconditioners")  # analyses of a model that has layers
+LAYERED = ("layers", "iterations", "probes", "preconditioners", "descent")  # analyses of a model that has layers
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
@@ -51,14 +52,16 @@ class Evaluation:
     weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of Newton and of
     gradient descent each layer is worth), "probes" (what is written in the layers), "evolution" (the nearest algorithm
     along the training curve), "preconditioners" (the matrix of the step that each layer of plain linear attention
-    takes, against theory).
+    takes, against theory), "descent" (the constants of gradient descent in the weights of tied linear layers).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
-    analyses: tuple[Literal["weights", "layers", "iterations", "probes", "evolution", "preconditioners"], ...] = ()
+    analyses: tuple[
+        Literal["weights", "layers", "iterations", "probes", "evolution", "preconditioners", "descent"], ...
+    ] = ()
     predictors: tuple[tuple[str, Predictor], ...] = ()
 
     def __post_init__(self) -> None:
@@ -134,11 +137,7 @@ class Experiment:
         if curved and about_weights:
             told = f"the analysis {about_weights[0]!r} looks for weights of linear functions"
             found.append(f"{told}; {', '.join(curved)} has none")
-        if "preconditioners" in self.eval.analyses and isinstance(self.model, TransformerConfig):
-            few = [] if self.task.n >= 2 else [f"needs n of 2 or more, given {self.task.n}"]
-            unfit = few + obstacles(self.model)
-            found += [f"the analysis 'preconditioners' {text}" for text in unfit]
-        return found + self._kind_problems()
+        return found + self._kind_problems() + self._weight_problems()
 
     def _kind_problems(self) -> list[str]:
         """Analyses that this kind of model, or of learning, has nothing for."""
@@ -148,6 +147,17 @@ class Experiment:
         return found + (
             ["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else []
         )
+
+    def _weight_problems(self) -> list[str]:
+        """Steps can be read from the weights, and weights averaged, where the model has the shape of a construction."""
+        if not isinstance(self.model, TransformerConfig):
+            return []
+        wanted = vonoswald.config(self.task.d, self.model.n_layer)
+        differences = interpolation.differences(self.model, wanted) + interpolation.obstacles(self.model)
+        unfit = {"preconditioners": attention.obstacles(self.model), "descent": list(dict.fromkeys(differences))}
+        few = [] if self.task.n >= 2 else [f"needs n of 2 or more, given {self.task.n}"]
+        asked = [name for name in unfit if name in self.eval.analyses]
+        return [f"the analysis {name!r} {text}" for name in asked for text in few + unfit[name]]
 
     def _tasks(self) -> list[Task]:
         """The experiment's own task and its shifts."""

@@ -12,7 +12,12 @@ fit_distance    relative distance of the model to an algorithm with fitted param
 exact_risk      of linear attention at the last position, by its weights; of the predictor "asymptotic_theory" the limit
                 that it tends to in large dimension, and theory_gap its relative distance from there (`theory`)
 and, where the analyses of an experiment name them,
-weights         ilwd: E‖w_model − w‖² by position; linearity: R² of the model's answers in the query
+weights         ilwd: E‖w_model − w‖² between implicit weights and those of a linear predictor; weight_cosine: of the
+                angle between them; linearity: R² of the model's answers in the query
+descent         lr and gamma that the weights spell out, and those that are best on the training distribution; with the
+                best, descent of as many steps as the model has layers joins the references (tuned_gradient_descent,
+                with gamma tuned_gradient_descent_plus_plus), and so does the model of which each attention product is
+                the average of the model's and the construction's (interpolated)
 layers          the fit_ quantities of every layer, read out by a fitted linear map
 preconditioners preconditioner_distance: of the matrix A of each layer's step of gradient descent, in one layer to the
                 optimum (‖A − Γ⁻¹‖/‖Γ⁻¹‖), in all to a multiple of the identity and to one of the inverse covariance;
@@ -30,7 +35,7 @@ the mean over all positions.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import isfinite
 from typing import Any
 
@@ -49,8 +54,8 @@ from iclab.analysis import (
     estimate,
     families,
     features,
-    ilwd,
     implicit_weights,
+    interpolated,
     layer_readouts,
     linear_steps,
     linearity,
@@ -60,20 +65,24 @@ from iclab.analysis import (
     one_layer_risk,
     probe,
     ratio,
+    read_off,
     references,
+    tuned_descent,
+    weight_cosine,
 )
 from iclab.analysis.attention import distance_to_identity, whitened
+from iclab.analysis.descent import best_descent
 from iclab.analysis.identify import LEAST
-from iclab.analysis.many_steps import best_descent
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import Answers, squared
+from iclab.constructed import vonoswald
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
-from iclab.predictors import Linear, Predictor
+from iclab.predictors import GradientDescentPlusPlus, Linear, Predictor
 from iclab.tasks import Prompts, Task, WhitenedLinearRegression
 
 Row = dict[str, Any]
@@ -128,8 +137,17 @@ class Measurement:
 
     @cached_property
     def references(self) -> dict[str, Predictor]:
-        """What every task is compared with, and what the experiment names besides."""
-        return references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors)
+        """What every task is compared with, what the experiment names besides, and what the analyses add."""
+        found = references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors)
+        return found | self._descents() if "descent" in self.experiment.eval.analyses else found
+
+    def _descents(self) -> dict[str, Predictor]:
+        """Descent with the constants that are best in training, and the model half-way to its construction."""
+        model, task = self.transformer, self.experiment.task
+        found = tuned(self.experiment, model.config.n_layer)
+        last = list(found.values())[-1]
+        hand_set = vonoswald.gradient_descent(task.d, model.n, last.steps, last.lr, last.gamma)
+        return {**found, "interpolated": interpolated(model, hand_set.to(self.prompts.xs.device))}
 
     @property
     def draws(self) -> int:
@@ -157,6 +175,7 @@ class Measurement:
             "iterations": self.iterations,
             "probes": self.probes,
             "preconditioners": self.preconditioners,
+            "descent": self.descent,
         }
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
@@ -202,14 +221,34 @@ class Measurement:
             yield _row("transformer", "theory_gap", None, risk / tends_to - 1)
 
     def weights(self) -> Iterator[Row]:
-        """Implicit weights against those of linear references, on some of the prompts: each costs n·q calls."""
-        few, wanted = self.prompts[:128], 4 * self.task.d
+        """Implicit weights against those of linear references, on some of the prompts: each costs q calls for every
+        position, of which what is about the query has one."""
+        few, wanted, m = self.prompts[:128], 4 * self.task.d, len(range(self.task.n)[self.parts[None]])
         queries = self.task.sample(wanted // self.task.n + 1, self.rng("fit")).xs.flatten(0, 1)[:wanted]
-        learned = implicit_weights(self.model, few, queries)
+        learned = implicit_weights(self.model, few, queries, m).double()
         for name, reference in self.references.items():
             if isinstance(reference, Linear):
-                yield from _rows(name, "ilwd", ilwd(learned, reference.weights(few.xs, few.ys)))
-        yield from _rows("transformer", "linearity", estimate(linearity(self.model, few, queries)))
+                ws = reference.weights(few.xs, few.ys)[:, -m:].double()
+                yield from self._last_rows(name, "ilwd", (learned - ws).square().sum(-1))
+                yield from self._last_rows(name, "weight_cosine", weight_cosine(learned, ws))
+        yield from self._last_rows("transformer", "linearity", linearity(self.model, few, queries, m))
+
+    def _last_rows(self, name: str, quantity: str, terms: torch.Tensor) -> Iterator[Row]:
+        """Rows of the last positions and of their mean, where there is something to measure."""
+        first, found = self.task.n - terms.shape[1], estimate(terms)
+        for i, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True), first):
+            yield from [_row(name, quantity, i, value, stderr)] if isfinite(value) else []
+        yield from (row for row in _rows(name, quantity, estimate(terms.nanmean(-1))) if isfinite(row["value"]))
+
+    def descent(self) -> Iterator[Row]:
+        """The constants of descent that the weights spell out, beside the best ones; they are of the training."""
+        if self.name != TRAINED:
+            return
+        found = read_off(self.transformer)
+        yield from _rows("transformer", "lr", found.lr)
+        yield from _rows("transformer", "gamma", found.gamma)
+        for name, best in tuned(self.experiment, self.transformer.config.n_layer).items():
+            yield from (_row(name, "lr", None, best.lr), _row(name, "gamma", None, best.gamma))
 
     @cached_property
     def readouts(self) -> list[LayerReadout]:
@@ -293,6 +332,16 @@ class Measurement:
         )
 
 
+@lru_cache(maxsize=4)
+def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPlus]:
+    """Steps of descent with the constants that are best in training; GD++ is another algorithm from two steps on."""
+    kinds = {"tuned_gradient_descent": False} | ({"tuned_gradient_descent_plus_plus": True} if steps > 1 else {})
+    return {
+        name: tuned_descent(experiment.task, steps, stream(experiment, "fit"), contracting)
+        for name, contracting in kinds.items()
+    }
+
+
 def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
     """Rows of a probe; where the target does not vary there is nothing to report."""
     for layer, (values, errors) in enumerate(zip(found.value, found.stderr, strict=True)):
@@ -324,9 +373,10 @@ def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> It
 def _relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
     """A quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
     model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
-    of noiseless labels, with as many examples as dimensions)."""
+    of noiseless labels, with as many examples as dimensions: the condition of a square matrix magnifies what float32
+    leaves out of a label)."""
     for region, part in parts.items():
-        if unit[:, part].mean() > 1e-12 * unit.mean():
+        if unit[:, part].mean() > 1e-8 * unit.mean():
             yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)
 
 

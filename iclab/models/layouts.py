@@ -29,6 +29,7 @@ class Layout(ABC):
     """How prompts are laid out as tokens."""
 
     causal: bool  # whether the mask is the plain lower triangle
+    shared: bool = False  # whether all tokens of a sequence see the same ones
     label: int | None  # the channel of an answering token in which a label would stand, empty there (if any)
 
     @abstractmethod
@@ -133,6 +134,7 @@ class Encoder(Layout):
     """Example tokens [x_j, y_j, 1] and a query token [x_i, 0, 0], for each i; examples from i on are seen by none."""
 
     causal = False
+    shared = True
     label = -2
 
     def width(self, d: int) -> int:

@@ -55,8 +55,8 @@ class TransformerConfig(Architecture):
     unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
     maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
     `negated` answers minus what stands in the label channel: each token then holds what is left of its label, y − ŷ,
-    and the query, with no label, −ŷ (von Oswald et al. 2022, arXiv 2212.07677, §2).
-    `init_scale` multiplies all matrices as they are drawn.
+    and the query, with no label, −ŷ (von Oswald et al. 2022, arXiv 2212.07677, §2). `init_scale` multiplies all
+    matrices as they are drawn: products of several, as bare linear layers are, train best from small ones.
     """
 
     n_layer: int = 4
@@ -153,12 +153,18 @@ class Attention(nn.Module):
         inside = ["attn.scores", "attn.pattern"]
         if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
             return F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal, scale=1.0)
+        if (
+            self.config.attention == "linear"
+            and LAYOUTS[self.config.layout].shared
+            and not any(map(taps.touch, inside))
+        ):
+            # q_t (Σ_j k_j v_jᵀ) with one sum for all t, which costs t·c² where a pattern would cost t²·c
+            seen = mask[..., :1, :]
+            return q @ ((k * self.pattern(seen.to(k.dtype), seen).mT).mT @ v)
         scores = taps(inside[0], q @ k.mT)
         return taps(inside[1], self.pattern(scores, mask)) @ v
 
-    def pattern(
-        self, scores: Float[Tensor, "b a t t"], mask: Bool[Tensor, "*prefixes t t"]
-    ) -> Float[Tensor, "b a t t"]:
+    def pattern(self, scores: Float[Tensor, "*b q t"], mask: Bool[Tensor, "*prefixes q t"]) -> Float[Tensor, "*b q t"]:
         """The attention weights from the scores."""
         if self.config.attention == "softmax":
             least = torch.finfo(scores.dtype).min  # finite, for tokens that see nothing: their weights are set to 0
@@ -242,6 +248,12 @@ class Transformer(nn.Module):
         if self.config.positions:
             nn.init.normal_(self.position, std=0.02, generator=rng)
 
+    def attention(self, layer: int) -> Attention:
+        """The attention of a layer; tied layers share one."""
+        block = self.blocks[0 if self.config.tied else layer]
+        assert isinstance(block, Block)
+        return block.attn
+
     # ---- answering -------------------------------------------------------------------------------------------------
 
     def forward(
@@ -293,7 +305,7 @@ class Transformer(nn.Module):
             h = h + self.position[self.layout.positions(n, device)]
         mask = self.layout.mask(n, device)
         if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
-            mask = mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
+            mask = mask[-1:] if m == 1 else mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
         h = taps("embed", h)
         yield h
         for i in range(self.config.n_layer):
@@ -355,6 +367,8 @@ def _norm(config: TransformerConfig) -> nn.Module:
     return nn.LayerNorm(config.d_model) if config.norm else nn.Identity()
 
 
-def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Module:
+def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Linear:
     # Left uninitialised: the usual constructor would draw from the global generator.
-    return skip_init(nn.Linear, inputs, outputs, bias=config.bias)
+    made = skip_init(nn.Linear, inputs, outputs, bias=config.bias)
+    assert isinstance(made, nn.Linear)
+    return made

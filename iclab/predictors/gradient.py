@@ -94,13 +94,23 @@ class GradientDescentPlusPlus(Linear):
         return in_chunks(self._descended, xs, ys, 6 * n * d**2)
 
     def _descended(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
-        gram, h = moments(xs, ys)
-        h = h.unsqueeze(-1)
-        moved, ws = torch.eye(xs.shape[-1], dtype=xs.dtype, device=xs.device), torch.zeros_like(h)
-        for _ in range(self.steps):
-            ws = ws + self.lr * moved.mT @ (moved @ (h - gram @ ws))
-            moved = moved - self.gamma * (moved @ gram @ moved.mT) @ moved
-        return ws.squeeze(-1)
+        return descended(*moments(xs, ys), self.steps, self.lr, self.gamma)
+
+
+def descended(
+    gram: Float[Tensor, "*prefixes d d"],
+    h: Float[Tensor, "*prefixes d"],
+    steps: int,
+    lr: float | Float[Tensor, ""],
+    gamma: float | Float[Tensor, ""],
+) -> Float[Tensor, "*prefixes d"]:
+    """The weights of GD++ from the moments G and h of the examples; with γ = 0 those of plain gradient descent."""
+    h = h.unsqueeze(-1)
+    moved, ws = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device), torch.zeros_like(h)
+    for _ in range(steps):
+        ws = ws + lr * moved.mT @ (moved @ (h - gram @ ws))
+        moved = moved - gamma * (moved @ gram @ moved.mT) @ moved
+    return ws.squeeze(-1)
 
 
 @dataclass(frozen=True)

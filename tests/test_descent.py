@@ -6,7 +6,7 @@ from conftest import generator
 
 from iclab.analysis import linear_steps
 from iclab.analysis.attention import distance_to_identity, whitened
-from iclab.analysis.many_steps import best_descent
+from iclab.analysis.descent import best_descent
 from iclab.analysis.one_layer import best_preconditioner
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent
