@@ -16,6 +16,7 @@ import torch
 from conftest import generator
 
 import iclab
+from iclab.analysis import ProbeRecipe
 from iclab.experiments import evolution
 from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform, watched
@@ -43,6 +44,7 @@ FIGURES = {
     "ahn2023_preconditioned.py": "ahn2023_preconditioned.toml",
     "vonoswald2022_one_layer.py": "vonoswald2022_one_layer.toml",
     "vonoswald2022_gradient_descent_plus_plus.py": "vonoswald2022_gradient_descent_plus_plus.toml",
+    "probes.py": "akyurek2022_probes.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
@@ -76,13 +78,14 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
         assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
     first = study.cells[0].experiment
     few = replace(first.eval, prompts=24, bootstrap=5)  # the least that an algorithm is looked for with
+    few = replace(few, probe=ProbeRecipe(width=4, steps=2, batch=4)) if "attention_probes" in few.analyses else few
     if of_a_papers_size(first.model):  # measured untrained
         asked = "weights" in first.eval.analyses  # of thousands of calls for each prompt: by a thin model
         shape = replace(first.model, n_layer=1, d_model=16, d_mlp=16) if asked else first.model
         small = replace(first, device="cpu", model=shape, eval=few)
         model = new_model(small)
         rows = measure(small, model)
-        points = [{"step": 0, **watched(small, torch.device("cpu"))(model)}]
+        points = [{"step": 0, **watched(small, torch.device("cpu"))(model, True)}]
     else:
         short = replace(first.train, **(BRIEF if isinstance(first.train, Recipe) else {"prompts": 8}))
         small = replace(first, device="cpu", train=short, eval=few)
@@ -141,9 +144,11 @@ def test_the_fast_recipe_is_the_default():
 
 def swept(file, folder, *settings):
     """The runs of a task file at its smallest."""
-    trained = isinstance(Study.read(file).cells[0].experiment.train, Recipe)
+    experiment = Study.read(file).cells[0].experiment
+    trained = isinstance(experiment.train, Recipe)
     small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained else ["scale=quick"]
     small += ["eval.prompts=24" if trained else "eval.prompts=16", "eval.bootstrap=5"]
+    small += ["eval.probe.steps=2"] if "attention_probes" in experiment.eval.analyses else []
     command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
@@ -160,12 +165,14 @@ def lines(figure):
     """The names of the curves of each panel, each with a value at every number of examples; of a table of numbers the
     names of its rows, each with a number written in every field."""
     for axes in figure.axes:
+        if axes.get_label() == "<colorbar>":
+            continue
         if axes.get_images():
-            yield rows_of(axes)
+            yield from [rows_of(axes)] if axes.texts else []  # a map of numbers that are not written out has no rows
             continue
         curves = [line for line in axes.get_lines() if line.get_label() != "noise²"]
         low, high = axes.get_ylim()
-        assert low < high and (low >= 0 or axes.get_ylabel().startswith("cosine"))
+        assert low < high and (low >= 0 or axes.get_yscale() == "linear")
         assert curves and all(np.isfinite(line.get_xydata()).all() and len(line.get_xdata()) > 1 for line in curves)
         yield [line.get_label() for line in curves]
 

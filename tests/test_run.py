@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from iclab.analysis import estimate, icl_risk
+from iclab.analysis import ProbeRecipe, estimate, icl_risk
 from iclab.experiments.bench import baselines, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure, regions
@@ -232,8 +232,9 @@ def test_a_shift_of_the_query_is_averaged_over_the_query_alone():
 def test_analyses_that_cannot_be_made_are_refused_before_training():
     with pytest.raises(ValueError, match=r"'layers' needs eval.prompts of 20 or more, given 10"):
         replace(SMALL, eval=Evaluation(prompts=10, analyses=("layers",)))
-    with pytest.raises(ValueError, match=r"'probes' looks for weights of linear functions; DecisionTree has none"):
-        replace(SMALL, task=DecisionTree(2, 6), eval=Evaluation(analyses=("probes",)))
+    refused = "'attention_probes' looks for weights of linear functions; DecisionTree has none"
+    with pytest.raises(ValueError, match=refused):
+        replace(SMALL, task=DecisionTree(2, 6), eval=Evaluation(analyses=("attention_probes",)))
 
 
 def test_a_task_whose_bayes_predictor_is_not_known_says_why_in_the_log(tmp_path):
@@ -426,6 +427,7 @@ def test_analyses_add_their_rows_and_change_no_other():
         "least_squares",
         "ridge",
         "w",
+        "prediction",
     }
     assert all(np.isfinite(row["value"]) for row in added)
 
@@ -442,6 +444,26 @@ def test_the_evolution_is_followed_at_powers_of_two():
     assert [p["step"] for p in points] == [1, 2, 3, 4, 6, 8, 9, 12]
     assert all({"ridge", "zero", "gradient_descent_1"} <= set(p["distances"]) for p in points)
     assert all(list(p["distances"].values()) == sorted(p["distances"].values()) for p in points)
+    assert [p["step"] for p in points if "probes" in p] == [1, 2, 4, 8]
+    targets = {"moment", "least_squares", "ridge", "w", "prediction"}
+    assert all(p["probes"].keys() == targets for p in points if "probes" in p)
+    assert all(len(by_layer) == 2 for p in points for by_layer in p.get("probes", {}).values())
+    plain = replace(ANALYSED, eval=replace(ANALYSED.eval, analyses=("evolution",)))
+    unprobed = list(learning_curve(plain, Training(new_model(plain), TASK, plain.train, stream(plain, "train"))))
+    assert not any("probes" in p for p in unprobed)
+
+
+def test_where_all_prompts_have_one_w_the_curve_has_no_r2_of_it(tmp_path):
+    pool = replace(ANALYSED, task=FinitePool(TASK, size=1))
+    training = Training(new_model(pool), pool.task, pool.train, stream(pool, "train"))
+    probed = next(learning_curve(pool, training))["probes"]
+    assert "w" not in probed and "moment" in probed
+
+
+def test_probes_that_attend_are_measured_where_they_are_asked_for():
+    asked = replace(SMALL.eval, shifts=(), analyses=("attention_probes",), probe=ProbeRecipe(width=4, steps=2))
+    rows = measure(replace(SMALL, eval=asked), new_model(SMALL))
+    assert {"attention_probe_mlp", "attention_probe_mlp_bare", "attention_probe_gain"} <= {r["quantity"] for r in rows}
 
 
 # ---- bench ---------------------------------------------------------------------------------------------------------

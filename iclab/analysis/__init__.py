@@ -13,19 +13,21 @@ from iclab.analysis.agreement import (
 )
 from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.attention import LinearStep, linear_steps
+from iclab.analysis.attention_probes import AttentionProbes, ProbeRecipe, attention_probes
 from iclab.analysis.descent import Constants, best_descent, read_off, tuned_descent
 from iclab.analysis.identify import Family, Lineup, Match, families, identify
 from iclab.analysis.interpolation import Products, interpolated, products
 from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
-from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe
+from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe, probe_terms, r2_terms, visible
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
-from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, risk
+from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
 
 __all__ = [
+    "AttentionProbes",
     "Constants",
     "Estimate",
     "Family",
@@ -34,10 +36,12 @@ __all__ = [
     "Lineup",
     "Match",
     "Matched",
+    "ProbeRecipe",
     "Products",
     "Report",
     "algorithm_state",
     "answer",
+    "attention_probes",
     "band",
     "bare_prompt",
     "best_descent",
@@ -62,15 +66,19 @@ __all__ = [
     "one_layer_optimum",
     "one_layer_risk",
     "probe",
+    "probe_terms",
     "products",
     "query_gradients",
+    "r2_terms",
     "ratio",
     "read_off",
     "references",
     "report",
+    "resampled",
     "risk",
     "sime",
     "spd",
     "tuned_descent",
+    "visible",
     "weight_cosine",
 ]

@@ -10,17 +10,18 @@ in closed form, for all layers and positions at once. A probe tells something on
 of an untrained model (random features compute something too), of a model trained with one fixed weight vector (it has
 no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
 
-The targets are those of Akyürek et al. 2022, arXiv 2211.15661, §5.
+The targets are those of Akyürek et al. 2022, arXiv 2211.15661, §5. Their probes, which attend to all tokens of the
+prompt, are in `iclab.analysis.attention_probes`.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclab.analysis.risk import Estimate, ratio
-from iclab.errors import refuse
+from iclab.analysis.risk import Estimate, estimate
+from iclab.errors import refuse, unknown
 from iclab.models import Transformer
 from iclab.predictors import LeastSquares, Ridge
 from iclab.predictors.prefixes import moments
@@ -44,9 +45,19 @@ class LinearMap:
 
 
 @torch.no_grad()
-def features(model: Transformer, prompts: Prompts) -> Float[Tensor, "layers batch n D"]:
-    """The residual stream at the answering tokens: after the read-in, then after each block."""
-    return torch.stack([model.layout.answers(h) for h in model.stream(prompts.xs, prompts.ys)]).double()
+def features(model: Transformer, prompts: Prompts, tokens: str = "answers") -> Float[Tensor, "layers batch n D"]:
+    """The residual stream after the read-in, then after each block: at the answering tokens, or at all of the sequence,
+    of which token t can know the first `model.layout.seen(n)[t]` examples. Raises ``ValueError`` for other tokens."""
+    known = ("answers", "all")
+    refuse("features", [] if tokens in known else [unknown("choice of tokens", tokens, known)])
+    stream = model.stream(prompts.xs, prompts.ys)
+    return torch.stack([model.layout.answers(h) if tokens == "answers" else h for h in stream]).double()
+
+
+def visible(model: Transformer, n: int) -> Bool[Tensor, "n t"]:
+    """The tokens that the answer for x_i may see: those of the first i examples, and x_i."""
+    mask = model.layout.mask(n, next(model.parameters()).device)
+    return model.layout.answers(mask.unsqueeze(0))[0]
 
 
 def bare_prompt(prompts: Prompts) -> Float[Tensor, "1 batch n D"]:
@@ -71,19 +82,42 @@ def algorithm_state(prompts: Prompts, lam: float) -> dict[str, Float[Tensor, "ba
     return found if lam == 0 else {**found, "ridge": Ridge(lam).weights(xs, ys)}
 
 
+@dataclass(frozen=True)
+class Regression:
+    """Ridge regression of the target on the features at every layer and position, for any penalties: h = features and
+    v = target are without their means, and `gram` is the smaller of hᵀh and h hᵀ."""
+
+    h: Float[Tensor, "layers n batch D"]
+    v: Float[Tensor, "n batch m"]
+    gram: Float[Tensor, "layers n k k"]
+    centre: Float[Tensor, "layers n D"]
+    offset: Float[Tensor, "n m"]
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"]) -> "Regression":
+        """What does not depend on the penalty."""
+        h, v = features.double().transpose(1, 2), target.double().transpose(0, 1)
+        centre, offset = h.mean(2), v.mean(1)
+        h, v = h - centre.unsqueeze(2), v - offset.unsqueeze(1)
+        return cls(h, v, h.mT @ h if h.shape[-1] <= h.shape[-2] else h @ h.mT, centre, offset)
+
+    def at(self, penalty: float | Float[Tensor, "layers n"]) -> LinearMap:
+        """The minimiser, where the intercept is not penalised: (hᵀh + lam)⁻¹ hᵀv = hᵀ (h hᵀ + lam)⁻¹ v."""
+        lam = torch.as_tensor(penalty, dtype=self.h.dtype, device=self.h.device).expand(self.h.shape[:2])
+        left = self.gram + torch.diag_embed(lam.unsqueeze(-1).expand(self.gram.shape[:-1]))
+        by_features = self.gram.shape[-1] == self.h.shape[-1]
+        slope = torch.linalg.solve(left, self.h.mT @ self.v if by_features else self.v.expand(len(left), -1, -1, -1))
+        offset = self.offset.expand(len(self.h), *self.offset.shape)
+        return LinearMap(slope if by_features else self.h.mT @ slope, self.centre, offset)
+
+
 def fit_map(
     features: Float[Tensor, "layers batch n D"],
     target: Float[Tensor, "batch n m"],
     penalty: float | Float[Tensor, "layers n"],
 ) -> LinearMap:
     """Ridge regression of the target on the features (intercept not penalised) at every layer and position."""
-    h, v = features.double().transpose(1, 2), target.double().transpose(0, 1)
-    centre, offset = h.mean(2), v.mean(1)
-    h, v = h - centre.unsqueeze(2), v - offset.unsqueeze(1)
-    lam = torch.as_tensor(penalty, dtype=h.dtype, device=h.device).expand(h.shape[:2])
-    gram = h.mT @ h + torch.diag_embed(lam.unsqueeze(-1).expand(*lam.shape, h.shape[-1]))
-    slope = torch.linalg.solve(gram, h.mT @ v)
-    return LinearMap(slope, centre, offset.expand(len(h), *offset.shape))
+    return Regression.of(features, target).at(penalty)
 
 
 def probe(
@@ -95,28 +129,48 @@ def probe(
     prompts and testing on the next. R² is not a number where the target does not vary (Xᵀy before the first example).
     Raises ``ValueError`` where there are fewer than 16 prompts.
     """
-    refuse("probe", [] if len(target) >= LEAST else [f"needs at least {LEAST} prompts, given {len(target)}"])
+    return estimate(probe_terms(features, target, penalty))
+
+
+def probe_terms(
+    features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"], penalty: float | None = None
+) -> Float[Tensor, "half layers n"]:
+    """The `r2_terms` of `probe`, for averages over positions and differences between probes of the same prompts."""
+    refuse_few("probe", len(target))
     half = len(target) // 2
-    lam = _best_penalty(features[:, :half], target[:half]) if penalty is None else penalty
+    lam = best_penalty(features[:, :half], target[:half]) if penalty is None else penalty
     fitted = fit_map(features[:, :half], target[:half], lam)
-    return _r2(fitted(features[:, half:]), target[half:].double())
+    return r2_terms(fitted(features[:, half:]), target[half:].double())
 
 
-def _r2(predicted: Float[Tensor, "layers batch n m"], target: Float[Tensor, "batch n m"]) -> Estimate:
+def r2_terms(
+    predicted: Float[Tensor, "layers batch n m"], target: Float[Tensor, "batch n m"]
+) -> Float[Tensor, "batch layers n"]:
+    """What each prompt adds to R²: with e = ‖v − v̂‖², s = ‖v − E v‖² and r = E e / E s,
+
+        1 − r − (e − r s) / E s
+
+    has the mean R² = 1 − r, and its standard error is the delta method's: so have the averages over positions and the
+    differences of R² that are made of it. Not a number where v does not vary.
+    """
     errors = (predicted - target).square().sum(-1).transpose(0, 1)
-    spread = (target - target.mean(0)).square().sum(-1)
-    spread = torch.where(spread.mean(0) > 1e-20, spread, torch.nan)
-    left = ratio(errors, spread.unsqueeze(1).expand_as(errors))
-    return Estimate(1 - left.value, left.stderr)
+    spread = (target - target.mean(0)).square().sum(-1).unsqueeze(1)
+    scale = torch.where(spread.mean(0) > 1e-20, spread.mean(0), torch.nan)
+    left = errors.mean(0) / scale
+    return 1 - left - (errors - left * spread) / scale
 
 
-def _best_penalty(features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"]) -> Tensor:
+def refuse_few(what: str, prompts: int) -> None:
+    """Refuses fewer prompts than probes can be fitted to and measured on."""
+    refuse(what, [] if prompts >= LEAST else [f"needs at least {LEAST} prompts, given {prompts}"])
+
+
+def best_penalty(features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"]) -> Tensor:
     """lam at each layer and position: the best of a grid, relative to the mean eigenvalue of the Gram matrix."""
     half = len(target) // 2
-    fit = features[:, :half]
+    fit, held, wanted = features[:, :half], features[:, half:].double(), target[half:].double()
     scale = fit.double().var(1).mean(-1).clamp(min=1e-12) * half
-    errors = []
-    for relative in PENALTIES:
-        predicted = fit_map(fit, target[:half], relative * scale)(features[:, half:])
-        errors.append((predicted - target[half:]).square().sum(-1).mean(1))
+    regression = Regression.of(fit, target[:half])
+    maps = (regression.at(relative * scale) for relative in PENALTIES)
+    errors = [(fitted(held) - wanted).square().sum(-1).mean(1) for fitted in maps]
     return torch.tensor(PENALTIES, dtype=scale.dtype, device=scale.device)[torch.stack(errors).argmin(0)] * scale

@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from iclab.analysis import attention, interpolation
+from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import LEAST, known_names
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.constructed import vonoswald
@@ -28,14 +29,18 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
 from iclab.fitting import RidgeFit
-from iclab.models import Architecture, TransformerConfig
+from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.tasks import Derived, LinearFunctions, Task
 from iclab.training import Learner, Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 USUAL = (TransformerConfig.__name__, Recipe.__name__)
-LAYERED = ("layers", "iterations", "probes", "preconditioners", "descent")  # analyses of a model that has layers
+Analysis = Literal[
+    "weights", "layers", "iterations", "probes", "attention_probes", "evolution", "preconditioners", "descent"
+]
+LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
+ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
@@ -50,19 +55,20 @@ class Evaluation:
     the number of steps between two points of the training curve (chosen by the number of steps unless given), and
     `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights" (implicit
     weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of Newton and of
-    gradient descent each layer is worth), "probes" (what is written in the layers), "evolution" (the nearest algorithm
-    along the training curve), "preconditioners" (the matrix of the step that each layer of plain linear attention
-    takes, against theory), "descent" (the constants of gradient descent in the weights of tied linear layers).
+    gradient descent each layer is worth), "probes" (what is written in the layers, token by token), "attention_probes"
+    (what is written there at any tokens; `probe` says how these are trained), "evolution" (the nearest algorithm along
+    the training curve, and the probes where they are asked for), "preconditioners" (the matrix of the step that each
+    layer of plain linear attention takes, against theory), "descent" (the constants of gradient descent in the weights
+    of tied linear layers).
     """
 
     prompts: int = 2048
     shifts: tuple[tuple[str, Task], ...] = ()
     every: int | None = None
     bootstrap: int = 200
-    analyses: tuple[
-        Literal["weights", "layers", "iterations", "probes", "evolution", "preconditioners", "descent"], ...
-    ] = ()
+    analyses: tuple[Analysis, ...] = ()
     predictors: tuple[tuple[str, Predictor], ...] = ()
+    probe: ProbeRecipe | None = None
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -121,7 +127,8 @@ class Experiment:
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
-        needed = {"layers": LEAST, "iterations": LEAST, "probes": LEAST_FOR_PROBES}
+        needed = dict.fromkeys(("layers", "iterations"), LEAST)
+        needed |= dict.fromkeys(("probes", "attention_probes"), LEAST_FOR_PROBES)
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }
@@ -133,16 +140,19 @@ class Experiment:
             for t in self._tasks()
             if not isinstance(t.sample(1, torch.Generator()).truth, LinearFunctions)
         ]
-        about_weights = [name for name in ("probes", "preconditioners") if name in self.eval.analyses]
-        if curved and about_weights:
-            told = f"the analysis {about_weights[0]!r} looks for weights of linear functions"
-            found.append(f"{told}; {', '.join(curved)} has none")
+        about_weights = [name for name in ABOUT_WEIGHTS if name in self.eval.analyses] if curved else []
+        none = f"looks for weights of linear functions; {', '.join(curved)} has none"
+        found += [f"the analysis {name!r} {none}" for name in about_weights]
         return found + self._kind_problems() + self._weight_problems()
 
     def _kind_problems(self) -> list[str]:
         """Analyses that this kind of model, or of learning, has nothing for."""
         flat = [] if isinstance(self.model, TransformerConfig) else [k for k in LAYERED if k in self.eval.analyses]
         found = [f"the analysis {k!r} cannot be made: {type(self.model).__name__} has no layers" for k in flat]
+        if isinstance(self.model, TransformerConfig) and LAYOUTS[self.model.layout].shared:
+            attends = "attention_probes" in self.eval.analyses
+            told = f"the analysis 'attention_probes' needs a prompt that is one sequence; {self.model.layout} has many"
+            found += [told] if attends else []
         curveless = isinstance(self.train, RidgeFit) and "evolution" in self.eval.analyses
         return found + (
             ["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else []

@@ -27,7 +27,7 @@ preconditioners preconditioner_distance: of the matrix A of each layer's step of
                 best with A ∝ Λ⁻¹ of one step per layer, and descent_ratio: the model's risk / that
 iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
                 over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
-probes          probe_r2 of an algorithm's state by layer and position, with probe_r2_untrained and probe_r2_bare
+probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
 
 "transformer" is the model, whatever its kind. `position` is a number of examples, a region (see `regions`), or none for
 the mean over all positions.
@@ -37,7 +37,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import nn
@@ -46,14 +45,11 @@ from iclab.analysis import (
     Estimate,
     Lineup,
     Match,
-    algorithm_state,
     answer,
     band,
-    bare_prompt,
     best_preconditioner,
     estimate,
     families,
-    features,
     implicit_weights,
     interpolated,
     layer_readouts,
@@ -63,7 +59,6 @@ from iclab.analysis import (
     match_iterations,
     one_layer_optimum,
     one_layer_risk,
-    probe,
     ratio,
     read_off,
     references,
@@ -79,13 +74,14 @@ from iclab.analysis.risk import Answers, squared
 from iclab.constructed import vonoswald
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.probes import Probing
+from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
 from iclab.predictors import GradientDescentPlusPlus, Linear, Predictor
 from iclab.tasks import Prompts, Task, WhitenedLinearRegression
 
-Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
 
 
@@ -93,7 +89,7 @@ def measure(experiment: Experiment, model: nn.Module, device: torch.device | str
     """All result rows of a trained model, on its own task and on every shifted one."""
     tasks: dict[str, Task] = {TRAINED: experiment.task, **dict(experiment.eval.shifts)}
     each = (Measurement.of(experiment, model, name, task, device) for name, task in tasks.items())
-    return [{"distribution": one.name, **row} for one in each for row in one.rows()]
+    return [{"distribution": one.name, **found} for one in each for found in one.rows()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +170,7 @@ class Measurement:
             "layers": self.layers,
             "iterations": self.iterations,
             "probes": self.probes,
+            "attention_probes": self.attention_probes,
             "preconditioners": self.preconditioners,
             "descent": self.descent,
         }
@@ -209,16 +206,16 @@ class Measurement:
         distances = {k: squared(answers["transformer"], answers[k]) for k, _ in self.experiment.eval.predictors}
         for region, part in parts.items() if len(distances) > 1 else ():
             for name, found in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
-                yield from _rows(name, "spd_margin", found, region)
+                yield from rows(name, "spd_margin", found, region)
 
     def theory(self) -> Iterator[Row]:
         """The exact risk at the last position, and how far it is from its limit, where these are known."""
         risk, tends_to = exact(self.model, self.task), limit(self.experiment, self.model, self.task)
         if risk is not None:
-            yield _row("transformer", "exact_risk", None, risk)
+            yield row("transformer", "exact_risk", None, risk)
         if risk is not None and tends_to is not None:
-            yield _row("asymptotic_theory", "exact_risk", None, tends_to)
-            yield _row("transformer", "theory_gap", None, risk / tends_to - 1)
+            yield row("asymptotic_theory", "exact_risk", None, tends_to)
+            yield row("transformer", "theory_gap", None, risk / tends_to - 1)
 
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs q calls for every
@@ -237,18 +234,18 @@ class Measurement:
         """Rows of the last positions and of their mean, where there is something to measure."""
         first, found = self.task.n - terms.shape[1], estimate(terms)
         for i, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True), first):
-            yield from [_row(name, quantity, i, value, stderr)] if isfinite(value) else []
-        yield from (row for row in _rows(name, quantity, estimate(terms.nanmean(-1))) if isfinite(row["value"]))
+            yield from [row(name, quantity, i, value, stderr)] if isfinite(value) else []
+        yield from (r for r in rows(name, quantity, estimate(terms.nanmean(-1))) if isfinite(r["value"]))
 
     def descent(self) -> Iterator[Row]:
         """The constants of descent that the weights spell out, beside the best ones; they are of the training."""
         if self.name != TRAINED:
             return
         found = read_off(self.transformer)
-        yield from _rows("transformer", "lr", found.lr)
-        yield from _rows("transformer", "gamma", found.gamma)
+        yield from rows("transformer", "lr", found.lr)
+        yield from rows("transformer", "gamma", found.gamma)
         for name, best in tuned(self.experiment, self.transformer.config.n_layer).items():
-            yield from (_row(name, "lr", None, best.lr), _row(name, "gamma", None, best.gamma))
+            yield from (row(name, "lr", None, best.lr), row(name, "gamma", None, best.gamma))
 
     @cached_property
     def readouts(self) -> list[LayerReadout]:
@@ -260,7 +257,7 @@ class Measurement:
         rng = self.rng("bootstrap")
         for readout in self.readouts:
             for match in self.lineup.identify(readout, rng, self.draws, self.parts[None]):
-                yield from ({**row, "layer": readout.layer} for row in _match_rows(match))
+                yield from ({**found, "layer": readout.layer} for found in _match_rows(match))
 
     def iterations(self) -> Iterator[Row]:
         """The numbers of steps of Newton and of gradient descent that each layer is most like."""
@@ -271,21 +268,23 @@ class Measurement:
                 yield from _by_layer(found.family, "sime", found.similarity, region)
             yield from _by_layer(newton.family, "sime_lead", estimate((newton.cosines - descent.cosines).mT), region)
             if newton.growth.value.isfinite():  # there are at least two middle layers
-                yield from _rows(newton.family, "steps_per_layer", newton.growth, region)
-                yield from _rows(descent.family, "doublings_per_layer", descent.growth, region)
+                yield from rows(newton.family, "steps_per_layer", newton.growth, region)
+                yield from rows(descent.family, "doublings_per_layer", descent.growth, region)
+
+    @cached_property
+    def probing(self) -> Probing:
+        """The model beside itself before training, for probes."""
+        model, rng = self.transformer, stream(self.experiment, "init")
+        untrained = Transformer(model.d, model.n, model.config, rng).to(self.prompts.xs.device)
+        return Probing(model, untrained, self.prompts, right_penalty(self.task))
 
     def probes(self) -> Iterator[Row]:
-        """R² of each part of an algorithm's state by layer and position, beside its controls."""
-        rng, model = stream(self.experiment, "init"), self.transformer
-        untrained = Transformer(model.d, model.n, model.config, rng).to(self.prompts.xs.device)
-        sources = {
-            "probe_r2": features(model, self.prompts),
-            "probe_r2_untrained": features(untrained, self.prompts),
-            "probe_r2_bare": bare_prompt(self.prompts),
-        }
-        for target, state in algorithm_state(self.prompts, right_penalty(self.task)).items():
-            for quantity, source in sources.items():
-                yield from _probe_rows(target, quantity, probe(source, state))
+        """Exact ridge probes of an algorithm's state by layer and position."""
+        yield from self.probing.exact()
+
+    def attention_probes(self) -> Iterator[Row]:
+        """Trained probes that attend to all tokens, by layer and number of examples."""
+        yield from self.probing.attending(self.experiment.eval.probe, self.rng("fit"), self.draws)
 
     def preconditioners(self) -> Iterator[Row]:
         """The step that each layer takes, read from its weights, and what theory says of the best single one."""
@@ -298,11 +297,11 @@ class Measurement:
             if layers == 1:
                 found["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
             for name, value in found.items():
-                yield {**_row(name, "preconditioner_distance", None, value), "layer": layer}
-            yield {**_row("transformer", "leakage", None, step.leakage), "layer": layer}
+                yield {**row(name, "preconditioner_distance", None, value), "layer": layer}
+            yield {**row("transformer", "leakage", None, step.leakage), "layer": layer}
             if layer < layers:  # inputs that the last layer moves are read by none
                 value = distance_to_identity(step.contraction)
-                yield {**_row("identity", "contraction_distance", None, value), "layer": layer}
+                yield {**row("identity", "contraction_distance", None, value), "layer": layer}
         yield from self._one_layer_risks(best)
         if layers > 1 and isinstance(self.task, WhitenedLinearRegression):
             yield from self._descent_risks(layers)
@@ -317,7 +316,7 @@ class Measurement:
         formula = one_layer_risk(self.task, best, examples.clamp(min=1))
         formula[0] = one_layer_risk(self.task, 0 * best, torch.ones(()))  # without examples the answer is 0
         for position, value in enumerate(formula.tolist()):
-            yield _row("one_layer_optimum", "formula", position, value)
+            yield row("one_layer_optimum", "formula", position, value)
         for name, terms in errors.items():
             yield from _averaged(name, "formula_ratio", terms / formula.to(terms), self.parts)
 
@@ -342,13 +341,6 @@ def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPl
     }
 
 
-def _probe_rows(target: str, quantity: str, found: Estimate) -> Iterator[Row]:
-    """Rows of a probe; where the target does not vary there is nothing to report."""
-    for layer, (values, errors) in enumerate(zip(found.value, found.stderr, strict=True)):
-        rows = _rows(target, quantity, Estimate(values, errors))
-        yield from ({**row, "layer": layer} for row in rows if isfinite(row["value"]))
-
-
 def regions(task: Task, at_query: bool = False) -> Parts:
     """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
     dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
@@ -365,9 +357,9 @@ def regions(task: Task, at_query: bool = False) -> Parts:
 
 def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Iterator[Row]:
     """A quantity at each position, and averaged over each region."""
-    yield from _rows(name, quantity, estimate(terms))
+    yield from rows(name, quantity, estimate(terms))
     for region, part in parts.items():
-        yield from _rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
+        yield from rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
 
 
 def _relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
@@ -377,59 +369,39 @@ def _relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor,
     leaves out of a label)."""
     for region, part in parts.items():
         if unit[:, part].mean() > 1e-8 * unit.mean():
-            yield from _rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)
+            yield from rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)
 
 
 def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
     for end, values in zip(("risk_low", "risk_high"), band(errors, rng, draws), strict=True):
-        yield from (_row(name, end, position, value) for position, value in enumerate(values.tolist()))
+        yield from (row(name, end, position, value) for position, value in enumerate(values.tolist()))
 
 
 def _match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:
     """What was averaged over a region; at each position once, with the average over all."""
-    yield _row(match.family, "fit_distance", region, match.relative, match.relative_stderr)
-    yield _row(match.family, "fit_probability", region, match.probability, match.probability_stderr)
+    yield row(match.family, "fit_distance", region, match.relative, match.relative_stderr)
+    yield row(match.family, "fit_probability", region, match.probability, match.probability_stderr)
     if match.parameter:
-        yield _row(match.family, "fit_parameter", region, match.typical, match.resolution)
+        yield row(match.family, "fit_parameter", region, match.typical, match.resolution)
     if region is not None:
         return
-    yield from _rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
+    yield from rows(match.family, "fit_distance_at", Estimate(match.distance, match.stderr))
     if match.parameter:
-        yield from (_row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
+        yield from (row(match.family, "fit_parameter", i, value) for i, value in enumerate(match.fitted.tolist()))
 
 
 def _share_rows(match: Match) -> Iterator[Row]:
     """How probable it is at each position that no other family is nearer."""
-    yield from (_row(match.family, "fit_probability", i, value) for i, value in enumerate(match.shares.tolist()))
+    yield from (row(match.family, "fit_probability", i, value) for i, value in enumerate(match.shares.tolist()))
 
 
 def _end_rows(lineup: Lineup) -> Iterator[Row]:
     """The ends of each grid: a parameter that was fitted there is a bound and no estimate."""
     for family in lineup.families:
         ends = zip(("fit_low", "fit_high"), family.ends, strict=True)
-        yield from (_row(family.name, name, None, end) for name, end in ends if end is not None)
+        yield from (row(family.name, name, None, end) for name, end in ends if end is not None)
 
 
 def _by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None) -> Iterator[Row]:
     for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
-        yield {**_row(predictor, quantity, region, value, stderr), "layer": layer}
-
-
-def _rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
-    """One row per position, or a single row for an average over a region."""
-    if found.value.ndim == 0:
-        yield _row(predictor, quantity, region, found.value.item(), found.stderr.item())
-        return
-    for position, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
-        yield _row(predictor, quantity, position, value, stderr)
-
-
-def _row(predictor: str, quantity: str, position: int | str | None, value: float, stderr: float | None = None) -> Row:
-    return {
-        "predictor": predictor,
-        "quantity": quantity,
-        "layer": None,
-        "position": position,
-        "value": value,
-        "stderr": stderr,
-    }
+        yield {**row(predictor, quantity, region, value, stderr), "layer": layer}

@@ -12,14 +12,19 @@ from torch import nn
 
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
+from iclab.analysis.references import right_penalty
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import Row, measure, regions
+from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.streams import resolve, stream
 from iclab.fitting import RidgeFit
+from iclab.models import Transformer
 from iclab.posterior import bayes
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
 from iclab.training import Recipe, Training
+
+PROBED = 1024  # prompts of the learning curve, where probes are fitted to half of them
 
 
 def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]) -> list[Row]:
@@ -94,48 +99,62 @@ def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[
                 "loss": sum(losses) / len(losses),
                 "lr": recipe.rate(training.step - 1),
                 "seconds": round(seconds, 3),
-                **watch(training.model),
+                **watch(training.model, early(experiment, training.step)),
             }
             losses = []
 
 
-def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor], dict[str, Any]]:
+def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor, bool], dict[str, Any]]:
     """What a point of the curve says of a model on its own task and, where the evolution is followed, under "shifts" on
-    each shift."""
+    each shift. With the second argument true it looks into the layers too, where probes are asked for."""
     own = Watch.of(experiment, device)
     followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
     shifted = {name: Watch.of(experiment, device, name) for name, _ in followed}
-    return lambda model: own(model) | ({"shifts": {k: see(model) for k, see in shifted.items()}} if shifted else {})
+
+    def see(model: Predictor, inside: bool) -> dict[str, Any]:
+        found = own(model) | (own.probed(model) if inside else {})
+        return found | ({"shifts": {name: watch(model) for name, watch in shifted.items()}} if shifted else {})
+
+    return see
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
     """Whether the curve is measured at a step: every so often and at the end; where the evolution of the algorithm is
     followed, also at every power of two, since most of it happens early."""
     every = experiment.eval.every or max(1, min(steps // 20, 1000))
-    early = "evolution" in experiment.eval.analyses and step & (step - 1) == 0
-    return step % every == 0 or step == steps or early
+    return step % every == 0 or step == steps or early(experiment, step)
+
+
+def early(experiment: Experiment, step: int) -> bool:
+    """Whether the evolution is followed and the step is a power of two."""
+    return "evolution" in experiment.eval.analyses and step & (step - 1) == 0
 
 
 @dataclass(frozen=True, eq=False)
 class Watch:
     """Measures a model in training on fixed prompts: its risk, the excess over Bayes where that is known, and where the
-    evolution is followed its distance to each family of algorithms."""
+    evolution is followed its distance to each family of algorithms; at powers of two also what is written in it.
+
+    `probed_with` is the penalty of ridge among the targets of probes, None where no probes are asked for.
+    """
 
     answers: dict[str, torch.Tensor]
     lineup: Lineup | None
     prompts: Prompts
     part: slice
+    probed_with: float | None
 
     @classmethod
     def of(cls, experiment: Experiment, device: torch.device, shift: str = "") -> "Watch":
         """Draws the prompts of the training distribution, or of a shift, and answers them by what a model is compared
         with."""
         task = dict(experiment.eval.shifts).get(shift, experiment.task)
-        prompts = task.sample(512, stream(experiment, "curve", device, shift))
-        best = {name: f for name, f in references(task).items() if name == "bayes"}
         follows = "evolution" in experiment.eval.analyses
+        lam = right_penalty(task) if follows and not shift and "probes" in experiment.eval.analyses else None
+        prompts = task.sample(512 if lam is None else PROBED, stream(experiment, "curve", device, shift))
+        best = {name: f for name, f in references(task).items() if name == "bayes"}
         lineup = Lineup(task, prompts, families(task, experiment.task)) if follows else None
-        return cls(answer(best, prompts), lineup, prompts, regions(task, experiment.at_query)[None])
+        return cls(answer(best, prompts), lineup, prompts, regions(task, experiment.at_query)[None], lam)
 
     def __call__(self, model: Predictor) -> dict[str, Any]:
         learned = answer({"model": model}, self.prompts)["model"]
@@ -146,3 +165,9 @@ class Watch:
         if self.lineup:
             found["distances"] = self.lineup.distances(model, self.part)
         return found
+
+    def probed(self, model: Predictor) -> dict[str, Any]:
+        """R² of each target by layer, averaged over positions."""
+        if self.probed_with is None or not isinstance(model, Transformer):
+            return {}
+        return {"probes": r2_by_layer(model, self.prompts, self.probed_with)}

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -29,7 +29,7 @@ class Layout(ABC):
     """How prompts are laid out as tokens."""
 
     causal: bool  # whether the mask is the plain lower triangle
-    shared: bool = False  # whether all tokens of a sequence see the same ones
+    shared: bool = False  # whether all tokens of a sequence see the same ones; each prefix is then a sequence
     label: int | None  # the channel of an answering token in which a label would stand, empty there (if any)
 
     @abstractmethod
@@ -49,6 +49,10 @@ class Layout(ABC):
     @abstractmethod
     def mask(self, n: int, device: torch.device) -> Bool[Tensor, "*prefixes length length"]:
         """True where the token of the row may see the token of the column; for each i where its sequences differ."""
+
+    @abstractmethod
+    def seen(self, n: int, device: torch.device) -> Int[Tensor, " length"]:
+        """How many examples each token can know, its own included where it holds a finished one."""
 
     @abstractmethod
     def answers(
@@ -76,6 +80,9 @@ class Interleaved(Layout):
     def mask(self, n: int, device: torch.device) -> Tensor:
         return _lower(2 * n - 1, device)
 
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return (torch.arange(2 * n - 1, device=device) + 1) // 2
+
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens[:, ::2], m)
 
@@ -98,6 +105,9 @@ class Lagged(Layout):
 
     def mask(self, n: int, device: torch.device) -> Tensor:
         return _lower(n, device)
+
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return torch.arange(n, device=device)
 
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens, m)
@@ -126,6 +136,9 @@ class Paired(Layout):
         sees_example = torch.where(query.unsqueeze(1), j < i, j <= i) & ~query
         return sees_example | torch.eye(2 * n - 1, dtype=torch.bool, device=device)
 
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return torch.cat([torch.arange(1, n, device=device), torch.arange(n, device=device)])
+
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens[:, tokens.shape[1] // 2 :], m)
 
@@ -153,11 +166,14 @@ class Encoder(Layout):
         seen = _lower(n, device) & ~torch.eye(n, dtype=torch.bool, device=device)  # of prefix i: the examples j < i
         return repeat(seen, "i j -> i 1 t j", t=n)
 
+    def seen(self, n: int, device: torch.device) -> Tensor:
+        return torch.arange(n, device=device)  # sequence i, all tokens of it
+
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return rearrange(tokens[:, -1], "(batch m) width -> batch m width", m=m or tokens.shape[1])
 
 
-def _last(positions: Float[Tensor, "batch n width"], m: int | None) -> Float[Tensor, "batch m width"]:
+def _last(positions: Shaped[Tensor, "batch n width"], m: int | None) -> Shaped[Tensor, "batch m width"]:
     return positions if m is None else positions[:, -m:]
 
 

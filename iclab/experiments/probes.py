@@ -1,0 +1,200 @@
+"""Rows of what is written in the layers of a model, each beside its controls. `predictor` is the target (`moment`,
+`least_squares`, `ridge`, `w`, `prediction`: that of the model itself), and R² is that of held-out prompts.
+
+Exact ridge probes of single tokens
+    probe_r2            by layer and position, at the answering tokens; without a position, the mean over positions
+    probe_r2_tokens     the same at every token of the sequence, where it has others: `position` is the token, and the
+                        target what is known after the examples that it can know
+
+Probes that attend to all tokens up to the answer (for the moment and least squares), HEAD being linear or mlp
+    attention_probe_HEAD            R² by layer and number of examples (1, 2, 4, …, all), and the mean over these
+    attention_probe_HEAD_mse        the mean squared error of a coordinate
+    attention_probe_HEAD_best       the mean R² at the layer where it is largest
+    attention_probe_HEAD_depth      that layer, as a share of all, with its bootstrap error
+    attention_probe_HEAD_lead       how much deeper it is for least squares than for the moment
+    attention_probe_HEAD_rise       how much larger it is there than in the read-in
+    attention_probe_HEAD_looks_I    the attention of that layer after I examples: `position` is the token
+    attention_probe_gain            mlp less linear, each at its best layer
+
+Controls have the name of the R² and one of these endings: _untrained (an untrained model of the same weights as at the
+start) and _bare (the bare prompt). attention_probe_HEAD_over_untrained and _over_bare are the best R² less the
+control's best. The third control, a model that was trained with one fixed w, is a run of its own.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis import (
+    AttentionProbes,
+    Estimate,
+    ProbeRecipe,
+    algorithm_state,
+    answer,
+    attention_probes,
+    bare_prompt,
+    estimate,
+    features,
+    probe_terms,
+    resampled,
+    visible,
+)
+from iclab.experiments.rows import Row, row, rows
+from iclab.models import Transformer
+from iclab.tasks import Prompts
+
+HEADS = ("linear", "mlp")
+ATTENDED = ("moment", "least_squares")  # the targets of Akyürek et al.
+
+
+def states(model: Transformer, prompts: Prompts, lam: float) -> dict[str, Tensor]:
+    """The targets: what algorithms hold, and what the model answers."""
+    own = answer({"prediction": model}, prompts)["prediction"]
+    return {**algorithm_state(prompts, lam), "prediction": own.unsqueeze(-1)}
+
+
+def r2_by_layer(model: Transformer, prompts: Prompts, lam: float) -> dict[str, list[float]]:
+    """For each target, R² of every layer at the answering tokens, averaged over positions: for a training curve."""
+    hidden = features(model, prompts)
+    found = {k: probe_terms(hidden, v).nanmean(-1).mean(0).tolist() for k, v in states(model, prompts, lam).items()}
+    return {target: values for target, values in found.items() if all(map(isfinite, values))}
+
+
+@dataclass(frozen=True, eq=False)
+class Probing:
+    """A model, the same before training, the prompts of one distribution, and the penalty of ridge there."""
+
+    model: Transformer
+    untrained: Transformer
+    prompts: Prompts
+    lam: float
+
+    @cached_property
+    def states(self) -> dict[str, Tensor]:
+        """The targets, [batch n m] each."""
+        return states(self.model, self.prompts, self.lam)
+
+    @cached_property
+    def sources(self) -> dict[str, Tensor]:
+        """The features of the model and of its controls, at all tokens."""
+        return {
+            "": features(self.model, self.prompts, "all"),
+            "_untrained": features(self.untrained, self.prompts, "all"),
+            "_bare": bare_prompt(self.prompts),
+        }
+
+    def exact(self) -> Iterator[Row]:
+        """Ridge probes of single tokens."""
+        sources = {name: h if name == "_bare" else self._answering(h) for name, h in self.sources.items()}
+        for target, state in self.states.items():
+            for control, source in sources.items():
+                yield from _layer_rows(target, f"probe_r2{control}", probe_terms(source, state))
+        seen = self.model.layout.seen(self.prompts.xs.shape[1], self.prompts.xs.device)
+        if len(seen) == self.prompts.xs.shape[1]:
+            return  # every token answers, or each prefix is a sequence of its own
+        sources = self.sources | {"_bare": sources["_bare"][:, :, seen]}
+        for target in self.states.keys() - {"prediction"}:
+            for control, source in sources.items():
+                terms = probe_terms(source, self.states[target][:, seen])
+                yield from _layer_rows(target, f"probe_r2_tokens{control}", terms)
+
+    def _answering(self, hidden: Float[Tensor, "layers batch t D"]) -> Float[Tensor, "layers batch n D"]:
+        """The features at the answering tokens alone."""
+        return torch.stack([self.model.layout.answers(h) for h in hidden])
+
+    def attending(self, recipe: ProbeRecipe | None, rng: torch.Generator, draws: int) -> Iterator[Row]:
+        """Probes that attend; `draws` is the number of resamples of the bootstrap."""
+        n, device = self.prompts.xs.shape[1], self.prompts.xs.device
+        lengths = lengths_of(n)
+        shown, single = visible(self.model, n)[lengths], torch.eye(n, dtype=torch.bool, device=device)[lengths]
+        weights = resampled(len(self.prompts.xs) - len(self.prompts.xs) // 2, draws, rng)
+        deep: dict[str, dict[str, Tensor]] = {head: {} for head in HEADS}
+        sources = {name: (h, single if name == "_bare" else shown) for name, h in self.sources.items()}
+        for target in ATTENDED:
+            state = self.states[target][:, lengths]
+            found = {
+                (head, control): attention_probes(source, state, sees, head, recipe, rng)
+                for head in HEADS
+                for control, (source, sees) in sources.items()
+            }
+            for (head, control), probes in found.items():
+                yield from _attention_rows(target, f"attention_probe_{head}", control, probes, lengths)
+            for head in HEADS:
+                controls = {control: found[head, control] for control in sources}
+                yield from best_rows(target, f"attention_probe_{head}", controls, lengths, weights)
+                deep[head][target] = depths(found[head, ""], weights)
+            linear, mlp = (_best(found[head, ""]) for head in HEADS)
+            yield from rows(target, "attention_probe_gain", estimate(mlp - linear))
+        for head, depth in deep.items():
+            yield _depth_row("least_squares", f"attention_probe_{head}_lead", depth["least_squares"] - depth["moment"])
+
+
+def lengths_of(n: int) -> list[int]:
+    """The numbers of examples after which probes look: the powers of two, and as many as there are."""
+    return sorted({*(2**k for k in range(n.bit_length()) if 2**k < n), n - 1} - {0}) or [0]
+
+
+def _layer_rows(target: str, quantity: str, terms: Tensor) -> Iterator[Row]:
+    """R² by layer and position, and its mean over positions; nothing where the target does not vary."""
+    yield from _at_layers(target, quantity, estimate(terms), range(terms.shape[-1]))
+    yield from _at_layers(target, quantity, _columns(estimate(terms.nanmean(-1))), [None])
+
+
+def _attention_rows(
+    target: str, quantity: str, control: str, probes: AttentionProbes, lengths: list[int]
+) -> Iterator[Row]:
+    yield from _at_layers(target, quantity + control, probes.r2, lengths)
+    yield from _at_layers(target, quantity + control, _columns(probes.mean_r2), [None])
+    yield from _at_layers(target, f"{quantity}_mse{control}", probes.mse, lengths)
+
+
+def _best(probes: AttentionProbes) -> Tensor:
+    """What each prompt adds to the mean R² of the best layer."""
+    return probes.terms.nanmean(-1)[:, probes.mean_r2.value.argmax()]
+
+
+def best_rows(
+    target: str, name: str, found: Mapping[str, AttentionProbes], lengths: list[int], weights: Tensor
+) -> Iterator[Row]:
+    """What there is to say of the best layer."""
+    own = found[""]
+    by_layer, best, layer = own.terms.nanmean(-1), _best(own), int(own.mean_r2.value.argmax())
+    if not isfinite(best.mean()):
+        return
+    yield from rows(target, f"{name}_best", estimate(best))
+    yield from rows(target, f"{name}_rise", estimate(best - by_layer[:, 0]))
+    for control in found.keys() - {""}:
+        yield from rows(target, f"{name}_over{control}", estimate(best - _best(found[control])))
+    yield _depth_row(target, f"{name}_depth", depths(own, weights))
+    for length, attention in zip(lengths, own.attention[layer].tolist(), strict=True):
+        looks = (row(target, f"{name}_looks_{length}", token, weight) for token, weight in enumerate(attention))
+        yield from ({**one, "layer": layer} for one in looks)
+
+
+def depths(probes: AttentionProbes, weights: Float[Tensor, "draws prompts"]) -> Float[Tensor, " resamples"]:
+    """The best layer as a share of all: of the prompts as they are, then of each bootstrap resample."""
+    by_layer = probes.terms.nanmean(-1)
+    means = torch.cat([by_layer.mean(0, keepdim=True), weights @ by_layer])
+    return means.argmax(-1).double() / max(1, means.shape[1] - 1)
+
+
+def _depth_row(target: str, quantity: str, found: Float[Tensor, " resamples"]) -> Row:
+    """A depth, or a difference of depths of the same resamples, with its bootstrap error."""
+    return row(target, quantity, None, found[0].item(), found[1:].std().item())
+
+
+def _columns(found: Estimate) -> Estimate:
+    """One number per layer, as a table with one column."""
+    return Estimate(found.value.unsqueeze(-1), found.stderr.unsqueeze(-1))
+
+
+def _at_layers(target: str, quantity: str, found: Estimate, positions: range | list[int] | list[None]) -> Iterator[Row]:
+    for layer, (values, errors) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+        for position, value, error in zip(positions, values, errors, strict=True):
+            if isfinite(value):
+                yield {**row(target, quantity, position, value, error), "layer": layer}
