@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: demo test test-slow lint format figures clean
+.PHONY: demo test test-slow reproduce lint format clean
 
 # The stamp is new again whenever what is installed should change.
 .venv/ready: pyproject.toml constraints.txt
@@ -16,6 +16,11 @@ RUN := OMP_NUM_THREADS=1 $(BIN)
 demo: .venv/ready
 	$(RUN)/iclab sweep tasks/linear_regression.toml
 	$(RUN)/python paper_figs/risk_by_examples.py runs/linear_regression
+
+# Every study at laptop scale, and what became of every claim.
+reproduce: .venv/ready
+	set -e; for file in tasks/*.toml; do $(RUN)/iclab sweep $$file; done
+	$(RUN)/iclab verdicts runs --markdown
 
 test: .venv/ready
 	$(RUN)/python -m pytest -n auto --dist worksteal -q

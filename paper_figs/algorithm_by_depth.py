@@ -13,7 +13,15 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
-FAMILIES = ["gradient_descent_1", "gradient_descent_3", "gradient_descent_8", "newton", "ridge", "least_squares"]
+FAMILIES = [
+    "gradient_descent_1",
+    "gradient_descent_3",
+    "gradient_descent_8",
+    "landweber",
+    "newton",
+    "ridge",
+    "least_squares",
+]
 
 
 def draw(table):
@@ -30,7 +38,7 @@ def draw(table):
     left.set_xticks(sorted(done[key].unique()), [str(depth) for depth in sorted(done[key].unique())])
     left.minorticks_off()
     right.set(xlabel="after layer", ylabel="", title=f"the {done[key].max()} layers of the deepest", ylim=(None, 10))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -22,6 +22,7 @@ from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
+from iclab.experiments.worker import DONE, work
 from iclab.models import TransformerConfig
 from iclab.training import Recipe
 
@@ -79,16 +80,16 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     first = study.cells[0].experiment
     few = replace(first.eval, prompts=24, bootstrap=5)  # the least that an algorithm is looked for with
     few = replace(few, probe=ProbeRecipe(width=4, steps=2, batch=4)) if "attention_probes" in few.analyses else few
-    if of_a_papers_size(first.model):  # measured untrained
-        asked = "weights" in first.eval.analyses  # of thousands of calls for each prompt: by a thin model
-        shape = replace(first.model, n_layer=1, d_model=16, d_mlp=16) if asked else first.model
-        small = replace(first, device="cpu", model=shape, eval=few)
+    small = replace(first, device="cpu", eval=few)
+    if of_a_papers_size(first.model):  # it answers; a thin one is measured, untrained
+        assert new_model(first)(*few_examples(first.task)).isfinite().all()
+        layers = 1 if "weights" in few.analyses else first.model.n_layer  # implicit weights cost thousands of answers
+        small = replace(small, model=replace(first.model, n_layer=layers, d_model=16, d_mlp=16))
         model = new_model(small)
         rows = measure(small, model)
         points = [{"step": 0, **watched(small, torch.device("cpu"))(model, True)}]
     else:
-        short = replace(first.train, **(BRIEF if isinstance(first.train, Recipe) else {"prompts": 8}))
-        small = replace(first, device="cpu", train=short, eval=few)
+        small = replace(small, train=replace(first.train, **(BRIEF if trained(first) else {"prompts": 8})))
         points = []
         rows = perform(small, tmp_path, points.append, lambda line: None)
     rows += evolution.rows(points)
@@ -98,6 +99,16 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
 
 def of_a_papers_size(model):
     return isinstance(model, TransformerConfig) and model.n_layer * model.d_model > 512
+
+
+def few_examples(task):
+    prompts = task.sample(2, generator())
+    return prompts.xs, prompts.ys
+
+
+def trained(experiment):
+    """Whether by gradients."""
+    return isinstance(experiment.train, Recipe)
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -142,15 +153,16 @@ def test_the_fast_recipe_is_the_default():
     assert Recipe().targets == "sampled"
 
 
-def swept(file, folder, *settings):
-    """The runs of a task file at its smallest."""
-    experiment = Study.read(file).cells[0].experiment
-    trained = isinstance(experiment.train, Recipe)
-    small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained else ["scale=quick"]
-    small += ["eval.prompts=24" if trained else "eval.prompts=16", "eval.bootstrap=5"]
-    small += ["eval.probe.steps=2"] if "attention_probes" in experiment.eval.analyses else []
-    command = [sys.executable, "-m", "iclab.cli", "sweep", file, *small, *settings, "--out", folder, "--jobs", "1"]
-    subprocess.run(command, check=True, capture_output=True)
+def swept(file, folder):
+    """The runs of a task file at its smallest, each in this process."""
+    first = Study.read(file).cells[0].experiment
+    small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained(first) else ["scale=quick"]
+    small += ["eval.prompts=24" if trained(first) else "eval.prompts=16", "eval.bootstrap=5"]
+    small += ["eval.probe.steps=2"] if "attention_probes" in first.eval.analyses else []
+    for cell in Study.read(file, small).cells:
+        run = Run(folder / cell.experiment.id)
+        run.create(cell.experiment.mapping())
+        assert work(run) == DONE
     return folder
 
 
