@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
 from iclab.experiments.bench import baselines, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import measure, regions
+from iclab.experiments.measure import measure
+from iclab.experiments.rows import regions
 from iclab.experiments.run import learning_curve, new_model, perform
 from iclab.experiments.streams import STREAMS, resolve, stream
 from iclab.fitting import RidgeFit

@@ -266,6 +266,20 @@ def test_a_training_that_diverges_says_so_with_its_step(lr):
     assert str(caught.value).startswith(f"training diverged at step {len(losses)}: loss {caught.value.loss:.4g};")
 
 
+def test_one_wild_batch_is_no_divergence(monkeypatch):
+    training, wild = fresh(Recipe(steps=200)), [3]
+    monkeypatch.setattr(training, "_targets", lambda prompts: prompts.ys + 1e4 * (training.step in wild))
+    monkeypatch.setattr(training, "_check", lambda value, _: Training._check(training, value, torch.ones(1)))
+    for _ in range(6):
+        training.advance()
+    assert training.step == 6
+    wild += range(20, 200)
+    with pytest.raises(Diverged) as caught:
+        for _ in range(190):
+            training.advance()
+    assert caught.value.step == 30
+
+
 def test_training_lowers_the_excess_risk():
     prompts = TASK.sample(1024, generator(7))
     best = iclab.bayes(TASK)(prompts.xs, prompts.ys)

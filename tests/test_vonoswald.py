@@ -279,7 +279,7 @@ def value(rows, predictor, quantity, distribution="own"):
 
 
 def test_the_construction_is_measured_to_be_what_it_is_on_every_distribution():
-    from iclab.experiments.measure import tuned
+    from iclab.experiments.descent import tuned
 
     best = tuned(STUDY, 2)["tuned_gradient_descent_plus_plus"]
     model = disguised(vonoswald.gradient_descent(3, 8, 2, best.lr, best.gamma))

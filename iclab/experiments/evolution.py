@@ -18,7 +18,7 @@ from typing import Any
 
 from iclab.analysis.evolution import nearest, plateau_exit, transitions
 from iclab.experiments.claims import TRAINED
-from iclab.experiments.measure import Row
+from iclab.experiments.rows import Row
 
 Point = Mapping[str, Any]
 POINTS = ("risk", "excess")

@@ -14,28 +14,19 @@ exact_risk      of linear attention at the last position, by its weights; of the
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² between implicit weights and those of a linear predictor; weight_cosine: of the
                 angle between them; linearity: R² of the model's answers in the query
-descent         lr and gamma that the weights spell out, and those that are best on the training distribution; with the
-                best, descent of as many steps as the model has layers joins the references (tuned_gradient_descent,
-                with gamma tuned_gradient_descent_plus_plus), and so does the model of which each attention product is
-                the average of the model's and the construction's (interpolated)
 layers          the fit_ quantities of every layer, read out by a fitted linear map
-preconditioners preconditioner_distance: of the matrix A of each layer's step of gradient descent, in one layer to the
-                optimum (‖A − Γ⁻¹‖/‖Γ⁻¹‖), in all to a multiple of the identity and to one of the inverse covariance;
-                leakage: all that the layer computes besides; risk of the one-layer optimum, and formula: that risk in
-                closed form; formula_ratio: the model's risk / formula; and of several layers contraction_distance: of
-                the matrix B that moves the inputs to a multiple of the identity; risk of preconditioned_descent, the
-                best with A ∝ Λ⁻¹ of one step per layer, and descent_ratio: the model's risk / that
 iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
                 over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
+preconditioners, descent    the steps that the weights of linear attention spell out: see `iclab.experiments.descent`
 
-"transformer" is the model, whatever its kind. `position` is a number of examples, a region (see `regions`), or none for
-the mean over all positions.
+"transformer" is the model, whatever its kind. `position` is a number of examples, a region (see
+`iclab.experiments.rows`), or none for the mean over all positions.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import isfinite
 
 import torch
@@ -47,42 +38,31 @@ from iclab.analysis import (
     Match,
     answer,
     band,
-    best_preconditioner,
     estimate,
     families,
     implicit_weights,
-    interpolated,
     layer_readouts,
-    linear_steps,
     linearity,
     margins,
     match_iterations,
-    one_layer_optimum,
-    one_layer_risk,
-    ratio,
-    read_off,
     references,
-    tuned_descent,
     weight_cosine,
 )
-from iclab.analysis.attention import distance_to_identity, whitened
-from iclab.analysis.descent import best_descent
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
 from iclab.analysis.risk import Answers, squared
-from iclab.constructed import vonoswald
+from iclab.experiments import descent
 from iclab.experiments.claims import TRAINED
+from iclab.experiments.descent import Preconditioners
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.probes import Probing
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import Parts, Row, averaged, by_layer, regions, relative, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
-from iclab.predictors import GradientDescentPlusPlus, Linear, Predictor
-from iclab.tasks import Prompts, Task, WhitenedLinearRegression
-
-Parts = dict[int | str | None, slice]
+from iclab.predictors import Linear, Predictor
+from iclab.tasks import Prompts, Task
 
 
 def measure(experiment: Experiment, model: nn.Module, device: torch.device | str = "cpu") -> list[Row]:
@@ -135,15 +115,9 @@ class Measurement:
     def references(self) -> dict[str, Predictor]:
         """What every task is compared with, what the experiment names besides, and what the analyses add."""
         found = references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors)
-        return found | self._descents() if "descent" in self.experiment.eval.analyses else found
-
-    def _descents(self) -> dict[str, Predictor]:
-        """Descent with the constants that are best in training, and the model half-way to its construction."""
-        model, task = self.transformer, self.experiment.task
-        found = tuned(self.experiment, model.config.n_layer)
-        last = list(found.values())[-1]
-        hand_set = vonoswald.gradient_descent(task.d, model.n, last.steps, last.lr, last.gamma)
-        return {**found, "interpolated": interpolated(model, hand_set.to(self.prompts.xs.device))}
+        if "descent" in self.experiment.eval.analyses:
+            found |= descent.references(self.experiment, self.transformer)
+        return found
 
     @property
     def draws(self) -> int:
@@ -172,7 +146,7 @@ class Measurement:
             "probes": self.probes,
             "attention_probes": self.attention_probes,
             "preconditioners": self.preconditioners,
-            "descent": self.descent,
+            "descent": self.descent_constants,
         }
         for name, analysis in analyses.items():
             if name in self.experiment.eval.analyses:
@@ -188,18 +162,18 @@ class Measurement:
         yield from self._margins(answers, single | parts)
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
-            yield from _averaged(name, "risk", errors, parts)
-            yield from _relative(name, "normalised_risk", errors, ys.double().square(), single | parts)
+            yield from averaged(name, "risk", errors, parts)
+            yield from relative(name, "normalised_risk", errors, ys.double().square(), single | parts)
             yield from _bands(name, errors, rng, self.draws)
             if name != "transformer":
-                yield from _averaged(name, "spd", difference, parts)
-                yield from _relative(name, "risk_over_transformer", errors, learned, single | parts)
+                yield from averaged(name, "spd", difference, parts)
+                yield from relative(name, "risk_over_transformer", errors, learned, single | parts)
             if least is None:
                 continue
-            yield from _relative(name, "risk_ratio", errors, least, single | parts)
-            yield from _relative(name, "excess", squared(f, answers["bayes"]), least, parts)
+            yield from relative(name, "risk_ratio", errors, least, single | parts)
+            yield from relative(name, "excess", squared(f, answers["bayes"]), least, parts)
             if name != "transformer":
-                yield from _relative(name, "relative_spd", difference, least, parts)
+                yield from relative(name, "relative_spd", difference, least, parts)
 
     def _margins(self, answers: Answers, parts: Parts) -> Iterator[Row]:
         """Which of the named predictors is the nearest, where there are several."""
@@ -237,16 +211,6 @@ class Measurement:
             yield from [row(name, quantity, i, value, stderr)] if isfinite(value) else []
         yield from (r for r in rows(name, quantity, estimate(terms.nanmean(-1))) if isfinite(r["value"]))
 
-    def descent(self) -> Iterator[Row]:
-        """The constants of descent that the weights spell out, beside the best ones; they are of the training."""
-        if self.name != TRAINED:
-            return
-        found = read_off(self.transformer)
-        yield from rows("transformer", "lr", found.lr)
-        yield from rows("transformer", "gamma", found.gamma)
-        for name, best in tuned(self.experiment, self.transformer.config.n_layer).items():
-            yield from (row(name, "lr", None, best.lr), row(name, "gamma", None, best.gamma))
-
     @cached_property
     def readouts(self) -> list[LayerReadout]:
         """Each layer as a predictor, read out by a map that was fitted on other prompts."""
@@ -264,9 +228,9 @@ class Measurement:
         for region, part in self.parts.items():
             newton, descent = match_iterations(self.lineup, self.readouts, self.rng("bootstrap"), self.draws, part)
             for found in (newton, descent):
-                yield from _by_layer(found.family, "matched_steps", found.steps, region)
-                yield from _by_layer(found.family, "sime", found.similarity, region)
-            yield from _by_layer(newton.family, "sime_lead", estimate((newton.cosines - descent.cosines).mT), region)
+                yield from by_layer(found.family, "matched_steps", found.steps, region)
+                yield from by_layer(found.family, "sime", found.similarity, region)
+            yield from by_layer(newton.family, "sime_lead", estimate((newton.cosines - descent.cosines).mT), region)
             if newton.growth.value.isfinite():  # there are at least two middle layers
                 yield from rows(newton.family, "steps_per_layer", newton.growth, region)
                 yield from rows(descent.family, "doublings_per_layer", descent.growth, region)
@@ -287,89 +251,14 @@ class Measurement:
         yield from self.probing.attending(self.experiment.eval.probe, self.rng("fit"), self.draws)
 
     def preconditioners(self) -> Iterator[Row]:
-        """The step that each layer takes, read from its weights, and what theory says of the best single one."""
-        trained, covariance = self.experiment.task, self.task.input_second_moment()
-        best, layers = best_preconditioner(trained, trained.n - 1), self.transformer.config.n_layer
-        for layer, step in enumerate(linear_steps(self.transformer), 1):
-            A = step.preconditioner.cpu()
-            found = {"identity": distance_to_identity(A)}
-            found |= {"inverse_covariance": distance_to_identity(whitened(A, covariance))}
-            if layers == 1:
-                found["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
-            for name, value in found.items():
-                yield {**row(name, "preconditioner_distance", None, value), "layer": layer}
-            yield {**row("transformer", "leakage", None, step.leakage), "layer": layer}
-            if layer < layers:  # inputs that the last layer moves are read by none
-                value = distance_to_identity(step.contraction)
-                yield {**row("identity", "contraction_distance", None, value), "layer": layer}
-        yield from self._one_layer_risks(best)
-        if layers > 1 and isinstance(self.task, WhitenedLinearRegression):
-            yield from self._descent_risks(layers)
+        """The step that each layer takes, read from its weights, and what theory says of the best one."""
+        trained, rng = self.experiment.task, self.rng("fit")
+        yield from Preconditioners(self.transformer, trained, self.task, self.prompts, self.parts).rows(rng)
 
-    def _one_layer_risks(self, best: torch.Tensor) -> Iterator[Row]:
-        """The risk of the best layer, measured and in closed form, and the model's relative to the latter."""
-        optimum = one_layer_optimum(self.experiment.task, self.experiment.task.n - 1, self.task.n)
-        answers = answer({"transformer": self.model, "one_layer_optimum": optimum}, self.prompts)
-        errors = {name: squared(f, self.prompts.ys) for name, f in answers.items()}
-        yield from _averaged("one_layer_optimum", "risk", errors["one_layer_optimum"], self.parts)
-        examples = torch.arange(self.task.n, dtype=torch.float64)
-        formula = one_layer_risk(self.task, best, examples.clamp(min=1))
-        formula[0] = one_layer_risk(self.task, 0 * best, torch.ones(()))  # without examples the answer is 0
-        for position, value in enumerate(formula.tolist()):
-            yield row("one_layer_optimum", "formula", position, value)
-        for name, terms in errors.items():
-            yield from _averaged(name, "formula_ratio", terms / formula.to(terms), self.parts)
-
-    def _descent_risks(self, steps: int) -> Iterator[Row]:
-        """The best descent of as many steps as there are layers: its risk, and the model's relative to it."""
-        descent = best_descent(self.task, steps, self.rng("fit"))
-        answers = answer({"transformer": self.model, "preconditioned_descent": descent}, self.prompts)
-        errors = {name: squared(f, self.prompts.ys) for name, f in answers.items()}
-        yield from _averaged("preconditioned_descent", "risk", errors["preconditioned_descent"], self.parts)
-        yield from _relative(
-            "transformer", "descent_ratio", errors["transformer"], errors["preconditioned_descent"], self.parts
-        )
-
-
-@lru_cache(maxsize=4)
-def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPlus]:
-    """Steps of descent with the constants that are best in training; GD++ is another algorithm from two steps on."""
-    kinds = {"tuned_gradient_descent": False} | ({"tuned_gradient_descent_plus_plus": True} if steps > 1 else {})
-    return {
-        name: tuned_descent(experiment.task, steps, stream(experiment, "fit"), contracting)
-        for name, contracting in kinds.items()
-    }
-
-
-def regions(task: Task, at_query: bool = False) -> Parts:
-    """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
-    dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
-    has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over* are the
-    positions with fewer and with more examples. What is about the query is averaged over the last position alone.
-    """
-    n, r = task.n, task.rank
-    if task.at_query or at_query:
-        return {None: slice(n - 1, n)}
-    cut, end = max(0, r - 3), min(n, r + 4)
-    parts = {None: slice(n), "under": slice(cut), "threshold": slice(cut, end), "over": slice(end, n)}
-    return {name: part for name, part in parts.items() if len(range(n)[part])}
-
-
-def _averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity at each position, and averaged over each region."""
-    yield from rows(name, quantity, estimate(terms))
-    for region, part in parts.items():
-        yield from rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
-
-
-def _relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
-    model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
-    of noiseless labels, with as many examples as dimensions: the condition of a square matrix magnifies what float32
-    leaves out of a label)."""
-    for region, part in parts.items():
-        if unit[:, part].mean() > 1e-8 * unit.mean():
-            yield from rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)
+    def descent_constants(self) -> Iterator[Row]:
+        """The constants of descent; they are of the training, and told once."""
+        if self.name == TRAINED:
+            yield from descent.constants(self.experiment, self.transformer)
 
 
 def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
@@ -400,8 +289,3 @@ def _end_rows(lineup: Lineup) -> Iterator[Row]:
     for family in lineup.families:
         ends = zip(("fit_low", "fit_high"), family.ends, strict=True)
         yield from (row(family.name, name, None, end) for name, end in ends if end is not None)
-
-
-def _by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None) -> Iterator[Row]:
-    for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
-        yield {**row(predictor, quantity, region, value, stderr), "layer": layer}

@@ -98,7 +98,7 @@ class Probing:
         if len(seen) == self.prompts.xs.shape[1]:
             return  # every token answers, or each prefix is a sequence of its own
         sources = self.sources | {"_bare": sources["_bare"][:, :, seen]}
-        for target in self.states.keys() - {"prediction"}:
+        for target in [name for name in self.states if name != "prediction"]:
             for control, source in sources.items():
                 terms = probe_terms(source, self.states[target][:, seen])
                 yield from _layer_rows(target, f"probe_r2_tokens{control}", terms)
@@ -168,7 +168,7 @@ def best_rows(
         return
     yield from rows(target, f"{name}_best", estimate(best))
     yield from rows(target, f"{name}_rise", estimate(best - by_layer[:, 0]))
-    for control in found.keys() - {""}:
+    for control in filter(None, found):
         yield from rows(target, f"{name}_over{control}", estimate(best - _best(found[control])))
     yield _depth_row(target, f"{name}_depth", depths(own, weights))
     for length, attention in zip(lengths, own.attention[layer].tolist(), strict=True):

@@ -9,9 +9,13 @@ what belongs to a whole model.
 from collections.abc import Iterator
 from typing import Any
 
-from iclab.analysis import Estimate
+import torch
+
+from iclab.analysis import Estimate, estimate, ratio
+from iclab.tasks import Task
 
 Row = dict[str, Any]
+Parts = dict[int | str | None, slice]
 
 
 def rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
@@ -33,3 +37,40 @@ def row(predictor: str, quantity: str, position: int | str | None, value: float,
         "value": value,
         "stderr": stderr,
     }
+
+
+def by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None) -> Iterator[Row]:
+    """One row per layer, of a region."""
+    for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+        yield {**row(predictor, quantity, region, value, stderr), "layer": layer}
+
+
+def regions(task: Task, at_query: bool = False) -> Parts:
+    """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
+    dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
+    has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over* are the
+    positions with fewer and with more examples. What is about the query is averaged over the last position alone.
+    """
+    n, r = task.n, task.rank
+    if task.at_query or at_query:
+        return {None: slice(n - 1, n)}
+    cut, end = max(0, r - 3), min(n, r + 4)
+    parts = {None: slice(n), "under": slice(cut), "threshold": slice(cut, end), "over": slice(end, n)}
+    return {name: part for name, part in parts.items() if len(range(n)[part])}
+
+
+def averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Iterator[Row]:
+    """A quantity at each position, and averaged over each region."""
+    yield from rows(name, quantity, estimate(terms))
+    for region, part in parts.items():
+        yield from rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
+
+
+def relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
+    """A quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
+    model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
+    of noiseless labels, with as many examples as dimensions: the condition of a square matrix magnifies what float32
+    leaves out of a label)."""
+    for region, part in parts.items():
+        if unit[:, part].mean() > 1e-8 * unit.mean():
+            yield from rows(name, quantity, ratio(terms[:, part].mean(-1), unit[:, part].mean(-1)), region)

@@ -14,8 +14,9 @@ from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.measure import Row, measure, regions
+from iclab.experiments.measure import measure
 from iclab.experiments.probes import r2_by_layer
+from iclab.experiments.rows import Row, regions
 from iclab.experiments.streams import resolve, stream
 from iclab.fitting import RidgeFit
 from iclab.models import Transformer
