@@ -32,7 +32,7 @@ def draw(table):
     labels = {"transformer": "trained model", "preconditioned_descent": f"best {layers} preconditioned steps"}
     plots.curves(done, right, ["transformer"], labels=labels)
     plots.curves(done, right, ["preconditioned_descent"], labels=labels, color="C1")
-    right.set(yscale="log")
+    right.set(yscale="log", ylim=(None, 1e3))  # with few examples the model has no bound
     for axes in (left, right):
         axes.legend(fontsize=7)
     return figure
