@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import by_hand
 
-from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, named
+from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, named, vonoswald
 from iclab.constructed.akyurek import (
     Build,
     divider,
@@ -39,6 +39,12 @@ def prompts(d, n, seed=0, batch=16, noise=0.3):
     xs, ws, noises = (torch.randn(*shape, generator=rng).double() for shape in ((batch, n, d), (batch, d), (batch, n)))
     xs = xs.clamp(-3, 3)
     return xs, ((xs @ ws.unsqueeze(-1)).squeeze(-1) + noise * noises).clamp(-6, 6)
+
+
+def network(d, k=5, m=3):
+    """W, b and O of random features."""
+    rng = generator(7)
+    return tuple(torch.randn(*shape, generator=rng).double() for shape in ((k, d), (k,), (m, k)))
 
 
 # ---- every theorem -------------------------------------------------------------------------------------------------
@@ -216,6 +222,9 @@ MODELS = {
     "bai": lambda: gradient_descent(2, 4, 5, 0.1, 0.5),
     "fu": lambda: newton(2, 4, 3, 1e-3),
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
+    "von oswald": lambda: vonoswald.gradient_descent(2, 4, 3, 0.1, 0.02),
+    "features": lambda: vonoswald.feature_descent(*network(2), 4, 2, 0.1),
+    "separate tokens": lambda: vonoswald.separate_tokens(2, 4, 0.1),
 }
 
 

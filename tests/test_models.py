@@ -105,7 +105,8 @@ def by_hand(one, xs, ys):
     last = torch.stack([last_by_hand(one, t, m, len(xs)) for t, m in zip(sequences, masks, strict=True)])
     answers = one.layout.answers(last)[0]
     if one.config.read_in == "identity":
-        return answers[:, {"interleaved": 0, "paired": one.d, "encoder": one.d}[one.config.layout]]
+        label = answers[:, {"interleaved": 0, "paired": one.d, "encoder": one.d}[one.config.layout]]
+        return -label if one.config.negated else label
     return one.read_out(one.norm(answers))[:, 0]
 
 

@@ -28,7 +28,8 @@ class Case:
     """The numbers of one case. A theorem reads those that its ranges name; whatever is random follows from `seed`.
 
     `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
-    to be large (its c, N or β); `layers` counts what is repeated; `dtype` is that of weights and prompts.
+    to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `dtype` is that of
+    weights and prompts.
     """
 
     seed: int = 0
@@ -37,6 +38,7 @@ class Case:
     layers: int = 1
     lr: float = 0.1
     lam: float = 0.1
+    gamma: float = 0.0
     size: float = 1.0
     noise: float = 0.0
     scale: float = 1000.0
