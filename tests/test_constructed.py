@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import by_hand
 
-from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, named, vonoswald
+from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, ahn, named, vonoswald
 from iclab.constructed.akyurek import (
     Build,
     divider,
@@ -197,6 +197,40 @@ def test_relu_heads_iterate_as_newton_does_on_every_prefix(seed, d, n, steps):
             torch.testing.assert_close(said[i], x[i] @ m @ x[:i].T @ y[:i], atol=1e-11, rtol=1e-11)
 
 
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 4), n=st.integers(1, 6), layers=st.integers(1, 3))
+@settings(max_examples=10)
+def test_preconditioned_layers_descend_as_a_loop_does_on_every_prefix(seed, d, n, layers):
+    xs, ys = prompts(d, n, seed, batch=2)
+    A, B = 0.3 * torch.randn(2, layers, d, d, generator=generator(seed)).double()
+    model = ahn.preconditioned(n, A, B)
+    for x, y, said in zip(xs, ys, model(xs, ys), strict=True):
+        for i in range(n):
+            now, left, query, answer = x[:i].clone(), y[:i].clone(), x[i].clone(), torch.zeros(1)
+            for a, b in zip(A, B, strict=True):
+                moved = now - (now @ a.mT @ now.mT @ now @ b.mT) / max(i, 1)
+                answer = answer + left @ now @ a @ query / max(i, 1)
+                left = left - (now @ a.mT @ now.mT @ left) / max(i, 1)
+                now, query = moved, query - b @ now.mT @ now @ a @ query / max(i, 1)
+            torch.testing.assert_close(said[i], answer[0].double(), atol=1e-12, rtol=1e-10)
+
+
+def test_whitening_preconditioners_answer_as_if_inputs_were_white():
+    xs, ys = prompts(3, 6)
+    root = torch.randn(3, 3, generator=generator(4)).double()
+    eye, inverse = torch.eye(3).double().repeat(3, 1, 1), torch.linalg.inv(root @ root.mT).repeat(3, 1, 1)
+    white = ahn.preconditioned(6, 0.2 * eye, 0.1 * eye)(xs, ys)
+    found = ahn.preconditioned(6, 0.2 * inverse, 0.1 * eye)(xs @ root.mT, ys)
+    torch.testing.assert_close(found, white)
+    assert (ahn.preconditioned(6, 0.2 * eye)(xs @ root.mT, ys) - white).abs().max() > 0.1
+
+
+def test_multiples_of_the_identity_are_gd_plus_plus():
+    xs, ys = prompts(3, 6)
+    eye = torch.eye(3).double().repeat(3, 1, 1)
+    found = ahn.preconditioned(6, 0.2 * eye, 0.3 * eye)(xs, ys, 1)[:, 0]
+    torch.testing.assert_close(found, vonoswald.gradient_descent(3, 6, 3, 0.2 / 5, 0.2 * 0.3 / 5)(xs, ys)[:, -1])
+
+
 def test_the_layers_that_theorem_4_of_bai_asks_for_are_no_more_than_twice_what_is_needed():
     assert layers_for(2.0, 1.0, 2.0, 0.1) == 11  # 4 log 10 = 9.2
     assert layers_for(2.0, 1.0, 0.0001, 0.1) == 1, "zero is near enough"
@@ -225,6 +259,7 @@ MODELS = {
     "von oswald": lambda: vonoswald.gradient_descent(2, 4, 3, 0.1, 0.02),
     "features": lambda: vonoswald.feature_descent(*network(2), 4, 2, 0.1),
     "separate tokens": lambda: vonoswald.separate_tokens(2, 4, 0.1),
+    "ahn": lambda: ahn.preconditioned(4, *(0.3 * torch.randn(2, 3, 2, 2, generator=generator(8)).double())),
 }
 
 
@@ -317,6 +352,8 @@ def test_the_one_step_theorems_need_an_example():
         (lambda: gradient_descent(2, 3, 1, 0.0, -1.0), "lam must be at least 0, given -1.0; lr must be positive"),
         (lambda: newton(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
         (lambda: newton(2, 3, 1, float("inf")), "first must be positive and finite, given inf"),
+        (lambda: ahn.preconditioned(3, torch.ones(0, 2, 2)), "there must be at least one A_l, given none"),
+        (lambda: ahn.preconditioned(3, torch.ones(1, 2, 2) / 0), "A must be finite"),
         (lambda: mover(2, 1, 2, 0), "0 cannot read the later 2"),
         (divided_without_layer_norm, "it is LayerNorm that divides, and there is none"),
     ],

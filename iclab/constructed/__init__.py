@@ -3,12 +3,12 @@
 Each is an ordinary `iclab.models.Transformer`: what a theorem says is checked on the very code that is trained.
 """
 
-from iclab.constructed import akyurek, bai, fu, vonoswald
+from iclab.constructed import ahn, akyurek, bai, fu, vonoswald
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-THEOREMS: list[Theorem] = [*akyurek.THEOREMS, *bai.THEOREMS, *fu.THEOREMS, *vonoswald.THEOREMS]
+THEOREMS: list[Theorem] = [theorem for paper in (akyurek, bai, fu, vonoswald, ahn) for theorem in paper.THEOREMS]
 
 
 def named(name: str) -> Theorem:
