@@ -205,13 +205,13 @@ def test_preconditioned_layers_descend_as_a_loop_does_on_every_prefix(seed, d, n
     model = ahn.preconditioned(n, A, B)
     for x, y, said in zip(xs, ys, model(xs, ys), strict=True):
         for i in range(n):
-            now, left, query, answer = x[:i].clone(), y[:i].clone(), x[i].clone(), torch.zeros(1)
+            now, left, query, answer = x[:i].clone(), y[:i].clone(), x[i].clone(), torch.zeros(1).double()
             for a, b in zip(A, B, strict=True):
                 moved = now - (now @ a.mT @ now.mT @ now @ b.mT) / max(i, 1)
                 answer = answer + left @ now @ a @ query / max(i, 1)
                 left = left - (now @ a.mT @ now.mT @ left) / max(i, 1)
                 now, query = moved, query - b @ now.mT @ now @ a @ query / max(i, 1)
-            torch.testing.assert_close(said[i], answer[0].double(), atol=1e-12, rtol=1e-10)
+            torch.testing.assert_close(said[i], answer[0], atol=1e-12, rtol=1e-10)
 
 
 def test_whitening_preconditioners_answer_as_if_inputs_were_white():

@@ -12,8 +12,8 @@ Lemma 1 (B_l = 0). After l layers r_t = y_t − w_l·x_t and −w_l·x for the q
 
     w_{l+1} = w_l − A_lᵀ ∇R(w_l),    R(w) = (1/2n) Σ (w·x_j − y_j)².
 
-Proof. It holds for l = 0. The layer takes Δ·x_t from r_t, with Δ = A_lᵀ (1/n) Σ_j (y_j − w_l·x_j) x_j = −A_lᵀ∇R(w_l), in
-examples and query alike, so that w_{l+1} = w_l + Δ.                                                                  ∎
+Proof. It holds for l = 0. The layer takes Δ·x_t from r_t, Δ = A_lᵀ (1/n) Σ_j (y_j − w_l·x_j) x_j = −A_lᵀ∇R(w_l), in
+examples and query alike, so that w_{l+1} = w_l + Δ.                                                                ∎
 The lemma has A_l in the place of A_lᵀ. That is the same for symmetric A_l, and those of the theorems are symmetric; for
 others it is not.
 
