@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import by_hand
 
-from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, ahn, named, vonoswald
+from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, ahn, bai, named, vonoswald
 from iclab.constructed.akyurek import (
     Build,
     divider,
@@ -236,6 +236,35 @@ def test_the_layers_that_theorem_4_of_bai_asks_for_are_no_more_than_twice_what_i
     assert layers_for(2.0, 1.0, 0.0001, 0.1) == 1, "zero is near enough"
 
 
+@pytest.mark.parametrize("units", ["4d", "2d + 1"])
+@given(seed=st.integers(0, 2**31), d=st.integers(1, 4), n=st.integers(1, 6), steps=st.integers(0, 5))
+@settings(max_examples=10)
+def test_an_mlp_that_shrinks_makes_the_steps_those_of_proximal_descent_on_every_prefix(units, seed, d, n, steps):
+    xs, ys = prompts(d, n, seed, batch=2)
+    model = bai.lasso(d, n, steps, 0.1, 0.5, units)
+    assert model.config.n_layer == steps + 1 and model.config.n_head == 2
+    assert model.config.d_mlp == (0 if not steps else 4 * d if units == "4d" else 2 * d + 1)
+    for x, y, said in zip(xs, ys, model(xs, ys), strict=True):
+        for i in range(n):
+            w = torch.zeros(d).double()
+            for _ in range(steps):
+                w = torch.nn.functional.softshrink(w - 0.1 * x[:i].T @ (x[:i] @ w - y[:i]) / max(i, 1), 0.05)
+            torch.testing.assert_close(said[i], w @ x[i], atol=1e-12, rtol=1e-12)
+
+
+def test_with_too_few_units_the_weights_are_off_by_the_threshold_or_by_themselves():
+    """One step from w = 0 on an example x = 1: w = S(0.1 y), here with y = 3 and a threshold of 0.05."""
+    xs, ys = torch.ones(1, 2, 1).double(), torch.tensor([[3.0, 0.0]]).double()
+    found = {
+        signs: bai.lasso(1, 2, 1, 0.1, 0.5, "2d", signs)(xs, ys, 1).item()
+        for signs in itertools.product((1, -1), repeat=2)
+    }
+    right, w, theta = 0.25, 0.3, 0.05
+    wanted = {(1, 1): right - theta, (1, -1): right - w, (-1, 1): right + w, (-1, -1): right + theta}
+    assert found == pytest.approx(wanted)
+    assert bai.lasso(1, 2, 1, 0.1, 0.5)(xs, ys, 1).item() == pytest.approx(right)
+
+
 def test_newton_from_the_printed_start_never_leaves_the_largest_direction():
     """One input in each of two directions, the second of half the length: S = diag(1, 1/4)."""
     xs, ys = torch.tensor([[[1.0, 0.0], [0.0, 0.5], [1.0, 0.0]]]).double(), torch.tensor([[1.0, 1.0, 0.0]]).double()
@@ -254,6 +283,7 @@ MODELS = {
     "ridge": lambda: recursive_least_squares(2, 4, 0.5, replace(WITHIN, norm=True)),
     "theorem 1": lambda: sgd_step(torch.tensor([1.0, -2.0]), 0.1, 0.5, WITHIN),
     "bai": lambda: gradient_descent(2, 4, 5, 0.1, 0.5),
+    "lasso": lambda: bai.lasso(2, 4, 5, 0.1, 0.5),
     "fu": lambda: newton(2, 4, 3, 1e-3),
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
     "von oswald": lambda: vonoswald.gradient_descent(2, 4, 3, 0.1, 0.02),
@@ -350,6 +380,10 @@ def test_the_one_step_theorems_need_an_example():
         (lambda: Product(scale=-1.0), "scale must be positive"),
         (lambda: gradient_descent(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
         (lambda: gradient_descent(2, 3, 1, 0.0, -1.0), "lam must be at least 0, given -1.0; lr must be positive"),
+        (
+            lambda: bai.lasso(2, 3, -1, 0.0, -1.0),
+            "steps must be at least 0, given -1; lam must be at least 0, given -1.0",
+        ),
         (lambda: newton(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
         (lambda: newton(2, 3, 1, float("inf")), "first must be positive and finite, given inf"),
         (lambda: ahn.preconditioned(3, torch.ones(0, 2, 2)), "there must be at least one A_l, given none"),

@@ -27,16 +27,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from iclab.constructed.bounded import Bounded
 from iclab.constructed.heads import Block, Rows, assemble
 from iclab.constructed.theorem import Case, Integers, Reals, Theorem
 from iclab.errors import refuse
-from iclab.models import Transformer
 from iclab.predictors import LeastSquares, Newton
 
 PAPER = "Fu et al. 2023 (arXiv 2310.17086)"
 
 
-def newton(d: int, n: int, steps: int, first: float) -> Transformer:
+def newton(d: int, n: int, steps: int, first: float) -> Bounded:
     """`steps` of Newton's iteration from M_0 = `first`·S on the first i examples, for every i, in steps + 2 layers."""
     found = [] if steps >= 0 else [f"steps must be at least 0, given {steps}"]
     found += [] if 0 < first < float("inf") else [f"first must be positive and finite, given {first}"]
