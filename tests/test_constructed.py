@@ -24,6 +24,7 @@ from iclab.constructed.akyurek import (
 )
 from iclab.constructed.bai import gradient_descent, layers_for
 from iclab.constructed.fu import newton
+from iclab.constructed.heads import Kinked
 from iclab.constructed.operators import Layer, Product, Stream
 from iclab.experiments.theorems import cases
 from iclab.models import Transformer
@@ -265,6 +266,37 @@ def test_with_too_few_units_the_weights_are_off_by_the_threshold_or_by_themselve
     assert bai.lasso(1, 2, 1, 0.1, 0.5)(xs, ys, 1).item() == pytest.approx(right)
 
 
+@pytest.mark.parametrize("link", ["logistic", "probit"])
+def test_more_heads_bring_the_steps_nearer_to_those_of_the_link_itself(link):
+    xs, ys = prompts(3, 6)
+    ys, g, wanted = (ys > 0).double(), bai.LINKS[link].g, torch.zeros(16, 6).double()
+    for i in range(6):
+        w = torch.zeros(16, 3).double()
+        for _ in range(4):
+            errors = g((xs[:, :i] @ w.unsqueeze(-1)).squeeze(-1)) - ys[:, :i]
+            w = w - 0.15 * (xs[:, :i].mT @ errors.unsqueeze(-1)).squeeze(-1) / max(i, 1)
+        wanted[:, i] = g((w * xs[:, i]).sum(-1))
+    found = [bai.generalized_linear(3, 6, 4, 0.15, pieces, link, 3.0) for pieces in (16, 64, 256)]
+    assert [model.config.n_head for model in found] == [19, 67, 259]
+    errors = [(model(xs, ys) - wanted).abs().max().item() for model in found]
+    assert errors[0] > 5 * errors[1] > 25 * errors[2] > 0, "16 times smaller at four times as many, in the limit"
+    assert errors[2] < 1e-3
+
+
+def test_the_error_of_straight_pieces_is_reached():
+    g = bai.LINKS["logistic"].g
+    f = Kinked.interpolating(g, 6.0, 32)
+    s = torch.linspace(-6, 6, 10001, dtype=torch.float64)
+    found = f.constant + sum(gain * (s - kink).relu() for gain, kink in zip(f.gains, f.kinks, strict=True))
+    assert 0.9 < (found - g(s)).abs().max() / bai.approximation("logistic", 32, 6.0) <= 1
+    assert bai.approximation("logistic", 32, 6.0) == pytest.approx(1.7e-3, rel=0.02)
+    for link in bai.LINKS.values():
+        values = link.g(torch.linspace(-9, 9, 100001, dtype=torch.float64))
+        step = 18 / 100000
+        assert values.diff().max() / step == pytest.approx(link.steepness, rel=1e-4)
+        assert values.diff().diff().abs().max() / step**2 == pytest.approx(link.curvature, rel=1e-3)
+
+
 def test_newton_from_the_printed_start_never_leaves_the_largest_direction():
     """One input in each of two directions, the second of half the length: S = diag(1, 1/4)."""
     xs, ys = torch.tensor([[[1.0, 0.0], [0.0, 0.5], [1.0, 0.0]]]).double(), torch.tensor([[1.0, 1.0, 0.0]]).double()
@@ -284,6 +316,7 @@ MODELS = {
     "theorem 1": lambda: sgd_step(torch.tensor([1.0, -2.0]), 0.1, 0.5, WITHIN),
     "bai": lambda: gradient_descent(2, 4, 5, 0.1, 0.5),
     "lasso": lambda: bai.lasso(2, 4, 5, 0.1, 0.5),
+    "logistic": lambda: bai.generalized_linear(2, 4, 3, 0.2, 32, largest_x=3.0, largest_y=6.0),
     "fu": lambda: newton(2, 4, 3, 1e-3),
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
     "von oswald": lambda: vonoswald.gradient_descent(2, 4, 3, 0.1, 0.02),
@@ -293,7 +326,7 @@ MODELS = {
 }
 
 
-BOUNDED = ["sgd", "sgd with LayerNorm", "ridge", "theorem 1", "theorem 2"]
+BOUNDED = ["logistic", "sgd", "sgd with LayerNorm", "ridge", "theorem 1", "theorem 2"]
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
@@ -384,6 +417,12 @@ def test_the_one_step_theorems_need_an_example():
             lambda: bai.lasso(2, 3, -1, 0.0, -1.0),
             "steps must be at least 0, given -1; lam must be at least 0, given -1.0",
         ),
+        (lambda: bai.generalized_linear(2, 3, 1, 9.0, 8), "lr must be at most 2/β = 4, given 9"),
+        (
+            lambda: bai.generalized_linear(2, 3, 1, 0.1, 0, largest_x=-1.0),
+            "pieces must be positive and finite, given 0; l",
+        ),
+        (lambda: bai.generalized_linear(2, 3, 1, 0.1, 8, "logit"), "unknown link 'logit'"),
         (lambda: newton(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
         (lambda: newton(2, 3, 1, float("inf")), "first must be positive and finite, given inf"),
         (lambda: ahn.preconditioned(3, torch.ones(0, 2, 2)), "there must be at least one A_l, given none"),

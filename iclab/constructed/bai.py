@@ -1,8 +1,8 @@
 """Bai, Chen, Wang, Xiong, Mei 2023 (arXiv 2306.04637): statistics in context, by ReLU attention.
 
-Ridge regression comes first, the Lasso follows below. On the N examples the objective of ridge regression is
-(1/2N)‖Xw − y‖² + (lam/2)‖w‖²; lam is that of the mean objective here, as the paper has it, N·lam that of the sum. A step
-of size η is one layer with three heads. All tokens carry the same w, 0 at first:
+Ridge regression comes first; what follows it has its proofs above each part. The objective on N examples is
+(1/2N)‖Xw − y‖² + (lam/2)‖w‖²; lam is that of the mean objective, as the paper has it, N·lam that of the sum. A step of
+size η is one layer with three heads. All tokens carry the same w, 0 at first:
 
     w ← w − η (1/N Σ_j (w·x_j − y_j) x_j + lam w).
 
@@ -22,17 +22,18 @@ layers answer within ε of w*·x. Proof: with η = 1/(β + lam) a step contracts
 steps leave at most B_x (B_w/2) e^(−2 log(B_x B_w/(2ε))) ≤ ε once B_x B_w ≥ 2ε.  ∎ (Half as many steps would do.)
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from math import ceil, log
-from typing import Literal
+from math import ceil, e, log, pi
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
-from iclab.constructed.heads import Block, Rows, assemble
-from iclab.constructed.theorem import Case, Integers, Reals, Theorem
-from iclab.errors import refuse
+from iclab.constructed.heads import Block, Kinked, Rows, assemble
+from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
+from iclab.errors import refuse, unknown
 from iclab.predictors import GradientDescent, Lasso, Ridge
 
 PAPER = "Bai et al. 2023 (arXiv 2306.04637)"
@@ -119,6 +120,79 @@ def lasso(
     return assemble(rows, n, [*[step] * steps, _answer(rows)], "answer", normaliser="seen")
 
 
+# ---- generalised linear models -------------------------------------------------------------------------------------
+#
+# Theorem 13 and Corollary 9. The loss −y s + ∫₀ˢ g has the gradient g(w·x) − y in s, g increasing from 0 to 1. A sum of
+# ReLUs ĝ is within ε = h²/8 max|g″| of g on [−R, R], with knots h = 2R/M apart. One head for each,
+#
+#     w ← w − η/N Σ_j (ĝ(w·x_j) − y_j) x_j,
+#
+# that is M + 1 for ĝ and two for y_j. The last layer answers ĝ(w·x), by its MLP.
+#
+# Claim. With ‖x‖ ≤ B_x, |y| ≤ B_y, η ≤ 2/(B_x² max g′) and R = (1 + B_y)LηB_x², the answer after L steps is within
+#
+#     ε + max g′ · L η ε B_x²        of g(w_L·x), where w_L are L steps with g itself.
+#
+# Proof. ĝ interpolates, so that it lies in [0, 1] on [−R, R] and a step moves w by at most (1 + B_y)ηB_x: |w·x| ≤ R.
+# The Hessian is at most B_x² max g′, so that steps with g bring two points no further apart (Lemma 14), and each step
+# with ĝ is off by at most ηεB_x. After L steps ‖ŵ − w_L‖ ≤ LηεB_x. The last ĝ adds ε.                                ∎
+#
+# The paper asks for a minimiser with ‖w*‖ ≤ B_w/2 and has R = B_x B_w; separable examples have none.
+
+
+class Link(NamedTuple):
+    """An increasing g from 0 to 1, and the largest values of g′ and |g″|."""
+
+    g: Callable[[Tensor], Tensor]
+    steepness: float
+    curvature: float
+
+
+LINKS = {
+    "logistic": Link(torch.sigmoid, 1 / 4, 3**-0.5 / 6),
+    "probit": Link(torch.special.ndtr, (2 * pi) ** -0.5, (2 * pi * e) ** -0.5),
+}
+
+
+def _reach(d: int, steps: int, lr: float, largest_x: float, largest_y: float = 1.0) -> float:
+    """R, of any positive size where nothing is to be reached."""
+    return (1 + largest_y) * steps * lr * d * largest_x**2 or 1.0
+
+
+def approximation(link: str, pieces: int, reach: float) -> float:
+    """ε of `pieces` straight pieces on [−reach, reach]."""
+    return (2 * reach / pieces) ** 2 / 8 * LINKS[link].curvature
+
+
+def generalized_linear(
+    d: int,
+    n: int,
+    steps: int,
+    lr: float,
+    pieces: int,
+    link: str = "logistic",
+    largest_x: float = 1.0,
+    largest_y: float = 1.0,
+) -> Bounded:
+    """`steps` of descent to the maximum of likelihood on the first i examples, for every i, in steps + 1 layers.
+
+    Labels are 0 and 1 as a rule. Raises ``ValueError`` for a step above 2/(B_x² max g′), B_x² = d X².
+    """
+    _checked("generalized_linear", steps, lr=lr, pieces=pieces, largest_x=largest_x, largest_y=largest_y)
+    refuse("generalized_linear", [] if link in LINKS else [unknown("link", link, LINKS)])
+    largest = 2 / (d * largest_x**2 * LINKS[link].steepness)
+    refuse("generalized_linear", [] if lr <= largest else [f"lr must be at most 2/β = {largest:.4g}, given {lr:.4g}"])
+    f = Kinked.interpolating(LINKS[link].g, _reach(d, steps, lr, largest_x, largest_y), pieces)
+    rows = Rows(d, {"w": d, "s": 1, "answer": 1})
+    form, write = rows.form, rows.write
+    step = Block().attend_kinked(f, form("w"), form("x"), -lr * form("x"), write("w"))
+    step.attend(form("one"), form("y"), lr * form("x"), write("w"))
+    last = Block().attend(form("x"), form("w"), form("one"), write("s")).add_kinked(f, form("s"), write("answer"))
+    model = assemble(rows, n, [*[step] * steps, last], "answer", normaliser="seen")
+    model.largest_x, model.largest_y = largest_x, largest_y
+    return model
+
+
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +270,39 @@ def _ridge(case: Case) -> tuple[float, float]:
     return (model(xs, ys, 1) - exact(xs, ys)[:, -1:]).abs().item(), epsilon
 
 
+def _binary(case: Case, link: str) -> tuple[Tensor, Tensor]:
+    """Labels 1 with the probability g(w·x), and 0; inputs cut off at two standard deviations."""
+    (xs, scores), rng = case.prompt(), torch.Generator().manual_seed(case.seed + 1)
+    drawn = torch.rand(scores.shape, generator=rng, dtype=scores.dtype)
+    return xs.clamp(-2 * case.size, 2 * case.size), (drawn < LINKS[link].g(scores)).to(xs)
+
+
+def _likeliest(xs: Tensor, ys: Tensor, steps: int, lr: float, link: str) -> Tensor:
+    """Descent on the examples of one prompt with g itself, and the answer."""
+    examples, labels, w = xs[0, :-1], ys[0, :-1], torch.zeros_like(xs[0, 0])
+    for _ in range(steps):
+        w = w - lr * examples.mT @ (LINKS[link].g(examples @ w) - labels) / len(examples)
+    return LINKS[link].g(w @ xs[0, -1])
+
+
+def _likely_bound(case: Case, link: str, lr: float, largest_x: float) -> float:
+    """The claim above, and rounding: of M + 1 terms that sum up to at most 1 + 2R Σ|gains| ≤ 1 + 4R max g′."""
+    reach, squared = _reach(case.d, case.layers, lr, largest_x), case.d * largest_x**2
+    epsilon, steepness = approximation(link, int(case.scale), reach), LINKS[link].steepness
+    rounded = 8 * (case.scale + case.d + case.n) * torch.finfo(torch.float64).eps * (1 + 4 * reach * steepness)
+    return (epsilon + rounded) * (1 + steepness * case.layers * lr * squared)
+
+
+@lru_cache(64)
+def _likely(case: Case) -> tuple[float, float]:
+    """lr is a share of 2/β."""
+    (xs, ys), largest_x = _binary(case, case.variant), 2 * case.size
+    lr = case.lr * 2 / (case.d * largest_x**2 * LINKS[case.variant].steepness)
+    model = generalized_linear(case.d, case.n + 1, case.layers, lr, int(case.scale), case.variant, largest_x)
+    error = (model(xs, ys, 1)[0, 0] - _likeliest(xs, ys, case.layers, lr, case.variant)).abs().item()
+    return error, _likely_bound(case, case.variant, lr, largest_x)
+
+
 _PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, log=True), "noise": Reals(0.0, 1.0)}
 
 _SPARSE = {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "lam": Reals(0.01, 1.0, log=True)}
@@ -267,5 +374,20 @@ THEOREMS: list[Theorem] = [
         lambda case: _minimised(case)[0],
         lambda case: _minimised(case)[1],
         "ε, with β and B_w those of the prompt; rounding of the objective",
+    ),
+    Theorem(
+        "bai2023_generalized_linear",
+        f"{PAPER}, Theorem 13 and Corollary 9, with R for L steps instead of B_x B_w",
+        "M + 3 ReLU heads are a step of logistic or probit regression, within ε = h²/8 max|g″| of its gradient",
+        {
+            **_PROMPTS,
+            "layers": Integers(0, 6),
+            "lr": Reals(0.05, 1.0, log=True),
+            "scale": Reals(8.0, 256.0, log=True),
+            "variant": Choices(["logistic", "probit"]),
+        },
+        lambda case: _likely(case)[0],
+        lambda case: _likely(case)[1],
+        "steps on a convex objective carry errors on without magnifying them",
     ),
 ]
