@@ -23,11 +23,12 @@ steps leave at most B_x (B_w/2) e^(−2 log(B_x B_w/(2ε))) ≤ ε once B_x B_w 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, e, log, pi
 from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
@@ -193,6 +194,104 @@ def generalized_linear(
     return model
 
 
+# ---- a network of two layers ---------------------------------------------------------------------------------------
+#
+# Theorem G.1. f(x) = Σ_k u_k r(v_k·x) on the squared error, with r(t) = t²/2 here, so that r′(t) = t. All weights are
+# kept in the box [−B, B]. A step takes two layers, in which ĥ is r by M straight pieces:
+#
+#     attention   f_t = 1/N Σ_j Σ_k u_k ĥ(x_t·v_k)                       all tokens j hold the same weights
+#     MLP         g_t = f_t − y_t
+#     attention   v_k ← v_k − η/N Σ_j p(u_k g_j, v_k·x_j) x_j            p(s, t) = (ĥ(s + t) − ĥ(s − t))/2 ≈ s t
+#                 u_k ← u_k − η/N Σ_j ĥ(v_k·x_j) g_j
+#     MLP         into the box by w − relu(w − B) + relu(−w − B); g ← 0
+#
+# and a last layer answers f at the query. (Paper: any smooth r, with s r′(t) by ReLUs of two variables.)
+#
+# Sizes. |x| ≤ X in each entry and |y| ≤ Y give |v·x| ≤ T = dXB, |f| ≤ F = KBT²/2 and |g| ≤ G = F + Y. With T cut into M
+# pieces ĥ is off by τ = (2T/M)²/8, f by φ = KBτ and p by π = (2Z/M)²/8 on |s| + |t| ≤ Z = B(G + φ) + T. The gradients
+# in v_k and u_k are then off by (π + BφT)|x| and τ(G + φ) + φT²/2, and all of them together by
+#
+#     ε = √K √(((π + BφT)|x|)² + (τ(G + φ) + φT²/2)²),    |x| ≤ √d X.
+#
+# Claim. After L steps the weights are within ε((1 + ηΛ)^L − 1)/Λ of those of projected descent, and the answer within
+# φ + λ times that, where λ bounds |∇f| and Λ the Hessian of the loss: λ² = K((BT|x|)² + (T²/2)²) and
+# Λ = λ² + G(B|x|² + T|x|).
+# Proof. A step of descent moves two points apart by a factor of 1 + ηΛ at most, and projection by none. The Hessian is
+# the mean of ∇f∇fᵀ + g∇²f, and ∇²f has the blocks u_k x xᵀ and (v_k·x) x for each k.                                  ∎
+
+
+class Sizes(NamedTuple):
+    """T, G + φ and Z above, the errors φ of f and ε of the gradient, λ and Λ."""
+
+    t: float
+    g: float
+    z: float
+    f_error: float
+    gradient_error: float
+    steepness: float
+    curvature: float
+
+
+def network_sizes(d: int, k: int, pieces: int, box: float, largest_x: float, largest_y: float) -> Sizes:
+    """Bounds for a network of k hidden units."""
+    x, t = d**0.5 * largest_x, d * largest_x * box
+    tau = (2 * t / pieces) ** 2 / 8
+    f_error = k * box * tau
+    g = k * box * t**2 / 2 + largest_y + f_error
+    z = box * g + t
+    product = (2 * z / pieces) ** 2 / 8
+    in_v, in_u = (product + box * f_error * t) * x, tau * g + f_error * t**2 / 2
+    steepness = (k * ((box * t * x) ** 2 + (t**2 / 2) ** 2)) ** 0.5
+    curvature = steepness**2 + g * (box * x**2 + t * x)
+    return Sizes(t, g, z, f_error, (k * (in_v**2 + in_u**2)) ** 0.5, steepness, curvature)
+
+
+def network_descent(
+    v: Float[Tensor, "k d"],
+    u: Float[Tensor, " k"],
+    n: int,
+    steps: int,
+    lr: float,
+    pieces: int,
+    box: float = 1.0,
+    largest_x: float = 1.0,
+    largest_y: float = 1.0,
+) -> Bounded:
+    """`steps` of projected descent of f(x) = Σ_k u_k (v_k·x)²/2 from v and u, in 2·steps + 1 layers.
+
+    Needs an example: that f is the same in all tokens is read from those of the examples.
+    """
+    _checked("network_descent", steps, lr=lr, pieces=pieces, box=box, largest_x=largest_x, largest_y=largest_y)
+    most = float(torch.cat([v.flatten(), u]).abs().max())
+    refuse("network_descent", [] if most <= box else [f"weights must be within {box:.4g}, given {most:.4g}"])
+    k, d = v.shape
+    sizes = network_sizes(d, k, pieces, box, largest_x, largest_y)
+    rows = Rows(d, {"v": k * d, "u": k, "f": 1, "g": 1, "answer": 1})
+    form, write = rows.form, rows.write
+    half_square = partial(Kinked.interpolating, lambda z: z.square() / 2, pieces=pieces)
+    narrow, wide = half_square(reach=sizes.t), half_square(reach=sizes.z)
+    units = [(slice(i * d, (i + 1) * d), slice(i, i + 1)) for i in range(k)]
+
+    forward, backward, last = Block(), Block(), Block()
+    for vs, us in units:
+        for block, to in ((forward, "f"), (last, "answer")):
+            block.attend_kinked(narrow, form("x"), form("v")[vs], form("u")[us], write(to))
+        key = torch.cat([form("g"), form("x")])
+        for sign in (1, -1):
+            query = torch.cat([form("u")[us], sign * form("v")[vs]])
+            backward.attend_kinked(wide, query, key, -sign * lr / 2 * form("x"), write("v")[:, vs])
+        backward.attend_kinked(narrow, form("v")[vs], form("x"), -lr * form("g"), write("u")[:, us])
+    forward.add(form("f") - form("y"), write("g")).add(-form("f"), write("f"))
+    backward.add(-form("g"), write("g"))
+    for name in ("v", "u"):
+        w, edge = form(name), box * form("one")
+        backward.unit(w - edge, -write(name)).unit(-w - edge, write(name))
+    start = {"v": v.flatten().double(), "u": u.double()}
+    model = assemble(rows, n, [*[forward, backward] * steps, last], "answer", normaliser="seen", start=start)
+    model.largest_x, model.largest_y, model.answers_from = largest_x, largest_y, 1
+    return model
+
+
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +402,32 @@ def _likely(case: Case) -> tuple[float, float]:
     return error, _likely_bound(case, case.variant, lr, largest_x)
 
 
+def _fitted(xs: Tensor, ys: Tensor, v: Tensor, u: Tensor, steps: int, lr: float, box: float) -> Float[Tensor, ""]:
+    """Projected descent of the network on one prompt, and its answer."""
+    examples, labels, query = xs[0, :-1], ys[0, :-1], xs[0, -1]
+    for _ in range(steps):
+        t = examples @ v.mT
+        g = (t.square() / 2 @ u - labels) / len(labels)
+        v, u = v - lr * u.unsqueeze(1) * ((g.unsqueeze(1) * t).mT @ examples), u - lr * (t.square() / 2).mT @ g
+        v, u = v.clamp(-box, box), u.clamp(-box, box)
+    return (v @ query).square() / 2 @ u
+
+
+@lru_cache(64)
+def _network(case: Case) -> tuple[float, float]:
+    """Two hidden units; inputs are cut off at two standard deviations, labels at 1; weights are drawn from the box."""
+    (xs, ys), largest_x, lr = case.prompt(), 2 * case.size, case.lr
+    xs, ys = xs.clamp(-largest_x, largest_x), ys.clamp(-1, 1)
+    drawn = torch.rand(2, case.d + 1, generator=torch.Generator().manual_seed(case.seed + 1), dtype=xs.dtype)
+    v, u = 2 * drawn[:, :-1] - 1, 2 * drawn[:, -1] - 1
+    model = network_descent(v, u, case.n + 1, case.layers, lr, int(case.scale), 1.0, largest_x)
+    error = (model(xs, ys, 1)[0, 0] - _fitted(xs, ys, v, u, case.layers, lr, 1.0)).abs().item()
+    sizes = network_sizes(case.d, 2, int(case.scale), 1.0, largest_x, 1.0)
+    grown = ((1 + lr * sizes.curvature) ** case.layers - 1) / sizes.curvature
+    rounded = 16 * (case.scale + case.n) * torch.finfo(xs.dtype).eps * sizes.z**2
+    return error, sizes.f_error + rounded + sizes.steepness * (sizes.gradient_error + rounded) * grown
+
+
 _PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, log=True), "noise": Reals(0.0, 1.0)}
 
 _SPARSE = {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "lam": Reals(0.01, 1.0, log=True)}
@@ -389,5 +514,22 @@ THEOREMS: list[Theorem] = [
         lambda case: _likely(case)[0],
         lambda case: _likely(case)[1],
         "steps on a convex objective carry errors on without magnifying them",
+    ),
+    Theorem(
+        "bai2023_network",
+        f"{PAPER}, Theorem G.1, for Σ_k u_k (v_k·x)²/2",
+        "two layers are a step of projected gradient descent on a two-layer network, within a known error",
+        {
+            "d": Integers(1, 2),
+            "n": Integers(1, 6),
+            "size": Reals(0.1, 0.5, log=True),
+            "noise": Reals(0.0, 0.5),
+            "layers": Integers(0, 4),
+            "lr": Reals(0.01, 0.3, log=True),
+            "scale": Reals(8.0, 128.0, log=True),
+        },
+        lambda case: _network(case)[0],
+        lambda case: _network(case)[1],
+        "errors of gradients grow by 1 + ηΛ at most in each step, Λ being a bound on the Hessian",
     ),
 ]
