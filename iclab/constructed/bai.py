@@ -22,7 +22,7 @@ layers answer within ε of w*·x. Proof: with η = 1/(β + lam) a step contracts
 steps leave at most B_x (B_w/2) e^(−2 log(B_x B_w/(2ε))) ≤ ε once B_x B_w ≥ 2ε.  ∎ (Half as many steps would do.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import ceil, e, log, pi
 from typing import Literal, NamedTuple
@@ -292,6 +292,135 @@ def network_descent(
     return model
 
 
+# ---- choosing a penalty by validation ------------------------------------------------------------------------------
+#
+# Theorem 16. Of N examples the first N₁ are for training, N₂ for validation (Proposition 15); a row that is 1 in the
+# former, by its position, tells them apart. With K penalties,
+#
+#     steps        w_k by descent on the training examples with penalty lam_k (3K heads)
+#     attention    f_k = w_k·x in all tokens (2K heads)
+#     attention    L_k = 1/(2N₂) Σ_val (f_k − y)² in all tokens (2K heads);    MLP   c_k = Σ_l relu(L_k − L_l),  L_k ← 0
+#     MLP          a_k = relu(1 − c_k/γ)
+#     attention    Σ_k S_{k−1} (f_k − f_{k−1}),  S_k = relu(1 − Σ_{l≤k} a_l),  S_0 = 1,  f_0 = f_{K+1} = 0.
+#
+# Heads that read the one kind alone have −R(1 − t_j) more in the score, t_j = 1 in that kind: relu is then 0 in the
+# other if R bounds |f| and |f − y|. A square is z² = relu(z) z + relu(−z)(−z), the relu from the score, z from the
+# value; a product S f is relu((f_t + R) S_j) − relu(R S_j), as S_j ≥ 0 is the same in all tokens.
+#
+# Size. With ‖x‖ ≤ B_x, |y| ≤ B_y and η_k = 1/(B_x² + lam_k) descent from 0 does not pass the ridge solution in any
+# eigendirection, and that is Σ σ/(σ² + lam) (uᵀy/√N₁) with σ/(σ² + lam) ≤ 1/(2√lam). Hence R = B_x B_y/(2√lam) + B_y.
+#
+# Claim. The answer is Σ_k p_k f_k with p_k = S_{k−1} − S_k ≥ 0, Σ p_k = 1, and p_k > 0 only where L_k ≤ min L + γ: its
+# validation loss is at most min L + γ. Proof. S falls from 1 and, as a_k = 1 where L_k is least, to S_K = 0. p_k > 0
+# needs a_k > 0, that is c_k < γ, which is at least L_k − min L. The loss is convex.                                  ∎
+# (Of several within γ the first is taken, not the best.)
+
+
+def validated_ridge(
+    d: int,
+    training: int,
+    validation: int,
+    steps: int,
+    lams: Sequence[float],
+    margin: float,
+    largest_x: float = 1.0,
+    largest_y: float = 1.0,
+) -> Bounded:
+    """Ridge by `steps` of descent for each of `lams`, and the one of least validation loss within `margin`, in
+    steps + 4 layers. Prompts have training + validation examples, and the query alone is answered."""
+    sizes = {"training": training, "validation": validation, "margin": margin, **_numbered("lam", lams)}
+    _checked("validated_ridge", steps, **sizes, largest_x=largest_x, largest_y=largest_y)
+    refuse("validated_ridge", [] if lams else ["lams must hold at least one penalty"])
+    n, K, bound = training + validation, len(lams), d**0.5 * largest_x
+    R = largest_y + bound * largest_y / (2 * min(lams) ** 0.5)
+    registers = {f"{name} {k}": d if name == "w" else 1 for k in range(K) for name in ("w", "f", "loss", "c", "a")}
+    rows = Rows(d, {**registers, "training": 1, "answer": 1})
+    form, write, one = rows.form, rows.write, rows.form("one")
+    step, predict, evaluate, relax = Block(), Block(), Block(), Block()
+    for k, lam in enumerate(lams):
+        lr, w, f = 1 / (bound**2 + lam), f"w {k}", f"f {k}"
+        for sign in (1, -1):
+            query = torch.cat([sign * form(w), -sign * one, -R * one])
+            key = torch.cat([form("x"), form("y"), one - form("training")])
+            step.relu(query, key, -sign * lr * n / training * form("x"), write(w))
+            key = torch.cat([sign * (form(f) - form("y")), -R * form("training")])
+            error = sign * n / (2 * validation) * (form(f) - form("y"))
+            evaluate.relu(torch.cat([one, one]), key, error, write(f"loss {k}"))
+        step.count(-lr * lam * form(w), write(w))
+        predict.attend(form("x"), form(w), one, write(f))
+        for other in range(K):
+            evaluate.unit(form(f"loss {k}") - form(f"loss {other}"), write(f"c {k}"))
+        evaluate.add(-form(f"loss {k}"), write(f"loss {k}"))
+        relax.unit(one - form(f"c {k}") / margin, write(f"a {k}"))
+    names = [f"f {k}" for k in range(K)]
+    left = [one - sum((form(f"a {each}") for each in range(k)), 0 * one) for k in range(K + 1)]
+    choose = _mixed(rows, [*zip(left, [*names, ""], ["", *names], strict=True)], R)
+    marks = {"training": (torch.arange(n + 1) < training).double()}
+    blocks = [*[step] * steps, predict, evaluate, relax, choose]
+    model = assemble(rows, n + 1, blocks, "answer", normaliser="seen", positions=marks)
+    model.largest_x, model.largest_y, model.answers_from = largest_x, largest_y, n
+    return model
+
+
+def _numbered(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{name} {k}": value for k, value in enumerate(values)}
+
+
+def _mixed(rows: Rows, terms: Sequence[tuple[Tensor, str, str]], R: float) -> Block:
+    """Adds Σ relu(s)(f − f′) to the answer, s being the same in all tokens, f and f′ rows of size ≤ R ("" for none)."""
+    block, one = Block(), rows.form("one")
+    for s, *names in terms:
+        for sign, name in zip((1.0, -1.0), names, strict=True):
+            f = rows.form(name) if name else 0 * one
+            block.relu(f + R * one, s, sign * one, rows.write("answer"))
+    return block
+
+
+# ---- testing before choosing ---------------------------------------------------------------------------------------
+#
+# Proposition 19. Whether labels are 0 and 1 or real is seen in Ψ = 1/N Σ_j ψ(y_j), where ψ is 1 at 0 and at 1 and falls
+# to 0 at a distance of e < 1/2: six kinks, one head for each. An MLP makes S of it,
+#
+#     S = relu(2Ψ − 1) − relu(2Ψ − 2),    1 if all labels are 0 or 1, and 0 if Ψ ≤ 1/2 (so if none is within e of them),
+#
+# and the last layer answers S f + (1 − S) f′, with f by logistic regression and f′ by least squares, made side by side.
+
+
+def tested(
+    d: int,
+    n: int,
+    steps: int,
+    lr: float,
+    pieces: int,
+    width: float = 0.1,
+    largest_x: float = 1.0,
+    largest_y: float = 1.0,
+) -> Bounded:
+    """Answers by `steps` of logistic regression where all labels are 0 and 1, by as many of least squares where at most
+    half are nearly so, in steps + 2 layers; needs an example. `width` is e."""
+    _checked("tested", steps, lr=lr, pieces=pieces, width=width, largest_x=largest_x, largest_y=largest_y)
+    most = 1 / (d * largest_x**2)
+    found = [] if lr <= most else [f"lr must be at most 1/β = {most:.4g}, given {lr:.4g}"]
+    refuse("tested", found + ([] if width < 0.5 else [f"width must be below 0.5, given {width}"]))
+    reach = _reach(d, steps, lr, largest_x, largest_y)
+    f = Kinked.interpolating(LINKS["logistic"].g, reach, pieces)
+    rows = Rows(d, {"v": d, "w": d, "s": 1, "likely": 1, "least": 1, "psi": 1, "sure": 1, "answer": 1})
+    form, write, one = rows.form, rows.write, rows.form("one")
+    step = _step(rows, lr).attend_kinked(f, form("v"), form("x"), -lr * form("x"), write("v"))
+    step.attend(one, form("y"), lr * form("x"), write("v"))
+    predict = Block().attend(form("x"), form("v"), one, write("s")).attend(form("x"), form("w"), one, write("least"))
+    bumps = [(gain / width, at + k * width) for at in (0, 1) for k, gain in ((-1, 1), (0, -2), (1, 1))]
+    predict.attend_kinked(Kinked(0.0, *zip(*bumps, strict=True)), one, form("y"), one, write("psi"))
+    predict.add_kinked(f, form("s"), write("likely"))
+    predict.unit(2 * form("psi") - one, write("sure")).unit(2 * form("psi") - 2 * one, -write("sure"))
+    terms = [(form("sure"), "likely", ""), (one - form("sure"), "least", "")]
+    model = assemble(
+        rows, n, [*[step] * steps, predict, _mixed(rows, terms, max(1.0, reach))], "answer", normaliser="seen"
+    )
+    model.largest_x, model.largest_y, model.answers_from = largest_x, largest_y, 1
+    return model
+
+
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
 
@@ -428,8 +557,67 @@ def _network(case: Case) -> tuple[float, float]:
     return error, sizes.f_error + rounded + sizes.steepness * (sizes.gradient_error + rounded) * grown
 
 
+def _penalties(case: Case) -> list[float]:
+    """Three, from lam on, each four times as large as the one before."""
+    return [case.lam * 4**k for k in range(3)]
+
+
+@lru_cache(64)
+def _validated(case: Case) -> tuple[float, float, float, float]:
+    """Error and bound of the answer; excess validation loss and its bound. Half of at least two examples validate."""
+    (xs, ys), largest_x, largest_y = case.prompt(), 2 * case.size, 2 * (case.size + case.noise)
+    xs, ys = xs.clamp(-largest_x, largest_x), ys.clamp(-largest_y, largest_y)
+    half, lams, squared = case.n // 2, _penalties(case), case.d * largest_x**2
+    model = validated_ridge(case.d, half, case.n - half, case.layers, lams, case.scale, largest_x, largest_y)
+    start = torch.cat([xs[:, :half], xs[:, -1:]], dim=1), torch.cat([ys[:, :half], ys[:, -1:]], dim=1)
+    descents = [GradientDescent(case.layers, 1 / (squared + lam) / half, lam=half * lam) for lam in lams]
+    weights = torch.stack([each.weights(*start)[0, -1] for each in descents])
+    held, labels = xs[0, half:-1], ys[0, half:-1]
+    losses = (held @ weights.mT - labels.unsqueeze(1)).square().mean(0) / 2
+    near = (1 - (losses.unsqueeze(1) - losses).relu().sum(1) / case.scale).relu()
+    left = torch.cat([torch.ones(1, dtype=xs.dtype), (1 - near.cumsum(0)).relu()])
+    exact = (left[:-1] - left[1:]) @ weights @ xs[0, -1]
+    error = (model(xs, ys, 1)[0, 0] - exact).abs().item()
+    asked = xs.repeat(len(held), 1, 1)
+    asked[:, -1] = held
+    answers = model(asked, ys.repeat(len(held), 1), 1)[:, 0].detach()
+    excess = (answers - labels).square().mean() / 2 - losses.min()
+    largest = largest_y + squared**0.5 * largest_y / (2 * case.lam**0.5)
+    rounded = 64 * (case.layers + 1) * (case.n + case.d) * torch.finfo(xs.dtype).eps * largest
+    return error, rounded * (1 + 2 * largest**2 / case.scale), float(excess), case.scale + 4 * rounded * largest
+
+
+@lru_cache(64)
+def _tested(case: Case) -> tuple[float, float]:
+    """lr is a share of 1/β; real labels are moved out of the bumps."""
+    largest_x, largest_y, width = 2 * case.size, 3.0, 0.1
+    lr = case.lr / (case.d * largest_x**2)
+    if case.variant == "binary":
+        xs, ys = _binary(case, "logistic")
+        exact = _likeliest(xs, ys, case.layers, lr, "logistic")
+    else:
+        xs, ys = case.prompt()
+        xs, ys = xs.clamp(-largest_x, largest_x), ys.clamp(-2, 2)
+        ys = torch.where((ys.abs() < width) | ((ys - 1).abs() < width), ys + 2 * width, ys)
+        exact = GradientDescent(case.layers, lr / case.n)(xs, ys)[0, -1]
+    model = tested(case.d, case.n + 1, case.layers, lr, int(case.scale), width, largest_x, largest_y)
+    reach = _reach(case.d, case.layers, lr, largest_x, largest_y)
+    rounded = 64 * (case.scale + case.n + case.d) * torch.finfo(xs.dtype).eps * (1 + reach) ** 2 / width
+    epsilon = approximation("logistic", int(case.scale), reach) if case.variant == "binary" else 0.0
+    return (model(xs, ys, 1)[0, 0] - exact).abs().item(), epsilon * (1 + case.layers * case.lr / 4) + rounded
+
+
 _PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, log=True), "noise": Reals(0.0, 1.0)}
 
+_SPLIT = {
+    "d": Integers(1, 4),
+    "n": Integers(2, 12),
+    "size": Reals(0.2, 1.0, log=True),
+    "noise": Reals(0.0, 1.0),
+    "layers": Integers(0, 8),
+    "lam": Reals(0.05, 1.0, log=True),
+    "scale": Reals(1e-3, 1.0, log=True),
+}
 _SPARSE = {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "lam": Reals(0.01, 1.0, log=True)}
 ROUNDING = "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr tr XᵀX/N for each step"
 
@@ -531,5 +719,38 @@ THEOREMS: list[Theorem] = [
         lambda case: _network(case)[0],
         lambda case: _network(case)[1],
         "errors of gradients grow by 1 + ηΛ at most in each step, Λ being a bound on the Hessian",
+    ),
+    Theorem(
+        "bai2023_validation",
+        f"{PAPER}, Proposition 15 and Theorem 16",
+        "of three ridge regressions made side by side, layers answer by those of least validation loss within γ",
+        _SPLIT,
+        lambda case: _validated(case)[0],
+        lambda case: _validated(case)[1],
+        "rounding of each sum to eps of its terms; weights of the mixture move by 1/γ of what losses do",
+    ),
+    Theorem(
+        "bai2023_validation_loss",
+        f"{PAPER}, Proposition 15",
+        "the validation loss of the answers is at most γ above that of the best penalty",
+        _SPLIT,
+        lambda case: _validated(case)[2],
+        lambda case: _validated(case)[3],
+        "γ, and rounding of the answers",
+    ),
+    Theorem(
+        "bai2023_test",
+        f"{PAPER}, Proposition 19",
+        "layers answer by logistic regression where labels are 0 and 1, and by least squares where none is nearly so",
+        {
+            **_PROMPTS,
+            "layers": Integers(0, 4),
+            "lr": Reals(0.1, 1.0, log=True),
+            "scale": Reals(8.0, 128.0, log=True),
+            "variant": Choices(["binary", "real"]),
+        },
+        lambda case: _tested(case)[0],
+        lambda case: _tested(case)[1],
+        "ε of the sum of ReLUs as for generalised linear models, none in least squares; rounding",
     ),
 ]
