@@ -11,12 +11,13 @@ Attention of head a, with the tokens j that token t may see (t itself included):
     linear    z_t = 1/N_t Σ_j (s q_t·k_j) v_j             relu   z_t = 1/N_t Σ_j relu(s q_t·k_j) v_j
 
 s is `scale` (1/√d_head unless given) and N_t the number of tokens seen, the number of tokens of the longest prompt that
-the model was made for, or 1 (`normaliser`).
+the model was made for, or 1 (`normaliser`). A null slot is one more key, of logit 0 and value 0, that every token sees:
+softmax over it and no other key is zero, so that a token can also attend to nothing.
 The same class runs weights that were set by hand: LayerNorm, positions and MLP can be left out, the layers can share
 one set of weights (`tied`), and with `read_in = "identity"` the stream is the tokens themselves, in the units of the
 prompt, and the answer is what stands in the label channel in the end.
 
-Letters: b batch, t token, a head, c channel of a head.
+Letters: b batch, t token, s token that is seen, a head, c channel of a head.
 """
 
 import json
@@ -51,12 +52,14 @@ class TransformerConfig(Architecture):
     """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
 
     `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
-    before attention, MLP and read-out; `positions` adds a learned vector per position; `d_head` is d_model / n_head
-    unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
-    maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
-    `negated` answers minus what stands in the label channel: each token then holds what is left of its label, y − ŷ,
-    and the query, with no label, −ŷ (von Oswald et al. 2022, arXiv 2212.07677, §2). `init_scale` multiplies all
-    matrices as they are drawn: products of several, as bare linear layers are, train best from small ones.
+    before attention, MLP and read-out, or only before the last two without `norm_attention` (the equations of Akyürek
+    et al. 2022, arXiv 2211.15661); `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned
+    vector per position; `d_head` is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless
+    given). `read_in = "identity"` leaves out both learned maps, to and from the residual stream (channels beyond the
+    token's are zero at first); `tied` layers share weights. `negated` answers minus what stands in the label channel:
+    each token then holds what is left of its label, y − ŷ, and the query, with no label, −ŷ (von Oswald et al. 2022,
+    arXiv 2212.07677, §2). `init_scale` multiplies all matrices as they are drawn: products of several, as bare linear
+    layers are, train best from small ones.
     """
 
     n_layer: int = 4
@@ -70,6 +73,8 @@ class TransformerConfig(Architecture):
     scale: float | None = None
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     norm: bool = True
+    norm_attention: bool = True
+    null_slot: bool = False
     positions: bool = True
     bias: bool = True
     read_in: Literal["learned", "identity"] = "learned"
@@ -89,6 +94,8 @@ class TransformerConfig(Architecture):
             found.append("negated is for read_in = identity: a learned read-out has a sign of its own")
         if not 0 < self.init_scale < inf:
             found.append(f"init_scale must be positive and finite, given {self.init_scale}")
+        if self.null_slot and self.attention != "softmax":
+            found.append(f"null_slot is of softmax attention; to {self.attention} attention it adds nothing")
         refuse("TransformerConfig", found + unknown_choices(self) + self._no_label())
 
     def _no_label(self) -> list[str]:
@@ -148,7 +155,9 @@ class Attention(nn.Module):
         causal: bool,
         taps: Inside,
     ) -> Float[Tensor, "b a t c"]:
-        """Σ_j pattern_tj v_j; the pattern is formed only where it is needed."""
+        """Σ_j pattern_tj v_j; the pattern is formed only where it is needed. A null slot is its column 0."""
+        if self.config.null_slot:
+            k, v, mask, causal = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True), False
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
         inside = ["attn.scores", "attn.pattern"]
         if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
@@ -180,7 +189,7 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, longest: int) -> None:
         super().__init__()
         self.config = config
-        self.norm_attn = _norm(config)
+        self.norm_attn = _norm(config, config.norm_attention)
         self.attn = Attention(config, longest)
         if config.d_mlp:
             self.norm_mlp = _norm(config)
@@ -363,8 +372,8 @@ class Transformer(nn.Module):
         return model
 
 
-def _norm(config: TransformerConfig) -> nn.Module:
-    return nn.LayerNorm(config.d_model) if config.norm else nn.Identity()
+def _norm(config: TransformerConfig, wanted: bool = True) -> nn.Module:
+    return nn.LayerNorm(config.d_model) if config.norm and wanted else nn.Identity()
 
 
 def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Linear:
