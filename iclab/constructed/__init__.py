@@ -1,14 +1,15 @@
 """Transformers whose weights are set by hand from a published proof, one paper per file, and the theorems as code.
 
-Each is an ordinary `iclab.models.Transformer`: what a theorem says is checked on the very code that is trained.
+Each is an ordinary `iclab.models.Transformer` or `TokenTransformer`: what a theorem says is checked on the very code
+that is trained.
 """
 
-from iclab.constructed import akyurek, bai, fu
+from iclab.constructed import akyurek, bai, fu, induction
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-THEOREMS: list[Theorem] = [*akyurek.THEOREMS, *bai.THEOREMS, *fu.THEOREMS]
+THEOREMS: list[Theorem] = [*akyurek.THEOREMS, *bai.THEOREMS, *fu.THEOREMS, *induction.THEOREMS]
 
 
 def named(name: str) -> Theorem:
