@@ -24,6 +24,7 @@ from iclab.constructed.akyurek import (
 )
 from iclab.constructed.bai import gradient_descent, layers_for
 from iclab.constructed.fu import newton
+from iclab.constructed.guo import Representation, dynamics_decoder, ridge_decoder
 from iclab.constructed.operators import Layer, Product, Stream
 from iclab.experiments.theorems import cases
 from iclab.models import Transformer
@@ -39,6 +40,12 @@ def prompts(d, n, seed=0, batch=16, noise=0.3):
     xs, ws, noises = (torch.randn(*shape, generator=rng).double() for shape in ((batch, n, d), (batch, d), (batch, n)))
     xs = xs.clamp(-3, 3)
     return xs, ((xs @ ws.unsqueeze(-1)).squeeze(-1) + noise * noises).clamp(-6, 6)
+
+
+def network(*sizes):
+    """A leaky ReLU network with layers of these sizes."""
+    pairs = itertools.pairwise(sizes)
+    return Representation([torch.randn(b, a, generator=generator(b)).double() for a, b in pairs], 0.2)
 
 
 # ---- every theorem -------------------------------------------------------------------------------------------------
@@ -216,6 +223,8 @@ MODELS = {
     "bai": lambda: gradient_descent(2, 4, 5, 0.1, 0.5),
     "fu": lambda: newton(2, 4, 3, 1e-3),
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
+    "guo": lambda: ridge_decoder(network(2, 3, 3), 4, 5, 0.1, 0.5),
+    "guo, dynamics": lambda: dynamics_decoder(network(4, 3), 2, 4, 5, 0.1, 0.5, coordinate=1),
 }
 
 
@@ -308,6 +317,16 @@ def test_the_one_step_theorems_need_an_example():
         (lambda: gradient_descent(2, 3, 1, 0.0, -1.0), "lam must be at least 0, given -1.0; lr must be positive"),
         (lambda: newton(2, 3, -1, 0.1), "steps must be at least 0, given -1"),
         (lambda: newton(2, 3, 1, float("inf")), "first must be positive and finite, given inf"),
+        (lambda: ridge_decoder(network(2, 3), 0, -1, 0.0, -1.0), "n must .*; steps must .*; lam must .*; lr must be"),
+        (
+            lambda: dynamics_decoder(network(3, 3), 2, 3, 1, 0.1, 0.1, 2),
+            "3 numbers, .* of d = 2; coordinate must lie in",
+        ),
+        (
+            lambda: Representation([torch.ones(3, 2), torch.ones(3, 2)], 1.0),
+            r"\(3, 2\) cannot follow \(3, 2\); slope must",
+        ),
+        (lambda: Representation([], 0.5), "there must be a matrix at least"),
         (lambda: mover(2, 1, 2, 0), "0 cannot read the later 2"),
         (divided_without_layer_norm, "it is LayerNorm that divides, and there is none"),
     ],

@@ -4,12 +4,12 @@ Each is an ordinary `iclab.models.Transformer` or `TokenTransformer`: what a the
 that is trained.
 """
 
-from iclab.constructed import akyurek, bai, fu, induction
+from iclab.constructed import akyurek, bai, fu, guo, induction
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-THEOREMS: list[Theorem] = [*akyurek.THEOREMS, *bai.THEOREMS, *fu.THEOREMS, *induction.THEOREMS]
+THEOREMS: list[Theorem] = [*akyurek.THEOREMS, *bai.THEOREMS, *fu.THEOREMS, *guo.THEOREMS, *induction.THEOREMS]
 
 
 def named(name: str) -> Theorem:

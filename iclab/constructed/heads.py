@@ -1,7 +1,8 @@
-"""Transformers over one-query prompts from heads and linear maps: what constructions with ReLU attention share.
+"""Transformers from heads and linear maps: what constructions with ReLU attention share.
 
-The layout is `encoder`: tokens (x_j, y_j, 1) for the examples and (x, 0, 0) for the query; all see the examples and
-none the query. With ReLU attention two heads make a linear one, and two hidden units pass a value on, both exactly:
+The layout is `encoder` unless given: tokens (x_j, y_j, 1) for the examples and (x, 0, 0) for the query; all see the
+examples and none the query. With ReLU attention two heads make a linear one, and two hidden units pass
+a value on, both exactly:
 
     relu(s) − relu(−s) = s.
 """
@@ -28,23 +29,33 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of the stream hold what: x, y and the mark of an example, then the registers."""
+    """Which rows of the stream hold what: what is read of a token, then the registers.
+
+    That is x, y and the mark of an example, or y and x (`interleaved`), or x alone (`lagged`).
+    """
 
     d: int
     registers: Mapping[str, int]
+    layout: Literal["encoder", "interleaved", "lagged"] = "encoder"
+
+    @property
+    def token(self) -> dict[str, int]:
+        """The first channels of a token."""
+        known = {"encoder": {"x": self.d, "y": 1, "example": 1}, "interleaved": {"y": 1, "x": self.d}}
+        return known.get(self.layout, {"x": self.d})
 
     @property
     def places(self) -> dict[str, slice]:
         """Where each stands."""
         found, first = {}, 0
-        for name, count in {"x": self.d, "y": 1, "example": 1, **self.registers}.items():
+        for name, count in {**self.token, **self.registers}.items():
             found[name], first = slice(first, first + count), first + count
         return found
 
     @property
     def width(self) -> int:
         """The number of rows."""
-        return self.d + 2 + sum(self.registers.values())
+        return sum(self.token.values()) + sum(self.registers.values())
 
     def form(self, name: str) -> Float[Tensor, "entries rows_1"]:
         """The linear forms that are the content of a register; "one" is the constant 1."""
@@ -83,9 +94,15 @@ class Block:
 
 @torch.no_grad()
 def assemble(
-    rows: Rows, n: int, blocks: Sequence[Block], answer: str, normaliser: Literal["seen", "none"] = "none"
+    rows: Rows,
+    n: int,
+    blocks: Sequence[Block],
+    answer: str,
+    normaliser: Literal["seen", "none"] = "none",
+    table: Float[Tensor, "positions rows"] | None = None,
 ) -> Transformer:
-    """The transformer (float64) of these blocks for prompts of at most n positions, which answers with a row."""
+    """The transformer (float64) of these blocks for prompts of at most n positions, which answers with a row; `table`
+    is what positions add to the stream, where there are any."""
     heads = [head for block in blocks for head in block.heads]
     model = Transformer(
         rows.d,
@@ -96,18 +113,19 @@ def assemble(
             d_model=rows.width,
             d_head=max(max(len(head.q), len(head.v)) for head in heads),
             d_mlp=max(sum(len(form) for form, _ in block.hidden) for block in blocks),
-            layout="encoder",
+            layout=rows.layout,
             attention="relu",
             activation="relu",
             normaliser=normaliser,
             scale=1.0,
             norm=False,
-            positions=False,
+            positions=table is not None,
         ),
     ).double()
     weights = {name: each.zero_() for name, each in model.named_parameters()}
-    for name in ("x", "y", "example"):
-        weights["read_in.weight"][rows.places[name]] = rows.form(name)[:, : rows.d + 2]
+    weights["read_in.weight"].fill_diagonal_(1.0)[sum(rows.token.values()) :] = 0.0
+    if table is not None:
+        weights["position"].copy_(table[: len(weights["position"])])
     weights["read_out.weight"].copy_(rows.form(answer)[:, :-1])
     for i, block in enumerate(blocks):
         for h, head in enumerate(block.heads):
