@@ -62,7 +62,7 @@ POWERS = ("p", "p²", "p³")
 class Representation:
     """Φ: matrices B_1, …, B_L without biases, each followed by a leaky ReLU of slope ρ."""
 
-    def __init__(self, matrices: Sequence[Float[Tensor, "out inputs"]], slope: float) -> None:
+    def __init__(self, matrices: Sequence[Tensor], slope: float) -> None:
         self.matrices, self.slope = [each.double() for each in matrices], slope
         found = [] if self.matrices else ["there must be a matrix at least"]
         pairs = pairwise(self.matrices)
