@@ -26,6 +26,7 @@ from iclab.constructed.bai import gradient_descent, layers_for
 from iclab.constructed.fu import newton
 from iclab.constructed.guo import Representation, dynamics_decoder, ridge_decoder
 from iclab.constructed.operators import Layer, Product, Stream
+from iclab.constructed.random_features import represented
 from iclab.experiments.theorems import cases
 from iclab.models import Transformer
 
@@ -225,6 +226,7 @@ MODELS = {
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
     "guo": lambda: ridge_decoder(network(2, 3, 3), 4, 5, 0.1, 0.5),
     "guo, dynamics": lambda: dynamics_decoder(network(4, 3), 2, 4, 5, 0.1, 0.5, coordinate=1),
+    "random features": lambda: represented("inner", 5, 2, 4, generator()),
 }
 
 

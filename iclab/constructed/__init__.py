@@ -4,12 +4,13 @@ Each is an ordinary `iclab.models.Transformer` or `TokenTransformer`: what a the
 that is trained.
 """
 
-from iclab.constructed import akyurek, bai, fu, guo, induction
+from iclab.constructed import akyurek, bai, fu, guo, induction, random_features
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-THEOREMS: list[Theorem] = [*akyurek.THEOREMS, *bai.THEOREMS, *fu.THEOREMS, *guo.THEOREMS, *induction.THEOREMS]
+PAPERS = (akyurek, bai, fu, guo, induction, random_features)
+THEOREMS: list[Theorem] = [theorem for paper in PAPERS for theorem in paper.THEOREMS]
 
 
 def named(name: str) -> Theorem:

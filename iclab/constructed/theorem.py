@@ -29,7 +29,8 @@ class Case:
 
     `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
     to be large (its c, N or β); `layers` counts what is repeated; `vocab` counts tokens; a representation has
-    `features` numbers, made in `depth` layers from the last `window` inputs; `dtype` is that of weights and prompts.
+    `features` numbers, made in `depth` layers from the last `window` inputs; `heads` counts those of one layer; `dtype`
+    is that of weights and prompts.
     """
 
     seed: int = 0
@@ -39,6 +40,7 @@ class Case:
     features: int = 3
     depth: int = 1
     window: int = 1
+    heads: int = 1
     layers: int = 1
     lr: float = 0.1
     lam: float = 0.1
