@@ -1,5 +1,7 @@
 """Random-feature attention equals its formula, and its representers represent what they should, at the rate V/M."""
 
+from contextlib import contextmanager
+from dataclasses import replace
 from math import pi, sqrt
 
 import pytest
@@ -7,7 +9,15 @@ import torch
 from conftest import generator
 from scipy import integrate, stats
 
-from iclab.constructed.random_features import REPRESENTERS, kappa, random_feature_attention, rectified, represented
+from iclab.constructed import Case, random_features
+from iclab.constructed.random_features import (
+    REPRESENTERS,
+    THEOREMS,
+    kappa,
+    random_feature_attention,
+    rectified,
+    represented,
+)
 
 NAMES = list(REPRESENTERS)
 
@@ -63,8 +73,30 @@ def test_heads_add_the_target_on_average_with_the_exact_variance(name):
 def test_the_law_can_fail(name):
     """Values of another size miss f* by many standard errors; a wrong constant misses V."""
     added, target, variance = single(name)
-    assert (2 * added.mean(-1) - target).abs().div((variance / 3000).sqrt()).max() > 5
+    assert (4 * added.mean(-1) - target).abs().div((variance / 3000).sqrt()).max() > 5
     assert not torch.allclose((1.5 * added).var(-1), variance, atol=0, rtol=0.35)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda each: each.name)
+def test_the_theorems_fail_of_values_of_the_wrong_sign_or_size(name, theorem, monkeypatch):
+    one = REPRESENTERS[name]
+    sizes = [(1, 1), (2, 3), (3, 4)]
+    cases = [Case(seed=d, d=d, n=n, heads=theorem.ranges["heads"].high, variant=name) for d, n in sizes]
+    times = -1 if theorem.name.endswith("representer") else 2  # the sign of a head does not change its variance
+    monkeypatch.setitem(REPRESENTERS, name, replace(one, values=lambda products: times * one.values(products)))
+    with forgotten():
+        assert not theorem.tried(cases).holds
+
+
+@contextmanager
+def forgotten():
+    """What was computed before is computed anew, and forgotten after."""
+    for each in (random_features._error, random_features._spread):
+        each.cache_clear()
+    yield
+    for each in (random_features._error, random_features._spread):
+        each.cache_clear()
 
 
 def test_without_the_bias_the_biased_target_is_missed():
