@@ -24,8 +24,10 @@ from iclab.constructed.akyurek import (
 )
 from iclab.constructed.bai import gradient_descent, layers_for
 from iclab.constructed.fu import newton
+from iclab.constructed.guo import Representation, dynamics_decoder, ridge_decoder
 from iclab.constructed.heads import Kinked
 from iclab.constructed.operators import Layer, Product, Stream
+from iclab.constructed.random_features import represented
 from iclab.experiments.theorems import cases
 from iclab.models import Transformer
 
@@ -42,10 +44,16 @@ def prompts(d, n, seed=0, batch=16, noise=0.3):
     return xs, ((xs @ ws.unsqueeze(-1)).squeeze(-1) + noise * noises).clamp(-6, 6)
 
 
-def network(d, k=5, m=3):
+def hidden_layer(d, k=5, m=3):
     """W, b and O of random features."""
     rng = generator(7)
     return tuple(torch.randn(*shape, generator=rng).double() for shape in ((k, d), (k,), (m, k)))
+
+
+def network(*sizes):
+    """A leaky ReLU network with layers of these sizes."""
+    pairs = itertools.pairwise(sizes)
+    return Representation([torch.randn(b, a, generator=generator(b)).double() for a, b in pairs], 0.2)
 
 
 # ---- every theorem -------------------------------------------------------------------------------------------------
@@ -426,9 +434,12 @@ MODELS = {
     "fu": lambda: newton(2, 4, 3, 1e-3),
     "theorem 2": lambda: sherman_morrison(2, 0.5, replace(WITHIN, norm=True)),
     "von oswald": lambda: vonoswald.gradient_descent(2, 4, 3, 0.1, 0.02),
-    "features": lambda: vonoswald.feature_descent(*network(2), 4, 2, 0.1),
+    "features": lambda: vonoswald.feature_descent(*hidden_layer(2), 4, 2, 0.1),
     "separate tokens": lambda: vonoswald.separate_tokens(2, 4, 0.1),
     "ahn": lambda: ahn.preconditioned(4, *(0.3 * torch.randn(2, 3, 2, 2, generator=generator(8)).double())),
+    "guo": lambda: ridge_decoder(network(2, 3, 3), 4, 5, 0.1, 0.5),
+    "guo, dynamics": lambda: dynamics_decoder(network(4, 3), 2, 4, 5, 0.1, 0.5, coordinate=1),
+    "random features": lambda: represented("inner", 5, 2, 4, generator()),
 }
 
 
@@ -551,6 +562,16 @@ def test_some_theorems_need_an_example(name):
         (lambda: newton(2, 3, 1, float("inf")), "first must be positive and finite, given inf"),
         (lambda: ahn.preconditioned(3, torch.ones(0, 2, 2)), "there must be at least one A_l, given none"),
         (lambda: ahn.preconditioned(3, torch.ones(1, 2, 2) / 0), "A must be finite"),
+        (lambda: ridge_decoder(network(2, 3), 0, -1, 0.0, -1.0), "n must .*; steps must .*; lam must .*; lr must be"),
+        (
+            lambda: dynamics_decoder(network(3, 3), 2, 3, 1, 0.1, 0.1, 2),
+            "3 numbers, .* of d = 2; coordinate must lie in",
+        ),
+        (
+            lambda: Representation([torch.ones(3, 2), torch.ones(3, 2)], 1.0),
+            r"\(3, 2\) cannot follow \(3, 2\); slope must",
+        ),
+        (lambda: Representation([], 0.5), "there must be a matrix at least"),
         (lambda: mover(2, 1, 2, 0), "0 cannot read the later 2"),
         (divided_without_layer_norm, "it is LayerNorm that divides, and there is none"),
     ],

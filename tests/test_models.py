@@ -112,10 +112,16 @@ def by_hand(one, xs, ys):
 
 def last_by_hand(one, t, mask, n):
     """The residual stream of one sequence after the last block."""
-    c, width = one.config, one.config.head_width
+    c = one.config
     padded = torch.cat([t, torch.zeros(len(t), c.d_model - t.shape[1], dtype=t.dtype)], 1) if len(t) else t
     h = padded if c.read_in == "identity" else one.read_in(t)
     h = h + (one.position[one.layout.positions(n, torch.device("cpu"))] if c.positions else 0)
+    return blocks_by_hand(one, h, mask)
+
+
+def blocks_by_hand(one, h, mask):
+    """The residual stream after the last block, from what was read in."""
+    c, width = one.config, one.config.head_width
     for block in list(one.blocks) * (c.n_layer if c.tied else 1):
         u, out = block.norm_attn(h), torch.zeros(len(h), c.n_head * width, dtype=h.dtype)
         q, k, v = block.attn.q(u), block.attn.k(u), block.attn.v(u)
@@ -131,7 +137,7 @@ def last_by_hand(one, t, mask, n):
                 top = scores.max().clamp(min=0)
                 weights = (scores - top).exp() / ((scores - top).exp().sum() + c.null_slot * (-top).exp())
             else:
-                count = {"seen": len(seen), "longest": len(one.layout.positions(one.n, torch.device("cpu"))), "none": 1}
+                count = {"seen": len(seen), "longest": one.longest, "none": 1}
                 weights = (scores if c.attention == "linear" else scores.clamp(min=0)) / count[c.normaliser]
             out[i, part] = sum(w * v[j, part] for w, j in zip(weights, seen, strict=True))
         h = h + block.attn.out(out)

@@ -1,14 +1,16 @@
 """Transformers whose weights are set by hand from a published proof, one paper per file, and the theorems as code.
 
-Each is an ordinary `iclab.models.Transformer`: what a theorem says is checked on the very code that is trained.
+Each is an ordinary `iclab.models.Transformer` or `TokenTransformer`: what a theorem says is checked on the very code
+that is trained.
 """
 
-from iclab.constructed import ahn, akyurek, bai, fu, vonoswald
+from iclab.constructed import ahn, akyurek, bai, fu, guo, induction, random_features, vonoswald
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-THEOREMS: list[Theorem] = [theorem for paper in (akyurek, bai, fu, vonoswald, ahn) for theorem in paper.THEOREMS]
+PAPERS = (akyurek, vonoswald, ahn, fu, bai, guo, random_features, induction)
+THEOREMS: list[Theorem] = [theorem for paper in PAPERS for theorem in paper.THEOREMS]
 
 
 def named(name: str) -> Theorem:

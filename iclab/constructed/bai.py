@@ -355,9 +355,9 @@ def validated_ridge(
     names = [f"f {k}" for k in range(K)]
     left = [one - sum((form(f"a {each}") for each in range(k)), 0 * one) for k in range(K + 1)]
     choose = _mixed(rows, [*zip(left, [*names, ""], ["", *names], strict=True)], R)
-    marks = {"training": (torch.arange(n + 1) < training).double()}
+    table = rows.marked({"training": (torch.arange(n + 1) < training).double()})
     blocks = [*[step] * steps, predict, evaluate, relax, choose]
-    model = assemble(rows, n + 1, blocks, "answer", normaliser="seen", positions=marks)
+    model = assemble(rows, n + 1, blocks, "answer", normaliser="seen", table=table)
     model.largest_x, model.largest_y, model.answers_from = largest_x, largest_y, n
     return model
 

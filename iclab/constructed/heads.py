@@ -1,7 +1,8 @@
-"""Transformers over one-query prompts from heads and linear maps: what constructions with ReLU attention share.
+"""Transformers from heads and linear maps: what constructions with ReLU attention share.
 
-The layout is `encoder`: tokens (x_j, y_j, 1) for the examples and (x, 0, 0) for the query; all see the examples and
-none the query. With ReLU attention two heads make a linear one, and two hidden units pass a value on, both exactly:
+The layout is `encoder` unless given: tokens (x_j, y_j, 1) for the examples and (x, 0, 0) for the query; all see the
+examples and none the query. With ReLU attention two heads make a linear one, and two hidden units pass
+a value on, both exactly:
 
     relu(s) − relu(−s) = s.
 
@@ -48,23 +49,41 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of the stream hold what: x, y and the mark of an example, then the registers."""
+    """Which rows of the stream hold what: what is read of a token, then the registers.
+
+    That is x, y and the mark of an example, or y and x (`interleaved`), or x alone (`lagged`).
+    """
 
     d: int
     registers: Mapping[str, int]
+    layout: Literal["encoder", "interleaved", "lagged"] = "encoder"
+
+    @property
+    def token(self) -> dict[str, int]:
+        """The first channels of a token."""
+        known = {"encoder": {"x": self.d, "y": 1, "example": 1}, "interleaved": {"y": 1, "x": self.d}}
+        return known.get(self.layout, {"x": self.d})
 
     @property
     def places(self) -> dict[str, slice]:
         """Where each stands."""
         found, first = {}, 0
-        for name, count in {"x": self.d, "y": 1, "example": 1, **self.registers}.items():
+        for name, count in {**self.token, **self.registers}.items():
             found[name], first = slice(first, first + count), first + count
         return found
 
     @property
     def width(self) -> int:
         """The number of rows."""
-        return self.d + 2 + sum(self.registers.values())
+        return sum(self.token.values()) + sum(self.registers.values())
+
+    def marked(self, marks: Mapping[str, Float[Tensor, " n"]]) -> Float[Tensor, "n rows"]:
+        """What registers hold in the tokens of examples 0, 1, … of an encoder's prompt and in the query's, the last;
+        its place is the first."""
+        table = torch.zeros(len(next(iter(marks.values()))), self.width, dtype=torch.float64)
+        for name, values in marks.items():
+            table[:, self.places[name]] = values.roll(1).unsqueeze(1)
+        return table
 
     def form(self, name: str) -> Float[Tensor, "entries rows_1"]:
         """The linear forms that are the content of a register; "one" is the constant 1."""
@@ -134,12 +153,12 @@ def assemble(
     answer: str,
     normaliser: Literal["seen", "none"] = "none",
     start: Mapping[str, Tensor] | None = None,
-    positions: Mapping[str, Float[Tensor, " n"]] | None = None,
+    table: Float[Tensor, "positions rows"] | None = None,
 ) -> Bounded:
     """The transformer (float64) of these blocks for prompts of at most n positions, which answers with a row.
 
-    `start` is what registers hold in all tokens at first, `positions` what they hold in the tokens of examples 0, 1, …
-    of the prompt and in the query's, the last.
+    `start` is what registers hold in all tokens at first; `table` is what positions add to the stream, where there are
+    any (see `Rows.marked`).
     """
     heads = [head for block in blocks for head in block.heads]
     model = Bounded(
@@ -151,22 +170,21 @@ def assemble(
             d_model=rows.width,
             d_head=max(max(len(head.q), len(head.v)) for head in heads),
             d_mlp=max(sum(len(form) for form, _ in block.hidden) for block in blocks),
-            layout="encoder",
+            layout=rows.layout,
             attention="relu",
             activation="relu",
             normaliser=normaliser,
             scale=1.0,
             norm=False,
-            positions=positions is not None,
+            positions=table is not None,
         ),
     ).double()
     weights = {name: each.zero_() for name, each in model.named_parameters()}
-    for name in ("x", "y", "example"):
-        weights["read_in.weight"][rows.places[name]] = rows.form(name)[:, : rows.d + 2]
+    weights["read_in.weight"].fill_diagonal_(1.0)[sum(rows.token.values()) :] = 0.0
     for name, value in (start or {}).items():
         weights["read_in.bias"] += rows.write(name) @ value
-    for name, marks in (positions or {}).items():
-        weights["position"][:, rows.places[name]] = marks.roll(1).unsqueeze(1)  # the query's place is the first
+    if table is not None:
+        weights["position"].copy_(table[: len(weights["position"])])
     weights["read_out.weight"].copy_(rows.form(answer)[:, :-1])
     for i, block in enumerate(blocks):
         _set_attention(weights, f"blocks.{i}.attn", block.heads, model.config.head_width)

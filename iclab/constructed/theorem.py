@@ -27,14 +27,20 @@ Number = int | float | str
 class Case:
     """The numbers of one case. A theorem reads those that its ranges name; whatever is random follows from `seed`.
 
-    `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
-    to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `dtype` is that of
-    weights and prompts.
+        `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
+    to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `vocab` counts tokens;
+    a representation has `features` numbers, made in `depth` layers from the last `window` inputs; `heads` counts those
+    of one layer; `dtype` is that of weights and prompts.
     """
 
     seed: int = 0
     d: int = 3
     n: int = 4
+    vocab: int = 3
+    features: int = 3
+    depth: int = 1
+    window: int = 1
+    heads: int = 1
     layers: int = 1
     lr: float = 0.1
     lam: float = 0.1
