@@ -27,10 +27,10 @@ Number = int | float | str
 class Case:
     """The numbers of one case. A theorem reads those that its ranges name; whatever is random follows from `seed`.
 
-        `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
-    to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `vocab` counts tokens;
-    a representation has `features` numbers, made in `depth` layers from the last `window` inputs; `heads` counts those
-    of one layer; `dtype` is that of weights and prompts.
+    `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
+    to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `vocab` counts
+    tokens; a representation has `features` numbers, made in `depth` layers from the last `window` inputs; `heads`
+    counts those of one layer; `dtype` is that of weights and prompts.
     """
 
     seed: int = 0
