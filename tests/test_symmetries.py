@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import generator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -142,6 +142,7 @@ def answers(one):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 999))
 def test_a_symmetry_changes_no_answer_and_is_no_distance(shape, seed):
     one = model(shape)
@@ -153,6 +154,7 @@ def test_a_symmetry_changes_no_answer_and_is_no_distance(shape, seed):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 999))
 def test_the_distance_does_not_see_in_which_disguise_a_model_comes(shape, seed):
     one, other = model(shape), model(shape, 5)

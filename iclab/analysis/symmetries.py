@@ -56,7 +56,7 @@ def weight_distance(one: Transformer, other: Transformer) -> float:
 
 @torch.no_grad()
 def weight_distances(one: Transformer, other: Transformer) -> dict[str, float]:
-    """The same for each part that is not zero in both: "attention", "mlp", "read-in" (with positions), "read-out". Where
+    """The same for each part that is not zero in both: "attention", "mlp", "read-in" (and positions), "read-out". Where
     scale cannot be traded, what is read (the scores of softmax) and what is written are parts of their own. Raises
     ``ValueError`` for models of different shape."""
     given = {k: (getattr(one, k), getattr(other, k)) for k in ("d", "n")}

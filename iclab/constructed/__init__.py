@@ -5,6 +5,7 @@ Each is an ordinary `iclab.models.Transformer`: what a theorem says is checked o
 
 from iclab.constructed import akyurek, bai, fu
 from iclab.constructed.bounded import Bounded
+from iclab.constructed.start import Construction, Start
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
@@ -18,4 +19,16 @@ def named(name: str) -> Theorem:
     return found[name]
 
 
-__all__ = ["THEOREMS", "Bounded", "Case", "Choices", "Integers", "Reals", "Tally", "Theorem", "named"]
+__all__ = [
+    "THEOREMS",
+    "Bounded",
+    "Case",
+    "Choices",
+    "Construction",
+    "Integers",
+    "Reals",
+    "Start",
+    "Tally",
+    "Theorem",
+    "named",
+]
