@@ -183,6 +183,20 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
     return 0 if falsify(name, examples, report.console()) else CLAIMS_FAILED
 
 
+def errata(*, examples: int = 200) -> int:
+    """Prints the statements that were published wrong, corrected and each with a counter-example, as Markdown.
+
+    Example: iclab errata > iclab/constructed/ERRATA.md
+
+    Args:
+        examples: How many cases to look at for each.
+    """
+    from iclab.experiments.theorems import errata
+
+    print(errata(examples), end="")
+    return 0
+
+
 def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
@@ -221,6 +235,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "show": show,
     "verify": verify,
     "falsify": falsify,
+    "errata": errata,
     "bench": bench,
     "doctor": doctor,
 }

@@ -44,6 +44,7 @@ FIGURES = {
     "ahn2023_preconditioned.py": "ahn2023_preconditioned.toml",
     "vonoswald2022_one_layer.py": "vonoswald2022_one_layer.toml",
     "vonoswald2022_gradient_descent_plus_plus.py": "vonoswald2022_gradient_descent_plus_plus.toml",
+    "vonoswald2022_start.py": "vonoswald2022_start.toml",
     "probes.py": "akyurek2022_probes.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale

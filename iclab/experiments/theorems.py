@@ -1,4 +1,5 @@
-"""Theorems tried on random cases (`iclab verify`), and searched for a counter-example (`iclab falsify`)."""
+"""Theorems tried on random cases (`iclab verify`) and searched for a counter-example (`iclab falsify`), and the page of
+those that were published wrong (`iclab errata`)."""
 
 import json
 from collections.abc import Sequence
@@ -128,4 +129,41 @@ def reproduction(theorem: Theorem, case: Case) -> str:
         f"case = Case({settings})\n"
         "print(theorem.error(case), theorem.bound(case))\n"
         "assert not theorem.error(case) <= theorem.bound(case)"
+    )
+
+
+# ---- what was published wrong --------------------------------------------------------------------------------------
+
+HEADING = """# Errata
+
+Statements that were published and do not hold as printed, each with what does hold and the simplest counter-example
+that a search found. `iclab verify NAME` tries a check on random cases and `iclab falsify NAME` searches anew; the lines
+of Python run as they stand. This page is what `iclab errata` prints.
+
+| paper and place, as printed | what holds | check |
+|---|---|---|
+"""
+
+
+def errata(examples: int) -> str:
+    """The page of statements that were published wrong, as Markdown."""
+    wrong = [each for each in THEOREMS if each.corrected]
+    lines = [f"| {each.paper} | {each.corrected.paper} | `{each.name}` |" for each in wrong if each.corrected]
+    return HEADING + "\n".join(lines) + "\n" + "".join(_erratum(each, examples) for each in wrong)
+
+
+def _erratum(theorem: Theorem, examples: int) -> str:
+    """What was printed, what holds, and a case that tells them apart."""
+    assert theorem.corrected is not None
+    found, tried = counter_example(theorem, examples)
+    refuse(theorem.name, [] if found else [f"no counter-example among {tried} cases; look at more (--examples)"])
+    assert found is not None
+    error, bound = theorem.error(found), theorem.bound(found)
+    return (
+        f"\n## {theorem.name}\n\n"
+        f"- Printed: {theorem.statement} ({theorem.paper}).\n"
+        f"- Corrected: {theorem.corrected.statement} ({theorem.corrected.paper}): `{theorem.corrected.name}`.\n"
+        f"- Bound: {theorem.reason}.\n"
+        f"- Counter-example: the error is {error:.2g}, and {bound:.2g} would be allowed.\n\n"
+        f"```python\n{reproduction(theorem, found)}\n```\n"
     )
