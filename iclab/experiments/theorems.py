@@ -4,12 +4,13 @@ those that were published wrong (`iclab errata`)."""
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from iclab.constructed import THEOREMS, Case, Choices, Integers, Tally, Theorem, named
+from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, Theorem, named
 from iclab.constructed.theorem import SEEDS, Range
 from iclab.errors import refuse, unknown
 from iclab.experiments.report import table
@@ -117,7 +118,12 @@ def _strategy(space: Range) -> Any:
         return strategies.sampled_from(list(space.values))
     if isinstance(space, Integers):
         return strategies.integers(space.low, space.high)
-    return strategies.floats(space.low, space.high)
+    return strategies.integers(0, 100).map(partial(_short, space))
+
+
+def _short(space: Reals, hundredths: int) -> float:
+    """A real number of three digits: as good as any other, soon found to be the simplest, and short in print."""
+    return min(max(float(f"{space.at(hundredths / 100):.3g}"), space.low), space.high)
 
 
 def reproduction(theorem: Theorem, case: Case) -> str:
