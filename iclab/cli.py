@@ -197,6 +197,21 @@ def errata(*, examples: int = 200) -> int:
     return 0
 
 
+def precision(*, out: Path = RUNS / "precision") -> int:
+    """Measures how exact constructions are in float64, float32 and bfloat16, as they grow.
+
+    Example: iclab precision && python paper_figs/precision.py runs/precision
+
+    Args:
+        out: The folder for the table, precision.json.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.precision import precision
+
+    precision(out, report.console())
+    return 0
+
+
 def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
@@ -236,6 +251,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "verify": verify,
     "falsify": falsify,
     "errata": errata,
+    "precision": precision,
     "bench": bench,
     "doctor": doctor,
 }
