@@ -198,7 +198,8 @@ def drawn(script, table):
 
 
 def test_every_figure_has_its_task_file():
-    assert {path.name for path in (ROOT / "paper_figs").glob("*.py")} == FIGURES.keys()
+    of_no_sweep = {"precision.py"}  # of the table that `iclab precision` makes: test_precision
+    assert {path.name for path in (ROOT / "paper_figs").glob("*.py")} == FIGURES.keys() | of_no_sweep
 
 
 def test_a_figure_is_drawn_from_a_finished_sweep(figure, tmp_path):

@@ -11,6 +11,7 @@ note says why.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,9 @@ class Ladder:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row for each size and precision."""
-        for size in self.sizes:
-            for dtype in DTYPES:
-                yield {
-                    "construction": self.name,
-                    "key": self.key,
-                    "size": size,
-                    "dtype": dtype,
-                    **self._measured(size, dtype),
-                }
+        for size, dtype in product(self.sizes, DTYPES):
+            head = {"construction": self.name, "key": self.key, "size": size, "dtype": dtype}
+            yield head | self._measured(size, dtype)
 
     def _measured(self, size: int, dtype: str) -> dict[str, Any]:
         construction, algorithm, d, n = self.made(size)
@@ -127,19 +122,14 @@ LADDERS = [
 def precision(out: Path, to: Console, ladders: Sequence[Ladder] = LADDERS) -> None:
     """Measures all ladders, prints a table, and writes the rows to `precision.json` in a folder."""
     rows = [row for ladder in ladders for row in ladder.rows()]
-    told = [
-        [
-            r["construction"],
-            r["key"],
-            r["size"],
-            r["dtype"],
-            "–" if r["error"] is None else f"{r['error']:.1e}",
-            r["note"],
-        ]
-        for r in rows
-    ]
-    to.print(
-        table("errors relative to the answers", ["construction", "key", "size", "dtype", "error", "note"], told, to)
-    )
+    columns = ["construction", "key", "size", *DTYPES]
+    to.print(table("errors relative to the answers", columns, list(_told(rows)), to))
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / FILE, json.dumps(rows, indent=1).encode())
+
+
+def _told(rows: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:
+    """A line for each size; the precisions follow each other in the rows."""
+    for same in (rows[i : i + len(DTYPES)] for i in range(0, len(rows), len(DTYPES))):
+        errors = ["refused" if row["error"] is None else f"{row['error']:.1e}" for row in same]
+        yield [*(same[0][key] for key in ("construction", "key", "size")), *errors]
