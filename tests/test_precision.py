@@ -60,7 +60,7 @@ def test_another_algorithm_has_an_error_in_every_precision():
 
 
 def test_the_command_prints_a_table_and_writes_what_the_figure_reads(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision.precision, "__defaults__", (LADDERS,))
+    monkeypatch.setattr(precision, "LADDERS", LADDERS)
     code, out, err = call(capsys, "precision", "--out", str(tmp_path / "table"))
     assert code == 0, err
     assert "bfloat16" in out and "refused" in out and "von Oswald" in out

@@ -119,9 +119,9 @@ LADDERS = [
 ]
 
 
-def precision(out: Path, to: Console, ladders: Sequence[Ladder] = LADDERS) -> None:
+def precision(out: Path, to: Console) -> None:
     """Measures all ladders, prints a table, and writes the rows to `precision.json` in a folder."""
-    rows = [row for ladder in ladders for row in ladder.rows()]
+    rows = [row for ladder in LADDERS for row in ladder.rows()]
     columns = ["construction", "key", "size", *DTYPES]
     to.print(table("errors relative to the answers", columns, list(_told(rows)), to))
     out.mkdir(parents=True, exist_ok=True)
