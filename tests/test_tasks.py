@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iclab import tasks
+from iclab.features import Representation
 from iclab.tasks import (
     DecisionTree,
     FinitePool,
@@ -28,6 +29,7 @@ from iclab.tasks import (
     Recoloured,
     ReLUNetwork,
     RepeatedQuery,
+    RepresentationRegression,
     ScaledInputs,
     ScaledWeights,
     SkewedInputs,
@@ -47,6 +49,7 @@ TASKS = {
     "linear, sphere": LinearRegression(3, 4, inputs=Sphere(spectrum=(1.0, 0.5, 0.1), rotation_seed=3)),
     "whitened": WhitenedLinearRegression(3, 5, prior=2.0, inputs=Uniform(spectrum=(4.0, 1.0, 0.5), rotation_seed=1)),
     "sparse": SparseLinearRegression(8, 5, sparsity=2),
+    "representation": RepresentationRegression(3, 5, 0.3, representation=Representation(width=4, depth=1)),
     "network": ReLUNetwork(4, 5, width=7),
     "tree": DecisionTree(4, 5, depth=3),
     "pool": FinitePool(BASE, size=3),

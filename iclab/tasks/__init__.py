@@ -1,4 +1,10 @@
-"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks."""
+"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks.
+
+LinearRegression, SparseLinearRegression, WhitenedLinearRegression      y = w·x
+RepresentationRegression                                                y = w·Φ(x), Φ the same in all prompts
+ReLUNetwork, DecisionTree                                               other functions
+FinitePool, ScaledInputs, NoisyLabels, ...                              a task that differs in one fact (`Derived`)
+"""
 
 from iclab.tasks.derived import (
     Derived,
@@ -24,11 +30,13 @@ from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
+from iclab.tasks.representation import FeatureFunctions, RepresentationRegression
 from iclab.tasks.task import FunctionClass, Task
 
 __all__ = [
     "DecisionTree",
     "Derived",
+    "FeatureFunctions",
     "FinitePool",
     "FunctionClass",
     "Functions",
@@ -49,6 +57,7 @@ __all__ = [
     "ReLUNetwork",
     "Recoloured",
     "RepeatedQuery",
+    "RepresentationRegression",
     "ScaledInputs",
     "ScaledWeights",
     "SkewedInputs",

@@ -67,6 +67,9 @@ class Derived(Task):
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return self.base.draw_functions(batch, rng, dtype)
 
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        return self.base.constants()
+
 
 # ---- other functions -----------------------------------------------------------------------------------------------
 

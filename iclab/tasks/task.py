@@ -50,6 +50,10 @@ class Task(ABC):
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         """One function per prompt, independent of the inputs."""
 
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        """What was drawn once and is part of every function, by name: a run keeps it beside the model's weights."""
+        return {}
+
     def sample(self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Prompts:
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
 
