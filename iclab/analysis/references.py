@@ -3,12 +3,15 @@
 import torch
 
 from iclab.analysis.one_layer import best_step
-from iclab.posterior import bayes_where_known, same_posterior, source, weight_variance
+from iclab.features import Concatenated, Identity
+from iclab.posterior import bayes_where_known, gaussian_beliefs, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
     BoostedTrees,
+    Featurised,
     GradientDescent,
     GreedyTree,
+    HalfSplit,
     Lasso,
     LeastSquares,
     NearestNeighbours,
@@ -17,7 +20,14 @@ from iclab.predictors import (
     TrainedNetwork,
     Zero,
 )
-from iclab.tasks import DecisionTree, ReLUNetwork, SparseLinearRegression, Task
+from iclab.tasks import (
+    DecisionTree,
+    ReLUNetwork,
+    RepresentationRegression,
+    SparseLinearRegression,
+    Task,
+    TaskMixture,
+)
 
 ROUNDS = 50  # of boosting
 STEPS = 300  # of the training of a network on each prefix: more gain nothing, with 32 hidden units or 100
@@ -39,7 +49,7 @@ def references(task: Task, training: Task | None = None) -> dict[str, Predictor]
     }
     if task.noise > 0:
         found["ridge"] = Ridge(right_penalty(task))
-    found |= of_its_class(source(task))
+    found |= of_its_class(source(task)) | of_features(task)
     known = {"bayes": bayes_where_known(task)}
     if training is not None and not same_posterior(task, training):
         known["trained_bayes"] = bayes_where_known(training)
@@ -64,6 +74,34 @@ def of_its_class(functions: Task) -> dict[str, Predictor]:
         "greedy_tree": GreedyTree(2),
         "greedy_tree_of_signs": GreedyTree(functions.depth + 1, signs=True),
         "boosted_trees": BoostedTrees(ROUNDS, functions.depth),
+    }
+
+
+def of_features(task: Task) -> dict[str, Predictor]:
+    """What is compared on tasks whose functions are linear in features Φ_1, ..., Φ_K of the input (Guo et al. 2023,
+    arXiv 2310.10616, §5 and App. E; Bai et al. 2023, arXiv 2306.04637, §4).
+
+    For one representation least squares on it, and ridge on the input beside it. For a mixture the choice between its
+    components by validation on half of the examples; where features differ, ridge on all of them side by side, with
+    the penalty of their smaller weights, E w_j² / K.
+    """
+    functions = source(task)
+    if isinstance(functions, RepresentationRegression):
+        features = functions.representation
+        found: dict[str, Predictor] = {"features_least_squares": Featurised(LeastSquares(), features)}
+        if task.noise > 0:
+            both = Concatenated((Identity(), features))
+            found["input_and_features_ridge"] = Featurised(Ridge(right_penalty(task)), both)
+        return found
+    if not isinstance(functions, TaskMixture) or bayes_where_known(task) is None:
+        return {}
+    features, beliefs = gaussian_beliefs(task)
+    if not isinstance(features, Concatenated):
+        return {"half_split": HalfSplit(beliefs)}
+    side_by_side = Ridge(len(features.parts) * right_penalty(task))
+    return {
+        "half_split": Featurised(HalfSplit(beliefs), features),
+        "concatenated_ridge": Featurised(side_by_side, features),
     }
 
 

@@ -64,7 +64,11 @@ class Task(ABC):
         truth = self.draw_functions(batch, rng, dtype)
         fs = truth(xs)
         noise = torch.randn(fs.shape, generator=rng, device=rng.device, dtype=dtype)
-        return Prompts(xs=xs, ys=fs + self.noise * noise, fs=fs, truth=truth)
+        return Prompts(xs=xs, ys=(fs + self.noise_in(truth) * noise).to(dtype), fs=fs, truth=truth)
+
+    def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
+        """The standard deviation of the label noise in the prompts of these functions."""
+        return self.noise
 
 
 @dataclass(frozen=True)
