@@ -20,8 +20,8 @@ iterations      matched_steps: the number of steps that a layer is most like, si
 probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
 preconditioners, descent    the steps that the weights of linear attention spell out: see `iclab.experiments.descent`
 
-"transformer" is the model, whatever its kind; "oracle" is told which task of a mixture a prompt is from. `position` is a number of examples, a region (see
-`iclab.experiments.rows`), or none for the mean over all positions.
+"transformer" is the model, whatever its kind, and "oracle" is told which task of a mixture a prompt is from. `position`
+is a number of examples, a region (see `iclab.experiments.rows`), or none for the mean over all positions.
 """
 
 from collections.abc import Iterator
@@ -156,7 +156,7 @@ class Measurement:
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
-        answers = answer({"transformer": self.model, **self.references}, self.prompts) | self._told()
+        answers = {**answer({"transformer": self.model, **self.references}, self.prompts), **self._told()}
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}

@@ -11,6 +11,7 @@
     TrainedNetwork                       a two-layer network trained on the examples so far
     Featurised                           any of them on features Φ(x) in the place of x
     HalfSplit                            of several, the best on the second half when fitted to the first
+    LogisticRegression, BinaryTest       for labels −1 and 1, and the test whether labels are such
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
@@ -23,6 +24,7 @@ from iclab.predictors.half_split import HalfSplit
 from iclab.predictors.landweber import Landweber
 from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
+from iclab.predictors.logistic import BinaryTest, LogisticRegression
 from iclab.predictors.mixture import Mixture
 from iclab.predictors.neighbours import NearestNeighbours
 from iclab.predictors.network import TrainedNetwork
@@ -37,6 +39,7 @@ from iclab.predictors.trees import BoostedTrees, GreedyTree
 __all__ = [
     "Averaging",
     "Bayesian",
+    "BinaryTest",
     "BoostedTrees",
     "DiscreteMMSE",
     "Featurised",
@@ -48,6 +51,7 @@ __all__ = [
     "Lasso",
     "LeastSquares",
     "Linear",
+    "LogisticRegression",
     "Mixture",
     "NearestNeighbours",
     "Newton",
