@@ -11,8 +11,8 @@ Its id is a hash of all settings that can change the numbers; two experiments wi
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -84,11 +84,21 @@ class Evaluation:
         unfit = [name for name, _ in self.predictors if not NAME.fullmatch(name)]
         found = [f"a predictor needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
         kinds = tuple(config.kinds(Predictor).values())
-        other = [name for name, f in self.predictors if not isinstance(f, kinds)]
+        each = [(name, f) for name, whole in self.predictors for f in _predictors_in(whole)]
+        other = dict.fromkeys(name for name, f in each if not isinstance(f, kinds))
         found += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
-        settings = [(name, *s) for name, f in self.predictors if isinstance(f, kinds) for s in vars(f).items()]
+        settings = [(name, *s) for name, f in each if isinstance(f, kinds) for s in vars(f).items()]
         tensors = [(name, key) for name, key, value in settings if isinstance(value, torch.Tensor)]
         return found + [f"predictor {name!r} has a tensor as {key}, which no file can hold" for name, key in tensors]
+
+
+def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
+    """A predictor and those that it is made of."""
+    yield predictor
+    held = vars(predictor).values() if is_dataclass(predictor) else ()
+    for value in held:
+        for inner in value if isinstance(value, tuple) else (value,):
+            yield from _predictors_in(inner) if isinstance(inner, Predictor) and is_dataclass(inner) else ()
 
 
 @dataclass(frozen=True)
