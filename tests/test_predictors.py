@@ -1374,11 +1374,8 @@ def test_the_formulas_of_features_and_validation_can_say_otherwise():
     formula = CASES["mixture of representations"].formula(3)
     one, other = representation_mixture().components
     assert isinstance(one, Posterior)
-    for mixture in (
-        Mixture((one,)),
-        Mixture((one, other), (0.0, 1e-5)),
-        Mixture((other, Posterior(one.covariance, 1.0))),
-    ):
+    noisier = Posterior(one.covariance, 1.0)
+    for mixture in (Mixture((one,)), Mixture((one, other), (0.0, 1e-5)), Mixture((other, noisier))):
         with pytest.raises(AssertionError):
             cheat = Featurised(mixture, Concatenated((REPRESENTATION, OTHER)))
             obeys_formula(cheat, formula, PLAIN.xs, PLAIN.ys, slack(PLAIN.xs))

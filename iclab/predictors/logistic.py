@@ -24,6 +24,7 @@ from iclab.predictors.prefixes import in_chunks
 
 HALVINGS = 8  # of a step
 CONVERGED = 1e-13  # the largest change of a weight, relative to the largest weight
+ROUNDING = 1e-13  # of an objective, relative to it
 JITTER = 1e-12  # least eigenvalue of the matrix of a step, relative to its trace
 
 
@@ -72,13 +73,15 @@ class LogisticRegression(Predictor):
         margins: Float[Tensor, "batch n n"],
         step: Float[Tensor, "batch n d"],
     ) -> Float[Tensor, "batch n"]:
-        """0, 1, ½, ¼, ...: whichever has the least objective."""
+        """Of 0, 1, ½, ¼, ... the one of least objective, and the largest of those that rounding cannot tell apart: near
+        the minimum that is 1, so that the error can go below √eps, where an objective has no digits left."""
         halves = torch.arange(HALVINGS, dtype=ws.dtype, device=ws.device)
         tried = torch.cat([torch.zeros_like(halves[:1]), 0.5**halves]).view(-1, 1, 1)
         along, across, size = (ws * step).sum(-1), step @ signed.mT, step.square().sum(-1)
         losses = softplus(-(margins + tried.unsqueeze(-1) * across)).tril(-1).sum(-1)
         objective = losses + self.lam * (tried * along + tried.square() * size / 2)
-        return tried.flatten()[objective.argmin(0)]
+        near = objective <= objective.amin(0) + ROUNDING * (1 + losses[0])
+        return tried.where(near, 0.0).amax(0)
 
 
 @dataclass(frozen=True)
