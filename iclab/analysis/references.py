@@ -102,13 +102,11 @@ def of_features(task: Task) -> dict[str, Predictor]:
     if not isinstance(functions, TaskMixture) or bayes_where_known(task) is None:
         return {}
     features, beliefs = gaussian_beliefs(task)
-    if not isinstance(features, Concatenated):
-        return {"half_split": HalfSplit(beliefs)}
-    side_by_side = Ridge(len(features.parts) * right_penalty(task))
-    return {
-        "half_split": Featurised(HalfSplit(beliefs), features),
-        "concatenated_ridge": Featurised(side_by_side, features),
-    }
+    validated = HalfSplit(beliefs)
+    found = {"half_split": validated if features == Identity() else Featurised(validated, features)}
+    if isinstance(features, Concatenated):
+        found["concatenated_ridge"] = Featurised(Ridge(len(features.parts) * right_penalty(task)), features)
+    return found
 
 
 def right_penalty(task: Task) -> float:

@@ -28,6 +28,7 @@ from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
+from iclab.features import Features
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
@@ -95,10 +96,10 @@ class Evaluation:
 def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
     """A predictor and those that it is made of."""
     yield predictor
-    held = vars(predictor).values() if is_dataclass(predictor) else ()
-    for value in held:
+    for value in vars(predictor).values() if is_dataclass(predictor) else ():
         for inner in value if isinstance(value, tuple) else (value,):
-            yield from _predictors_in(inner) if isinstance(inner, Predictor) and is_dataclass(inner) else ()
+            # Features can be called too, and are none.
+            yield from _predictors_in(inner) if isinstance(inner, Predictor) and not isinstance(inner, Features) else ()
 
 
 @dataclass(frozen=True)
