@@ -219,7 +219,7 @@ def _pool_risks(pool: FinitePool, task: LinearRegression) -> Tensor:
     return torch.stack(risks)
 
 
-# ---- representations (Guo et al. 2023, arXiv 2310.10616: d = 20, depth 2, width 20, noise 0.1) -------------------------
+# ---- representations (Guo et al. 2023, arXiv 2310.10616: d = 20, depth 2, width 20, noise 0.1) -----------------------
 
 
 REPRESENTED = RepresentationRegression(20, 41, noise=0.1)
@@ -307,7 +307,7 @@ def test_risks_on_mixtures_of_representations_are_those_of_another_simulation(co
         drawn_from_another(rows["bayes"], MIXTURES[count]["concatenated_ridge"], rounding=5e-3)
 
 
-# ---- choosing a penalty, and between regression and classification (Bai et al. 2023, arXiv 2306.04637: d = 20) ---------
+# ---- choosing a penalty, and between regression and classification (Bai et al. 2023, arXiv 2306.04637: d = 20) -------
 
 
 @pytest.mark.parametrize(

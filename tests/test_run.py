@@ -56,10 +56,9 @@ def value(rows, **wanted):
     return row["value"]
 
 
-def test_on_a_mixture_the_oracle_is_told_what_the_model_is_not(tmp_path):
-    mixed = replace(
-        SMALL, task=NoiseMixture(TASK, (0.1, 2.0)), eval=Evaluation(prompts=2000, shifts=(("plain", TASK),))
-    )
+def test_on_a_mixture_the_oracle_is_told_what_the_model_is_not():
+    measured = Evaluation(prompts=2000, shifts=(("plain", TASK),))
+    mixed = replace(SMALL, task=NoiseMixture(TASK, (0.1, 2.0)), eval=measured)
     rows = measure(mixed, new_model(mixed))
     assert value(rows, predictor="oracle", quantity="risk") < value(rows, predictor="bayes", quantity="risk")
     assert (
