@@ -20,11 +20,13 @@ from iclab.analysis.interpolation import Products, interpolated, products
 from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
+from iclab.analysis.pasting import new_read_in, paste, pasting
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe, probe_terms, r2_terms, visible
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
+from iclab.analysis.stitching import Relative, Stitched, affine_bridge, relative_bridge
 
 __all__ = [
     "AttentionProbes",
@@ -38,7 +40,10 @@ __all__ = [
     "Matched",
     "ProbeRecipe",
     "Products",
+    "Relative",
     "Report",
+    "Stitched",
+    "affine_bridge",
     "algorithm_state",
     "answer",
     "attention_probes",
@@ -63,8 +68,11 @@ __all__ = [
     "linearity",
     "margins",
     "match_iterations",
+    "new_read_in",
     "one_layer_optimum",
     "one_layer_risk",
+    "paste",
+    "pasting",
     "probe",
     "probe_terms",
     "products",
@@ -73,6 +81,7 @@ __all__ = [
     "ratio",
     "read_off",
     "references",
+    "relative_bridge",
     "report",
     "resampled",
     "risk",

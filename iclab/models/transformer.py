@@ -64,7 +64,7 @@ class TransformerConfig(Architecture):
     d_model: int = 32
     d_head: int | None = None
     d_mlp: int = 0
-    layout: Literal["interleaved", "lagged", "paired", "encoder"] = "lagged"
+    layout: Literal["interleaved", "copied", "lagged", "paired", "encoder"] = "lagged"
     attention: Literal["softmax", "linear", "relu"] = "linear"
     normaliser: Literal["seen", "longest", "none"] = "longest"
     scale: float | None = None
@@ -263,11 +263,19 @@ class Transformer(nn.Module):
         return self._answer(xs, ys, Taps(), m)
 
     def stream(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Iterator[Float[Tensor, "batch length d_model"]]:
-        """The residual stream: after the read-in, then after each block."""
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
+    ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
+        """The residual stream: after the read-in, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
-        return self._stream(xs, ys, Taps())
+        return self._stream(xs, ys, Taps(), m)
+
+    def finish(
+        self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None
+    ) -> Float[Tensor, "batch m"]:
+        """Predictions at all n positions, or at the last m, where `h` is the stream after the first `cut` blocks: what
+        the blocks above make of a stream, whatever wrote it."""
+        *_, last = self._onward(h, cut, n, Taps(), m)
+        return self._read_out(self.layout.answers(last, m))
 
     def read(
         self,
@@ -299,16 +307,19 @@ class Transformer(nn.Module):
         return ["embed", *blocks, "prediction"]
 
     def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Iterator[Tensor]:
-        n, device = xs.shape[1], xs.device
+        n = xs.shape[1]
         h = self._embedded(self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype))
         if self.config.positions:
-            h = h + self.position[self.layout.positions(n, device)]
-        mask = self.layout.mask(n, device)
+            h = h + self.position[self.layout.positions(n, xs.device)]
+        return self._onward(taps("embed", h), 0, n, taps, m)
+
+    def _onward(self, h: Tensor, cut: int, n: int, taps: Taps, m: int | None) -> Iterator[Tensor]:
+        """The stream after `cut` blocks, which is h, and after each block above."""
+        mask, asked = self.layout.mask(n, h.device), m or n
         if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
-            mask = mask[-1:] if m == 1 else mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
-        h = taps("embed", h)
+            mask = mask[-1:] if m == 1 else mask[-asked:].repeat(len(h) // asked, 1, 1, 1)
         yield h
-        for i in range(self.config.n_layer):
+        for i in range(cut, self.config.n_layer):
             block = self.blocks[0 if self.config.tied else i]
             h = block(h, mask, self.layout.causal, Inside(taps, f"blocks.{i}"))
             yield h
