@@ -26,6 +26,7 @@ from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
+from iclab.analysis.similarity import linear_cka
 from iclab.analysis.stitching import Relative, Stitched, affine_bridge, relative_bridge
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "implicit_weights",
     "interpolated",
     "layer_readouts",
+    "linear_cka",
     "linear_steps",
     "linearity",
     "margins",

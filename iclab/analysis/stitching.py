@@ -59,9 +59,10 @@ class Stitched(nn.Module):
         super().__init__()
         self.cut, self.into = cut, cut if into is None else into
         refuse("Stitched", _misfits(lower, upper, self.cut, self.into, bridge, learns))
-        self.lower, self.upper, self.bridge = (deepcopy(part) for part in (lower, upper, bridge or nn.Identity()))
+        self.lower, self.upper = deepcopy(lower), deepcopy(upper)
+        self.bridge: nn.Module = nn.Identity() if bridge is None else deepcopy(bridge)
         self.requires_grad_(False)
-        used = {"lower": below(self.lower, cut), "bridge": self.bridge.parameters()}
+        used = {"lower": below(self.lower, self.cut), "bridge": self.bridge.parameters()}
         used["upper"] = above(self.upper, self.into)
         for parameter in chain.from_iterable(used[part] for part in learns):
             parameter.requires_grad_(True)
@@ -156,11 +157,11 @@ def least_squares_map(
     hundred roundings of `dtype`, relative to the largest, are taken as never seen."""
     centre, offset = source.mean(0), target.mean(0)
     slope = torch.linalg.pinv(source - centre, rtol=100 * torch.finfo(dtype).eps) @ (target - offset)
-    made = nn.utils.skip_init(nn.Linear, source.shape[1], target.shape[1], dtype=torch.float64)
-    with torch.no_grad():
-        made.weight.copy_(slope.mT)
-        made.bias.copy_(offset - centre @ slope)
-    return made.to(source.device, dtype)
+    # On no device at first, for the usual constructor would draw from the global generator.
+    made = nn.Linear(source.shape[1], target.shape[1], device="meta")
+    made.weight = nn.Parameter(slope.mT.to(dtype).contiguous())
+    made.bias = nn.Parameter((offset - centre @ slope).to(dtype))
+    return made
 
 
 def _dtype(model: Transformer) -> torch.dtype:
