@@ -96,6 +96,10 @@ def test_layouts_place_tokens_as_their_definition_says():
         read = torch.arange(len(layout.positions(3, torch.device("cpu"))))[None, :, None].float()
         answering = layout.tokens(xs, ys)[0][layout.answers(read).flatten().long()]
         assert all(x in token for x, token in zip([1, 3, 5], answering, strict=True))
+    for layout in LAYOUTS.values():
+        labelled = layout.labels(layout.tokens(torch.cat([xs, 10 * xs]), torch.cat([ys, 10 * ys])))
+        for k, row in zip((1, 10), labelled, strict=True):
+            assert all(y in token for y, token in zip((7 * k, 8 * k), row, strict=True))
 
 
 def by_hand(one, xs, ys):

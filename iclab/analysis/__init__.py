@@ -28,6 +28,7 @@ from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
 from iclab.analysis.similarity import linear_cka
 from iclab.analysis.stitching import Relative, Stitched, affine_bridge, relative_bridge
+from iclab.analysis.token_probes import TokenProbe, token_probes
 
 __all__ = [
     "AttentionProbes",
@@ -44,6 +45,7 @@ __all__ = [
     "Relative",
     "Report",
     "Stitched",
+    "TokenProbe",
     "affine_bridge",
     "algorithm_state",
     "answer",
@@ -89,6 +91,7 @@ __all__ = [
     "risk",
     "sime",
     "spd",
+    "token_probes",
     "tuned_descent",
     "visible",
     "weight_cosine",

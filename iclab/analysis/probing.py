@@ -11,7 +11,8 @@ of an untrained model (random features compute something too), of a model traine
 no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
 
 The targets are those of Akyürek et al. 2022, arXiv 2211.15661, §5. Their probes, which attend to all tokens of the
-prompt, are in `iclab.analysis.attention_probes`.
+prompt, are in `iclab.analysis.attention_probes`; probes of what is known of x_i alone, pooled over positions, in
+`iclab.analysis.token_probes`.
 """
 
 from dataclasses import dataclass
@@ -146,15 +147,20 @@ def probe_terms(
 def r2_terms(
     predicted: Float[Tensor, "layers batch n m"], target: Float[Tensor, "batch n m"]
 ) -> Float[Tensor, "batch layers n"]:
-    """What each prompt adds to R²: with e = ‖v − v̂‖², s = ‖v − E v‖² and r = E e / E s,
+    """What each prompt adds to R², of ‖v − v̂‖² and ‖v − E v‖²; not a number where v does not vary."""
+    errors = (predicted - target).square().sum(-1).transpose(0, 1)
+    spread = (target - target.mean(0)).square().sum(-1).unsqueeze(1)
+    return explained(errors, spread)
+
+
+def explained(errors: Float[Tensor, "batch *places"], spread: Float[Tensor, "batch *#places"]) -> Tensor:
+    """What each prompt adds to the explained share 1 − E e / E s: with r = E e / E s,
 
         1 − r − (e − r s) / E s
 
-    has the mean R² = 1 − r, and its standard error is the delta method's: so have the averages over positions and the
-    differences of R² that are made of it. Not a number where v does not vary.
+    has the mean 1 − r, and its standard error is the delta method's: so have averages over places and differences of
+    shares that are made of it. Not a number where s is 0.
     """
-    errors = (predicted - target).square().sum(-1).transpose(0, 1)
-    spread = (target - target.mean(0)).square().sum(-1).unsqueeze(1)
     scale = torch.where(spread.mean(0) > 1e-20, spread.mean(0), torch.nan)
     left = errors.mean(0) / scale
     return 1 - left - (errors - left * spread) / scale

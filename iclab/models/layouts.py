@@ -63,6 +63,10 @@ class Layout(ABC):
     ) -> Float[Tensor, "batch m d_model"]:
         """The tokens at which the last m predictions are read out."""
 
+    @abstractmethod
+    def labels(self, tokens: Float[Tensor, "sequences length d_model"]) -> Float[Tensor, "batch labels d_model"]:
+        """The tokens that hold y_0, ..., y_{n-2}; in an encoder, of the sequence that answers for x_{n-1}."""
+
 
 @dataclass(frozen=True)
 class Interleaved(Layout):
@@ -93,6 +97,9 @@ class Interleaved(Layout):
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens[:, ::2], m)
 
+    def labels(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 1::2]
+
 
 class Lagged(Layout):
     """Token i = [x_i, x_{i-1}, y_{i-1}], with zeros for the example before the first."""
@@ -118,6 +125,9 @@ class Lagged(Layout):
 
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens, m)
+
+    def labels(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 1:]
 
 
 class Paired(Layout):
@@ -149,6 +159,9 @@ class Paired(Layout):
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens[:, tokens.shape[1] // 2 :], m)
 
+    def labels(self, tokens: Tensor) -> Tensor:
+        return tokens[:, : tokens.shape[1] // 2]
+
 
 class Encoder(Layout):
     """Example tokens [x_j, y_j, 1] and a query token [x_i, 0, 0], for each i; examples from i on are seen by none."""
@@ -178,6 +191,10 @@ class Encoder(Layout):
 
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return rearrange(tokens[:, -1], "(batch m) width -> batch m width", m=m or tokens.shape[1])
+
+    def labels(self, tokens: Tensor) -> Tensor:
+        n = tokens.shape[1]
+        return tokens[n - 1 :: n, :-1]
 
 
 def _last(positions: Shaped[Tensor, "batch n width"], m: int | None) -> Shaped[Tensor, "batch m width"]:
