@@ -40,6 +40,18 @@ def test_a_pasted_model_is_a_causal_predictor_that_uses_the_past(kind, cut):
         assert_uses_the_past(pasted)
 
 
+def test_a_read_in_with_the_weights_below_the_cut_restores_the_model():
+    upper, drawn = source(3, 6), prompts(4)
+    for kind, cut in (("linear", 0), ("one_layer", 1)):
+        read_in = new_read_in(kind, upper, 3, 6, generator(1))
+        pasted = paste(read_in, upper, cut)
+        assert not torch.allclose(pasted(drawn.xs, drawn.ys), upper(drawn.xs, drawn.ys), atol=1e-3)
+        read_in.load_state_dict({name: upper.state_dict()[name] for name in read_in.state_dict()})
+        for place, same in ((cut, True), (cut + 1, False)):
+            said = paste(read_in, upper, place)(drawn.xs, drawn.ys)
+            assert torch.allclose(said, upper(drawn.xs, drawn.ys), atol=1e-6) == same
+
+
 def test_a_read_in_that_peeks_would_be_noticed():
     upper = source().double()
     pasted = paste(new_read_in("linear", upper, 3, 6, generator()), upper, 1)

@@ -1,4 +1,4 @@
-"""Probes of tokens: they find what a layer was made to hold, at the tokens that hold it, above the floor, and no more."""
+"""Probes of tokens: they find what a layer was made to hold, at the tokens that hold it, above the floor; no more."""
 
 import pytest
 import torch

@@ -1,4 +1,15 @@
-"""What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
+"""What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest; and where:
+what is written in the layers, and what they do in other places.
+
+Layers
+    probe, attention_probes, token_probes   is a target written in the stream: at one token, at several, at tokens of
+                                            x and of y by one map for all positions
+    layer_readouts                          layers as predictors
+    linear_cka                              how alike the layers of two networks are, up to rotation and scale
+    Stitched                                lower blocks of one transformer under upper blocks of another, through no
+                                            bridge, an `affine_bridge`, a `relative_bridge`, or one that learns
+    pasting, paste, new_read_in             a new read-in that learns under frozen upper blocks, with its controls
+"""
 
 from iclab.analysis.agreement import (
     error_cosines,
