@@ -11,10 +11,10 @@ where lam is chosen inside the first half. R² is centred: of a representation o
 an error that is small beside ‖v‖² = 1 says nothing. Of what is left, much may be linear in x_i, and x_i is at hand:
 the `floor` is R² of the same probe of x_i itself, and a layer that holds v is above it. The second control is a
 target like v that the model cannot know, as Φ of the same architecture from another seed. It is above its own floor
-too, since any features of x_i that are not linear predict a little of any others (of normalised Φ in 20 dimensions, from
-x and another Φ with all of its layers: 0.02 to 0.03; in 5 dimensions: 0.04 to 0.12): v is held where it is further above
-its floor than that. For a copy of x_i in the token of y_i the floor is 1, and the control is the first layer, where
-that token knows y_i alone.
+too, since any features of x_i that are not linear predict a little of any others: of normalised Φ, from x and all
+layers of another Φ, 0.02 to 0.03 in 20 dimensions and 0.04 to 0.12 in 5. So v is held where it is further above its
+floor than that. For a copy of x_i in the token of y_i the floor is 1, and the control is the first layer, where that
+token knows y_i alone.
 
 Source: Guo et al. 2023, arXiv 2310.10616, §5.1.2 and Fig. 3 (Φ*(x_i) and its layers at both kinds of tokens, the answer
 of ridge on Φ* at those of x_i). Centring, penalty, floor and unrelated target are ours.
