@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import generator
+from sklearn.linear_model import Ridge as SklearnRidge
 from test_models import SHAPES, assert_causal, assert_uses_the_past, model
 
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
@@ -111,6 +112,15 @@ def test_a_bridge_fitted_on_other_prompts_of_one_model_than_of_the_other_would_b
     other, drawn = rewritten(one, normal(8, 8, seed=1), normal(8, seed=2)), prompts(16, seed=3)
     mixed = least_squares_map(tokens_after(one, 1, prompts(64)), tokens_after(other, 1, prompts(64, 5)), torch.float64)
     assert gap(Stitched(one, other, 1, bridge=mixed), one, drawn) > 0.1
+
+
+def test_a_penalised_map_is_the_ridge_regression_of_scikit_learn():
+    source, target, lam = normal(30, 5) + 2, normal(30, 3, seed=1), 0.1
+    mean_eigenvalue = (source - source.mean(0)).square().sum().item() / 5
+    oracle = SklearnRidge(alpha=lam * mean_eigenvalue).fit(source.numpy(), target.numpy())
+    found = least_squares_map(source, target, torch.float64, lam)
+    torch.testing.assert_close(found.weight.detach(), torch.as_tensor(oracle.coef_))
+    torch.testing.assert_close(found(source).detach(), torch.as_tensor(oracle.predict(source.numpy())))
 
 
 def test_streams_of_different_widths_are_joined_by_a_bridge():

@@ -139,24 +139,38 @@ class Relative(nn.Module):
 
 
 def relative_bridge(
-    lower: Transformer, upper: Transformer, anchors: Prompts, prompts: Prompts, cut: int, into: int | None = None
+    lower: Transformer,
+    upper: Transformer,
+    anchors: Prompts,
+    prompts: Prompts,
+    cut: int,
+    into: int | None = None,
+    penalty: float = 1e-2,
 ) -> nn.Sequential:
     """A bridge that was never shown both streams: the relative representation of `lower`, read by the affine map of
-    least squares from that of `upper` to the stream of `upper`, on all tokens of `prompts`. What it cannot carry are
-    the lengths of tokens. To train the second map instead, stitch `upper` to itself with a bridge that learns."""
+    ridge regression from that of `upper` to the stream of `upper`, on all tokens of `prompts`.
+
+    What it cannot carry are the lengths of tokens. Without a `penalty` (relative to the mean eigenvalue; ours) it reads
+    the smallest differences between cosines, of which two models have the least in common. To train the second map
+    instead, stitch `upper` to itself with a bridge that learns."""
     into = cut if into is None else into
     own, target = Relative.of(upper, into, anchors), tokens_after(upper, into, prompts)
-    reader = least_squares_map(own.double()(target), target, _dtype(upper))
+    reader = least_squares_map(own.double()(target), target, _dtype(upper), penalty)
     return nn.Sequential(Relative.of(lower, cut, anchors), reader)
 
 
 def least_squares_map(
-    source: Float[Tensor, "tokens D"], target: Float[Tensor, "tokens E"], dtype: torch.dtype
+    source: Float[Tensor, "tokens D"], target: Float[Tensor, "tokens E"], dtype: torch.dtype, penalty: float = 0.0
 ) -> nn.Linear:
-    """The affine map argmin Σ ‖A h + b − k‖² of least norm; directions in which the source varies by less than a
-    hundred roundings of `dtype`, relative to the largest, are taken as never seen."""
+    """The affine map argmin Σ ‖A h + b − k‖² + lam ‖A‖², of least norm, where lam is `penalty` times the mean
+    eigenvalue of the Gram matrix; directions in which the source varies by less than a hundred roundings of `dtype`,
+    relative to the largest, are taken as never seen."""
     centre, offset = source.mean(0), target.mean(0)
-    slope = torch.linalg.pinv(source - centre, rtol=100 * torch.finfo(dtype).eps) @ (target - offset)
+    u, sizes, vh = torch.linalg.svd(source - centre, full_matrices=False)
+    seen = sizes > 100 * torch.finfo(dtype).eps * sizes[0]
+    lam = penalty * sizes.square().sum() / source.shape[1]
+    gains = torch.where(seen, sizes / (sizes.square() + lam), 0.0)
+    slope = vh.mT @ (gains.unsqueeze(1) * (u.mT @ (target - offset)))
     # On no device at first, for the usual constructor would draw from the global generator.
     made = nn.Linear(source.shape[1], target.shape[1], device="meta")
     made.weight = nn.Parameter(slope.mT.to(dtype).contiguous())
