@@ -13,8 +13,8 @@ the `floor` is R² of the same probe of x_i itself, and a layer that holds v is 
 target like v that the model cannot know, as Φ of the same architecture from another seed. It is above its own floor
 too, since any features of x_i that are not linear predict a little of any others: of normalised Φ, from x and all
 layers of another Φ, 0.02 to 0.03 in 20 dimensions and 0.04 to 0.12 in 5. So v is held where it is further above its
-floor than that. For a copy of x_i in the token of y_i the floor is 1, and the control is the first layer, where that
-token knows y_i alone.
+floor than that. In the token of y_i the floor says nothing of a copy of x_i (it is 1), nor of an answer for x_i, of
+which y_i itself tells much: there the control is the first layer, where that token knows y_i alone.
 
 Source: Guo et al. 2023, arXiv 2310.10616, §5.1.2 and Fig. 3 (Φ*(x_i) and its layers at both kinds of tokens, the answer
 of ridge on Φ* at those of x_i). Centring, penalty, floor and unrelated target are ours.
