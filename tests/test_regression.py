@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge as LibraryRidge
 
 from iclab import regression
 from iclab.models import RandomAttention, RandomNetwork, random_features
-from iclab.predictors import AttentionKernel, NetworkKernel
+from iclab.predictors import AttentionKernel
 from iclab.regression import PENALTIES, KernelRidge, Solver, fit, learning_curve
 from iclab.tasks import Alternating, KeyAverage, Power, QueryFunction, Sphere, labels
 
