@@ -129,7 +129,11 @@ def _degree(target: Target) -> int | None:
 
 def tensor_norm(r: int, s: int, terms: int = 400) -> float:
     """h(r, s): f* = (1/N) Σ_i ⟨x_0^⊗r ⊗ x_i^⊗s, T⟩ has B(f*) ≤ h(r,s) ‖T‖², in any dimension and for any unit tokens;
-    1/h = Σ_k μ_k C(k, r) C(k+1, s) 4^{−k}. It grows as s^{5/2} 4^s, below the C_k = k^{9/2} 4^k of the paper."""
+    1/h = Σ_k μ_k C(k, r) C(k+1, s) 4^{−k}.
+
+    Since Σ_k C(k, s) 4^{−k} ∝ 3^{−s}, h(0, s) grows as s^{5/2} 3^s, and h(p, p) only as a power of p: both far below
+    the C_k = k^{9/2} 4^k of the paper, which is a bound.
+    """
     mu = arc_cosine_coefficients(terms).tolist()
     return 1 / sum(m * comb(k, r) * comb(k + 1, s) / 4**k for k, m in enumerate(mu))
 
