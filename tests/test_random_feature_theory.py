@@ -202,8 +202,8 @@ def test_the_norm_of_a_rotated_correlation_is_that_of_the_plain_one():
 
 
 def test_arctangents_have_a_norm_free_of_the_dimension_beyond_the_root_of_three():
-    """Σ a_k² h(0, k) with a_{2j+2} = (−1)^j / ((2j+1) η^{2j+1}). The paper has η > 2, from its bound C_k = k^{9/2} 4^k; as
-    h grows with 3^k, √3 is enough. At a finite d all norms are finite."""
+    """Σ a_k² h(0, k) with a_{2j+2} = (−1)^j / ((2j+1) η^{2j+1}). The paper has η > 2, by its bound C_k = k^{9/2} 4^k;
+    as h grows with 3^k, √3 is enough. At a finite d all norms are finite."""
 
     def terms(eta, cost, count):
         return [cost(2 * j + 2) / ((2 * j + 1) * eta ** (2 * j + 1)) ** 2 for j in range(count)]
@@ -321,12 +321,8 @@ def test_the_effective_penalty_solves_its_equation_and_a_large_penalty_learns_no
     assert predicted_error(levels, 100, 1e4) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "levels"),
-    [(AttentionKernel(), attention_levels), (NetworkKernel(), network_levels)],
-    ids=["RFA", "RFMLP"],
-)
-def test_kernel_ridge_learns_as_predicted(kernel, levels):
+@pytest.mark.parametrize("kernel", [AttentionKernel(), NetworkKernel()], ids=["RFA", "RFMLP"])
+def test_kernel_ridge_learns_as_predicted_for_its_own_kernel_and_not_for_the_other(kernel):
     """The exact kernels at d = 6 with 4 keys, five seeds."""
     targets, sizes, measured = [key(1), key(2), cor(1)], (50, 200), []
     for seed in range(5):
@@ -335,9 +331,10 @@ def test_kernel_ridge_learns_as_predicted(kernel, levels):
         gram, rows = kernel(xs[:200]), kernel(xs[200:], xs[:200])
         measured.append(learning_curve(gram, ys[:200], rows, ys[200:], sizes, validation=0))
     measured = torch.stack(measured).mean(0)
-    wanted = torch.tensor([[best_predicted_error(levels(t, 6, 4), n) for t in targets] for n in sizes])
-    assert ((measured - wanted).abs() < 0.02 + 0.12 * wanted).all(), (measured, wanted)
-    assert (wanted < 0.9).any()
+    for levels, own in ((attention_levels, AttentionKernel), (network_levels, NetworkKernel)):
+        wanted = torch.tensor([[best_predicted_error(levels(t, 6, 4), n) for t in targets] for n in sizes])
+        off = (measured - wanted).abs()
+        assert (off < 0.02 + 0.12 * wanted).all() if isinstance(kernel, own) else off.max() > 0.3
 
 
 def test_noise_leaves_an_error_that_is_that_of_the_noise():
