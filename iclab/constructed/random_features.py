@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import pi, sqrt
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -145,14 +144,22 @@ def _inner_fourth(a: Tensor, b: Tensor, d: int) -> Tensor:
     return 8**4 / 2 * (9 * variance**2 + 72 * variance * covariance**2 + 24 * covariance**4)
 
 
-NODES, WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(48))
+def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [−1, 1], from the Jacobi matrix (Golub and Welsch 1969)."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    beside = (k / (4 * k**2 - 1).sqrt()).diag(1)
+    nodes, vectors = torch.linalg.eigh(beside + beside.mT)
+    return nodes, 2 * vectors[0] ** 2
+
+
+NODES, WEIGHTS = _gauss_legendre(48)
 
 
 def _biased_moment(a: Tensor, b: Tensor, rho: Tensor, d: int) -> Tensor:
     a, b, end = a.unsqueeze(-1), a.unsqueeze(-2), rho.asin().unsqueeze(-1)
     angle = end * (1 + NODES) / 2
-    sine, forms = angle.sin(), ((a**2 + b**2).unsqueeze(-1), (2 * a * b).unsqueeze(-1))
-    density = (-(forms[0] - forms[1] * sine) / (2 * angle.cos() ** 2)).exp()
+    sine, squares, product = angle.sin(), (a**2 + b**2).unsqueeze(-1), (a * b).unsqueeze(-1)
+    density = (-(squares - 2 * product * sine) / (2 * angle.cos() ** 2)).exp()
     area = ((rho.unsqueeze(-1) - sine) * density * WEIGHTS).sum(-1) * end.squeeze(-1) / 2
     return rectified(a) * rectified(b) + rho * torch.special.ndtr(a) * torch.special.ndtr(b) + area / (2 * pi)
 
