@@ -96,7 +96,7 @@ def _ridge_descent(steps: int, d: int = 5, n: int = 11) -> Made:
 
 
 def _newton(steps: int, d: int = 5, n: int = 11) -> Made:
-    first = 0.005  # below 2/‖S‖² for ‖S‖ < 20; it is 7 on average, and at most d (n − 1) = 50
+    first = 0.005  # below 2/‖S‖² for ‖S‖ < 20; tr S is 16.7 on average
     return Fu2023(steps=steps, first=first), FixedNewton(steps, first), d, n
 
 
@@ -113,7 +113,7 @@ LADDERS = [
     Ladder("gradient descent (von Oswald et al. 2022)", "layers", [1, 2, 4, 8, 16, 32], _descent),
     Ladder("gradient descent (von Oswald et al. 2022)", "d", [1, 2, 4, 8, 16, 32], lambda d: _descent(4, d, 2 * d + 1)),
     Ladder("ridge by descent (Bai et al. 2023)", "steps", [1, 2, 4, 8, 16, 32], _ridge_descent),
-    Ladder("Newton's iteration (Fu et al. 2023)", "steps", [1, 2, 4, 6, 8, 10, 12], _newton),
+    Ladder("Newton's iteration (Fu et al. 2023)", "steps", [1, 2, 4, 8, 12], _newton),
     Ladder("SGD (Akyürek et al. 2022)", "n", [2, 3, 4, 6, 8], _sgd),
     Ladder("ridge regression (Akyürek et al. 2022)", "n", [2, 3, 4, 6], _ridge),
 ]
