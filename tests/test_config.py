@@ -213,7 +213,7 @@ def specimens():
     section in which it is special."""
     yield "plain", Experiment(PLAIN, model=TransformerConfig(layout="interleaved")), ""  # takes every read-in
     yield "bare", Experiment(PLAIN, model=TransformerConfig(layout="encoder", read_in="identity")), "model"
-    yield "softmax", Experiment(PLAIN, model=TransformerConfig(attention="softmax")), "model"
+    yield "softmax", Experiment(PLAIN, model=TransformerConfig(attention="softmax", layout="interleaved")), "model"
     for name, kind in shipped(Task).items():
         yield f"task {name}", Experiment(made(kind)), "task"
     for name, kind in shipped(Inputs).items():
