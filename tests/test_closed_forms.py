@@ -253,7 +253,6 @@ BAYES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BAYES)
 def test_the_bayes_risk_on_a_representation_is_that_of_another_simulation(name: str):
     """By the variance of the posterior, of eight draws of the representation."""
@@ -263,7 +262,6 @@ def test_the_bayes_risk_on_a_representation_is_that_of_another_simulation(name: 
     drawn_from_another(torch.stack(rows), wanted, rounding=5e-3)
 
 
-@pytest.mark.slow
 def test_the_bayes_risk_of_another_width_or_noise_is_told_apart():
     rows = [posterior_variance(each, drawn(each, 200)).mean(0)[SEEN] for each in of_each_draw(REPRESENTED)]
     for name in ("depth 1", "width 5", "width 80", "noise 0.5"):
@@ -350,8 +348,8 @@ def test_a_mixture_of_two_noise_levels_is_answered_better_than_by_either_ridge()
 
 @pytest.mark.slow
 def test_classification_errors_are_those_of_bai():
-    """After 40 examples: logistic regression 0.18, averaging 0.23, the nearest three 0.34, to a hundredth; and of both
-    kinds of prompts together, the test for classes loses nothing to an oracle."""
+    """After 40 examples: logistic regression 0.18, averaging 0.23, the nearest three 0.34, to a hundredth, which is
+    how well they can be read off the figure."""
     prompts = drawn(LinearClassification(20, 41), 3000)
     found = {LogisticRegression(0.1): 0.18, Averaging(): 0.23, NearestNeighbours(3): 0.34}
     for predictor, wanted in found.items():
