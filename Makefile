@@ -19,8 +19,8 @@ demo: .venv/ready
 
 # Every study at laptop scale, and what became of every claim.
 reproduce: .venv/ready
-	set -e; for file in tasks/*.toml; do $(RUN)/iclab sweep $$file; done
-	$(RUN)/iclab verdicts runs --markdown
+	for file in tasks/*.toml; do $(RUN)/iclab sweep $$file || failed=1; done; \
+	$(RUN)/iclab verdicts runs --markdown && test -z "$$failed"
 
 test: .venv/ready
 	$(RUN)/python -m pytest -n auto --dist worksteal -q

@@ -168,7 +168,7 @@ class Training:
     """One model being trained on one task. `advance` takes a step; `save` and `resume` make it survive a kill.
 
     On a CPU a resumed training ends with the same bits as an uninterrupted one: the checkpoint holds parameters,
-    optimizer state, the state of the prompt generator and the step.
+    optimizer state, the state of the prompt generator, the step, and how many losses in a row were out of bounds.
     """
 
     def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
@@ -222,13 +222,14 @@ class Training:
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
-        told = {"step": json.dumps([self.step, self.wild])}
+        told = {"step": json.dumps(self.step), "wild": json.dumps(self.wild)}
         write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, told))
 
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint of the same model, task and recipe."""
         with safe_open(path, framework="pt") as file:
-            self.step, self.wild = json.loads(file.metadata()["step"])
+            told = {name: json.loads(value) for name, value in file.metadata().items()}
+        self.step, self.wild = told["step"], told.get("wild", 0)
         state = load_file(path, str(self.rng.device))
         with torch.no_grad():
             for name, parameter in self.parameters.items():

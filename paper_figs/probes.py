@@ -35,16 +35,13 @@ def rows(table, **wanted):
 def by_layer(table, axes, target, head):
     """R² of the model and of its controls."""
     for label, (task, control, look) in SOURCES.items():
-        quantity = f"attention_probe_{head}{control}"
-        found = rows(table, predictor=target, quantity=quantity, position="mean", **{"task.kind": task}, **PLACE)
-        mean = found.groupby("layer", as_index=False)[["value", "stderr"]].mean().astype(float)
-        if len(mean) == 1:
-            axes.axhline(mean["value"][0], label=label, **look)
-        elif len(mean):
-            axes.plot(mean["layer"], mean["value"], label=label, **look)
-            low, high = mean["value"] - 2 * mean["stderr"], mean["value"] + 2 * mean["stderr"]
-            axes.fill_between(mean["layer"], low, high, color=look["color"], alpha=0.2, lw=0)
-    axes.set(ylim=(min(-0.05, *axes.get_ylim()), 1.05))
+        where, quantity = {"task.kind": task, **PLACE}, f"attention_probe_{head}{control}"
+        if control == "_bare":  # a prompt has no layers
+            found = rows(table, predictor=target, quantity=quantity, position="mean", **where)
+            axes.axhline(found["value"].mean(), label=label, **look)
+        elif task in set(table["task.kind"]):
+            plots.trend(table, axes, "layer", [target], quantity, where, label=label, **{"marker": "", **look})
+    axes.set(xlabel="", ylabel="", ylim=(min(-0.05, *axes.get_ylim()), 1.05))
 
 
 def attention(table, axes, target):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
-from iclab.experiments.bench import baselines, quality, throughput
+from iclab.experiments.bench import baselines, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure
 from iclab.experiments.rows import regions
@@ -475,6 +475,12 @@ def test_the_baselines_that_are_timed_give_the_same_answers():
     assert {row["way"].split(",")[0] for row in rows} == {"ours", "per prefix", "per prompt and prefix"}
     assert all(row["difference"] < 1e-9 for row in rows)
     assert all(row["ms"] > 0 for row in rows)
+
+
+def test_the_probes_that_are_timed_are_those_of_scikit_learn():
+    rows = list(probes(prompts=64, n=4, d=2, rounds=1))
+    assert [row["way"].split(",")[0] for row in rows] == ["ours", "per layer and position"]
+    assert all(row["difference"] < 1e-8 and row["ms"] > 0 for row in rows)
 
 
 def test_throughput_covers_every_layout_attention_and_width():

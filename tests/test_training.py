@@ -266,7 +266,7 @@ def test_a_training_that_diverges_says_so_with_its_step(lr):
     assert str(caught.value).startswith(f"training diverged at step {len(losses)}: loss {caught.value.loss:.4g};")
 
 
-def test_one_wild_batch_is_no_divergence(monkeypatch):
+def test_one_wild_batch_is_no_divergence_and_a_row_of_them_is_counted_across_checkpoints(monkeypatch, tmp_path):
     training, wild = fresh(Recipe(steps=200)), [3]
     monkeypatch.setattr(training, "_targets", lambda prompts: prompts.ys + 1e4 * (training.step in wild))
     monkeypatch.setattr(training, "_check", lambda value, _: Training._check(training, value, torch.ones(1)))
@@ -274,8 +274,14 @@ def test_one_wild_batch_is_no_divergence(monkeypatch):
         training.advance()
     assert training.step == 6
     wild += range(20, 200)
+    while training.step < 25:
+        training.advance()
+    training.save(tmp_path / "checkpoint")
+    resumed = fresh(Recipe(steps=200))
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.wild == training.wild == 5
     with pytest.raises(Diverged) as caught:
-        for _ in range(190):
+        while True:
             training.advance()
     assert caught.value.step == 30
 

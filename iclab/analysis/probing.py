@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclab.analysis.risk import Estimate, estimate
+from iclab.analysis.risk import Estimate, estimate, ratio_terms
 from iclab.errors import refuse, unknown
 from iclab.models import Transformer
 from iclab.predictors import LeastSquares, Ridge
@@ -146,18 +146,11 @@ def probe_terms(
 def r2_terms(
     predicted: Float[Tensor, "layers batch n m"], target: Float[Tensor, "batch n m"]
 ) -> Float[Tensor, "batch layers n"]:
-    """What each prompt adds to R²: with e = ‖v − v̂‖², s = ‖v − E v‖² and r = E e / E s,
-
-        1 − r − (e − r s) / E s
-
-    has the mean R² = 1 − r, and its standard error is the delta method's: so have the averages over positions and the
-    differences of R² that are made of it. Not a number where v does not vary.
-    """
+    """What each prompt adds to R² = 1 − E‖v − v̂‖² / E‖v − E v‖²: 1 less the `ratio_terms`. Not a number where v does
+    not vary."""
     errors = (predicted - target).square().sum(-1).transpose(0, 1)
     spread = (target - target.mean(0)).square().sum(-1).unsqueeze(1)
-    scale = torch.where(spread.mean(0) > 1e-20, spread.mean(0), torch.nan)
-    left = errors.mean(0) / scale
-    return 1 - left - (errors - left * spread) / scale
+    return 1 - ratio_terms(errors, torch.where(spread.mean(0) > 1e-20, spread, torch.nan))
 
 
 def refuse_few(what: str, prompts: int) -> None:

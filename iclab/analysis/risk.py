@@ -47,8 +47,16 @@ def estimate(terms: Float[Tensor, "batch *positions"]) -> Estimate:
 
 def ratio(above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch *positions"]) -> Estimate:
     """E above / E below, with its delta-method error (paired prompts)."""
+    return Estimate(above.mean(0) / below.mean(0), estimate(ratio_terms(above, below)).stderr)
+
+
+def ratio_terms(
+    above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch *#positions"]
+) -> Float[Tensor, "batch *positions"]:
+    """What each prompt adds to E above / E below = q: q + (above − q below) / E below. The mean is q and the standard
+    error that of the delta method, also of averages over positions and of differences."""
     value = above.mean(0) / below.mean(0)
-    return Estimate(value, estimate(above - value * below).stderr / below.mean(0))
+    return value + (above - value * below) / below.mean(0)
 
 
 def squared(f: Float[Tensor, "*batch n"], g: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch n"]:

@@ -2,6 +2,8 @@
 
     baselines    every prefix of every prompt: one factorisation per prompt against a batched `lstsq` per prefix,
                  and against loops over prompts and prefixes (NumPy, and scikit-learn as published scripts have it)
+    probes       ridge probes of every layer and position of a model of four layers at once, against a loop of
+                 scikit-learn's
     throughput   training steps per second by token layout, attention and width
     quality      seconds of training until the excess risk is within 10, 5, 2 and 1 % of the Bayes risk, for recipes of
                  ours and one of the papers', each within a budget
@@ -25,7 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis import answer, excess
+from iclab.analysis import algorithm_state, answer, excess, features
+from iclab.analysis.probing import fit_map
 from iclab.errors import refuse
 from iclab.experiments.environment import environment
 from iclab.experiments.experiment import Experiment
@@ -52,12 +55,13 @@ CONTESTS = (  # recipe, dimensions, examples, changes of ours
 
 
 def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
-    """Measures everything, prints three tables and writes JSON to `path`. `budget` bounds the seconds of training of
+    """Measures everything, prints its tables and writes JSON to `path`. `budget` bounds the seconds of training of
     each recipe of the last part; what is not reached within it is reported as not reached."""
     refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
     torch.set_num_threads(1)
     found = {"environment": environment("cpu"), "budget": budget}
-    for name, section in {"baselines": baselines, "throughput": throughput, "quality": lambda: quality(budget)}.items():
+    sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "quality": lambda: quality(budget)}
+    for name, section in sections.items():
         found[name] = list(_printed(name, section()))
     if path:
         write_whole(path, json.dumps(found, indent=1).encode())
@@ -147,7 +151,8 @@ def _loop(prompts: Prompts, fit: Callable[[np.ndarray, np.ndarray], np.ndarray])
 
 
 # scikit-learn is no requirement: its row is there where it is installed.
-LOOPS = {"NumPy": numpy_loop} | ({"scikit-learn": sklearn_loop} if find_spec("sklearn") else {})
+SKLEARN = find_spec("sklearn") is not None
+LOOPS = {"NumPy": numpy_loop} | ({"scikit-learn": sklearn_loop} if SKLEARN else {})
 
 
 def _take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -159,6 +164,40 @@ def _take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
             call()
             spent[name].append(perf_counter() - start)
     return {name: median(times[1:]) for name, times in spent.items()}
+
+
+# ---- probes --------------------------------------------------------------------------------------------------------
+
+
+def probes(prompts: int = 2048, n: int = 17, d: int = 5, lam: float = 0.1, rounds: int = 3) -> Iterator[Row]:
+    """Ridge probes for XᵀY / i of a model of four layers, fitted to all prompts with one penalty. `difference` is the
+    largest distance of an answer from ours."""
+    drawn, rng = LinearRegression(d, n, 0.5).sample(prompts, torch.Generator().manual_seed(0)), torch.Generator()
+    hidden = features(Transformer(d, n, TransformerConfig(layout="interleaved"), rng.manual_seed(1)), drawn)
+    target = algorithm_state(drawn, lam)["moment"]
+    ways = {"ours": lambda: fit_map(hidden, target, lam)(hidden)}
+    ways |= {"per layer and position, scikit-learn": lambda: sklearn_probes(hidden, target, lam)} if SKLEARN else {}
+    seconds, expected = _take_turns(ways, rounds), ways["ours"]()
+    for way, call in ways.items():
+        yield {
+            "way": way,
+            "ms": 1e3 * seconds[way],
+            "ratio to ours": seconds[way] / seconds["ours"],
+            "difference": (call() - expected).abs().max().item(),
+        }
+
+
+def sklearn_probes(
+    hidden: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"], lam: float
+) -> Float[Tensor, "layers batch n m"]:
+    """One estimator for each layer and position."""
+    from sklearn.linear_model import Ridge as Penalised
+
+    answers = torch.zeros(len(hidden), *target.shape, dtype=hidden.dtype)
+    for layer, i in product(range(len(hidden)), range(target.shape[1])):
+        h, v = hidden[layer, :, i].numpy(), target[:, i].numpy()
+        answers[layer, :, i] = torch.from_numpy(Penalised(alpha=lam).fit(h, v).predict(h))
+    return answers
 
 
 # ---- throughput ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ preconditioners, descent    the steps that the weights of linear attention spell
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 
 import torch
 from torch import nn
@@ -57,7 +56,7 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.descent import Preconditioners
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.probes import Probing
-from iclab.experiments.rows import Parts, Row, averaged, by_layer, regions, relative, row, rows
+from iclab.experiments.rows import Parts, Row, averaged, by_layer, finite, regions, relative, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
@@ -206,10 +205,10 @@ class Measurement:
 
     def _last_rows(self, name: str, quantity: str, terms: torch.Tensor) -> Iterator[Row]:
         """Rows of the last positions and of their mean, where there is something to measure."""
-        first, found = self.task.n - terms.shape[1], estimate(terms)
-        for i, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True), first):
-            yield from [row(name, quantity, i, value, stderr)] if isfinite(value) else []
-        yield from (r for r in rows(name, quantity, estimate(terms.nanmean(-1))) if isfinite(r["value"]))
+        first = self.task.n - terms.shape[1]
+        at_last = ({**one, "position": first + one["position"]} for one in rows(name, quantity, estimate(terms)))
+        yield from finite(at_last)
+        yield from finite(rows(name, quantity, estimate(terms.nanmean(-1))))
 
     @cached_property
     def readouts(self) -> list[LayerReadout]:
@@ -226,14 +225,14 @@ class Measurement:
     def iterations(self) -> Iterator[Row]:
         """The numbers of steps of Newton and of gradient descent that each layer is most like."""
         for region, part in self.parts.items():
-            newton, descent = match_iterations(self.lineup, self.readouts, self.rng("bootstrap"), self.draws, part)
-            for found in (newton, descent):
+            newton, plain = match_iterations(self.lineup, self.readouts, self.rng("bootstrap"), self.draws, part)
+            for found in (newton, plain):
                 yield from by_layer(found.family, "matched_steps", found.steps, region)
                 yield from by_layer(found.family, "sime", found.similarity, region)
-            yield from by_layer(newton.family, "sime_lead", estimate((newton.cosines - descent.cosines).mT), region)
+            yield from by_layer(newton.family, "sime_lead", estimate((newton.cosines - plain.cosines).mT), region)
             if newton.growth.value.isfinite():  # there are at least two middle layers
                 yield from rows(newton.family, "steps_per_layer", newton.growth, region)
-                yield from rows(descent.family, "doublings_per_layer", descent.growth, region)
+                yield from rows(plain.family, "doublings_per_layer", plain.growth, region)
 
     @cached_property
     def probing(self) -> Probing:

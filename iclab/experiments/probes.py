@@ -21,7 +21,7 @@ start) and _bare (the bare prompt). attention_probe_HEAD_over_untrained and _ove
 control's best. The third control, a model that was trained with one fixed w, is a run of its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -44,7 +44,7 @@ from iclab.analysis import (
     resampled,
     visible,
 )
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import Row, by_layer, finite, row, rows
 from iclab.models import Transformer
 from iclab.tasks import Prompts
 
@@ -142,14 +142,14 @@ def lengths_of(n: int) -> list[int]:
 def _layer_rows(target: str, quantity: str, terms: Tensor) -> Iterator[Row]:
     """R² by layer and position, and its mean over positions; nothing where the target does not vary."""
     yield from _at_layers(target, quantity, estimate(terms), range(terms.shape[-1]))
-    yield from _at_layers(target, quantity, _columns(estimate(terms.nanmean(-1))), [None])
+    yield from finite(by_layer(target, quantity, estimate(terms.nanmean(-1))))
 
 
 def _attention_rows(
     target: str, quantity: str, control: str, probes: AttentionProbes, lengths: list[int]
 ) -> Iterator[Row]:
     yield from _at_layers(target, quantity + control, probes.r2, lengths)
-    yield from _at_layers(target, quantity + control, _columns(probes.mean_r2), [None])
+    yield from finite(by_layer(target, quantity + control, probes.mean_r2))
     yield from _at_layers(target, f"{quantity}_mse{control}", probes.mse, lengths)
 
 
@@ -188,13 +188,8 @@ def _depth_row(target: str, quantity: str, found: Float[Tensor, " resamples"]) -
     return row(target, quantity, None, found[0].item(), found[1:].std().item())
 
 
-def _columns(found: Estimate) -> Estimate:
-    """One number per layer, as a table with one column."""
-    return Estimate(found.value.unsqueeze(-1), found.stderr.unsqueeze(-1))
-
-
-def _at_layers(target: str, quantity: str, found: Estimate, positions: range | list[int] | list[None]) -> Iterator[Row]:
-    for layer, (values, errors) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
-        for position, value, error in zip(positions, values, errors, strict=True):
-            if isfinite(value):
-                yield {**row(target, quantity, position, value, error), "layer": layer}
+def _at_layers(target: str, quantity: str, found: Estimate, positions: Sequence[int]) -> Iterator[Row]:
+    """R² by layer and position; nothing where the target does not vary."""
+    columns = zip(positions, found.value.unbind(-1), found.stderr.unbind(-1), strict=True)
+    for position, value, stderr in columns:
+        yield from finite(by_layer(target, quantity, Estimate(value, stderr), position))

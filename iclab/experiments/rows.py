@@ -6,7 +6,8 @@ predictor, quantity, layer, position, value, stderr
 what belongs to a whole model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from math import isfinite
 from typing import Any
 
 import torch
@@ -39,10 +40,15 @@ def row(predictor: str, quantity: str, position: int | str | None, value: float,
     }
 
 
-def by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None) -> Iterator[Row]:
+def by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
     """One row per layer, of a region."""
     for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
         yield {**row(predictor, quantity, region, value, stderr), "layer": layer}
+
+
+def finite(found: Iterable[Row]) -> Iterator[Row]:
+    """Those where there is something to measure."""
+    return (one for one in found if isfinite(one["value"]))
 
 
 def regions(task: Task, at_query: bool = False) -> Parts:
