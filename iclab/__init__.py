@@ -7,6 +7,7 @@ the same prompts.
 Axes
     batch   prompts                     n   examples of a prompt; position i has seen the i examples before it
     d       dimensions of an input      t   tokens                  a   attention heads       c   channels of a head
+    vocab   different tokens, where a sequence is of tokens and not of examples
 
 Symbols
     xs[batch n d]   inputs x_i                         ys[batch n]   labels as the learner sees them

@@ -13,7 +13,7 @@ from iclab.errors import Refusal
 
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
-TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget", "--figure")
+TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples")
 
 # What a command needs is imported inside of it: the help must not wait for torch.
 
@@ -142,6 +142,47 @@ def _draw(folder: Path, picture: Path) -> int:
     return 0
 
 
+def verify(
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = (),
+    *,
+    cases: Annotated[int | None, arg(metavar="N")] = None,
+    json: Path | None = None,
+) -> int:
+    """Tries theorems on transformers with weights set by hand: error measured, bound promised, PASS or FAIL.
+
+    Example: iclab verify akyurek2022_theorem1 akyurek2022_theorem1_printed --cases 100
+
+    What a paper prints wrong is a theorem of its own: it passes when a counter-example is found and the corrected one
+    holds. Exit status 4 where one does not pass.
+
+    Args:
+        names: The theorems. Default: all.
+        cases: How many cases to try of each. Default: as many as each asks for.
+        json: A file for the numbers, besides the table.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.theorems import verify
+
+    return 0 if verify(names, cases, json, report.console()) else CLAIMS_FAILED
+
+
+def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: int = 200) -> int:
+    """Searches for a counter-example to a theorem, and prints the smallest as Python.
+
+    Example: iclab falsify akyurek2022_theorem1_printed
+
+    Exit status 0 where a statement that is expected to hold has none, or one that was published wrong has one; else 4.
+
+    Args:
+        name: The theorem.
+        examples: How many cases to look at.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.theorems import falsify
+
+    return 0 if falsify(name, examples, report.console()) else CLAIMS_FAILED
+
+
 def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
@@ -178,6 +219,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "ls": ls,
     "verdicts": verdicts,
     "show": show,
+    "verify": verify,
+    "falsify": falsify,
     "bench": bench,
     "doctor": doctor,
 }

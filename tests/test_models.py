@@ -21,6 +21,7 @@ SHAPES = {
     "relu": {"attention": "relu", "normaliser": "seen", "d_mlp": 12, "activation": "relu"},
     "softmax with tanh GELU": {"attention": "softmax", "d_mlp": 8, "activation": "gelu_tanh"},
     "tied": {"attention": "linear", "tied": True, "n_layer": 3},
+    "softmax, null slot": {"attention": "softmax", "null_slot": True, "d_mlp": 8, "norm_attention": False},
     "one wide head": {"attention": "softmax", "n_head": 1, "d_head": 16},
 }
 
@@ -104,16 +105,23 @@ def by_hand(one, xs, ys):
     last = torch.stack([last_by_hand(one, t, m, len(xs)) for t, m in zip(sequences, masks, strict=True)])
     answers = one.layout.answers(last)[0]
     if one.config.read_in == "identity":
-        return answers[:, {"interleaved": 0, "paired": one.d, "encoder": one.d}[one.config.layout]]
+        label = answers[:, {"interleaved": 0, "paired": one.d, "encoder": one.d}[one.config.layout]]
+        return -label if one.config.negated else label
     return one.read_out(one.norm(answers))[:, 0]
 
 
 def last_by_hand(one, t, mask, n):
     """The residual stream of one sequence after the last block."""
-    c, width = one.config, one.config.head_width
+    c = one.config
     padded = torch.cat([t, torch.zeros(len(t), c.d_model - t.shape[1], dtype=t.dtype)], 1) if len(t) else t
     h = padded if c.read_in == "identity" else one.read_in(t)
     h = h + (one.position[one.layout.positions(n, torch.device("cpu"))] if c.positions else 0)
+    return blocks_by_hand(one, h, mask)
+
+
+def blocks_by_hand(one, h, mask):
+    """The residual stream after the last block, from what was read in."""
+    c, width = one.config, one.config.head_width
     for block in list(one.blocks) * (c.n_layer if c.tied else 1):
         u, out = block.norm_attn(h), torch.zeros(len(h), c.n_head * width, dtype=h.dtype)
         q, k, v = block.attn.q(u), block.attn.k(u), block.attn.v(u)
@@ -126,9 +134,10 @@ def last_by_hand(one, t, mask, n):
             if not seen:
                 continue
             if c.attention == "softmax":
-                weights = scores.exp() / scores.exp().sum()
+                top = scores.max().clamp(min=0)
+                weights = (scores - top).exp() / ((scores - top).exp().sum() + c.null_slot * (-top).exp())
             else:
-                count = {"seen": len(seen), "longest": len(one.layout.positions(one.n, torch.device("cpu"))), "none": 1}
+                count = {"seen": len(seen), "longest": one.longest, "none": 1}
                 weights = (scores if c.attention == "linear" else scores.clamp(min=0)) / count[c.normaliser]
             out[i, part] = sum(w * v[j, part] for w, j in zip(weights, seen, strict=True))
         h = h + block.attn.out(out)
@@ -189,6 +198,30 @@ def test_in_an_encoder_all_examples_see_each_other_and_none_sees_the_query():
     for one, blind in ((encoder, True), (paired, False)):
         same = torch.allclose(one(prompts.xs, prompts.ys, 1), one(prompts.xs[:, turned], prompts.ys[:, turned], 1))
         assert same == blind
+
+
+def test_a_null_slot_lets_a_token_attend_to_nothing():
+    one = model("lagged", SHAPES["softmax, null slot"], n_layer=1)
+    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    seen = one.read(prompts.xs, prompts.ys, ["blocks.0.attn.pattern", "blocks.0.attn.v", "blocks.0.attn.z"])
+    pattern = seen["blocks.0.attn.pattern"]
+    assert pattern.shape[-1] == 7
+    torch.testing.assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]))
+    torch.testing.assert_close(pattern[..., 1:] @ seen["blocks.0.attn.v"], seen["blocks.0.attn.z"])
+    with torch.no_grad():
+        one.blocks[0].attn.k.weight.zero_()
+        one.blocks[0].attn.k.bias.zero_()
+        one.blocks[0].attn.q.bias.fill_(-1e6)
+        one.blocks[0].attn.k.bias.fill_(1.0)
+    assert not one.read(prompts.xs, prompts.ys, "blocks.0.attn.z")["blocks.0.attn.z"].any()
+    with pytest.raises(ValueError, match="null_slot is of softmax attention"):
+        TransformerConfig(null_slot=True)
+
+
+def test_without_a_norm_before_attention_the_others_stay():
+    names = set(model("lagged", {}, norm_attention=False, d_mlp=4).state_dict())
+    assert "blocks.0.norm_mlp.weight" in names and "norm.weight" in names
+    assert "blocks.0.norm_attn.weight" not in names
 
 
 def test_tied_layers_are_one_layer_repeated():

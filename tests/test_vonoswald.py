@@ -96,8 +96,65 @@ def test_plus_plus_maps_each_eigenvalue_of_the_gram_matrix_as_published():
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="steps must be at least 1, given 0"):
         vonoswald.gradient_descent(3, 8, 0, 0.1)
+    with pytest.raises(ValueError, match="steps must be at least 1, given 0"):
+        vonoswald.feature_descent(torch.ones(4, 3), torch.ones(4), torch.ones(2, 4), 8, 0, 0.1)
+    with pytest.raises(
+        ValueError, match="sharpness must be positive and finite, given inf; n must be at least 1, given 0"
+    ):
+        vonoswald.merging(3, 0, sharpness=float("inf"))
     with pytest.raises(ValueError, match="negated is for read_in = identity"):
         TransformerConfig(negated=True)
+
+
+@given(d=st.integers(1, 3), n=st.integers(1, 6), steps=st.integers(1, 3), m=st.integers(1, 4), seed=st.integers(0, 99))
+def test_an_mlp_before_the_layers_makes_them_descend_on_its_features(d, n, steps, m, seed):
+    rng = generator(seed)
+    hidden, bias, out = (torch.randn(*shape, generator=rng).double() for shape in ((4, d), (4,), (m, 4)))
+    prompts = drawn(LinearRegression(d, n, noise=0.5), 2, seed)
+    model = vonoswald.feature_descent(hidden, bias, out, n, steps, 0.05)
+    for x, y, said in zip(prompts.xs, prompts.ys, asked(model, prompts), strict=True):
+        features = torch.stack([out @ torch.nn.functional.gelu(hidden @ each + bias) for each in x])
+        for i in range(n):
+            w = torch.zeros(m).double()
+            for _ in range(steps):
+                w = w + 0.05 * features[:i].T @ (y[:i] - features[:i] @ w)
+            torch.testing.assert_close(said[i], w @ features[i], **EXACT)
+
+
+def test_with_its_features_left_out_it_answers_nothing():
+    hidden, bias, out = torch.ones(4, 3), torch.zeros(4), torch.zeros(2, 4)
+    assert asked(vonoswald.feature_descent(hidden, bias, out, 8, 2, 0.1), drawn()).abs().max() == 0
+
+
+@given(d=st.integers(1, 4), n=st.integers(1, 7), seed=st.integers(0, 99))
+def test_separate_tokens_are_brought_together_and_descend_one_step(d, n, seed):
+    prompts = drawn(LinearRegression(d, n, noise=0.5), seed=seed)
+    model = vonoswald.separate_tokens(d, n, 0.1)
+    torch.testing.assert_close(asked(model, prompts), asked(GradientDescent(1, 0.1), prompts), **EXACT)
+    _, merged, _ = model.stream(prompts.xs, prompts.ys)
+    assert torch.equal(merged[..., 1 + d : 1 + 2 * d], prompts.xs.repeat_interleave(2, 1)[:, :-1])
+    assert torch.equal(merged[:, 1::2, 0], prompts.ys[:, :-1]) and not merged[:, ::2, 0].any()
+
+
+def test_a_softmax_copies_only_where_the_scores_are_large():
+    prompts, place = drawn(), slice(4, 7)
+    for sharpness, least, most in ((1.0, 0.1, 2.0), (10.0, 1e-5, 2e-3), (50.0, 0.0, 1e-15)):
+        model = vonoswald.merging(3, 8, 1, "softmax", sharpness)
+        *_, held = model.stream(prompts.xs, prompts.ys)
+        assert least <= (held[..., place] - prompts.xs.repeat_interleave(2, 1)[:, :-1]).abs().max() <= most
+
+
+def test_prompts_without_examples_or_of_zeros_are_answered_with_nothing():
+    network = torch.ones(4, 3), torch.zeros(4), torch.ones(2, 4)
+    models = [
+        vonoswald.gradient_descent(3, 8, 3, 0.1, 0.02),
+        vonoswald.feature_descent(*network, 8, 2, 0.1),
+        vonoswald.separate_tokens(3, 8, 0.1),
+    ]
+    prompts = drawn()
+    for model in models:
+        assert model(prompts.xs[:, :1], prompts.ys[:, :1]).abs().max() == 0
+        assert model(0 * prompts.xs, prompts.ys).abs().max() == 0
 
 
 @pytest.mark.parametrize("normaliser", ["seen", "longest", "none"])

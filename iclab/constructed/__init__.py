@@ -1,4 +1,23 @@
-"""Transformers whose weights are set by hand from a published proof, one paper per file.
+"""Transformers whose weights are set by hand from a published proof, one paper per file, and the theorems as code.
 
-Each is an ordinary `iclab.models.Transformer`: what a theorem says is checked on the very code that is trained.
+Each is an ordinary `iclab.models.Transformer` or `TokenTransformer`: what a theorem says is checked on the very code
+that is trained.
 """
+
+from iclab.constructed import ahn, akyurek, bai, fu, guo, induction, random_features, vonoswald
+from iclab.constructed.bounded import Bounded
+from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
+from iclab.errors import refuse, unknown
+
+PAPERS = (akyurek, vonoswald, ahn, fu, bai, guo, random_features, induction)
+THEOREMS: list[Theorem] = [theorem for paper in PAPERS for theorem in paper.THEOREMS]
+
+
+def named(name: str) -> Theorem:
+    """The theorem of this name. Raises ``ValueError`` with the nearest match where there is none."""
+    found = {each.name: each for each in THEOREMS}
+    refuse("theorems", [] if name in found else [unknown("theorem", name, found)])
+    return found[name]
+
+
+__all__ = ["THEOREMS", "Bounded", "Case", "Choices", "Integers", "Reals", "Tally", "Theorem", "named"]

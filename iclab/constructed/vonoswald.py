@@ -1,4 +1,4 @@
-"""Von Oswald et al. 2022 (arXiv 2212.07677), Proposition 1 and GD++: linear attention that is gradient descent.
+"""Von Oswald et al. 2022 (arXiv 2212.07677), Propositions 1 to 3 and GD++: linear attention that is gradient descent.
 
 Tokens e_j = (x_j, r_j) for the i examples, with r_j = y_j at first, and e_q = (x_q, 0) for the query. One layer is
 
@@ -14,21 +14,52 @@ minus lr times the gradient of ½‖Xw − y‖² at w_k, so that w_{k+1} = w_k 
 since a layer needs nothing of the step but the residuals, and the answer is −r_q.                                   ∎
 
 The query must not be among the keys. Its own r_q is 0 in the first layer and adds nothing there, but −w_1·x_q in the
-second, so that with the query in sight the claim is true of one layer only.
+second, so that with the query in sight the claim is true of one layer only. The paper says that the mask can be dropped
+where W_0 ≈ 0. To have the query among the keys is to give it once more, as an example with the label 0: that token and
+the query's hold the same in every layer.
 
 GD++ (γ ≠ 0). The same with the inputs as they stand in layer k, all moved by I − γ X Xᵀ: the proof goes through with
 M_k x_t in the place of x_t, and w_{k+1}·x = w_k·x + Δ·M_k x for every input x.
+
+Features (Proposition 2). An MLP that acts first writes m(x) = O gelu(W x + b) into channels of its own, in examples and
+query alike; layers that read m in the place of x descend on ½Σ (w·m(x_j) − y_j)². The first step from w = 0 answers
+
+    ŷ = lr Σ_j y_j m(x_j)·m(x),    kernel regression with the kernel m·m.
+
+The paper's (13) is without lr. It puts m(x) in the place of x, which leaves no room for more features than inputs.
+
+Separate tokens (Proposition 3). Where x_j and y_j are tokens after each other, a layer brings them together. With p_t
+one-hot in the position t, q_t = p_{s(t)} and k_t = p_t, the score is 1 at the source s(t) and 0 elsewhere: linear
+attention takes over the source's value and nothing else. The paper lets each token read the next one. A decoder cannot:
+here the token y_j reads the token before it and the token x_j reads itself, so that both hold x_j in the end, and no
+second head has to take off what y_j would read of x_{j+1}. The next layer is one step of descent, for every prefix.
+
+That a softmax leaves one-hot scores as they are, as the paper has it, is wrong: of t tokens the source has the weight
+e/(e + t − 1). With the scores times β every other token has e^(−β) of it, and an entry of x is off by 2(t − 1) e^(−β)
+times the largest entry at most.
+
+Labels are scalars in this project; the paper's constructions carry vectors of them with the same weights.
 
 The paper writes η/N for lr, and W_V = [[0, 0], [W_0, −I]] with a start at weights W_0; here W_0 = 0. Tokens of this
 project hold one channel more, which is 1 in examples and 0 in the query: all weights on it are 0. Its layers divide
 sums over tokens by the length n of the longest prompt, so that P holds n lr and −n γ.
 """
 
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from iclab.constructed.theorem import Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import Transformer, TransformerConfig
+from iclab.predictors import GradientDescent, GradientDescentPlusPlus
+
+PAPER = "von Oswald et al. 2022 (arXiv 2212.07677)"
 
 
 def config(d: int, layers: int) -> TransformerConfig:
@@ -64,6 +95,262 @@ def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0) 
     return model
 
 
+def feature_descent(
+    hidden: Float[Tensor, "k d"], bias: Float[Tensor, " k"], out: Float[Tensor, "m k"], n: int, steps: int, lr: float
+) -> Transformer:
+    """A float64 transformer of steps + 1 layers that descends on the features m(x) = out·gelu(hidden·x + bias)."""
+    refuse("feature_descent", [] if steps >= 1 else [f"steps must be at least 1, given {steps}"])
+    (k, d), m = hidden.shape, len(out)
+    shape = replace(config(d, steps + 1), tied=False, bias=True, d_model=d + 2 + m, d_mlp=k)
+    model = Transformer(d, n, shape).double()
+    weights = {name: each.zero_() for name, each in _free(model).items()}
+    weights["blocks.0.mlp_in.weight"][:, :d] = hidden
+    weights["blocks.0.mlp_in.bias"].copy_(bias)
+    weights["blocks.0.mlp_out.weight"][d + 2 :] = out
+    for i in range(1, steps + 1):
+        _set(model.attention(i).q.weight, [0.0] * (d + 2) + [1.0] * m)
+        _set(model.attention(i).k.weight, [0.0] * (d + 2) + [1.0] * m)
+        _set(model.attention(i).v.weight, [0.0] * d + [-1.0] + [0.0] * (1 + m))
+        _set(model.attention(i).out.weight, [0.0] * d + [lr * model.longest] + [0.0] * (1 + m))
+    return model
+
+
+Attending = Literal["linear", "softmax"]
+
+
+def merging(d: int, n: int, layers: int = 1, attention: Attending = "linear", sharpness: float = 1.0) -> Transformer:
+    """A float64 decoder whose first layer writes x_j into the channels 1 + d to 2d of the tokens x_j and y_j.
+
+    `sharpness` is β, which multiplies the scores. Further layers do nothing as yet.
+    """
+    found = [] if 0 < sharpness < float("inf") else [f"sharpness must be positive and finite, given {sharpness}"]
+    refuse("merging", found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
+    columns, token = 2 * n - 1, 1 + d
+    shape = replace(
+        config(d, layers),
+        d_model=token + d + columns,
+        layout="interleaved",
+        attention=attention,
+        normaliser="none",
+        positions=True,
+        tied=False,
+    )
+    model = Transformer(d, n, shape).double()
+    weights = {name: each.zero_() for name, each in _free(model).items()}
+    eye = torch.eye(columns, dtype=torch.float64)
+    weights["position"][:, token + d :] = eye
+    sources = torch.arange(columns) // 2 * 2  # of x_j and y_j: the column of x_j
+    weights["blocks.0.attn.q.weight"][token + d :, token + d :] = sharpness * eye[sources].mT
+    weights["blocks.0.attn.k.weight"][token + d :, token + d :] = eye
+    weights["blocks.0.attn.v.weight"][1:token, 1:token] = torch.eye(d, dtype=torch.float64)
+    weights["blocks.0.attn.out.weight"][token : token + d, 1:token] = torch.eye(d, dtype=torch.float64)
+    return model
+
+
+def separate_tokens(d: int, n: int, lr: float) -> Transformer:
+    """A float64 decoder of two layers over separate tokens that answers as `GradientDescent(1, lr)`."""
+    model = merging(d, n, 2)
+    attn, rest = model.attention(1), [0.0] * (2 * n - 1)
+    _set(attn.q.weight, [0.0] * (1 + d) + [1.0] * d + rest)
+    _set(attn.k.weight, [0.0] * (1 + d) + [1.0] * d + rest)
+    _set(attn.v.weight, [1.0] + [0.0] * (2 * d) + rest)
+    _set(attn.out.weight, [-lr] + [0.0] * (2 * d) + rest)
+    return model
+
+
+def _free(model: Transformer) -> dict[str, Tensor]:
+    """The weights by name, to be written into."""
+    return {name: each.data for name, each in model.named_parameters()}
+
+
 @torch.no_grad()
 def _set(weight: Tensor, diagonal: list[float]) -> None:
     weight.copy_(torch.tensor(diagonal, dtype=weight.dtype).diag())
+
+
+# ---- theorems ------------------------------------------------------------------------------------------------------
+
+ROUNDING = "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr ‖X‖² for each step"
+
+
+def _rounding(xs: Tensor, ys: Tensor, steps: int, lr: float, gamma: float = 0.0, extra: int = 0) -> float:
+    """ROUNDING, of sums with `extra` terms more; with `gamma`, of inputs that grow by at most 1 + γ‖X‖² in a layer,
+    where ‖X‖² is first what it was and then at most (γ‖X‖² − 1)² times as much."""
+    power, query = xs[0, :-1].square().sum(), xs[0].norm(dim=-1).max()
+    largest = steps * lr * power.sqrt() * ys[0, :-1].norm() * query
+    for _ in range(steps):
+        largest, grown = largest * (1 + lr * power) * (1 + gamma * power) ** 3, (gamma * power - 1) ** 2
+        power = power * grown.clamp(min=1.0)
+    terms = 8 * steps * (sum(xs.shape[1:]) + extra)
+    return float(terms * torch.finfo(xs.dtype).eps * largest)
+
+
+def _largest(difference: Tensor) -> float:
+    return difference.detach().abs().max().item()
+
+
+@lru_cache(64)
+def _descent(case: Case, in_sight: bool = False) -> tuple[float, float]:
+    """At the last position; `in_sight` has the query among the keys."""
+    (xs, ys), lr = case.prompt(), case.lr / case.n
+    exact = GradientDescentPlusPlus(case.layers, lr, case.gamma / case.n)(xs, ys)[:, -1]
+    bound = _rounding(xs, ys, case.layers, lr, case.gamma / case.n)
+    if in_sight:
+        again = torch.zeros_like(ys[:, -1:])
+        xs, ys = torch.cat([xs, xs[:, -1:]], dim=1), torch.cat([ys[:, :-1], again, again], dim=1)
+    model = gradient_descent(case.d, xs.shape[1], case.layers, lr, case.gamma / case.n)
+    return _largest(model(xs, ys, 1)[:, -1] - exact), bound
+
+
+def _network(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """W, b and O of random features, twice as many as inputs; of another generator than the prompt."""
+    rng, k = torch.Generator().manual_seed(case.seed + 1), 2 * case.d
+    hidden, bias, out = (torch.randn(*shape, generator=rng).double() for shape in ((k, case.d), (k,), (k, k)))
+    return hidden * case.d**-0.5, bias, out * k**-0.5
+
+
+@lru_cache(64)
+def _features(case: Case, kernel: bool = False, printed: bool = False) -> tuple[float, float]:
+    """Descent on features, or `kernel` regression by its formula; of an entry of m the terms are at most those of
+    |O|(|W||x| + |b|), as |gelu(z)| ≤ |z|, and |gelu′| ≤ 9/8."""
+    (xs, ys), (hidden, bias, out), lr = case.prompt(), _network(case), case.lr / case.n
+    said = feature_descent(hidden, bias, out, case.n + 1, case.layers, lr)(xs, ys, 1)[:, -1]
+    features = F.gelu(xs @ hidden.mT + bias) @ out.mT
+    exact = GradientDescent(case.layers, lr)(features, ys)[:, -1]
+    if kernel:
+        exact = (1.0 if printed else lr) * ((features @ features[:, -1:].mT).squeeze(-1) * ys)[:, :-1].sum(-1)
+    most = (xs.abs() @ hidden.abs().mT + bias.abs()) @ out.abs().mT
+    return _largest(said - exact), _rounding(most, ys, case.layers, lr, extra=2 * case.d)
+
+
+@lru_cache(64)
+def _separate(case: Case) -> tuple[float, float]:
+    (xs, ys), lr = case.prompt(), case.lr / case.n
+    said = separate_tokens(case.d, case.n + 1, lr)(xs, ys)
+    return _largest(said - GradientDescent(1, lr)(xs, ys)), _rounding(xs, ys, 1, lr)
+
+
+@lru_cache(64)
+def _merged(case: Case, attention: Attending = "softmax", sharpened: bool = True) -> tuple[float, float]:
+    """How far the tokens x_j and y_j are from holding x_j after the first layer; β is `scale` where `sharpened`."""
+    (xs, ys), place = case.prompt(), slice(1 + case.d, 1 + 2 * case.d)
+    model = merging(case.d, case.n + 1, 1, attention, case.scale if sharpened else 1.0)
+    held = model.read(xs, ys, "blocks.0.resid_post")["blocks.0.resid_post"][..., place]
+    leaked = 2 * (2 * case.n) * torch.tensor(-case.scale, dtype=torch.float64).exp() if attention == "softmax" else 0.0
+    eps = torch.finfo(xs.dtype).eps
+    return _largest(held - xs.repeat_interleave(2, 1)[:, :-1]), float((leaked + 8 * eps) * xs.abs().max())
+
+
+_PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, log=True), "noise": Reals(0.0, 1.0)}
+_STEPS = {**_PROMPTS, "layers": Integers(1, 5), "lr": Reals(0.05, 0.5)}
+_ONE = {**_PROMPTS, "lr": Reals(0.05, 0.5)}
+_SHARP = {**_PROMPTS, "scale": Reals(5.0, 60.0)}
+
+PROPOSITION1 = Theorem(
+    "vonoswald2022_proposition1",
+    f"{PAPER}, Proposition 1, with the query hidden from all",
+    "k layers of linear attention with the same weights are k steps of gradient descent from w = 0",
+    _STEPS,
+    lambda case: _descent(case)[0],
+    lambda case: _descent(case)[1],
+    ROUNDING,
+)
+KERNEL = Theorem(
+    "vonoswald2022_kernel",
+    f"{PAPER}, (13), the step size put in",
+    "an MLP and one layer of linear attention answer by kernel regression, ŷ = η/N Σ y_j m(x_j)·m(x)",
+    _ONE,
+    lambda case: _features(case, kernel=True)[0],
+    lambda case: _features(case, kernel=True)[1],
+    "rounding of each sum to eps of its terms, those of m included",
+)
+SOFTMAX = Theorem(
+    "vonoswald2022_softmax_copy",
+    f"{PAPER}, Proposition 3; the scores times β are this project's",
+    "softmax attention to one-hot scores takes over the value of the source, where they are large",
+    _SHARP,
+    lambda case: _merged(case)[0],
+    lambda case: _merged(case)[1],
+    "each of t tokens but the source has at most e^(−β) of its weight",
+)
+
+THEOREMS: list[Theorem] = [
+    Theorem(
+        "vonoswald2022_one_step",
+        f"{PAPER}, Proposition 1, for one layer with the query among its keys",
+        "one layer of linear attention is one step of gradient descent from w = 0, whether or not the query is a key",
+        _ONE,
+        lambda case: max(_descent(case)[0], _descent(case, in_sight=True)[0]),
+        lambda case: _descent(case)[1],
+        ROUNDING,
+    ),
+    PROPOSITION1,
+    Theorem(
+        "vonoswald2022_dropped_mask_printed",
+        f"{PAPER}, remark that the mask can be dropped where W_0 ≈ 0",
+        "k layers of linear attention with the query among their keys are k steps of gradient descent from w = 0",
+        _STEPS,
+        lambda case: _descent(case, in_sight=True)[0],
+        lambda case: _descent(case, in_sight=True)[1],
+        ROUNDING,
+        corrected=PROPOSITION1,
+    ),
+    Theorem(
+        "vonoswald2022_plus_plus",
+        f"{PAPER}, GD++",
+        "k layers that also move the inputs by I − γ X Xᵀ are k steps of GD++",
+        {**_STEPS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.2)},
+        lambda case: _descent(case)[0],
+        lambda case: _descent(case)[1],
+        ROUNDING + ", and by that of the moves",
+    ),
+    Theorem(
+        "vonoswald2022_proposition2",
+        f"{PAPER}, Proposition 2",
+        "an MLP and k layers of linear attention are k steps of gradient descent on the MLP's features",
+        {**_STEPS, "d": Integers(1, 4), "lr": Reals(0.01, 0.2)},
+        lambda case: _features(case)[0],
+        lambda case: _features(case)[1],
+        ROUNDING + " with X the features, whose own sums round too",
+    ),
+    KERNEL,
+    Theorem(
+        "vonoswald2022_kernel_printed",
+        f"{PAPER}, (13) as printed, without the step size",
+        "an MLP and one layer of linear attention answer by kernel regression, ŷ = Σ y_j m(x_j)·m(x)",
+        _ONE,
+        lambda case: _features(case, kernel=True, printed=True)[0],
+        lambda case: _features(case, kernel=True, printed=True)[1],
+        KERNEL.reason,
+        corrected=KERNEL,
+    ),
+    Theorem(
+        "vonoswald2022_proposition3",
+        f"{PAPER}, Proposition 3, each token reading the one before it",
+        "a decoder layer of linear attention brings the separate tokens x_j and y_j together, exactly",
+        _PROMPTS,
+        lambda case: _merged(case, "linear", sharpened=False)[0],
+        lambda case: _merged(case, "linear", sharpened=False)[1],
+        "sums of one term that is not zero; (h + z) rounds once",
+    ),
+    Theorem(
+        "vonoswald2022_separate_tokens",
+        f"{PAPER}, Propositions 1 and 3",
+        "two decoder layers over separate tokens are one step of gradient descent on the first i examples, for every i",
+        _ONE,
+        lambda case: _separate(case)[0],
+        lambda case: _separate(case)[1],
+        ROUNDING,
+    ),
+    SOFTMAX,
+    Theorem(
+        "vonoswald2022_softmax_copy_printed",
+        f"{PAPER}, Proposition 3 as printed: a softmax leaves one-hot scores as they are",
+        "softmax attention to one-hot scores takes over the value of the source, as it stands",
+        _SHARP,
+        lambda case: _merged(case, sharpened=False)[0],
+        lambda case: _merged(case, sharpened=False)[1],
+        SOFTMAX.reason,
+        corrected=SOFTMAX,
+    ),
+]

@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 STYLES = {
     "done": "green",
     "holds": "green",
+    "PASS": "green",
+    "FAIL": "bold red",
     "failed": "red",
     "diverged": "red",
     "fails": "bold red",
@@ -36,7 +38,7 @@ WIDE = 220  # columns where the output is no terminal, so that nothing is folded
 # An easier task (the token layout) and handed answers (the targets) must be seen in every table.
 LABELS = {"layout": "model.layout", "targets": "train.targets"}
 RESULTS = ("excess", "risk")
-UNBROKEN = {"run", "state", *RESULTS, "expected", "measured", "verdict"}  # columns that a narrow terminal keeps whole
+UNBROKEN = {"run", "state", *RESULTS, "expected", "measured", "verdict", "outcome"}  # kept whole when narrow
 WIDTHS = {"claim": 20}
 POINTS = 12  # how many positions of a curve are printed
 FITTED = ("fit_distance", "fit_probability")

@@ -1,8 +1,9 @@
-"""Things with weights: the transformer, its token layouts, reading its activations, and models linear in theirs."""
+"""Things with weights: the transformer over prompts or tokens, token layouts, activations, and linear models."""
 
 from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
+from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "LinearAttention",
     "LinearAttentionConfig",
     "LinearModel",
+    "TokenTransformer",
+    "TokenTransformerConfig",
     "Transformer",
     "TransformerConfig",
 ]

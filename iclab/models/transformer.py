@@ -11,12 +11,13 @@ Attention of head a, with the tokens j that token t may see (t itself included):
     linear    z_t = 1/N_t Σ_j (s q_t·k_j) v_j             relu   z_t = 1/N_t Σ_j relu(s q_t·k_j) v_j
 
 s is `scale` (1/√d_head unless given) and N_t the number of tokens seen, the number of tokens of the longest prompt that
-the model was made for, or 1 (`normaliser`).
+the model was made for, or 1 (`normaliser`). A null slot is one more key, of logit 0 and value 0, that every token sees:
+softmax over it and no other key is zero, so that a token can also attend to nothing.
 The same class runs weights that were set by hand: LayerNorm, positions and MLP can be left out, the layers can share
 one set of weights (`tied`), and with `read_in = "identity"` the stream is the tokens themselves, in the units of the
 prompt, and the answer is what stands in the label channel in the end.
 
-Letters: b batch, t token, a head, c channel of a head.
+Letters: b batch, t token, s token that is seen, a head, c channel of a head.
 """
 
 import json
@@ -25,7 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -44,19 +45,19 @@ from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+Model = TypeVar("Model", bound="Stack")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(Architecture):
-    """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
+class BlockConfig:
+    """The shape of the blocks of a transformer and of its positions, whatever it reads.
 
-    `layout` is how prompts become tokens; `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm
-    before attention, MLP and read-out; `positions` adds a learned vector per position; `d_head` is d_model / n_head
-    unless given; `scale` multiplies the logits (1/√d_head unless given). `read_in = "identity"` leaves out both learned
-    maps, to and from the residual stream (channels beyond the token's are zero at first); `tied` layers share weights.
-    `negated` answers minus what stands in the label channel: each token then holds what is left of its label, y − ŷ,
-    and the query, with no label, −ŷ (von Oswald et al. 2022, arXiv 2212.07677, §2). `init_scale` multiplies all
-    matrices as they are drawn: products of several, as bare linear layers are, train best from small ones.
+    `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm before attention, MLP and read-out, or
+    only before the last two without `norm_attention` (the equations of Akyürek et al. 2022, arXiv 2211.15661);
+    `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned vector per position; `d_head`
+    is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless given); `tied` layers share
+    weights. `init_scale` multiplies all matrices as they are drawn: products of several, as bare linear layers are,
+    train best from small ones.
     """
 
     n_layer: int = 4
@@ -64,20 +65,22 @@ class TransformerConfig(Architecture):
     d_model: int = 32
     d_head: int | None = None
     d_mlp: int = 0
-    layout: Literal["interleaved", "lagged", "paired", "encoder"] = "lagged"
     attention: Literal["softmax", "linear", "relu"] = "linear"
     normaliser: Literal["seen", "longest", "none"] = "longest"
     scale: float | None = None
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     norm: bool = True
+    norm_attention: bool = True
+    null_slot: bool = False
     positions: bool = True
     bias: bool = True
-    read_in: Literal["learned", "identity"] = "learned"
     tied: bool = False
-    negated: bool = False
     init_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        refuse(type(self).__name__, self._problems() + unknown_choices(self))
+
+    def _problems(self) -> list[str]:
         least = {"n_head": 1, "d_model": 1, "n_layer": 0, "d_mlp": 0}
         given = {name: getattr(self, name) for name in least}
         found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
@@ -85,11 +88,42 @@ class TransformerConfig(Architecture):
             found.append(f"d_head must be at least 1, given {self.d_head}")
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
-        if self.negated and self.read_in == "learned":
-            found.append("negated is for read_in = identity: a learned read-out has a sign of its own")
         if not 0 < self.init_scale < inf:
             found.append(f"init_scale must be positive and finite, given {self.init_scale}")
-        refuse("TransformerConfig", found + unknown_choices(self) + self._no_label())
+        if self.null_slot and self.attention != "softmax":
+            found.append(f"null_slot is of softmax attention; to {self.attention} attention it adds nothing")
+        return found
+
+    @property
+    def shared(self) -> bool:
+        """Whether all tokens of a sequence see the same ones."""
+        return False
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one head."""
+        return self.d_head or self.d_model // self.n_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(BlockConfig, Architecture):
+    """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
+
+    `layout` is how prompts become tokens. `read_in = "identity"` leaves out both learned maps, to and from the residual
+    stream (channels beyond the token's are zero at first). `negated` answers minus what stands in the label channel:
+    each token then holds what is left of its label, y − ŷ, and the query, with no label, −ŷ (von Oswald et al. 2022,
+    arXiv 2212.07677, §2).
+    """
+
+    layout: Literal["interleaved", "lagged", "paired", "encoder"] = "lagged"
+    read_in: Literal["learned", "identity"] = "learned"
+    negated: bool = False
+
+    def _problems(self) -> list[str]:
+        found = super()._problems() + self._no_label()
+        if self.negated and self.read_in == "learned":
+            found.append("negated is for read_in = identity: a learned read-out has a sign of its own")
+        return found
 
     def _no_label(self) -> list[str]:
         full = self.read_in == "identity" and self.layout in LAYOUTS and LAYOUTS[self.layout].label is None
@@ -107,27 +141,26 @@ class TransformerConfig(Architecture):
     def bounded(self) -> bool:
         return self.positions
 
+    @property
+    def shared(self) -> bool:
+        return LAYOUTS[self.layout].shared
+
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> "Transformer":
         return Transformer(d, n, self, rng)
-
-    @property
-    def head_width(self) -> int:
-        """Channels of one head."""
-        return self.d_head or self.d_model // self.n_head
 
 
 class Attention(nn.Module):
     """Multi-head attention with softmax, linear or ReLU weights."""
 
-    def __init__(self, config: TransformerConfig, longest: int) -> None:
+    def __init__(self, config: BlockConfig, longest: int) -> None:
         super().__init__()
         self.config, self.longest = config, longest
         inner = config.n_head * config.head_width
         self.scale = config.head_width**-0.5 if config.scale is None else config.scale
-        self.q = _linear(config.d_model, inner, config)
-        self.k = _linear(config.d_model, inner, config)
-        self.v = _linear(config.d_model, inner, config)
-        self.out = _linear(inner, config.d_model, config)
+        self.q = linear_map(config.d_model, inner, config)
+        self.k = linear_map(config.d_model, inner, config)
+        self.v = linear_map(config.d_model, inner, config)
+        self.out = linear_map(inner, config.d_model, config)
 
     def forward(
         self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
@@ -148,16 +181,14 @@ class Attention(nn.Module):
         causal: bool,
         taps: Inside,
     ) -> Float[Tensor, "b a t c"]:
-        """Σ_j pattern_tj v_j; the pattern is formed only where it is needed."""
+        """Σ_j pattern_tj v_j; the pattern is formed only where it is needed. A null slot is its column 0."""
+        if self.config.null_slot:
+            k, v, mask, causal = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True), False
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
         inside = ["attn.scores", "attn.pattern"]
         if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
             return F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal, scale=1.0)
-        if (
-            self.config.attention == "linear"
-            and LAYOUTS[self.config.layout].shared
-            and not any(map(taps.touch, inside))
-        ):
+        if self.config.attention == "linear" and self.config.shared and not any(map(taps.touch, inside)):
             # q_t (Σ_j k_j v_jᵀ) with one sum for all t, which costs t·c² where a pattern would cost t²·c
             seen = mask[..., :1, :]
             return q @ ((k * self.pattern(seen.to(k.dtype), seen).mT).mT @ v)
@@ -177,15 +208,15 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then the MLP where there is one, each read from the normalised residual stream."""
 
-    def __init__(self, config: TransformerConfig, longest: int) -> None:
+    def __init__(self, config: BlockConfig, longest: int) -> None:
         super().__init__()
         self.config = config
-        self.norm_attn = _norm(config)
+        self.norm_attn = layer_norm(config, config.norm_attention)
         self.attn = Attention(config, longest)
         if config.d_mlp:
-            self.norm_mlp = _norm(config)
-            self.mlp_in = _linear(config.d_model, config.d_mlp, config)
-            self.mlp_out = _linear(config.d_mlp, config.d_model, config)
+            self.norm_mlp = layer_norm(config)
+            self.mlp_in = linear_map(config.d_model, config.d_mlp, config)
+            self.mlp_out = linear_map(config.d_mlp, config.d_model, config)
 
     def forward(
         self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
@@ -203,35 +234,27 @@ class Block(nn.Module):
         return self.mlp_out(taps("mlp.post", ACTIVATIONS[self.config.activation](before)))
 
 
-class Transformer(nn.Module):
-    """A transformer over prompts of at most n examples in d dimensions. It is a `Predictor`.
+class Stack(nn.Module):
+    """Blocks that write into one residual stream, with named activations: a transformer without its two ends.
 
-    Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
-    √(2 n_layer), and by the number of tokens where attention sums over them without a normaliser, all times
-    `init_scale`; biases zero; positions N(0, 0.02²).
+    A final class reads in and reads out; it calls `_add_blocks` between making the one and the other, and `initialise`
+    at last. Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
+    √(2 n_layer), and by the number of tokens where attention sums over them without a normaliser, embeddings N(0, 1),
+    all times `init_scale`; biases zero; positions N(0, 0.02²).
     """
 
-    def __init__(
-        self, d: int, n: int, config: TransformerConfig | None = None, rng: torch.Generator | None = None
-    ) -> None:
-        super().__init__()
-        self.d, self.n, self.config = d, n, config or TransformerConfig()
-        found = [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1]
-        refuse("Transformer", found + self.config.problems_for(d))
-        self.layout = LAYOUTS[self.config.layout]
-        learned = self.config.read_in == "learned"
-        if learned:
-            self.read_in = _linear(self.layout.width(d), self.config.d_model, self.config)
-        positions = self.layout.positions(n, torch.device("cpu"))
+    kind: ClassVar[str]  # what a file calls it
+    shape: ClassVar[type[BlockConfig]]
+    sizes: ClassVar[tuple[str, ...]]  # the numbers that it is made for
+    config: BlockConfig
+
+    def _add_blocks(self, positions: int, longest: int) -> None:
+        """`positions` learned vectors, and blocks for sequences of at most `longest` tokens."""
         if self.config.positions:
-            self.position = nn.Parameter(torch.empty(int(positions.max()) + 1, self.config.d_model))
-        self.longest = len(positions)
+            self.position = nn.Parameter(torch.empty(positions, self.config.d_model))
+        self.longest = longest
         own = min(1, self.config.n_layer) if self.config.tied else self.config.n_layer
-        self.blocks = nn.ModuleList(Block(self.config, self.longest) for _ in range(own))
-        if learned:
-            self.norm = _norm(self.config)
-            self.read_out = _linear(self.config.d_model, 1, self.config)
-        self.initialise(rng or torch.Generator().manual_seed(0))
+        self.blocks = nn.ModuleList(Block(self.config, longest) for _ in range(own))
 
     @torch.no_grad()
     def initialise(self, rng: torch.Generator) -> None:
@@ -245,6 +268,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=spread / terms, generator=rng)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=self.config.init_scale, generator=rng)
         if self.config.positions:
             nn.init.normal_(self.position, std=0.02, generator=rng)
 
@@ -253,6 +278,80 @@ class Transformer(nn.Module):
         block = self.blocks[0 if self.config.tied else layer]
         assert isinstance(block, Block)
         return block.attn
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    def activations(self) -> list[str]:
+        """The names of all activations that can be read or replaced, in the order in which they arise."""
+        attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z")]
+        mlp = ["resid_mid", "mlp.pre", "mlp.post", "mlp_out"] if self.config.d_mlp else []
+        inside = ["resid_pre", *attn, "attn_out", *mlp, "resid_post"]
+        blocks = [f"blocks.{i}.{name}" for i in range(self.config.n_layer) for name in inside]
+        return ["embed", *blocks, "prediction"]
+
+    def _through(
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Taps
+    ) -> Iterator[Float[Tensor, "b t d_model"]]:
+        """The residual stream: as it was read in, then after each block."""
+        h = taps("embed", h)
+        yield h
+        for i in range(self.config.n_layer):
+            block = self.blocks[0 if self.config.tied else i]
+            h = block(h, mask, causal, Inside(taps, f"blocks.{i}"))
+            yield h
+
+    def _unknown(self, taps: Taps) -> list[str]:
+        return [unknown("activation", name, self.activations()) for name in taps.names() - set(self.activations())]
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path | str) -> None:
+        """Writes weights and shape to one safetensors file, whole or not at all."""
+        shape = {**{name: getattr(self, name) for name in self.sizes}, "config": asdict(self.config)}
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        write_whole(Path(path), to_bytes(weights, metadata={self.kind: json.dumps(shape)}))
+
+    @classmethod
+    def load(cls: type[Model], path: Path | str, device: torch.device | str = "cpu") -> Model:
+        """The model that `save` wrote. Raises ``ValueError`` where the file holds no such model."""
+        try:
+            opened = safe_open(Path(path), framework="pt", device=str(device))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: no file of weights: {error}") from None
+        with opened as file:
+            shape = json.loads((file.metadata() or {}).get(cls.kind, "null"))
+            refuse(f"{path}", [] if shape else [f"no {cls.kind} was saved in this file"])
+            model = cls(*(shape[name] for name in cls.sizes), cls.shape(**shape["config"])).to(device)
+            weights = load_file(path, str(device))
+        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+        return model
+
+
+class Transformer(Stack):
+    """A transformer over prompts of at most n examples in d dimensions. It is a `Predictor`."""
+
+    kind = "transformer"
+    shape = TransformerConfig
+    sizes = ("d", "n")
+    config: TransformerConfig
+
+    def __init__(
+        self, d: int, n: int, config: TransformerConfig | None = None, rng: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.d, self.n, self.config = d, n, config or TransformerConfig()
+        found = [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1]
+        refuse("Transformer", found + self.config.problems_for(d))
+        self.layout = LAYOUTS[self.config.layout]
+        learned = self.config.read_in == "learned"
+        if learned:
+            self.read_in = linear_map(self.layout.width(d), self.config.d_model, self.config)
+        positions = self.layout.positions(n, torch.device("cpu"))
+        self._add_blocks(int(positions.max()) + 1, len(positions))
+        if learned:
+            self.norm = layer_norm(self.config)
+            self.read_out = linear_map(self.config.d_model, 1, self.config)
+        self.initialise(rng or torch.Generator().manual_seed(0))
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
@@ -290,14 +389,6 @@ class Transformer(nn.Module):
         """Predictions when the named activations are replaced by a tensor or by a function of themselves."""
         return self._answer(xs, ys, Taps(replace=replace))
 
-    def activations(self) -> list[str]:
-        """The names of all activations that can be read or replaced, in the order in which they arise."""
-        attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z")]
-        mlp = ["resid_mid", "mlp.pre", "mlp.post", "mlp_out"] if self.config.d_mlp else []
-        inside = ["resid_pre", *attn, "attn_out", *mlp, "resid_post"]
-        blocks = [f"blocks.{i}.{name}" for i in range(self.config.n_layer) for name in inside]
-        return ["embed", *blocks, "prediction"]
-
     def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Iterator[Tensor]:
         n, device = xs.shape[1], xs.device
         h = self._embedded(self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype))
@@ -306,12 +397,7 @@ class Transformer(nn.Module):
         mask = self.layout.mask(n, device)
         if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
             mask = mask[-1:] if m == 1 else mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
-        h = taps("embed", h)
-        yield h
-        for i in range(self.config.n_layer):
-            block = self.blocks[0 if self.config.tied else i]
-            h = block(h, mask, self.layout.causal, Inside(taps, f"blocks.{i}"))
-            yield h
+        return self._through(h, mask, self.layout.causal, taps)
 
     def _embedded(self, tokens: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d_model"]:
         if self.config.read_in == "learned":
@@ -330,7 +416,7 @@ class Transformer(nn.Module):
         return taps("prediction", self._read_out(self.layout.answers(last, m))).to(xs.dtype)
 
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
-        found = [unknown("activation", name, self.activations()) for name in taps.names() - set(self.activations())]
+        found = self._unknown(taps)
         if xs.shape[:-1] != ys.shape:
             found.append(f"xs {tuple(xs.shape)} and ys {tuple(ys.shape)} are not of the same prompts")
         if xs.shape[-1] != self.d:
@@ -339,35 +425,12 @@ class Transformer(nn.Module):
             found.append(f"prompts of n = {xs.shape[1]} are longer than the learned positions, n = {self.n}")
         refuse("Transformer", found)
 
-    # ---- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: Path | str) -> None:
-        """Writes weights and shape to one safetensors file, whole or not at all."""
-        shape = {"d": self.d, "n": self.n, "config": asdict(self.config)}
-        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
-        write_whole(Path(path), to_bytes(weights, metadata={"transformer": json.dumps(shape)}))
-
-    @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> "Transformer":
-        """The model that `save` wrote. Raises ``ValueError`` where the file holds no transformer."""
-        try:
-            opened = safe_open(Path(path), framework="pt", device=str(device))
-        except SafetensorError as error:
-            raise ValueError(f"{path}: no file of weights: {error}") from None
-        with opened as file:
-            shape = json.loads((file.metadata() or {}).get("transformer", "null"))
-            refuse(f"{path}", [] if shape else ["no transformer was saved in this file"])
-            model = cls(shape["d"], shape["n"], TransformerConfig(**shape["config"])).to(device)
-            weights = load_file(path, str(device))
-        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-        return model
+def layer_norm(config: BlockConfig, wanted: bool = True) -> nn.Module:
+    return nn.LayerNorm(config.d_model) if config.norm and wanted else nn.Identity()
 
 
-def _norm(config: TransformerConfig) -> nn.Module:
-    return nn.LayerNorm(config.d_model) if config.norm else nn.Identity()
-
-
-def _linear(inputs: int, outputs: int, config: TransformerConfig) -> nn.Linear:
+def linear_map(inputs: int, outputs: int, config: BlockConfig) -> nn.Linear:
     # Left uninitialised: the usual constructor would draw from the global generator.
     made = skip_init(nn.Linear, inputs, outputs, bias=config.bias)
     assert isinstance(made, nn.Linear)

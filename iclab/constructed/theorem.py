@@ -1,0 +1,183 @@
+"""Theorems that can be run: a construction, its specification, and how far apart they may be.
+
+A theorem draws nothing itself. Its `ranges` say which cases it speaks of, so that a run over random cases and a search
+for a counter-example ask the same question:
+
+    error(case)   the measured distance between what was built and what was promised
+    bound(case)   the largest such distance that the statement allows
+
+A published statement that is wrong is a theorem of its own with a `corrected` twin: it must fail where the twin holds.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.errors import refuse, unknown
+
+Number = int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """The numbers of one case. A theorem reads those that its ranges name; whatever is random follows from `seed`.
+
+    `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
+    to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `vocab` counts
+    tokens; a representation has `features` numbers, made in `depth` layers from the last `window` inputs; `heads`
+    counts those of one layer; `dtype` is that of weights and prompts.
+    """
+
+    seed: int = 0
+    d: int = 3
+    n: int = 4
+    vocab: int = 3
+    features: int = 3
+    depth: int = 1
+    window: int = 1
+    heads: int = 1
+    layers: int = 1
+    lr: float = 0.1
+    lam: float = 0.1
+    gamma: float = 0.0
+    size: float = 1.0
+    noise: float = 0.0
+    scale: float = 1000.0
+    variant: str = ""
+    dtype: str = "float64"
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The dtype itself."""
+        return getattr(torch, self.dtype)
+
+    def rng(self) -> torch.Generator:
+        """A new generator with the case's seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def prompt(self) -> tuple[Float[Tensor, "one n_1 d"], Float[Tensor, "one n_1"]]:
+        """One prompt of n examples and a query: x ~ N(0, size²), w ~ N(0, I), y = w·x and noise."""
+        rng, n = self.rng(), self.n + 1
+        xs, noise, w = (torch.randn(*shape, generator=rng).double() for shape in ((1, n, self.d), (1, n), (self.d,)))
+        return self.size * xs, self.size * xs @ w + self.noise * noise
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Every integer from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    def at(self, u: float) -> Number:
+        """The value at u in [0, 1]."""
+        return min(self.low + int(u * (self.high - self.low + 1)), self.high)
+
+
+@dataclass(frozen=True)
+class Reals:
+    """The real numbers from `low` to `high`, evenly, or evenly in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, u: float) -> Number:
+        """The value at u in [0, 1]."""
+        if self.log:
+            return min(max(self.low ** (1 - u) * self.high**u, self.low), self.high)
+        return self.low + u * (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of a few values."""
+
+    values: Sequence[Number]
+
+    def at(self, u: float) -> Number:
+        """The value at u in [0, 1]."""
+        return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
+
+
+Range = Integers | Reals | Choices
+SEEDS = Integers(0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """A statement about a construction: for every case within the ranges, error(case) ≤ bound(case).
+
+    `paper` names authors, year, arXiv number and place; `reason` says where the bound comes from; `cases` is how many
+    cases are tried unless told otherwise.
+    """
+
+    name: str
+    paper: str
+    statement: str
+    ranges: Mapping[str, Range]
+    error: Callable[[Case], float]
+    bound: Callable[[Case], float]
+    reason: str
+    corrected: "Theorem | None" = None
+    cases: int = 20
+
+    def __post_init__(self) -> None:
+        known = [each.name for each in fields(Case)]
+        refuse(f"theorem {self.name}", [unknown("range", each, known) for each in self.ranges if each not in known])
+
+    @property
+    def expected(self) -> Literal["holds", "fails"]:
+        """Whether the statement is expected to hold; one with a corrected twin was published wrong."""
+        return "holds" if self.corrected is None else "fails"
+
+    def case(self, u: Mapping[str, float], seed: int = 0) -> Case:
+        """The case at a point of the unit cube."""
+        return replace(Case(seed=seed), **{name: space.at(u[name]) for name, space in self.ranges.items()})
+
+    def drawn(self, count: int) -> Iterator[Case]:
+        """The same `count` cases each time: both ends of all ranges first, then evenly at random."""
+        rng = torch.Generator().manual_seed(0)
+        for k in range(count):
+            u = torch.rand(len(self.ranges), generator=rng, dtype=torch.float64).tolist() if k > 1 else None
+            yield self.case(dict(zip(self.ranges, u or [float(k)] * len(self.ranges), strict=True)), seed=k)
+
+    def tried(self, cases: Iterable[Case]) -> "Tally":
+        """What comes of these cases."""
+        return Tally(self, [(case, self.error(case), self.bound(case)) for case in cases])
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The cases that were tried, each with its error and its bound."""
+
+    theorem: Theorem
+    results: Sequence[tuple[Case, float, float]] = field(repr=False)
+
+    @cached_property
+    def worst(self) -> tuple[Case, float, float]:
+        """The case whose error is the largest part of its bound."""
+        return max(self.results, key=lambda each: _share(each[1], each[2]))
+
+    @property
+    def holds(self) -> bool:
+        """Whether no case breaks the bound; an error that is not a number breaks it."""
+        return all(error <= bound for _, error, bound in self.results)
+
+    def passes(self) -> bool:
+        """Whether the outcome is the expected one: a wrong statement fails, and its twin holds on the same cases."""
+        twin = self.theorem.corrected
+        if twin is None:
+            return self.holds
+        return not self.holds and twin.tried(case for case, *_ in self.results).holds
+
+
+def _share(error: float, bound: float) -> float:
+    if not error <= bound and not error > bound:  # not a number
+        return float("inf")
+    return error / bound if bound > 0 else (0.0 if error <= bound else float("inf"))

@@ -1,0 +1,131 @@
+"""Theorems tried on random cases (`iclab verify`), and searched for a counter-example (`iclab falsify`)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from iclab.constructed import THEOREMS, Case, Choices, Integers, Tally, Theorem, named
+from iclab.constructed.theorem import SEEDS, Range
+from iclab.errors import refuse, unknown
+from iclab.experiments.report import table
+from iclab.files import write_whole
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+COLUMNS = ["theorem", "paper", "statement", "worst case", "error", "bound", "margin", "cases", "outcome"]
+
+
+def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Console) -> bool:
+    """Tries theorems (all unless named), prints a table and writes JSON to `path`; whether all came out as expected."""
+    refuse("verify", [] if cases is None or cases >= 1 else [f"--cases must be at least 1, given {cases}"])
+    known = [each.name for each in THEOREMS]
+    refuse("verify", [unknown("theorem", name, known) for name in names if name not in known])
+    chosen = [named(name) for name in names] or THEOREMS
+    rows = [_row(each.tried(each.drawn(cases or each.cases))) for each in chosen]
+    to.print(table("theorems", COLUMNS, [_told(row) for row in rows], to))
+    for row in rows:
+        if row["expected"] == "fails":
+            to.print(f"{row['theorem']} passes by failing: {row['corrected']} holds")
+    if path is not None:
+        write_whole(path, json.dumps(rows, indent=1).encode())
+    return all(row["outcome"] == "PASS" for row in rows)
+
+
+def _row(tally: Tally) -> dict[str, Any]:
+    theorem, (case, error, bound) = tally.theorem, tally.worst
+    return {
+        "theorem": theorem.name,
+        "paper": theorem.paper,
+        "statement": theorem.statement,
+        "reason": theorem.reason,
+        "expected": theorem.expected,
+        "corrected": theorem.corrected.name if theorem.corrected else None,
+        "case": {"seed": case.seed, **{name: asdict(case)[name] for name in theorem.ranges}},
+        "error": error,
+        "bound": bound,
+        "margin": bound / error if error else None,
+        "cases": len(tally.results),
+        "outcome": "PASS" if tally.passes() else "FAIL",
+    }
+
+
+def _told(row: dict[str, Any]) -> list[Any]:
+    setting = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in row["case"].items())
+    numbers = [
+        f"{row['error']:.1e}",
+        f"{row['bound']:.1e}",
+        "exact" if row["margin"] is None else f"{row['margin']:.2g}",
+    ]
+    return [row["theorem"], row["paper"], row["statement"], setting, *numbers, row["cases"], row["outcome"]]
+
+
+# ---- counter-examples ----------------------------------------------------------------------------------------------
+
+
+def falsify(name: str, examples: int, to: Console) -> bool:
+    """Searches for a case that breaks the bound, and prints it as Python; whether what was expected came about."""
+    refuse("falsify", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
+    theorem = named(name)
+    found, tried = counter_example(theorem, examples)
+    if found is None:
+        to.print(f"{theorem.name}: no counter-example among {tried} cases")
+        return theorem.expected == "holds"
+    told = f"as expected: {theorem.corrected.name} holds" if theorem.corrected else "the statement does not hold"
+    to.print(f"{theorem.name}: a counter-example, {told}. The simplest, after {tried} cases:\n")
+    to.print(reproduction(theorem, found), markup=False, soft_wrap=True)
+    return theorem.expected == "fails"
+
+
+def counter_example(theorem: Theorem, examples: int) -> tuple[Case | None, int]:
+    """The simplest case that Hypothesis finds to break the bound, and how many cases it looked at."""
+    from hypothesis import HealthCheck, find, settings
+    from hypothesis.errors import NoSuchExample
+
+    tried = 0
+
+    def broken(case: Case) -> bool:
+        nonlocal tried
+        tried += 1
+        return not theorem.error(case) <= theorem.bound(case)
+
+    calm = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    plan = settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=calm)
+    try:
+        return find(cases(theorem), broken, settings=plan), tried
+    except NoSuchExample:
+        return None, tried
+
+
+def cases(theorem: Theorem) -> "SearchStrategy[Case]":
+    """The cases of a theorem as Hypothesis draws them; simpler ones have smaller numbers."""
+    from hypothesis import strategies
+
+    fields = {name: _strategy(space) for name, space in {"seed": SEEDS, **theorem.ranges}.items()}
+    return strategies.builds(Case, **fields)
+
+
+def _strategy(space: Range) -> Any:
+    from hypothesis import strategies
+
+    if isinstance(space, Choices):
+        return strategies.sampled_from(list(space.values))
+    if isinstance(space, Integers):
+        return strategies.integers(space.low, space.high)
+    return strategies.floats(space.low, space.high)
+
+
+def reproduction(theorem: Theorem, case: Case) -> str:
+    """Lines of Python that show how the case breaks the bound."""
+    settings = ", ".join(f"{name}={getattr(case, name)!r}" for name in ("seed", *theorem.ranges))
+    return (
+        "from iclab.constructed import Case, named\n\n"
+        f'theorem = named("{theorem.name}")\n'
+        f"case = Case({settings})\n"
+        "print(theorem.error(case), theorem.bound(case))\n"
+        "assert not theorem.error(case) <= theorem.bound(case)"
+    )

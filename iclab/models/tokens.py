@@ -1,0 +1,110 @@
+"""A decoder-only transformer over token sequences: the blocks of `iclab.models.transformer` between other ends.
+
+    h ← embedding of the token + position              "embed"
+    h ← the blocks
+    logits ← read-out(norm(h)) at every token          "prediction"
+
+Law (causality): logits i do not change when a token j > i does.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from iclab.errors import refuse
+from iclab.models.activations import Replacement, Taps
+from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTransformerConfig(BlockConfig):
+    """The shape of a transformer over tokens. The default is attention alone, in two layers of softmax: the smallest in
+    which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework)."""
+
+    n_layer: int = 2
+    attention: Literal["softmax", "linear", "relu"] = "softmax"
+
+    def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "TokenTransformer":
+        """The untrained model over sequences of at most n tokens out of `vocab`."""
+        return TokenTransformer(vocab, n, self, rng)
+
+
+class TokenTransformer(Stack):
+    """A transformer over sequences of at most n tokens, each a number from 0 to vocab − 1."""
+
+    kind = "token transformer"
+    shape = TokenTransformerConfig
+    sizes = ("vocab", "n")
+    config: TokenTransformerConfig
+
+    def __init__(
+        self, vocab: int, n: int, config: TokenTransformerConfig | None = None, rng: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.vocab, self.n, self.config = vocab, n, config or TokenTransformerConfig()
+        given = {"vocab": vocab, "n": n}
+        refuse("TokenTransformer", [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1])
+        read_in = skip_init(nn.Embedding, vocab, self.config.d_model)  # drawn below, from its own generator
+        assert isinstance(read_in, nn.Embedding)
+        self.read_in = read_in
+        self._add_blocks(n, n)
+        self.norm = layer_norm(self.config)
+        self.read_out = linear_map(self.config.d_model, vocab, self.config)
+        self.initialise(rng or torch.Generator().manual_seed(0))
+
+    def forward(self, tokens: Int[Tensor, "batch n"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
+        """Logits of the next token at every position, or at the last m alone."""
+        return self._answer(tokens, Taps(), m)
+
+    def stream(self, tokens: Int[Tensor, "batch n"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
+        """The residual stream: after the embedding, then after each block."""
+        self._check(tokens, Taps())
+        return self._stream(tokens, Taps())
+
+    def read(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        names: str | Iterable[str],
+        replace: Mapping[str, Replacement] | None = None,
+    ) -> dict[str, Tensor]:
+        """The named activations of one call, e.g. ``read(tokens, ["blocks.0.attn.pattern"])``.
+
+        The logits are named "prediction". Raises ``ValueError`` for a name that is not in `activations()`.
+        """
+        taps = Taps(frozenset([names] if isinstance(names, str) else names), replace or {})
+        self._answer(tokens, taps)
+        return taps.values
+
+    def replaced(
+        self, tokens: Int[Tensor, "batch n"], replace: Mapping[str, Replacement]
+    ) -> Float[Tensor, "batch n vocab"]:
+        """Logits when the named activations are replaced by a tensor or by a function of themselves."""
+        return self._answer(tokens, Taps(replace=replace))
+
+    def _stream(self, tokens: Tensor, taps: Taps) -> Iterator[Tensor]:
+        n = tokens.shape[1]
+        h = self.read_in(tokens)
+        if self.config.positions:
+            h = h + self.position[:n]
+        mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
+        return self._through(h, mask, True, taps)
+
+    def _answer(self, tokens: Tensor, taps: Taps, m: int | None = None) -> Tensor:
+        self._check(tokens, taps)
+        *_, last = self._stream(tokens, taps)
+        return taps("prediction", self.read_out(self.norm(last if m is None else last[:, -m:])))
+
+    def _check(self, tokens: Tensor, taps: Taps) -> None:
+        found = self._unknown(taps)
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab:
+            found.append(
+                f"tokens are numbers from 0 to {self.vocab - 1}, given {int(tokens.min())} to {int(tokens.max())}"
+            )
+        if self.config.positions and tokens.shape[1] > self.n:
+            found.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
+        refuse("TokenTransformer", found)
