@@ -183,6 +183,35 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
     return 0 if falsify(name, examples, report.console()) else CLAIMS_FAILED
 
 
+def errata(*, examples: int = 200) -> int:
+    """Prints the statements that were published wrong, corrected and each with a counter-example, as Markdown.
+
+    Example: iclab errata > iclab/constructed/ERRATA.md
+
+    Args:
+        examples: How many cases to look at for each.
+    """
+    from iclab.experiments.theorems import errata
+
+    print(errata(examples), end="")
+    return 0
+
+
+def precision(*, out: Path = RUNS / "precision") -> int:
+    """Measures how exact constructions are in float64, float32 and bfloat16, as they grow.
+
+    Example: iclab precision && python paper_figs/precision.py runs/precision
+
+    Args:
+        out: The folder for the table, precision.json.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.precision import precision
+
+    precision(out, report.console())
+    return 0
+
+
 def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
@@ -221,6 +250,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "show": show,
     "verify": verify,
     "falsify": falsify,
+    "errata": errata,
+    "precision": precision,
     "bench": bench,
     "doctor": doctor,
 }

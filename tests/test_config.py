@@ -13,6 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iclab.constructed import Construction, Start
+from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022, shape
 from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
@@ -193,6 +195,17 @@ def made(kind):
 
 
 PLAIN = LinearRegression(3, 3)
+CONSTRUCTIONS = {
+    "VonOswald2022": VonOswald2022(lr=0.1),
+    "Bai2023": Bai2023(lr=0.1),
+    "Fu2023": Fu2023(steps=1, first=0.1),
+    "Akyurek2022Descent": Akyurek2022Descent(lr=0.01, largest_x=2.0, largest_y=2.0),
+    "Akyurek2022Ridge": Akyurek2022Ridge(lam=10.0, largest_x=1.0, largest_y=2.0),
+}
+
+
+def test_every_construction_is_tried():
+    assert shipped(Construction) == {name: type(one) for name, one in CONSTRUCTIONS.items()}
 
 
 def specimens():
@@ -200,6 +213,7 @@ def specimens():
     section in which it is special."""
     yield "plain", Experiment(PLAIN, model=TransformerConfig(layout="interleaved")), ""  # takes every read-in
     yield "bare", Experiment(PLAIN, model=TransformerConfig(layout="encoder", read_in="identity")), "model"
+    yield "softmax", Experiment(PLAIN, model=TransformerConfig(attention="softmax", layout="interleaved")), "model"
     for name, kind in shipped(Task).items():
         yield f"task {name}", Experiment(made(kind)), "task"
     for name, kind in shipped(Inputs).items():
@@ -219,6 +233,10 @@ def specimens():
     for name, kind in shipped(Predictor).items():
         named_one = Evaluation(predictors=(("mine", made(kind)),))
         yield f"predictor {name}", Experiment(PLAIN, eval=named_one), "eval.predictors.mine"
+    for name, one in CONSTRUCTIONS.items():
+        yield f"start {name}", Experiment(PLAIN, shape(one, 3, 3), start=Start(construction=one)), "start"
+        named_one = Evaluation(constructions=(("mine", one),))
+        yield f"construction {name}", Experiment(PLAIN, shape(one, 3, 3), eval=named_one), "eval.constructions.mine"
     for name, (_, hint) in schema(Experiment).items():
         for inner, (_, inner_hint) in schema(hint).items() if is_table(hint) and not has_kinds(hint) else ():
             table = next((m for m in members(inner_hint) if is_table(m)), None)
@@ -325,12 +343,14 @@ def test_every_missing_key_is_named(name):
     assert all(line.startswith("f.toml: missing key") for line in lines)
 
 
+BY_NAME = {"shifts", "predictors", "constructions"}  # tables whose names are anybody's
+
+
 def test_the_suggested_keys_are_those_that_can_be_set():
     for experiment in SPECIMENS.values():
         known = set(known_keys(Experiment, experiment.mapping()))
-        assert {
-            key for key, _, _ in settings_of(Experiment, experiment) if "shifts" not in key and "predictors" not in key
-        } <= known
+        keys = {key for key, _, _ in settings_of(Experiment, experiment)}
+        assert {key for key in keys if not BY_NAME & set(key.split("."))} <= known
 
 
 TOML = st.recursive(
@@ -367,7 +387,7 @@ def alternatives(hint, value):
             yield from ([value * 1.5, value + 0.25] if isinstance(value, float) else [0.75])
         elif member is str:
             yield from ["cpu", "fast"]
-        elif is_table(member):
+        elif is_table(member) and member is not Start:
             yield config.to_mapping(made(member))
         elif member is NoneType:
             yield None
@@ -378,15 +398,16 @@ def alternatives(hint, value):
 
 
 NAMES_ONLY = {"device", "recipe"}
-FOLLOWS_FROM_THE_TASK = {"eval.predictors.mine.d"}  # no other value is accepted
-POSSIBLE_ONLY_IN = {"model.negated": "bare"}
+SHAPED = ("start.construction", "eval.constructions.mine")  # as the model is, by these keys
+BOUND = {"eval.predictors.mine.d", *(f"{table}.{key}" for table in SHAPED for key in ("steps", "norm"))}
+POSSIBLE_ONLY_IN = {"model.negated": "bare", "model.null_slot": "softmax", "start": "start VonOswald2022"}
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
 def test_the_id_depends_on_every_setting_that_can_change_a_number_and_on_no_other(name):
     experiment = SPECIMENS[name]
     for key, hint, value in special(name):
-        if key in FOLLOWS_FROM_THE_TASK or POSSIBLE_ONLY_IN.get(key, name) != name:
+        if key in BOUND or POSSIBLE_ONLY_IN.get(key, name) != name:
             continue
         tried = (changed(experiment, key, other) for other in alternatives(hint, value) if other != value)
         other = next((each for each in tried if each is not None), None)

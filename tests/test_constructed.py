@@ -633,6 +633,14 @@ def test_cases_are_the_same_each_time_and_reach_both_ends():
     assert len(set(drawn)) == 20
 
 
+@pytest.mark.parametrize("condition", [1.0, 50.0])
+def test_inputs_have_the_condition_and_the_size_that_a_case_names(condition):
+    xs, _ = Case(d=4, n=40000, size=2.0, condition=condition, seed=3).prompt()
+    values = torch.linalg.eigvalsh(xs[0].mT @ xs[0] / len(xs[0]))
+    expected = 4 * condition ** -torch.linspace(1, 0, 4, dtype=torch.float64)
+    torch.testing.assert_close(values, expected, rtol=0.05, atol=0.0)
+
+
 def test_the_worst_case_is_the_one_nearest_to_its_bound():
     tally = halving().tried([Case(d=5, size=0.5), Case(d=2, size=0.5), Case(d=3, size=0.25)])
     assert tally.worst[0].d == 2 and tally.holds and tally.passes()

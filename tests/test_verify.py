@@ -9,6 +9,7 @@ import pytest
 from test_cli import call
 from test_constructed import halving
 
+from iclab.constructed import named
 from iclab.experiments import theorems
 
 
@@ -33,7 +34,7 @@ def test_the_table_tells_what_was_tried_and_what_came_of_it(capsys, tmp_path):
     holding, failing = json.loads((tmp_path / "found.json").read_text())
     assert holding["cases"] == 3 and holding["error"] <= holding["bound"] and holding["margin"] >= 1
     assert failing["error"] > failing["bound"] and failing["corrected"] == holding["theorem"]
-    assert set(failing["case"]) == {"seed", "d", "lr", "lam", "size", "noise", "variant"}
+    assert set(failing["case"]) == {"seed", "d", "lr", "lam", "size", "noise", "condition", "variant", "dtype"}
 
 
 def test_without_names_all_theorems_are_tried(capsys, only):
@@ -84,6 +85,24 @@ def test_the_simplest_counter_example_is_given(only):
     found, tried = theorems.counter_example(halving(0.1), 100)
     assert found is not None and tried >= 1
     assert found.seed == 0 and found.variant == "a" and found.d == 2  # 0.25/2 > 0.1 already
+
+
+def test_the_search_varies_sizes_conditioning_noise_and_precision():
+    theorem, seen = named("fu2023_convergence"), []
+    never = replace(theorem, error=lambda case: seen.append(case) or 0.0, bound=lambda case: 1.0)
+    assert theorems.counter_example(never, 60)[0] is None
+    for key in ("seed", "d", "n", "layers", "size", "condition", "noise"):
+        values = {getattr(case, key) for case in seen}
+        assert len(values) >= 4, key
+        space = theorem.ranges.get(key)
+        assert space is None or all(space.low <= value <= space.high for value in values)
+    assert {case.dtype for case in seen} == {"float64", "float32"}
+
+
+def test_numbers_of_a_counter_example_are_short(only):
+    far = replace(halving(), error=lambda case: case.size, bound=lambda case: 0.3)
+    found, _ = theorems.counter_example(far, 100)
+    assert found.size == float(f"{found.size:.3g}") and 0.3 < found.size < 0.31
 
 
 def test_where_none_is_found_that_is_said(capsys, only):

@@ -25,6 +25,7 @@ from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
+from iclab.analysis.symmetries import weight_distance, weight_distances
 
 __all__ = [
     "AttentionProbes",
@@ -81,4 +82,6 @@ __all__ = [
     "tuned_descent",
     "visible",
     "weight_cosine",
+    "weight_distance",
+    "weight_distances",
 ]

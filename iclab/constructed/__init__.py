@@ -6,6 +6,7 @@ that is trained.
 
 from iclab.constructed import ahn, akyurek, bai, fu, guo, induction, random_features, vonoswald
 from iclab.constructed.bounded import Bounded
+from iclab.constructed.start import Construction, Start
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
@@ -20,4 +21,16 @@ def named(name: str) -> Theorem:
     return found[name]
 
 
-__all__ = ["THEOREMS", "Bounded", "Case", "Choices", "Integers", "Reals", "Tally", "Theorem", "named"]
+__all__ = [
+    "THEOREMS",
+    "Bounded",
+    "Case",
+    "Choices",
+    "Construction",
+    "Integers",
+    "Reals",
+    "Start",
+    "Tally",
+    "Theorem",
+    "named",
+]

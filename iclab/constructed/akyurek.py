@@ -302,7 +302,7 @@ def _prompts(case: Case, build: Build, n: int, batch: int = 4) -> tuple[Tensor, 
     rng = case.rng()
     shapes = (case.d,), (batch, n, case.d), (batch, n)
     w, xs, noise = (torch.randn(*shape, generator=rng).double() for shape in shapes)
-    xs = (case.size * xs).clamp(-build.largest_x, build.largest_x)
+    xs = (case.size * case.conditioned(xs)).clamp(-build.largest_x, build.largest_x)
     ys = (xs @ w + case.noise * noise).clamp(-build.largest_y, build.largest_y)
     return w, xs.to(case.precision), ys.to(case.precision)
 
@@ -423,13 +423,14 @@ _STEP = {
     "lam": Reals(0.01, 2.0, log=True),
     "size": Reals(0.1, 3.0, log=True),
     "noise": Reals(0.0, 1.0),
+    "condition": Reals(1.0, 100.0, log=True),
 }
 
 THEOREM1 = Theorem(
     "akyurek2022_theorem1",
     f"{PAPER}, Theorem 1, the sign in step 6 corrected",
     "nine decoder layers answer w'·x_2 after one SGD step on one example, w' = w − lr (x (w·x − y) + lam w)",
-    {**_STEP, "variant": VARIANTS},
+    {**_STEP, "variant": VARIANTS, "dtype": Choices(["float64", "float32"])},
     lambda case: _theorem1(case)[0],
     lambda case: _theorem1(case)[1],
     FIRST_ORDER,
@@ -545,6 +546,7 @@ THEOREMS: list[Theorem] = [
             "lam": Reals(0.1, 10.0, log=True),
             "size": Reals(0.1, 1.0, log=True),
             "noise": Reals(0.0, 1.0),
+            "condition": Reals(1.0, 100.0, log=True),
         },
         lambda case: _theorem2(case)[0],
         lambda case: _theorem2(case)[1],
@@ -560,6 +562,7 @@ THEOREMS: list[Theorem] = [
             "lam": Reals(0.1, 10.0, log=True),
             "size": Reals(0.1, 1.0, log=True),
             "noise": Reals(0.0, 1.0),
+            "condition": Reals(1.0, 100.0, log=True),
         },
         lambda case: _ridge(case)[0],
         lambda case: _ridge(case)[1],

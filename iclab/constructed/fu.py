@@ -29,7 +29,7 @@ from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.heads import Block, Rows, assemble
-from iclab.constructed.theorem import Case, Integers, Reals, Theorem
+from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.predictors import LeastSquares, Newton
 
@@ -54,10 +54,21 @@ def newton(d: int, n: int, steps: int, first: float) -> Bounded:
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
 
+def _prompt(case: Case) -> tuple[Tensor, Tensor]:
+    """The prompt in the precision of the case."""
+    xs, ys = case.prompt()
+    return xs.to(case.precision), ys.to(case.precision)
+
+
+def _answer(case: Case, xs: Tensor, ys: Tensor, first: float) -> Tensor:
+    """What the construction answers the query."""
+    return newton(case.d, case.n + 1, case.layers, first).to(case.precision)(xs, ys, 1).double()
+
+
 def _spectrum(xs: Tensor) -> Tensor:
     """The eigenvalues of S that are not zero."""
-    singular = torch.linalg.svdvals(xs[0, :-1]).square()
-    return singular[singular > singular[0] * len(singular) * torch.finfo(xs.dtype).eps]
+    singular = torch.linalg.svdvals(xs[0, :-1].double()).square()
+    return singular[singular > singular[0] * len(singular) * torch.finfo(torch.float64).eps]
 
 
 def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
@@ -65,25 +76,27 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     spectrum, growth = _spectrum(xs), 2.0**case.layers
     largest, inverse = spectrum[0], torch.minimum(growth / spectrum[0], 1 / spectrum[-1])
     made = (case.n + case.d) * torch.finfo(xs.dtype).eps * inverse * (1 + largest * inverse)
+    xs, ys = xs.double(), ys.double()
     return float(8 * growth * made * xs[0, -1].norm() * (xs[0, :-1].T @ ys[0, :-1]).norm())
 
 
 @lru_cache(64)
 def _iterated(case: Case) -> tuple[float, float]:
-    xs, ys = case.prompt()
-    said = newton(case.d, case.n + 1, case.layers, float(_spectrum(xs)[0] ** -2))(xs, ys, 1)
-    return (said - Newton(case.layers)(xs, ys)[:, -1:]).abs().item(), _rounding(case, xs, ys)
+    xs, ys = _prompt(case)
+    said = _answer(case, xs, ys, float(_spectrum(xs)[0] ** -2))
+    exact = Newton(case.layers)(xs.double(), ys.double())[:, -1:]
+    return (said - exact).abs().item(), _rounding(case, xs, ys)
 
 
 @lru_cache(64)
 def _converged(case: Case, times: float = 1.0) -> tuple[float, float]:
-    xs, ys = case.prompt()
-    spectrum = _spectrum(xs)
-    said = newton(case.d, case.n + 1, case.layers, float(times * spectrum[0] ** -2))(xs, ys, 1)
-    exact = LeastSquares()
+    prompt = _prompt(case)
+    spectrum = _spectrum(prompt[0])
+    said = _answer(case, *prompt, float(times * spectrum[0] ** -2))
+    exact, (xs, ys) = LeastSquares(), (each.double() for each in prompt)
     left = (1 - (spectrum[-1] / spectrum[0]) ** 2) ** 2**case.layers
     far = float(left * xs[0, -1].norm() * exact.weights(xs, ys)[0, -1].norm())
-    return (said - exact(xs, ys)[:, -1:]).abs().item(), far + _rounding(case, xs, ys)
+    return (said - exact(xs, ys)[:, -1:]).abs().item(), far + _rounding(case, *prompt)
 
 
 _PROMPTS = {
@@ -92,6 +105,8 @@ _PROMPTS = {
     "layers": Integers(0, 12),
     "size": Reals(0.3, 3.0, log=True),
     "noise": Reals(0.0, 1.0),
+    "condition": Reals(1.0, 100.0, log=True),
+    "dtype": Choices(["float64", "float32"]),
 }
 
 CONVERGENCE = Theorem(

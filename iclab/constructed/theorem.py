@@ -50,6 +50,7 @@ class Case:
     scale: float = 1000.0
     variant: str = ""
     dtype: str = "float64"
+    condition: float = 1.0  # of the covariance of inputs
 
     @property
     def precision(self) -> torch.dtype:
@@ -61,10 +62,22 @@ class Case:
         return torch.Generator().manual_seed(self.seed)
 
     def prompt(self) -> tuple[Float[Tensor, "one n_1 d"], Float[Tensor, "one n_1"]]:
-        """One prompt of n examples and a query: x ~ N(0, size²), w ~ N(0, I), y = w·x and noise."""
+        """One prompt of n examples and a query in float64: x ~ N(0, size² C), w ~ N(0, I), y = w·x and noise.
+
+        The eigenvalues of C fall from 1 to 1/condition in equal ratios; its eigenvectors are random.
+        """
         rng, n = self.rng(), self.n + 1
         xs, noise, w = (torch.randn(*shape, generator=rng).double() for shape in ((1, n, self.d), (1, n), (self.d,)))
-        return self.size * xs, self.size * xs @ w + self.noise * noise
+        xs = self.size * self.conditioned(xs)
+        return xs, xs @ w + self.noise * noise
+
+    def conditioned(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Isotropic inputs with covariance C."""
+        if self.condition == 1:
+            return xs
+        fallen = self.condition ** -torch.linspace(0, 0.5, self.d, dtype=xs.dtype)
+        turn = torch.linalg.qr(torch.randn(self.d, self.d, generator=self.rng(), dtype=xs.dtype)).Q
+        return xs * fallen @ turn
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
+    start   from which weights       iclab.constructed
     train   how it learns            iclab.training, iclab.fitting
     eval    how it is measured
 
@@ -22,7 +23,8 @@ from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import LEAST, known_names
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
-from iclab.constructed import vonoswald
+from iclab.constructed import Construction, Start, vonoswald
+from iclab.constructed.start import shape
 from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
@@ -59,7 +61,8 @@ class Evaluation:
     (what is written there at any tokens; `probe` says how these are trained), "evolution" (the nearest algorithm along
     the training curve, and the probes where they are asked for), "preconditioners" (the matrix of the step that each
     layer of plain linear attention takes, against theory), "descent" (the constants of gradient descent in the weights
-    of tied linear layers).
+    of tied linear layers). `constructions` are weights from proofs by name: how far the model's weights are from them,
+    and references as predictors.
     """
 
     prompts: int = 2048
@@ -69,6 +72,7 @@ class Evaluation:
     analyses: tuple[Analysis, ...] = ()
     predictors: tuple[tuple[str, Predictor], ...] = ()
     probe: ProbeRecipe | None = None
+    constructions: tuple[tuple[str, Construction], ...] = ()
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -81,8 +85,12 @@ class Evaluation:
         refuse("Evaluation", found + self._predictor_problems())
 
     def _predictor_problems(self) -> list[str]:
-        unfit = [name for name, _ in self.predictors if not NAME.fullmatch(name)]
-        found = [f"a predictor needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
+        named = [("predictor", name) for name, _ in self.predictors]
+        named += [("construction", name) for name, _ in self.constructions]
+        unfit = [each for each in named if not NAME.fullmatch(each[1])]
+        found = [f"a {kind} needs a name of letters, digits, - and _, given {name!r}" for kind, name in unfit]
+        both = dict(self.predictors).keys() & dict(self.constructions).keys()
+        found += [f"the name {name!r} is that of a predictor and of a construction" for name in sorted(both)]
         kinds = tuple(config.kinds(Predictor).values())
         other = [name for name, f in self.predictors if not isinstance(f, kinds)]
         found += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
@@ -97,7 +105,8 @@ class Experiment:
     names another.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
-    "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from.
+    "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from. `start` names the construction
+    whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is.
     """
 
     task: Task
@@ -107,6 +116,7 @@ class Experiment:
     seed: int = 0
     device: str = "auto"
     recipe: str = ""
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
@@ -114,6 +124,7 @@ class Experiment:
             found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
         found += self.model.problems_for(self.task.d) + self.train.problems_for(self.task, self.model)
         found += self._shift_problems() + self._analysis_problems() + self._predictor_problems()
+        found += self._construction_problems()
         refuse("Experiment", found)
 
     def _shift_problems(self) -> list[str]:
@@ -180,11 +191,18 @@ class Experiment:
 
     def _predictor_problems(self) -> list[str]:
         """A name must be free in the table of results, and what is made for d dimensions must fit the task."""
-        named, tasks = self.eval.predictors, [self.task, *(shift for _, shift in self.eval.shifts)]
-        taken = {name for task in tasks if named for name in known_names(task, self.task)}
-        found = [f"the name {name!r} is that of a reference that is always there" for name, _ in named if name in taken]
+        named, given = self.eval.predictors, [*self.eval.predictors, *self.eval.constructions]
+        taken = {name for task in self._tasks() if given for name in known_names(task, self.task)}
+        found = [f"the name {name!r} is that of a reference that is always there" for name, _ in given if name in taken]
         sized = [(name, getattr(f, "d", self.task.d)) for name, f in named]
         return found + [f"predictor {k!r} is for d = {d}, not {self.task.d}" for k, d in sized if d != self.task.d]
+
+    def _construction_problems(self) -> list[str]:
+        """Constructions have shapes, which must be the model's."""
+        named = [(f"eval.constructions.{name}", each) for name, each in self.eval.constructions]
+        named += [("start.construction", self.start.construction)] if self.start else []
+        told = [(name, each.problems_for(self.task.d, self.task.n, self.model)) for name, each in named]
+        return [f"{name}: {text}" for name, problems in told for text in problems]
 
     @property
     def id(self) -> str:
@@ -198,8 +216,9 @@ class Experiment:
         settings = config.to_mapping(self)
         for shift in settings["eval"]["shifts"].values():
             _leave_base_out(shift, settings["task"])
-        if not self.eval.predictors:  # so that experiments from before there were any keep their ids
-            del settings["eval"]["predictors"]
+        for name in ("predictors", "constructions"):  # so that experiments from before there were any keep their ids
+            if not getattr(self.eval, name):
+                del settings["eval"][name]
         return settings
 
     @classmethod
@@ -223,12 +242,31 @@ def _without_usual_kind(settings: Any) -> Any:
 
 
 def read(settings: Nested, reader: Reader) -> Any:
-    """The experiment, or FAILED with its problems in the reader; the task first, because shifts are derived from it."""
+    """The experiment, or FAILED with its problems in the reader. The task comes first, because shifts are derived from
+    it, and then the start, because it has a shape."""
     settings = dict(settings)
     if "task" in settings:
         settings["task"] = reader.read(Task, settings["task"], "task")
         settings["eval"] = _with_bases(settings.get("eval", {}), settings["task"])
+    if settings.get("start", config.NONE) != config.NONE:
+        settings["start"] = reader.read(Start | None, settings["start"], "start")
+        settings["model"] = _with_shape(settings)
     return reader.read(Experiment, settings)
+
+
+def _with_shape(settings: Nested) -> Any:
+    """The section of the model, with the shape of the construction that it starts from in all that it leaves out."""
+    task, start, model = settings.get("task"), settings["start"], settings.get("model", {})
+    usual = isinstance(model, Mapping) and model.get("kind", USUAL[0]) == USUAL[0]
+    if not (usual and isinstance(task, Task) and isinstance(start, Start)):
+        return model
+    layers = start.construction.layers(task.n)
+    if model.get("n_layer", layers) != layers:
+        return model  # no use to build what is refused
+    try:
+        return config.to_mapping(shape(start.construction, task.d, task.n)) | dict(model)
+    except ValueError:  # which is told where the experiment is made
+        return model
 
 
 def _with_bases(evaluation: Any, task: Any) -> Any:

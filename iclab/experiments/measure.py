@@ -11,6 +11,8 @@ fit_distance    relative distance of the model to an algorithm with fitted param
                 position; fit_low and fit_high, the ends of its grid beyond which nothing was tried
 exact_risk      of linear attention at the last position, by its weights; of the predictor "asymptotic_theory" the limit
                 that it tends to in large dimension, and theory_gap its relative distance from there (`theory`)
+weight_distance of the weights to those of each construction that the experiment names, up to symmetries: √2 for weights
+                that have nothing in common
 and, where the analyses of an experiment name them,
 weights         ilwd: E‖w_model − w‖² between implicit weights and those of a linear predictor; weight_cosine: of the
                 angle between them; linearity: R² of the model's answers in the query
@@ -46,6 +48,7 @@ from iclab.analysis import (
     match_iterations,
     references,
     weight_cosine,
+    weight_distance,
 )
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
@@ -113,10 +116,17 @@ class Measurement:
     @cached_property
     def references(self) -> dict[str, Predictor]:
         """What every task is compared with, what the experiment names besides, and what the analyses add."""
-        found = references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors)
+        found = references(self.task, self.experiment.task) | dict(self.experiment.eval.predictors) | self.constructions
         if "descent" in self.experiment.eval.analyses:
             found |= descent.references(self.experiment, self.transformer)
         return found
+
+    @cached_property
+    def constructions(self) -> dict[str, Transformer]:
+        """The constructions that the experiment names, in the precision of the model."""
+        task, device = self.experiment.task, self.prompts.xs.device
+        named = self.experiment.eval.constructions
+        return {name: each.model(task.d, task.n).to(device) for name, each in named}
 
     @property
     def draws(self) -> int:
@@ -131,6 +141,7 @@ class Measurement:
         """Risks and distances, then the analyses that the experiment asks for."""
         yield from self.compare()
         yield from self.theory()
+        yield from self.construction_distances()
         if len(self.prompts.xs) >= LEAST:
             fits = self.lineup.fit(self.model)
             yield from _end_rows(self.lineup)
@@ -189,6 +200,11 @@ class Measurement:
         if risk is not None and tends_to is not None:
             yield row("asymptotic_theory", "exact_risk", None, tends_to)
             yield row("transformer", "theory_gap", None, risk / tends_to - 1)
+
+    def construction_distances(self) -> Iterator[Row]:
+        """How far the weights are from constructions; they are of the training."""
+        for name, hand_set in self.constructions.items() if self.name == TRAINED else ():
+            yield row(name, "weight_distance", None, weight_distance(self.transformer, hand_set))
 
     def weights(self) -> Iterator[Row]:
         """Implicit weights against those of linear references, on some of the prompts: each costs q calls for every

@@ -79,9 +79,13 @@ def new_training(experiment: Experiment, model: nn.Module) -> Training:
 
 
 def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any:
-    """The untrained model; its weights are drawn on the CPU, so that they are the same on every device."""
+    """The untrained model; its weights are drawn on the CPU, so that they are the same on every device, and those of a
+    construction are laid over them where the experiment starts from one."""
     task = experiment.task
-    return experiment.model.build(task.d, task.n, stream(experiment, "init")).to(device)
+    model = experiment.model.build(task.d, task.n, stream(experiment, "init"))
+    if experiment.start and isinstance(model, Transformer):
+        experiment.start.put_into(model)
+    return model.to(device)
 
 
 def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,16 @@
-"""Theorems tried on random cases (`iclab verify`), and searched for a counter-example (`iclab falsify`)."""
+"""Theorems tried on random cases (`iclab verify`) and searched for a counter-example (`iclab falsify`), and the page of
+those that were published wrong (`iclab errata`)."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from iclab.constructed import THEOREMS, Case, Choices, Integers, Tally, Theorem, named
+from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, Theorem, named
 from iclab.constructed.theorem import SEEDS, Range
 from iclab.errors import refuse, unknown
 from iclab.experiments.report import table
@@ -116,7 +118,12 @@ def _strategy(space: Range) -> Any:
         return strategies.sampled_from(list(space.values))
     if isinstance(space, Integers):
         return strategies.integers(space.low, space.high)
-    return strategies.floats(space.low, space.high)
+    return strategies.integers(0, 100).map(partial(_short, space))
+
+
+def _short(space: Reals, hundredths: int) -> float:
+    """A real number of three digits: as good as any other, soon found to be the simplest, and short in print."""
+    return min(max(float(f"{space.at(hundredths / 100):.3g}"), space.low), space.high)
 
 
 def reproduction(theorem: Theorem, case: Case) -> str:
@@ -128,4 +135,41 @@ def reproduction(theorem: Theorem, case: Case) -> str:
         f"case = Case({settings})\n"
         "print(theorem.error(case), theorem.bound(case))\n"
         "assert not theorem.error(case) <= theorem.bound(case)"
+    )
+
+
+# ---- what was published wrong --------------------------------------------------------------------------------------
+
+HEADING = """# Errata
+
+Statements that were published and do not hold as printed, each with what does hold and the simplest counter-example
+that a search found. `iclab verify NAME` tries a check on random cases and `iclab falsify NAME` searches anew; the lines
+of Python run as they stand. This page is what `iclab errata` prints.
+
+| paper and place, as printed | what holds | check |
+|---|---|---|
+"""
+
+
+def errata(examples: int) -> str:
+    """The page of statements that were published wrong, as Markdown."""
+    wrong = [each for each in THEOREMS if each.corrected]
+    lines = [f"| {each.paper} | {each.corrected.paper} | `{each.name}` |" for each in wrong if each.corrected]
+    return HEADING + "\n".join(lines) + "\n" + "".join(_erratum(each, examples) for each in wrong)
+
+
+def _erratum(theorem: Theorem, examples: int) -> str:
+    """What was printed, what holds, and a case that tells them apart."""
+    assert theorem.corrected is not None
+    found, tried = counter_example(theorem, examples)
+    refuse(theorem.name, [] if found else [f"no counter-example among {tried} cases; look at more (--examples)"])
+    assert found is not None
+    error, bound = theorem.error(found), theorem.bound(found)
+    return (
+        f"\n## {theorem.name}\n\n"
+        f"- Printed: {theorem.statement} ({theorem.paper}).\n"
+        f"- Corrected: {theorem.corrected.statement} ({theorem.corrected.paper}): `{theorem.corrected.name}`.\n"
+        f"- Bound: {theorem.reason}.\n"
+        f"- Counter-example: the error is {error:.2g}, and {bound:.2g} would be allowed.\n\n"
+        f"```python\n{reproduction(theorem, found)}\n```\n"
     )

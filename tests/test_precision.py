@@ -1,0 +1,90 @@
+"""Constructions in three precisions: the errors are those of the arithmetic, and what makes no sense says so."""
+
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from test_cli import call
+
+from iclab.constructed import Construction
+from iclab.experiments import precision
+from iclab.experiments.config import kinds
+
+FIGURE = Path(__file__).parents[1] / "paper_figs" / "precision.py"
+LADDERS = [replace(ladder, sizes=ladder.sizes[:2]) for ladder in precision.LADDERS]
+EPS = {name: torch.finfo(dtype).eps for name, dtype in precision.DTYPES.items()}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [row for ladder in LADDERS for row in ladder.rows()]
+
+
+def test_every_construction_is_measured():
+    made = {type(ladder.made(ladder.sizes[0])[0]) for ladder in LADDERS}
+    assert made == set(kinds(Construction).values())
+
+
+def test_exact_constructions_err_by_rounding_and_approximate_ones_by_more(rows):
+    for row in rows:
+        if row["error"] is not None:
+            exact = "Akyürek" not in row["construction"]
+            assert EPS[row["dtype"]] / 100 < row["error"] < (10 * EPS[row["dtype"]] if exact else 1e-2)
+            assert exact or row["error"] > 50 * EPS[row["dtype"]]
+
+
+def test_a_precision_that_makes_no_sense_is_refused_with_the_reason(rows):
+    refused = [row for row in rows if row["error"] is None]
+    assert {row["construction"].split(" (")[1] for row in refused} == {"Akyürek et al. 2022)"}
+    assert {row["dtype"] for row in refused} == {"bfloat16"}
+    assert all("errors could reach" in row["note"] for row in refused)
+    assert all(row["note"] == "" for row in rows if row["error"] is not None)
+
+
+def test_another_algorithm_has_an_error_in_every_precision():
+    """The measure can fail: the construction of one step size beside the algorithm of another."""
+    (ladder,) = [each for each in LADDERS if each.key == "layers"]
+
+    def other(size):
+        _, algorithm, d, n = ladder.made(size)
+        return replace(ladder.made(size)[0], lr=0.1), algorithm, d, n
+
+    assert all(row["error"] > 0.05 for row in replace(ladder, made=other).rows())
+
+
+def test_the_command_prints_a_table_and_writes_what_the_figure_reads(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "LADDERS", LADDERS)
+    code, out, err = call(capsys, "precision", "--out", str(tmp_path / "table"))
+    assert code == 0, err
+    assert "bfloat16" in out and "refused" in out and "von Oswald" in out
+    written = json.loads((tmp_path / "table" / "precision.json").read_text())
+    assert len(written) == 3 * sum(len(ladder.sizes) for ladder in LADDERS)
+    picture = tmp_path / "picture.png"
+    subprocess.run([sys.executable, FIGURE, tmp_path / "table", picture], check=True)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_figure_has_a_line_for_each_precision_that_is_not_refused(rows):
+    figure = runpy.run_path(str(FIGURE))["draw"](pd.DataFrame(rows))
+    try:
+        panels = [axes for axes in figure.axes if axes.get_lines()]
+        assert len(panels) == len(LADDERS)
+        for axes, ladder in zip(panels, LADDERS, strict=True):
+            approximate = "Akyürek" in ladder.name
+            assert len(axes.get_lines()) == (2 if approximate else 3)
+            assert bool(axes.texts) == approximate
+    finally:
+        plt.close(figure)
+
+
+def test_a_figure_of_no_table_is_refused(tmp_path):
+    done = subprocess.run([sys.executable, FIGURE, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and "`iclab precision" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
