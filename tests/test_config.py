@@ -197,7 +197,7 @@ def made(kind):
 PLAIN = LinearRegression(3, 3)
 CONSTRUCTIONS = {
     "VonOswald2022": VonOswald2022(lr=0.1),
-    "Bai2023": Bai2023(lr=0.1),
+    "Bai2023": Bai2023(lr=0.1, lam=0.5),
     "Fu2023": Fu2023(steps=1, first=0.1),
     "Akyurek2022Descent": Akyurek2022Descent(lr=0.01, largest_x=2.0, largest_y=2.0),
     "Akyurek2022Ridge": Akyurek2022Ridge(lam=10.0, largest_x=1.0, largest_y=2.0),

@@ -21,7 +21,7 @@ from iclab.analysis import (
     weight_cosine,
 )
 from iclab.analysis.one_layer import best_step
-from iclab.constructed import vonoswald
+from iclab.constructed import named, vonoswald
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure
 from iclab.models import Transformer, TransformerConfig
@@ -82,6 +82,28 @@ def test_without_the_sign_of_the_residual_two_steps_are_no_descent():
     with torch.no_grad():
         other.attention(0).out.weight.neg_()  # the only sign that tied layers have
     assert (asked(other, prompts) - asked(right, prompts)).abs().max() > 0.05
+
+
+def test_several_labels_are_answered_at_once_unless_the_query_shows_one_or_values_leave_one_out():
+    theorem = named("vonoswald2022_outputs")
+    case = replace(theorem.case({name: 0.7 for name in theorem.ranges}), dtype="float64")
+    assert (case.outputs, case.layers) == (3, 4)
+    assert 0 < theorem.error(case) <= theorem.bound(case)
+    prompts, name = drawn(), "blocks.1.resid_post"
+    model = vonoswald.gradient_descent(2, 8, 2, 0.2, outputs=2)
+    beside = prompts.xs[..., 2]  # the third input is another label
+    hidden = prompts.xs.clone()
+    hidden[:, -1, 2] = 0
+    wanted = GradientDescent(2, 0.2)(prompts.xs[..., :2], beside)[:, -1]
+
+    def said(xs):
+        return -model.read(xs, prompts.ys, name)[name].reshape(6, 8, 8, 5)[:, -1, -1, 2]
+
+    torch.testing.assert_close(said(hidden), wanted, **EXACT)
+    torch.testing.assert_close(said(prompts.xs), wanted - beside[:, -1], **EXACT)
+    with torch.no_grad():
+        model.attention(0).v.weight[2, 2] = 0
+    assert (said(hidden) - wanted).abs().max() > 0.05
 
 
 def test_plus_plus_maps_each_eigenvalue_of_the_gram_matrix_as_published():

@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.constructed import vonoswald
-from iclab.constructed.theorem import Case, Integers, Reals, Theorem
+from iclab.constructed.theorem import CONDITION, DTYPE, Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import Transformer
 from iclab.predictors import GradientDescent
@@ -86,7 +86,7 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     for _ in range(case.layers):
         moved = 1 + case.lr * case.gamma * power
         largest, power = largest * (1 + case.lr * power) * moved**3, power * moved**2
-    return float(8 * case.layers * (case.n + 2 * case.d) * torch.finfo(xs.dtype).eps * largest)
+    return float(8 * case.layers * (case.n + 2 * case.d) * case.eps * largest)
 
 
 @lru_cache(64)
@@ -94,8 +94,8 @@ def _descent(case: Case, symmetric: bool = False, transposed: bool = True) -> tu
     (xs, ys), (A, _) = case.prompt(), _matrices(case, symmetric)
     seen = torch.arange(case.n + 1, dtype=xs.dtype).clamp(min=1)
     exact = GradientDescent(case.layers, 1 / seen, A.mT if transposed else A)(xs, ys)[:, -1]
-    said = preconditioned(case.n + 1, A)(xs, ys, 1)[:, -1]
-    return (said - exact).detach().abs().max().item(), _rounding(case, xs, ys)
+    said = case.asked(preconditioned(case.n + 1, A), xs, ys, 1)[:, -1]
+    return (said - exact).abs().max().item(), _rounding(case, xs, ys)
 
 
 @lru_cache(64)
@@ -106,8 +106,8 @@ def _moving(case: Case) -> tuple[float, float]:
     w, N = torch.zeros_like(h), torch.eye(case.d, dtype=h.dtype)
     for a, b in zip(A, B, strict=True):
         w, N = w + N.mT @ a.mT @ N @ (h - G @ w), N - b @ N @ G @ N.mT @ a @ N
-    said = preconditioned(case.n + 1, A, B)(xs, ys, 1)[0, -1]
-    return abs(float(said.detach() - w @ xs[0, -1])), _rounding(case, xs, ys)
+    said = case.asked(preconditioned(case.n + 1, A, B), xs, ys, 1)[0, -1]
+    return abs(float(said - w @ xs[0, -1])), _rounding(case, xs, ys)
 
 
 _PROMPTS = {
@@ -115,6 +115,8 @@ _PROMPTS = {
     "n": Integers(1, 12),
     "size": Reals(0.1, 2.0, log=True),
     "noise": Reals(0.0, 1.0),
+    "condition": CONDITION,
+    "dtype": DTYPE,
     "layers": Integers(1, 4),
     "lr": Reals(0.05, 0.5),
 }

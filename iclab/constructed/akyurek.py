@@ -59,7 +59,7 @@ from torch import Tensor
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.operators import Product, Stream, Value
 from iclab.constructed.program import Program
-from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
+from iclab.constructed.theorem import CONDITION, DTYPE, Case, Choices, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.predictors import Predictor, Ridge, StochasticGradientDescent
 
@@ -423,14 +423,14 @@ _STEP = {
     "lam": Reals(0.01, 2.0, log=True),
     "size": Reals(0.1, 3.0, log=True),
     "noise": Reals(0.0, 1.0),
-    "condition": Reals(1.0, 100.0, log=True),
+    "condition": CONDITION,
 }
 
 THEOREM1 = Theorem(
     "akyurek2022_theorem1",
     f"{PAPER}, Theorem 1, the sign in step 6 corrected",
     "nine decoder layers answer w'·x_2 after one SGD step on one example, w' = w − lr (x (w·x − y) + lam w)",
-    {**_STEP, "variant": VARIANTS, "dtype": Choices(["float64", "float32"])},
+    {**_STEP, "variant": VARIANTS, "dtype": DTYPE},
     lambda case: _theorem1(case)[0],
     lambda case: _theorem1(case)[1],
     FIRST_ORDER,
@@ -450,7 +450,7 @@ THEOREMS: list[Theorem] = [
         "akyurek2022_lemma1_mov",
         f"{PAPER}, Lemma 1",
         "one decoder layer copies rows of a column into a later column and changes no other",
-        {"d": Integers(1, 8), "n": Integers(1, 8), "dtype": Choices(["float64", "float32"])},
+        {"d": Integers(1, 8), "n": Integers(1, 8), "dtype": DTYPE},
         _moved,
         lambda case: 2 * torch.finfo(case.precision).eps,
         "attention is one-hot to the last bit; (h + z) − h rounds once, values being at most 1",
@@ -463,7 +463,7 @@ THEOREMS: list[Theorem] = [
             "variant": Choices(["published", "even", "richardson"]),
             "scale": Reals(10.0, 1e6, log=True),
             "size": Reals(0.1, 100.0, log=True),
-            "dtype": Choices(["float64", "float32"]),
+            "dtype": DTYPE,
         },
         _product_error,
         _product_bound,
@@ -485,7 +485,7 @@ THEOREMS: list[Theorem] = [
         "akyurek2022_lemma5_aff",
         f"{PAPER}, Lemma 5; by g(z) − g(−z) = z, which is this project's",
         "one GELU layer computes an affine function, exactly",
-        {"size": Reals(1e-6, 1e6, log=True), "dtype": Choices(["float64", "float32"])},
+        {"size": Reals(1e-6, 1e6, log=True), "dtype": DTYPE},
         _passed,
         lambda case: 8 * case.size * torch.finfo(case.precision).eps,
         "the sum of two rounded numbers of at most 1, times a bound of 2·size",
@@ -546,7 +546,7 @@ THEOREMS: list[Theorem] = [
             "lam": Reals(0.1, 10.0, log=True),
             "size": Reals(0.1, 1.0, log=True),
             "noise": Reals(0.0, 1.0),
-            "condition": Reals(1.0, 100.0, log=True),
+            "condition": CONDITION,
         },
         lambda case: _theorem2(case)[0],
         lambda case: _theorem2(case)[1],
@@ -562,7 +562,7 @@ THEOREMS: list[Theorem] = [
             "lam": Reals(0.1, 10.0, log=True),
             "size": Reals(0.1, 1.0, log=True),
             "noise": Reals(0.0, 1.0),
-            "condition": Reals(1.0, 100.0, log=True),
+            "condition": CONDITION,
         },
         lambda case: _ridge(case)[0],
         lambda case: _ridge(case)[1],

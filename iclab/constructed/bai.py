@@ -33,7 +33,7 @@ from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.heads import Block, Kinked, Rows, assemble
-from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
+from iclab.constructed.theorem import CONDITION, DTYPE, Case, Choices, Integers, Reals, Theorem
 from iclab.errors import refuse, unknown
 from iclab.predictors import GradientDescent, Lasso, Ridge
 
@@ -428,7 +428,7 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     """Each sum to eps of its terms, carried on by a norm of 1 + lr (tr XᵀX/N + lam) for each step."""
     first, second = xs[0, :-1].norm(2).square() / case.n, xs[0, :-1].norm(dim=-1).max() * ys[0, :-1].abs().max()
     grown = max(1.0, float(1 + case.lr * (first + case.lam))) ** case.layers
-    terms = 8 * (case.d + case.n) * case.layers * torch.finfo(torch.float64).eps
+    terms = 8 * (case.d + case.n) * case.layers * case.eps
     return float(terms * case.layers * case.lr * second * xs[0].norm(dim=-1).max() * grown)
 
 
@@ -437,7 +437,7 @@ def _descent(case: Case, decay: bool = True) -> tuple[float, float]:
     (xs, ys), lam = case.prompt(), case.lam if decay else 0.0
     model = gradient_descent(case.d, case.n + 1, case.layers, case.lr, lam)
     exact = GradientDescent(case.layers, case.lr / case.n, lam=case.n * lam)(xs, ys)[:, -1:]
-    error = (model(xs, ys, 1) - exact).abs().item()
+    error = (case.asked(model, xs, ys, 1) - exact).abs().item()
     return error if model.config.n_head == (3 if lam else 2) else float("inf"), _rounding(case, xs, ys)
 
 
@@ -455,13 +455,13 @@ def _proximal(case: Case, units: Units = "4d") -> tuple[float, float]:
         w = _shrunk(w - case.lr * examples.mT @ (examples @ w - labels) / case.n, case.lr * case.lam)
     ways = [(a, b) for a in (1, -1) for b in (1, -1)] if units == "2d" else [(1, 1)]
     models = [lasso(case.d, case.n + 1, case.layers, case.lr, case.lam, units, each) for each in ways]
-    error = min((model(xs, ys, 1)[0, 0] - w @ xs[0, -1]).abs().item() for model in models)
+    error = min((case.asked(model, xs, ys, 1)[0, 0] - w @ xs[0, -1]).abs().item() for model in models)
     return error, _rounding(case, xs, ys) + _threshold_rounding(case, xs)
 
 
 def _threshold_rounding(case: Case, xs: Tensor) -> float:
     """A threshold that is added and taken off again costs eps of itself in each entry and step."""
-    return float(8 * torch.finfo(xs.dtype).eps * case.layers * case.lr * case.lam * xs[0, -1].abs().sum())
+    return float(8 * case.eps * case.layers * case.lr * case.lam * xs[0, -1].abs().sum())
 
 
 @lru_cache(64)
@@ -607,18 +607,26 @@ def _tested(case: Case) -> tuple[float, float]:
     return (model(xs, ys, 1)[0, 0] - exact).abs().item(), epsilon * (1 + case.layers * case.lr / 4) + rounded
 
 
-_PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, log=True), "noise": Reals(0.0, 1.0)}
+_PROMPTS = {
+    "d": Integers(1, 5),
+    "n": Integers(1, 12),
+    "size": Reals(0.1, 2.0, log=True),
+    "noise": Reals(0.0, 1.0),
+    "condition": CONDITION,
+}
+_DESCENT = {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "dtype": DTYPE}
 
 _SPLIT = {
     "d": Integers(1, 4),
     "n": Integers(2, 12),
     "size": Reals(0.2, 1.0, log=True),
     "noise": Reals(0.0, 1.0),
+    "condition": CONDITION,
     "layers": Integers(0, 8),
     "lam": Reals(0.05, 1.0, log=True),
     "scale": Reals(1e-3, 1.0, log=True),
 }
-_SPARSE = {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "lam": Reals(0.01, 1.0, log=True)}
+_SPARSE = {**_DESCENT, "lam": Reals(0.01, 1.0, log=True)}
 ROUNDING = "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr tr XᵀX/N for each step"
 
 NARROW = Theorem(
@@ -636,7 +644,7 @@ THEOREMS: list[Theorem] = [
         "bai2023_descent",
         f"{PAPER}, proof of Theorem 4; the query hidden by the layout",
         "one layer of three ReLU heads is one step of gradient descent on the ridge objective, exactly",
-        {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "lam": Reals(0.0, 1.0)},
+        {**_DESCENT, "lam": Reals(0.0, 1.0)},
         lambda case: _descent(case)[0],
         lambda case: _descent(case)[1],
         "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr (tr XᵀX/N + lam) for each step",
@@ -654,7 +662,7 @@ THEOREMS: list[Theorem] = [
         "bai2023_two_heads",
         f"{PAPER}, Proposition C.2, for the squared error; the query hidden by the layout",
         "one layer of two ReLU heads is one step of gradient descent on the squared error, exactly",
-        {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3)},
+        _DESCENT,
         lambda case: _descent(case, decay=False)[0],
         lambda case: _descent(case, decay=False)[1],
         ROUNDING,
@@ -712,6 +720,7 @@ THEOREMS: list[Theorem] = [
             "n": Integers(1, 6),
             "size": Reals(0.1, 0.5, log=True),
             "noise": Reals(0.0, 0.5),
+            "condition": CONDITION,
             "layers": Integers(0, 4),
             "lr": Reals(0.01, 0.3, log=True),
             "scale": Reals(8.0, 128.0, log=True),

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.heads import Block, Rows, assemble
-from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
+from iclab.constructed.theorem import CONDITION, DTYPE, Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.predictors import LeastSquares, Newton
 
@@ -105,8 +105,8 @@ _PROMPTS = {
     "layers": Integers(0, 12),
     "size": Reals(0.3, 3.0, log=True),
     "noise": Reals(0.0, 1.0),
-    "condition": Reals(1.0, 100.0, log=True),
-    "dtype": Choices(["float64", "float32"]),
+    "condition": CONDITION,
+    "dtype": DTYPE,
 }
 
 CONVERGENCE = Theorem(

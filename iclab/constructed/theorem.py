@@ -30,7 +30,7 @@ class Case:
     `size` is the standard deviation of inputs, `noise` that of labels around w·x; `scale` is what a construction takes
     to be large (its c, N or β); `gamma` moves the inputs in GD++; `layers` counts what is repeated; `vocab` counts
     tokens; a representation has `features` numbers, made in `depth` layers from the last `window` inputs; `heads`
-    counts those of one layer; `dtype` is that of weights and prompts.
+    counts those of one layer and `outputs` the labels of one example; `dtype` is that of weights and prompts.
     """
 
     seed: int = 0
@@ -41,6 +41,7 @@ class Case:
     depth: int = 1
     window: int = 1
     heads: int = 1
+    outputs: int = 1
     layers: int = 1
     lr: float = 0.1
     lam: float = 0.1
@@ -57,19 +58,33 @@ class Case:
         """The dtype itself."""
         return getattr(torch, self.dtype)
 
+    @property
+    def eps(self) -> float:
+        """The relative rounding of one operation in it."""
+        return torch.finfo(self.precision).eps
+
+    def asked(
+        self, model: torch.nn.Module, xs: Float[Tensor, "b n d"], ys: Float[Tensor, "b n"], m: int | None = None
+    ) -> Float[Tensor, "b m"]:
+        """What a model answers in this precision, as float64."""
+        dtype = self.precision
+        return model.to(dtype)(xs.to(dtype), ys.to(dtype), m).double().detach()
+
     def rng(self) -> torch.Generator:
         """A new generator with the case's seed."""
         return torch.Generator().manual_seed(self.seed)
 
     def prompt(self) -> tuple[Float[Tensor, "one n_1 d"], Float[Tensor, "one n_1"]]:
-        """One prompt of n examples and a query in float64: x ~ N(0, size² C), w ~ N(0, I), y = w·x and noise.
+        """One prompt of n examples and a query: x ~ N(0, size² C), w ~ N(0, I), y = w·x and noise.
 
-        The eigenvalues of C fall from 1 to 1/condition in equal ratios; its eigenvectors are random.
+        It is in float64, of numbers that the dtype has. The eigenvalues of C fall from 1 to 1/condition in equal
+        ratios; its eigenvectors are random.
         """
         rng, n = self.rng(), self.n + 1
         xs, noise, w = (torch.randn(*shape, generator=rng).double() for shape in ((1, n, self.d), (1, n), (self.d,)))
         xs = self.size * self.conditioned(xs)
-        return xs, xs @ w + self.noise * noise
+        ys = xs @ w + self.noise * noise
+        return xs.to(self.precision).double(), ys.to(self.precision).double()
 
     def conditioned(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Isotropic inputs with covariance C."""
@@ -120,6 +135,10 @@ class Choices:
 
 Range = Integers | Reals | Choices
 SEEDS = Integers(0, 2**31 - 1)
+
+
+CONDITION = Reals(1.0, 100.0, log=True)
+DTYPE = Choices(["float64", "float32"])
 
 
 @dataclass(frozen=True)

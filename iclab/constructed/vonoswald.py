@@ -38,7 +38,9 @@ That a softmax leaves one-hot scores as they are, as the paper has it, is wrong:
 e/(e + t − 1). With the scores times β every other token has e^(−β) of it, and an entry of x is off by 2(t − 1) e^(−β)
 times the largest entry at most.
 
-Labels are scalars in this project; the paper's constructions carry vectors of them with the same weights.
+Vectors of labels. W_V and P hold −1 and lr once for each of them; scores do not ask for labels, so that each is
+answered as if it were alone. Prompts of this project have one label; all but the last stand beside x in the inputs,
+with 0 in the query, and answers are then read from the stream.
 
 The paper writes η/N for lr, and W_V = [[0, 0], [W_0, −I]] with a start at weights W_0; here W_0 = 0. Tokens of this
 project hold one channel more, which is 1 in examples and 0 in the query: all weights on it are 0. Its layers divide
@@ -54,7 +56,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.constructed.theorem import Case, Integers, Reals, Theorem
+from iclab.constructed.theorem import CONDITION, DTYPE, Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus
@@ -82,16 +84,18 @@ def config(d: int, layers: int) -> TransformerConfig:
     )
 
 
-def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0) -> Transformer:
+def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0, outputs: int = 1) -> Transformer:
     """A float64 transformer of `steps` layers that answers as `GradientDescent(steps, lr)`, or with `gamma` as
-    `GradientDescentPlusPlus(steps, lr, gamma)`, at every position. Raises ``ValueError`` for fewer steps than one."""
-    refuse("gradient_descent", [] if steps >= 1 else [f"steps must be at least 1, given {steps}"])
-    model = Transformer(d, n, config(d, steps)).double()
+    `GradientDescentPlusPlus(steps, lr, gamma)`, at every position. With several `outputs` its inputs are x and all
+    labels but the last. Raises ``ValueError`` for fewer steps or outputs than one."""
+    least = {"steps": steps, "outputs": outputs}
+    refuse("gradient_descent", [f"{k} must be at least 1, given {v}" for k, v in least.items() if v < 1])
+    model = Transformer(d + outputs - 1, n, config(d + outputs - 1, steps)).double()
     attn = model.attention(0)
-    _set(attn.q.weight, [1.0] * d + [0.0, 0.0])
-    _set(attn.k.weight, [1.0] * d + [0.0, 0.0])
-    _set(attn.v.weight, [1.0] * d + [-1.0, 0.0])
-    _set(attn.out.weight, [-gamma * model.longest] * d + [lr * model.longest, 0.0])
+    _set(attn.q.weight, [1.0] * d + [0.0] * outputs + [0.0])
+    _set(attn.k.weight, [1.0] * d + [0.0] * outputs + [0.0])
+    _set(attn.v.weight, [1.0] * d + [-1.0] * outputs + [0.0])
+    _set(attn.out.weight, [-gamma * model.longest] * d + [lr * model.longest] * outputs + [0.0])
     return model
 
 
@@ -170,10 +174,13 @@ def _set(weight: Tensor, diagonal: list[float]) -> None:
 
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
+EPS = torch.finfo(torch.float64).eps
 ROUNDING = "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr ‖X‖² for each step"
 
 
-def _rounding(xs: Tensor, ys: Tensor, steps: int, lr: float, gamma: float = 0.0, extra: int = 0) -> float:
+def _rounding(
+    xs: Tensor, ys: Tensor, steps: int, lr: float, gamma: float = 0.0, extra: int = 0, eps: float = EPS
+) -> float:
     """ROUNDING, of sums with `extra` terms more; with `gamma`, of inputs that grow by at most 1 + γ‖X‖² in a layer,
     where ‖X‖² is first what it was and then at most (γ‖X‖² − 1)² times as much."""
     power, query = xs[0, :-1].square().sum(), xs[0].norm(dim=-1).max()
@@ -182,7 +189,7 @@ def _rounding(xs: Tensor, ys: Tensor, steps: int, lr: float, gamma: float = 0.0,
         largest, grown = largest * (1 + lr * power) * (1 + gamma * power) ** 3, (gamma * power - 1) ** 2
         power = power * grown.clamp(min=1.0)
     terms = 8 * steps * (sum(xs.shape[1:]) + extra)
-    return float(terms * torch.finfo(xs.dtype).eps * largest)
+    return float(terms * eps * largest)
 
 
 def _largest(difference: Tensor) -> float:
@@ -194,12 +201,30 @@ def _descent(case: Case, in_sight: bool = False) -> tuple[float, float]:
     """At the last position; `in_sight` has the query among the keys."""
     (xs, ys), lr = case.prompt(), case.lr / case.n
     exact = GradientDescentPlusPlus(case.layers, lr, case.gamma / case.n)(xs, ys)[:, -1]
-    bound = _rounding(xs, ys, case.layers, lr, case.gamma / case.n)
+    bound = _rounding(xs, ys, case.layers, lr, case.gamma / case.n, eps=case.eps)
     if in_sight:
         again = torch.zeros_like(ys[:, -1:])
         xs, ys = torch.cat([xs, xs[:, -1:]], dim=1), torch.cat([ys[:, :-1], again, again], dim=1)
     model = gradient_descent(case.d, xs.shape[1], case.layers, lr, case.gamma / case.n)
-    return _largest(model(xs, ys, 1)[:, -1] - exact), bound
+    return _largest(case.asked(model, xs, ys, 1)[:, -1] - exact), bound
+
+
+@lru_cache(64)
+def _outputs(case: Case) -> tuple[float, float]:
+    """Of several labels at once, at the last position: each against descent on it alone."""
+    (xs, _), lr, k = case.prompt(), case.lr / case.n, case.outputs
+    weights = torch.randn(case.d, k, generator=case.rng()).double()
+    noise = torch.randn(case.n + 1, k, generator=case.rng()).double()
+    labels = (xs @ weights + case.noise * noise).to(case.precision).double()
+    beside = labels[..., :-1] * (torch.arange(case.n + 1) < case.n)[:, None]  # the query shows none
+    name = f"blocks.{case.layers - 1}.resid_post"
+    model = gradient_descent(case.d, case.n + 1, case.layers, lr, case.gamma / case.n, k).to(case.precision)
+    tokens = torch.cat([xs, beside], dim=-1).to(case.precision), labels[..., -1].to(case.precision)
+    last = model.read(*tokens, name)[name][-1, -1, case.d : case.d + k]
+    exact = GradientDescentPlusPlus(case.layers, lr, case.gamma / case.n)
+    apart = [_largest(exact(xs, labels[..., j])[:, -1] + last[j]) for j in range(k)]
+    rounding = (_rounding(xs, labels[..., j], case.layers, lr, case.gamma / case.n, k, case.eps) for j in range(k))
+    return max(apart), max(rounding)
 
 
 def _network(case: Case) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,20 +239,20 @@ def _features(case: Case, kernel: bool = False, printed: bool = False) -> tuple[
     """Descent on features, or `kernel` regression by its formula; of an entry of m the terms are at most those of
     |O|(|W||x| + |b|), as |gelu(z)| ≤ |z|, and |gelu′| ≤ 9/8."""
     (xs, ys), (hidden, bias, out), lr = case.prompt(), _network(case), case.lr / case.n
-    said = feature_descent(hidden, bias, out, case.n + 1, case.layers, lr)(xs, ys, 1)[:, -1]
+    said = case.asked(feature_descent(hidden, bias, out, case.n + 1, case.layers, lr), xs, ys, 1)[:, -1]
     features = F.gelu(xs @ hidden.mT + bias) @ out.mT
     exact = GradientDescent(case.layers, lr)(features, ys)[:, -1]
     if kernel:
         exact = (1.0 if printed else lr) * ((features @ features[:, -1:].mT).squeeze(-1) * ys)[:, :-1].sum(-1)
     most = (xs.abs() @ hidden.abs().mT + bias.abs()) @ out.abs().mT
-    return _largest(said - exact), _rounding(most, ys, case.layers, lr, extra=2 * case.d)
+    return _largest(said - exact), _rounding(most, ys, case.layers, lr, extra=2 * case.d, eps=case.eps)
 
 
 @lru_cache(64)
 def _separate(case: Case) -> tuple[float, float]:
     (xs, ys), lr = case.prompt(), case.lr / case.n
-    said = separate_tokens(case.d, case.n + 1, lr)(xs, ys)
-    return _largest(said - GradientDescent(1, lr)(xs, ys)), _rounding(xs, ys, 1, lr)
+    said = case.asked(separate_tokens(case.d, case.n + 1, lr), xs, ys)
+    return _largest(said - GradientDescent(1, lr)(xs, ys)), _rounding(xs, ys, 1, lr, eps=case.eps)
 
 
 @lru_cache(64)
@@ -241,9 +266,16 @@ def _merged(case: Case, attention: Attending = "softmax", sharpened: bool = True
     return _largest(held - xs.repeat_interleave(2, 1)[:, :-1]), float((leaked + 8 * eps) * xs.abs().max())
 
 
-_PROMPTS = {"d": Integers(1, 5), "n": Integers(1, 12), "size": Reals(0.1, 2.0, log=True), "noise": Reals(0.0, 1.0)}
-_STEPS = {**_PROMPTS, "layers": Integers(1, 5), "lr": Reals(0.05, 0.5)}
-_ONE = {**_PROMPTS, "lr": Reals(0.05, 0.5)}
+_PROMPTS = {
+    "d": Integers(1, 5),
+    "n": Integers(1, 12),
+    "size": Reals(0.1, 2.0, log=True),
+    "noise": Reals(0.0, 1.0),
+    "condition": CONDITION,
+}
+_EXACT = {**_PROMPTS, "dtype": DTYPE}
+_STEPS = {**_EXACT, "layers": Integers(1, 5), "lr": Reals(0.05, 0.5)}
+_ONE = {**_EXACT, "lr": Reals(0.05, 0.5)}
 _SHARP = {**_PROMPTS, "scale": Reals(5.0, 60.0)}
 
 PROPOSITION1 = Theorem(
@@ -302,6 +334,15 @@ THEOREMS: list[Theorem] = [
         {**_STEPS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.2)},
         lambda case: _descent(case)[0],
         lambda case: _descent(case)[1],
+        ROUNDING + ", and by that of the moves",
+    ),
+    Theorem(
+        "vonoswald2022_outputs",
+        f"{PAPER}, Proposition 1 and GD++ for vectors of labels",
+        "k layers answer several labels at once, each by k steps of GD++ on it alone",
+        {**_STEPS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.2), "outputs": Integers(1, 4)},
+        lambda case: _outputs(case)[0],
+        lambda case: _outputs(case)[1],
         ROUNDING + ", and by that of the moves",
     ),
     Theorem(
