@@ -37,6 +37,8 @@ def draw(table):
     line(left, after, "transformer", "risk", label="transformer, trained", marker="o", color="C0")
     for value in drawn_at_random(after, "transformer", "risk"):
         left.axhline(value, linestyle="--", color="C0", lw=1)
+    for style, label in ((":", "before training"), ("--", "trained from random weights")):
+        left.plot([], [], style, color="gray", lw=1, label=label)
     left.set(ylabel="risk at the query")
     right.set(ylabel="distance of weights")
     for axes in (left, right):
