@@ -44,7 +44,7 @@ def test_the_page_is_what_the_command_prints(capsys, monkeypatch):
     code, out, _ = call(capsys, "errata", "--examples", "20")
     assert code == 0 and out.startswith(theorems.HEADING)
     assert out.count("\n## halving\n") == 1
-    assert "case = Case(seed=0, d=2, size=0.25, variant='a')" in out
+    assert 'case = Case(seed=0, d=2, size=0.25, variant="a")' in out
     assert "the error is 0.12, and 0.1 would be allowed" in out
 
 

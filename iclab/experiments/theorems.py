@@ -128,7 +128,7 @@ def _short(space: Reals, hundredths: int) -> float:
 
 def reproduction(theorem: Theorem, case: Case) -> str:
     """Lines of Python that show how the case breaks the bound."""
-    settings = ", ".join(f"{name}={getattr(case, name)!r}" for name in ("seed", *theorem.ranges))
+    settings = ", ".join(f"{name}={json.dumps(getattr(case, name))}" for name in ("seed", *theorem.ranges))
     return (
         "from iclab.constructed import Case, named\n\n"
         f'theorem = named("{theorem.name}")\n'
