@@ -514,6 +514,15 @@ def test_prompts_beyond_the_bounds_are_refused(build):
     assert model(xs, ys).isfinite().all()
 
 
+def test_a_bound_is_not_broken_by_its_own_rounding_to_float32():
+    model = sgd_step(torch.tensor([1.0]), 0.1, 0.5, replace(WITHIN, largest_y=0.4, dtype=torch.float32))
+    xs, ys = torch.tensor([[[1.0], [1.0]]]), torch.tensor([[0.4, 0.0]])
+    assert ys.max().item() > 0.4
+    assert model(xs, ys).isfinite().all()
+    with pytest.raises(ValueError, match="for labels of at most 0.4"):
+        model(xs, torch.nextafter(ys, torch.ones(1)))
+
+
 @pytest.mark.parametrize("name", ["theorem 1", "network of two layers", "tested"])
 def test_some_theorems_need_an_example(name):
     xs, ys = prompts(2, 1)

@@ -66,7 +66,7 @@ class Bounded(Transformer):
         found = [
             f"the weights were set for {name} of at most {bound:.4g} in size, given {_largest(values):.4g}"
             for name, (values, bound) in sizes.items()
-            if not _largest(values) <= bound
+            if not values.le(bound).logical_and(values.ge(-bound)).all()  # the bound too is rounded to their precision
         ]
         if xs.shape[1] <= self.answers_from:
             found.append(f"n = {xs.shape[1]}: the first position that is answered is {self.answers_from}")

@@ -19,7 +19,8 @@ eigenvalue the residual is −1 and then 1 for ever. With a = 1/‖S‖² it is 
     |ŷ − ŷ_OLS| ≤ ‖x‖‖w_OLS‖ (1 − κ⁻²)^(2^k),    κ the condition of S.
 
 Rounding doubles at each step in directions that S does not reach, and no faster: with M_k ≤ μ = min(2^k a‖S‖, 1/λ_min),
-each step makes an error of eps·n·μ(1 + ‖S‖μ) in M, and k of them sum up to 2^k as much.
+each step makes an error of eps·n·μ(1 + ‖S‖μ) in M, and k of them sum up to 2^k as much. What M multiplies, Σ y_i x_i,
+rounds to eps of Σ |y_i||x_i|, which may be much more than the sum.
 """
 
 from functools import lru_cache
@@ -77,7 +78,7 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     largest, inverse = spectrum[0], torch.minimum(growth / spectrum[0], 1 / spectrum[-1])
     made = (case.n + case.d) * torch.finfo(xs.dtype).eps * inverse * (1 + largest * inverse)
     xs, ys = xs.double(), ys.double()
-    return float(8 * growth * made * xs[0, -1].norm() * (xs[0, :-1].T @ ys[0, :-1]).norm())
+    return float(8 * growth * made * xs[0, -1].norm() * (xs[0, :-1].abs().T @ ys[0, :-1].abs()).norm())
 
 
 @lru_cache(64)
