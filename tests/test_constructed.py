@@ -519,7 +519,7 @@ def test_a_bound_is_not_broken_by_its_own_rounding_to_float32():
     xs, ys = torch.tensor([[[1.0], [1.0]]]), torch.tensor([[0.4, 0.0]])
     assert ys.max().item() > 0.4
     assert model(xs, ys).isfinite().all()
-    with pytest.raises(ValueError, match="for labels of at most 0.4"):
+    with pytest.raises(ValueError, match=r"for labels of at most 0\.4"):
         model(xs, torch.nextafter(ys, torch.ones(1)))
 
 
