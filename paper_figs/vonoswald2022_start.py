@@ -8,6 +8,7 @@ two constructions; dashed: trained from random weights; dotted: before training.
 """
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
 import iclab
 from iclab import plots
@@ -17,6 +18,7 @@ ALGORITHMS = {
     "two_steps": {"label": "two steps of gradient descent", "color": "C1"},
     "two_steps_plus_plus": {"label": "two steps of GD++", "color": "black"},
 }
+STYLES = {":": "before training", "--": "trained from random weights"}
 DISTURBANCE = "start.perturbation"
 
 
@@ -37,13 +39,12 @@ def draw(table):
     line(left, after, "transformer", "risk", label="transformer, trained", marker="o", color="C0")
     for value in drawn_at_random(after, "transformer", "risk"):
         left.axhline(value, linestyle="--", color="C0", lw=1)
-    for style, label in ((":", "before training"), ("--", "trained from random weights")):
-        left.plot([], [], style, color="gray", lw=1, label=label)
     left.set(ylabel="risk at the query")
     right.set(ylabel="distance of weights")
     for axes in (left, right):
         axes.set(xlabel="strength of the disturbance", ylim=(0, None))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    styles = [Line2D([], [], linestyle=style, color="gray", lw=1, label=label) for style, label in STYLES.items()]
+    figure.legend(handles=[*left.get_legend_handles_labels()[0], *styles], loc="outside lower center", ncols=3)
     return figure
 
 

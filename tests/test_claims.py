@@ -1,5 +1,7 @@
 """Claims, each outcome shown by a table made for it."""
 
+from math import isclose
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +62,9 @@ def test_a_claim_and_its_opposite_never_both_hold(value, stderr, bound):
     above, below = (
         verdict(claim(**{side: bound}), cell(row(value, stderr))).outcome for side in ("at_least", "at_most")
     )
-    assert (above, below) in {("holds", "fails"), ("fails", "holds"), ("undecided", "undecided"), ("holds", "holds")}
+    possible = {("holds", "fails"), ("fails", "holds"), ("undecided", "undecided"), ("holds", "holds")}
+    at_the_edge = {("holds", "undecided"), ("undecided", "holds")}  # the value just two standard errors off
+    assert (above, below) in (possible | at_the_edge if isclose(abs(value - bound), 2 * stderr) else possible)
     assert (above == below == "holds") is (value == bound and stderr == 0)
 
 
