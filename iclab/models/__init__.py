@@ -1,8 +1,10 @@
-"""Things with weights: the transformer over prompts or tokens, token layouts, activations, and linear models."""
+"""Things with weights: the transformer over prompts or tokens, token layouts, activations, linear models, and models
+whose weights are drawn and never learned but for the last."""
 
 from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
+from iclab.models.random_features import RandomAttention, RandomFeatures, RandomNetwork
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
 
@@ -14,6 +16,9 @@ __all__ = [
     "LinearAttention",
     "LinearAttentionConfig",
     "LinearModel",
+    "RandomAttention",
+    "RandomFeatures",
+    "RandomNetwork",
     "TokenTransformer",
     "TokenTransformerConfig",
     "Transformer",
