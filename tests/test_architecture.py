@@ -26,7 +26,7 @@ ALLOWED = {
     "iclab.constructed": MAKING,
     "iclab.training": MAKING | {"iclab.posterior"},
     "iclab.fitting": MAKING | {"iclab.training"},
-    "iclab.regression": MAKING,
+    "iclab.regression": MAKING | {"iclab.training"},
     "iclab.analysis": MAKING | {"iclab.posterior"},
     "iclab.experiments": MAKING | MIDDLE | {"iclab"},  # for its version
     "iclab.plots": set(),

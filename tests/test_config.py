@@ -19,18 +19,30 @@ from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
-from iclab.models import Architecture, LinearAttentionConfig, TransformerConfig
+from iclab.models import (
+    Architecture,
+    FrozenArchitecture,
+    LinearAttentionConfig,
+    RandomAttentionConfig,
+    RandomNetworkConfig,
+    TransformerConfig,
+)
 from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
+from iclab.regression import CurveLearner, FrozenRidge
 from iclab.tasks import (
     Derived,
     FinitePool,
     Inputs,
+    KeyAverage,
     LinearRegression,
     Longer,
     NoisyLabels,
     NormalisedLabels,
+    Profile,
+    QueryAndKeys,
     SkewedInputs,
     Sphere,
+    Target,
     Task,
     Uniform,
 )
@@ -184,7 +196,8 @@ def shipped(base):
 def example(hint):
     """A value of an annotation, with the least that its class asks for. At d = n = 3 every kind of task is possible."""
     if is_table(hint):
-        final = hint if not has_kinds(hint) else kinds(hint).get(hint.__name__, LinearRegression)
+        usual = LinearRegression if hint is Task else next(iter(kinds(hint).values()))
+        final = hint if not has_kinds(hint) else kinds(hint).get(hint.__name__, usual)
         return final(**{name: example(h) for name, (spec, h) in schema(final).items() if required(spec)})
     return {int: 3, float: 0.5, str: "word", bool: True}[hint]
 
@@ -195,6 +208,7 @@ def made(kind):
 
 
 PLAIN = LinearRegression(3, 3)
+KEYED = QueryAndKeys(3, 3)
 CONSTRUCTIONS = {
     "VonOswald2022": VonOswald2022(lr=0.1),
     "Bai2023": Bai2023(lr=0.1),
@@ -219,10 +233,22 @@ def specimens():
     for name, kind in shipped(Inputs).items():
         yield f"inputs {name}", Experiment(LinearRegression(3, 3, inputs=made(kind))), "task.inputs"
     for name, kind in shipped(Architecture).items():
-        if kind is not TransformerConfig:  # which is that of "plain"
+        if issubclass(kind, FrozenArchitecture):
+            yield f"model {name}", Experiment(KEYED, made(kind), FrozenRidge()), "model"
+        elif kind is not TransformerConfig:  # which is that of "plain"
             yield f"model {name}", Experiment(PLAIN, made(kind)), "model"
     for name, kind in shipped(Learner).items():
-        yield f"train {name}", Experiment(PLAIN, LinearAttentionConfig(), made(kind)), "train"
+        curve = issubclass(kind, CurveLearner)
+        pair = (KEYED, RandomAttentionConfig()) if curve else (PLAIN, LinearAttentionConfig())
+        yield f"train {name}", Experiment(*pair, made(kind)), "train"
+    for name, kind in shipped(Target).items():
+        targets = QueryAndKeys(4, 3, targets=(("one", made(kind)),))
+        yield f"target {name}", Experiment(targets, RandomAttentionConfig(), FrozenRidge()), "task.targets.one"
+    for name, kind in shipped(Profile).items():
+        targets = QueryAndKeys(3, 3, targets=(("one", KeyAverage(made(kind))),))
+        yield f"profile {name}", Experiment(targets, RandomAttentionConfig(), FrozenRidge()), "task.targets.one.key"
+    beside = FrozenRidge(beside=(("other", RandomNetworkConfig()),))
+    yield "train.beside", Experiment(KEYED, RandomAttentionConfig(), beside), "train.beside.other"
     for name, kind in shipped(Derived).items():
         free = TransformerConfig(positions=False)  # takes prompts of any length
         yield (
@@ -343,7 +369,7 @@ def test_every_missing_key_is_named(name):
     assert all(line.startswith("f.toml: missing key") for line in lines)
 
 
-BY_NAME = {"shifts", "predictors", "constructions"}  # tables whose names are anybody's
+BY_NAME = {"shifts", "predictors", "constructions", "targets", "beside"}  # tables whose names are anybody's
 
 
 def test_the_suggested_keys_are_those_that_can_be_set():

@@ -30,7 +30,7 @@ from iclab.constructed.random_features import REPRESENTERS
 from iclab.models import RandomAttention
 from iclab.predictors import AttentionKernel, NetworkKernel
 from iclab.predictors.quadrature import gegenbauer
-from iclab.regression import learning_curve
+from iclab.regression import least_errors
 from iclab.tasks import (
     Alternating,
     Arctangent,
@@ -294,7 +294,7 @@ def test_kernel_ridge_learns_as_predicted_for_its_own_kernel_and_not_for_the_oth
         xs = inputs(1200, 4, 6, seed)
         ys = labels(targets, xs)
         gram, rows = kernel(xs[:200]), kernel(xs[200:], xs[:200])
-        measured.append(learning_curve(gram, ys[:200], rows, ys[200:], sizes, validation=0))
+        measured.append(least_errors(gram, ys[:200], rows, ys[200:], sizes))
     measured = torch.stack(measured).mean(0)
     for levels, own in ((attention_levels, AttentionKernel), (network_levels, NetworkKernel)):
         wanted = torch.tensor([[best_predicted_error(levels(t, 6, 4), n) for t in targets] for n in sizes])
@@ -357,7 +357,7 @@ def test_attention_learns_faster_than_the_bound_on_its_excess_risk():
     xs = inputs(1000, 8, 8)
     ys, model = labels([key(1)], xs), RandomAttention(8, 8, 300, rng=generator(1))
     gram, rows = model.kernel(xs[:256]), model.kernel(xs[256:], xs[:256])
-    few, many = learning_curve(gram, ys[:256], rows, ys[256:], (32, 256))[:, 0].tolist()
+    few, many = least_errors(gram, ys[:256], rows, ys[256:], (32, 256))[:, 0].tolist()
     assert log(many / few) / log(8) < -0.5
     assert many < exp(-1)
 

@@ -8,10 +8,11 @@ from conftest import generator
 from sklearn.linear_model import Ridge as LibraryRidge
 
 from iclab import regression
-from iclab.models import RandomAttention, RandomNetwork, random_features
+from iclab.models import LinearAttentionConfig, RandomAttention, RandomAttentionConfig, RandomNetwork, random_features
 from iclab.predictors import AttentionKernel
-from iclab.regression import PENALTIES, KernelRidge, Solver, fit, learning_curve
-from iclab.tasks import Alternating, KeyAverage, Power, QueryFunction, Sphere, labels
+from iclab.regression import PENALTIES, FrozenRidge, KernelRidge, Solver, answers_by_size, fit, least_errors
+from iclab.tasks import Alternating, KeyAverage, LinearRegression, Power, QueryAndKeys, QueryFunction, Sphere, labels
+from iclab.training import Recipe
 
 D, N = 4, 3
 TARGETS = [KeyAverage(Power(1)), KeyAverage(correlation=Power(1)), QueryFunction(Power(2))]
@@ -188,15 +189,39 @@ def test_what_cannot_be_fitted_is_refused():
 
 def test_a_learning_curve_is_that_of_separate_fits():
     xs, other = inputs(60), inputs(50, seed=3)
-    ys, model = noisy(xs), RandomAttention(D, N, 40, rng=generator(1))
+    ys, model = noisy(xs), RandomAttention(D, N, 20, rng=generator(1))  # so few features that all is in float64
     truth = labels(TARGETS, other)
-    curve = learning_curve(model.kernel(xs), ys, model.kernel(other, xs), truth, (30, 60))
-    best = learning_curve(model.kernel(xs), ys, model.kernel(other, xs), truth, (30, 60), validation=0)
-    for n, row in zip((30, 60), curve, strict=True):
+    answers = answers_by_size(model.kernel(xs), ys, model.kernel(other, xs), (30, 60))
+    best = least_errors(model.kernel(xs), ys, model.kernel(other, xs), truth, (30, 60))
+    for n, found in zip((30, 60), answers, strict=True):
         fit(model, xs[:n], ys[:n])
-        error = (model(other) - truth).square().mean(0) / truth.var(0, correction=0)
-        torch.testing.assert_close(error.detach(), row, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(model(other).detach(), found, rtol=1e-6, atol=1e-8)
+    curve = (answers - truth).square().mean(1) / truth.var(0, correction=0)
     assert (best < 1.000001 * curve).all() and (best < 0.9 * curve).any()
+
+
+def test_a_curve_learner_answers_as_its_fits_do_in_single_precision_where_that_is_safe():
+    xs, other, learner = inputs(60), inputs(50, seed=3), FrozenRidge(sizes=(30, 60))
+    for heads, atol in ((10, 1e-8), (200, 1e-3)):  # 6 inputs to 4 features, and 1 to 13
+        model = RandomAttention(D, N, heads, rng=generator(1))
+        found = learner.answers(model, xs, noisy(xs), other)
+        exact = answers_by_size(model.kernel(xs), noisy(xs), model.kernel(other, xs), (30, 60))
+        torch.testing.assert_close(found, exact, rtol=0, atol=atol)
+
+
+def test_what_is_no_learning_curve_is_refused():
+    with pytest.raises(ValueError, match=r"sizes must rise from 5 or more, given \[8, 8\]; validation must lie in"):
+        FrozenRidge(sizes=(8, 8), validation=1.0)
+    with pytest.raises(ValueError, match=r"validation of 0.01 holds 0 of 20 inputs out"):
+        FrozenRidge(sizes=(20,), validation=0.01)
+    problems = FrozenRidge().problems_for(LinearRegression(3, 3), LinearAttentionConfig())
+    assert problems == [
+        "FrozenRidge learns QueryAndKeys, given LinearRegression",
+        "FrozenRidge needs a model of random features, given LinearAttentionConfig",
+    ]
+    assert FrozenRidge().problems_for(QueryAndKeys(3, 3), RandomAttentionConfig()) == []
+    (problem,) = Recipe().problems_for(QueryAndKeys(3, 3), RandomAttentionConfig())
+    assert "takes a query with its keys" in problem
 
 
 def curves(d, kernels, targets, sizes, seeds=2, intercept="mean"):
@@ -205,24 +230,9 @@ def curves(d, kernels, targets, sizes, seeds=2, intercept="mean"):
     for seed in range(seeds):
         xs = inputs(max(sizes) + 1024, 16, d, seed)
         ys, n = labels(targets, xs), max(sizes)
-        made = [kernel(seed) for kernel in kernels]
-        found.append(
-            torch.stack(
-                [
-                    learning_curve(
-                        k(xs[:n].float()),
-                        ys[:n],
-                        k(xs[n:].float(), xs[:n].float()),
-                        ys[n:],
-                        sizes,
-                        0,
-                        PENALTIES,
-                        intercept,
-                    )
-                    for k in made
-                ]
-            )
-        )
+        train, test, made = xs[:n].float(), xs[n:].float(), [kernel(seed) for kernel in kernels]
+        errors = [least_errors(k(train), ys[:n], k(test, train), ys[n:], sizes, PENALTIES, intercept) for k in made]
+        found.append(torch.stack(errors))
     return torch.stack(found).mean(0)
 
 

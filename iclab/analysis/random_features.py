@@ -27,7 +27,7 @@ curve: Simon, Dickens, Karkada, DeWeese 2021, arXiv 2110.03922. The spectra and 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import comb, exp, factorial, lgamma, log, prod
@@ -42,6 +42,7 @@ from iclab.predictors.quadrature import gegenbauer
 from iclab.tasks import KeyAverage, Power, Profile, QueryFunction, Target
 
 NODES = 160
+HALF = 0.5  # the relative error at which a target counts as half learned
 TERMS = 90  # of power series in z, whose moments fall fast: |z| is of order 1/√(d N)
 
 # ---- harmonics -----------------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def energies(target: Target, d: int, degree: int) -> Float[Tensor, "query key"]:
 def rkhs_norm(target: Target, d: int, degree: int | None = None) -> float:
     """B(f*), the squared norm of a target in the space of the attention kernel; the number of keys does not matter.
     Exact for polynomials; of others the part up to `degree`. Raises ``ValueError`` where neither is known."""
-    known = _degree(target)
+    known = polynomial_degree(target)
     refuse("rkhs_norm", [f"{target} is no polynomial: give a degree"] if known is None and degree is None else [])
     degree = max(degree or 0, known or 0, 1)
     found = energies(target, d, degree)
@@ -120,8 +121,8 @@ def rkhs_norm(target: Target, d: int, degree: int | None = None) -> float:
     return (found / attention_spectrum(d, degree))[kept].sum().item()
 
 
-def _degree(target: Target) -> int | None:
-    """The degree of a polynomial target in one token."""
+def polynomial_degree(target: Target) -> int | None:
+    """The degree of a target in one token, none where it is no polynomial."""
     profiles = [getattr(target, name) for name in ("key", "correlation", "profile") if hasattr(target, name)]
     degrees = [profile.degree for profile in profiles if isinstance(profile, Power)]
     return sum(degrees) if len(degrees) == len(profiles) else None
@@ -294,10 +295,21 @@ def _effective_penalty(levels: Levels, n: float, penalty: float) -> float:
     return exp(low)
 
 
-def inputs_to_learn(levels: Levels, error: float = 0.5) -> float:
+def inputs_to_learn(levels: Levels, error: float = HALF) -> float:
     """The number of inputs at which the predicted relative error without noise falls to `error`, by bisection."""
     low, high = 0.0, log(1e15)
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if predicted_error(levels, exp(middle)) > error else (low, middle)
     return exp(high)
+
+
+def half_error(sizes: Sequence[int], errors: Sequence[float], level: float = HALF) -> tuple[float, bool]:
+    """The number of inputs from which on the error stays at or below a level, interpolated in the logarithms of both,
+    and true; the last one and false where it is not reached, the first one and false where it was there before."""
+    above = [k for k, error in enumerate(errors) if error > level]
+    if not above or above[-1] == len(sizes) - 1:
+        return float(sizes[-1] if above else sizes[0]), False
+    k = above[-1]
+    share = log(errors[k] / level) / log(errors[k] / errors[k + 1])
+    return sizes[k] * (sizes[k + 1] / sizes[k]) ** share, True

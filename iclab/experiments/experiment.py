@@ -3,7 +3,7 @@
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
     start   from which weights       iclab.constructed
-    train   how it learns            iclab.training, iclab.fitting
+    train   how it learns            iclab.training, iclab.fitting, iclab.regression
     eval    how it is measured
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
@@ -33,6 +33,7 @@ from iclab.experiments.mappings import Nested
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
+from iclab.regression import CurveLearner
 from iclab.tasks import Derived, LinearFunctions, Task
 from iclab.training import Learner, Recipe
 
@@ -165,9 +166,17 @@ class Experiment:
             told = f"the analysis 'attention_probes' needs a prompt that is one sequence; {self.model.layout} has many"
             found += [told] if attends else []
         curveless = isinstance(self.train, RidgeFit) and "evolution" in self.eval.analyses
-        return found + (
-            ["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else []
+        return (
+            found
+            + self._curve_problems()
+            + (["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else [])
         )
+
+    def _curve_problems(self) -> list[str]:
+        """What a learning curve would leave out without a word."""
+        asked = ("shifts", "predictors", "constructions", "analyses", "probe")
+        unfit = [key for key in asked if getattr(self.eval, key)] if isinstance(self.train, CurveLearner) else []
+        return [f"eval.{key} says nothing about the learning curves of {type(self.train).__name__}" for key in unfit]
 
     def _weight_problems(self) -> list[str]:
         """Steps can be read from the weights, and weights averaged, where the model has the shape of a construction."""

@@ -21,13 +21,15 @@ softmax and the average over orders (after Mei, Misiakiewicz, Montanari 2021, ar
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclab.errors import refuse
+from iclab.errors import refuse, unknown_choices
+from iclab.models.architecture import Architecture
 
 CHUNK = 2**22  # numbers that are formed at once
 
@@ -84,11 +86,22 @@ class RandomFeatures(nn.Module, ABC):
 
         In float32 the features are rounded but a Gram matrix of rounded features is positive still.
         """
-        total = torch.zeros(len(xs), len(xs if others is None else others), dtype=torch.float64, device=xs.device)
-        for chosen in self.chunks(len(xs) + (0 if others is None else len(others))):
-            left = self.features(xs, self.weights[chosen])
-            right = left if others is None else self.features(others, self.weights[chosen])
-            total += left @ right.mT
+        if others is None:
+            return self.with_others(xs, xs[:0])
+        total = torch.zeros(len(xs), len(others), dtype=torch.float64, device=xs.device)
+        for chosen in self.chunks(len(xs) + len(others)):
+            total += self.features(xs, self.weights[chosen]) @ self.features(others, self.weights[chosen]).mT
+        return total / self.heads
+
+    def with_others(
+        self, xs: Float[Tensor, "n tokens d"], others: Float[Tensor, "m tokens d"]
+    ) -> Float[Tensor, "n_plus_m n"]:
+        """K_M of inputs and then of others, each with the inputs: the features of either are formed once."""
+        both = torch.cat([xs, others])
+        total = torch.zeros(len(both), len(xs), dtype=torch.float64, device=xs.device)
+        for chosen in self.chunks(len(both)):
+            features = self.features(both, self.weights[chosen])
+            total += features @ features[: len(xs)].mT
         return total / self.heads
 
     def forward(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
@@ -201,3 +214,50 @@ def _with_one(tokens: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_plus
 
 def _refuse_counts(what: str, **counts: int) -> None:
     refuse(what, [f"{name} must be at least 1, given {count}" for name, count in counts.items() if count < 1])
+
+
+# ---- as settings ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenArchitecture(Architecture):
+    """The shape of a model with frozen weights, as large as `heads` attention heads: M (d + 1) learned values.
+
+    What it builds takes a query with its keys (prompts of n examples have n − 1), and no labels.
+    """
+
+    heads: int = 1000
+
+    def __post_init__(self) -> None:
+        found = [] if self.heads >= 1 else [f"heads must be at least 1, given {self.heads}"]
+        refuse(type(self).__name__, found + unknown_choices(self) + self._problems())
+
+    def _problems(self) -> list[str]:
+        return []
+
+    @abstractmethod
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> RandomFeatures: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomAttentionConfig(FrozenArchitecture):
+    """RFA, and BRFA where `bias` is not 0."""
+
+    bias: float = 0.0
+    activation: Activation = "relu"
+
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> RandomAttention:
+        return RandomAttention(d, n - 1, self.heads, self.bias, self.activation, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomNetworkConfig(FrozenArchitecture):
+    """RFMLP with M (d + 1) neurons, each averaged over so many `orders` of the keys where these are not 0."""
+
+    orders: int = 0
+
+    def _problems(self) -> list[str]:
+        return [] if self.orders >= 0 else [f"orders must be 0 or more, given {self.orders}"]
+
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> RandomNetwork:
+        return RandomNetwork(d, n - 1, self.heads * (d + 1), self.orders, rng)

@@ -25,6 +25,7 @@ from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
+from iclab.tasks.query_and_keys import KeyedFunctions, QueryAndKeys
 from iclab.tasks.targets import (
     Alternating,
     Arctangent,
@@ -52,6 +53,7 @@ __all__ = [
     "HalfSubspace",
     "Inputs",
     "KeyAverage",
+    "KeyedFunctions",
     "LinearFunctions",
     "LinearRegression",
     "Longer",
@@ -64,6 +66,7 @@ __all__ = [
     "Power",
     "Profile",
     "Prompts",
+    "QueryAndKeys",
     "QueryFunction",
     "QueryShift",
     "RandomOrthant",

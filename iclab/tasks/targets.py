@@ -1,8 +1,8 @@
 """Functions of a query and its keys: what a single attention layer is asked to learn.
 
 The input is one tensor xs of tokens, of which x_0 is the query and x_1, ..., x_N are the keys; its label is one number,
-the same function f* for every input. This is regression on sets and no prompt of labelled examples: keys have no
-labels, so that inputs are drawn by an input law alone, ``Sphere().sample(batch, N + 1, d, rng, dtype)``.
+the same function f* for every input. This is regression on sets: keys have no labels. `QueryAndKeys` makes prompts of
+it, and a task.
 
     (1/N) Σ_i φ(⟨x_0, S x_i⟩) ψ(⟨β, x_i⟩)     keys, correlations, and products of both
     ψ(⟨β, x_0⟩)                               the query alone
@@ -75,6 +75,7 @@ ONE = Power(0)
 # ---- functions of a query and keys ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Target(ABC):
     """f*: from a query and keys to a number.
 
@@ -167,9 +168,10 @@ class Alternating(Target):
         return (terms[:, 1::2].sum(-1) - terms[:, ::2].sum(-1)) / terms.shape[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Custom(Target):
-    """Any function of a query and keys that does not depend on the order of the keys; one that does is refused.
+    """Any function of a query and keys that does not depend on the order of the keys; one that does is refused. No file
+    can hold one.
 
     It is also called with the first two keys exchanged and with all keys moved on by one: these two generate every
     order, so that what neither moves depends on none.
