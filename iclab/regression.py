@@ -287,35 +287,46 @@ def least_errors(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveLearner(Learner):
-    """Learns every target of `QueryAndKeys` from the first n of a sample, for each n of `sizes`: a learning curve.
+class FrozenLearner(Learner):
+    """What is done with frozen weights on `QueryAndKeys`. `beside` are further models, by name, with weights of their
+    own. All is about one query and its keys, so that `positions` says nothing here."""
 
-    `beside` are further models, by name, that learn from the same sample with weights of their own. Its problems are
-    about one label for a prompt, so that `positions` says nothing here. With `doublings` all is learned again where d,
-    and where the number of keys, is twice as large.
-    """
-
-    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     beside: tuple[tuple[str, FrozenArchitecture], ...] = ()
-    validation: float = 0.2
-    doublings: bool = False
 
     def __post_init__(self) -> None:
-        rising = bool(self.sizes) and min(self.sizes) >= 5 and sorted(set(self.sizes)) == list(self.sizes)
-        found = [] if rising else [f"sizes must rise from 5 or more, given {list(self.sizes)}"]
-        found += [] if 0 < self.validation < 1 else [f"validation must lie in (0, 1), given {self.validation}"]
-        refuse(type(self).__name__, found + unknown_choices(self) + self._problems())
-        for n in self.sizes:
-            _split(n, self.validation, PENALTIES)
+        refuse(type(self).__name__, unknown_choices(self) + self._problems())
 
     def _problems(self) -> list[str]:
         return []
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         name = type(self).__name__
-        found = [] if isinstance(task, QueryAndKeys) else [f"{name} learns QueryAndKeys, given {type(task).__name__}"]
+        found = [] if isinstance(task, QueryAndKeys) else [f"{name} is about QueryAndKeys, given {type(task).__name__}"]
         frozen = isinstance(model, FrozenArchitecture)
         return found + ([] if frozen else [f"{name} needs a model of random features, given {type(model).__name__}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlearned(FrozenLearner):
+    """Nothing is learned: features are measured as they were drawn, for their sensitivity to a word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveLearner(FrozenLearner):
+    """Learns every target from the first n of a sample, for each n of `sizes`: a learning curve. The last inputs it
+    has, a share `validation`, are held out to choose by. With `doublings` all is learned again where d, and where the
+    number of keys, is twice as large.
+    """
+
+    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    validation: float = 0.2
+    doublings: bool = False
+
+    def _problems(self) -> list[str]:
+        rising = bool(self.sizes) and min(self.sizes) >= 5 and sorted(set(self.sizes)) == list(self.sizes)
+        found = [] if rising else [f"sizes must rise from 5 or more, given {list(self.sizes)}"]
+        fits = [0 < round(n * self.validation) < n - 1 for n in self.sizes]
+        return found + ([] if all(fits) else [f"validation of {self.validation} leaves nothing of {list(self.sizes)}"])
 
     @abstractmethod
     def answers(
@@ -330,8 +341,8 @@ class CurveLearner(Learner):
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenRidge(CurveLearner):
-    """Ridge regression on the features of frozen weights, its penalty chosen by the last of the inputs it has, a share
-    `validation`, and then fitted to all of them. In float32 where there are many more features than inputs."""
+    """Ridge regression on the features of frozen weights, its penalty chosen on the inputs held out and then fitted to
+    all of them. In float32 where there are many more features than inputs."""
 
     intercept: Intercept = "free"
 

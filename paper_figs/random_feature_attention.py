@@ -60,7 +60,7 @@ def panel(axes, table):
             if len(found):
                 title = label if quantity == "error" else f"{label}, theory"
                 axes.plot(found.index.astype(float), found, label=title, color=color, **look)
-    axes.set(xscale="log", yscale="log")
+    axes.set(xscale="log", yscale="log", ylim=(1e-4, 2))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.experiments.worker import DONE, work
 from iclab.models import TransformerConfig
-from iclab.regression import CurveLearner
+from iclab.regression import CurveLearner, Unlearned
 from iclab.training import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +102,8 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
 def brief(experiment):
     """The same with the least of training, or of inputs and heads to learn from and with."""
     learner = experiment.train
+    if isinstance(learner, Unlearned):
+        return replace(experiment, eval=replace(experiment.eval, prompts=2))
     if not isinstance(learner, CurveLearner):
         return replace(experiment, train=replace(learner, **(BRIEF if trained(experiment) else {"prompts": 8})))
     least = {"heads": 3}
@@ -109,7 +111,7 @@ def brief(experiment):
     return replace(
         experiment,
         model=replace(experiment.model, **least),
-        train=replace(learner, sizes=(8, 16), beside=beside),
+        train=replace(learner, sizes=tuple(n for n in learner.sizes if n <= 512) or (16,), beside=beside),
     )
 
 

@@ -1,7 +1,7 @@
 """Learning curves of frozen random features as experiments: their rows, the task behind them, and what is refused."""
 
 from dataclasses import replace
-from math import log2
+from math import isnan, log2
 from pathlib import Path
 
 import pytest
@@ -126,7 +126,7 @@ def test_exponents_are_those_of_half_errors_of_two_tasks():
     half = [values(rows_, "key", "network", "half_error")[None] for rows_ in (found, wide)]
     assert values(found, "key", "network", "exponent_d")[None] == pytest.approx(log2(half[1] / half[0]))
     assert values(found, "key", "network", "predicted_exponent_keys")[None] == pytest.approx(1, abs=0.3)
-    assert values(found, "control", "transformer", "exponent_d") == {}, "never half learned"
+    assert isnan(values(found, "control", "transformer", "exponent_d")[None]), "never half learned"
 
 
 def test_half_of_the_error_is_found_between_two_sizes_or_told_to_lie_beyond():
@@ -140,7 +140,7 @@ def test_half_of_the_error_is_found_between_two_sizes_or_told_to_lie_beyond():
 
 
 def test_what_a_learning_curve_would_leave_out_is_refused():
-    with pytest.raises(ValueError, match=r"eval.analyses says nothing about the learning curves of FrozenRidge"):
+    with pytest.raises(ValueError, match=r"eval.analyses has nothing to say of FrozenRidge"):
         replace(EXPERIMENT, eval=Evaluation(analyses=("weights",)))
     with pytest.raises(ValueError, match="takes a query with its keys"):
         replace(EXPERIMENT, train=Recipe())

@@ -210,13 +210,14 @@ def test_a_curve_learner_answers_as_its_fits_do_in_single_precision_where_that_i
 
 
 def test_what_is_no_learning_curve_is_refused():
-    with pytest.raises(ValueError, match=r"sizes must rise from 5 or more, given \[8, 8\]; validation must lie in"):
+    wrong = r"sizes must rise from 5 or more, given \[8, 8\]; validation of 1.0 leaves nothing of \[8, 8\]"
+    with pytest.raises(ValueError, match=wrong):
         FrozenRidge(sizes=(8, 8), validation=1.0)
-    with pytest.raises(ValueError, match=r"validation of 0.01 holds 0 of 20 inputs out"):
+    with pytest.raises(ValueError, match=r"validation of 0.01 leaves nothing of \[20\]"):
         FrozenRidge(sizes=(20,), validation=0.01)
     problems = FrozenRidge().problems_for(LinearRegression(3, 3), LinearAttentionConfig())
     assert problems == [
-        "FrozenRidge learns QueryAndKeys, given LinearRegression",
+        "FrozenRidge is about QueryAndKeys, given LinearRegression",
         "FrozenRidge needs a model of random features, given LinearAttentionConfig",
     ]
     assert FrozenRidge().problems_for(QueryAndKeys(3, 3), RandomAttentionConfig()) == []

@@ -36,6 +36,7 @@ from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
 from iclab.analysis.symmetries import weight_distance, weight_distances
+from iclab.analysis.word_sensitivity import word_sensitivity
 
 __all__ = [
     "AttentionProbes",
@@ -102,4 +103,5 @@ __all__ = [
     "weight_cosine",
     "weight_distance",
     "weight_distances",
+    "word_sensitivity",
 ]

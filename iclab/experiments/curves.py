@@ -12,8 +12,8 @@ half_error        the n from which on the error is at most 1/2, interpolated in 
                   before the first n, or after the last, is told as these: half_error_found says which are known
 predicted_half_error, half_error_over_predicted   the same by theory, for any n; ours relative to it
 half_error_over_transformer   of a model beside, relative to the model's: a lower bound where its own was not found
-exponent_d, exponent_keys     log₂ of what half_error is multiplied by where d, or N, is doubled (if asked for, and
-                  where both were found); predicted_exponent_d and predicted_exponent_keys by theory
+exponent_d, exponent_keys     log₂ of what half_error is multiplied by where d, or N, is doubled (if asked for; not a
+                  number where not both were found); predicted_exponent_d and predicted_exponent_keys by theory
 norm              B(f*), the squared norm in the space of attention, where known
 
 "transformer" is the model, whatever its kind. Models beside it have the names that the experiment gives them.
@@ -21,7 +21,7 @@ norm              B(f*), the squared norm in the space of attention, where known
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import log2
+from math import log2, nan
 
 import torch
 from jaxtyping import Float
@@ -41,11 +41,10 @@ MODEL = "transformer"
 DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}
 
 
-def rows(
-    experiment: Experiment, learner: CurveLearner, device: torch.device, log: Callable[[str], None]
-) -> Iterator[Row]:
+def rows(experiment: Experiment, device: torch.device, log: Callable[[str], None]) -> Iterator[Row]:
     """All rows of an experiment whose learner makes curves."""
-    assert isinstance(experiment.task, QueryAndKeys)
+    learner = experiment.train
+    assert isinstance(learner, CurveLearner) and isinstance(experiment.task, QueryAndKeys)
     own = Curves.of(experiment, learner, experiment.task, device, log)
     yield from own.rows()
     for name, doubled in DOUBLED.items() if learner.doublings else ():
@@ -133,8 +132,8 @@ class Curves:
         for at, (target, function) in enumerate(self.task.targets):
             for name, architecture in self.models.items():
                 (few, known), (many, both) = self.half(name, at), doubled.half(name, at)
-                if known and both:
-                    yield {"distribution": target, **row(name, f"exponent_{what}", None, log2(many / few))}
+                exponent = log2(many / few) if known and both else nan
+                yield {"distribution": target, **row(name, f"exponent_{what}", None, exponent)}
                 pair = [predicted_levels(architecture, each.task, function) for each in (self, doubled)]
                 if pair[0] and pair[1]:
                     few, many = (inputs_to_learn(levels, HALF) for levels in pair if levels)

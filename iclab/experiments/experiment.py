@@ -33,7 +33,7 @@ from iclab.experiments.mappings import Nested
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
-from iclab.regression import CurveLearner
+from iclab.regression import FrozenLearner
 from iclab.tasks import Derived, LinearFunctions, Task
 from iclab.training import Learner, Recipe
 
@@ -168,15 +168,15 @@ class Experiment:
         curveless = isinstance(self.train, RidgeFit) and "evolution" in self.eval.analyses
         return (
             found
-            + self._curve_problems()
+            + self._frozen_problems()
             + (["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else [])
         )
 
-    def _curve_problems(self) -> list[str]:
-        """What a learning curve would leave out without a word."""
+    def _frozen_problems(self) -> list[str]:
+        """What would be left out without a word, where weights are frozen."""
         asked = ("shifts", "predictors", "constructions", "analyses", "probe")
-        unfit = [key for key in asked if getattr(self.eval, key)] if isinstance(self.train, CurveLearner) else []
-        return [f"eval.{key} says nothing about the learning curves of {type(self.train).__name__}" for key in unfit]
+        unfit = [key for key in asked if getattr(self.eval, key)] if isinstance(self.train, FrozenLearner) else []
+        return [f"eval.{key} has nothing to say of {type(self.train).__name__}" for key in unfit]
 
     def _weight_problems(self) -> list[str]:
         """Steps can be read from the weights, and weights averaged, where the model has the shape of a construction."""

@@ -11,6 +11,8 @@ from iclab.models.random_features import (
     RandomFeatures,
     RandomNetwork,
     RandomNetworkConfig,
+    RandomSelfAttention,
+    RandomSelfAttentionConfig,
 )
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
@@ -29,6 +31,8 @@ __all__ = [
     "RandomFeatures",
     "RandomNetwork",
     "RandomNetworkConfig",
+    "RandomSelfAttention",
+    "RandomSelfAttentionConfig",
     "TokenTransformer",
     "TokenTransformerConfig",
     "Transformer",

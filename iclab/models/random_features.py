@@ -15,6 +15,8 @@ whose preactivation is N(0, 1). Its counterpart that does not see the order of k
 Each frozen model has the kernel K_M(X, X') = (1/M) Σ_m φ_m(X)·φ_m(X') over its M heads or neurons, which tends to a
 closed form as M grows (`iclab.predictors.AttentionKernel`, `NetworkKernel`).
 
+Self-attention between all tokens, whose features are not pooled, is there to be compared in its sensitivity to a word.
+
 Source: Fu, Guo, Bai, Mei 2023, arXiv 2307.11353 (RFA, BRFA, RFMLP). The strength of the bias (1 in the paper), the
 softmax and the average over orders (after Mei, Misiakiewicz, Montanari 2021, arXiv 2102.13219) are this project's.
 """
@@ -154,6 +156,44 @@ class RandomAttention(RandomFeatures):
         return (attention @ keys).flatten(1)
 
 
+class RandomSelfAttention(RandomFeatures):
+    """Every token attends to every token, query and keys alike, and nothing is pooled: with words √d x_i, x_i of length
+    1 and rows of X,
+
+        φ_m(X) = softmax(√d X W_m Xᵀ) X,      (W_m)_jk ~ N(0, 1/d),
+
+    or relu(√d X W_m Xᵀ) with rows divided by their number, flattened to (N + 1) d numbers. No constant is appended.
+
+    Source: Bombari, Mondelli 2024, arXiv 2402.02969, §3 (a single head, and the softmax).
+    """
+
+    def __init__(
+        self,
+        d: int,
+        n_keys: int,
+        heads: int,
+        activation: Activation = "softmax",
+        rng: torch.Generator | None = None,
+        targets: int = 1,
+    ) -> None:
+        _refuse_counts("RandomSelfAttention", d=d, n_keys=n_keys, heads=heads, targets=targets)
+        weights = torch.randn(heads, d, d, generator=rng, dtype=torch.float64) / d**0.5
+        super().__init__(d, n_keys, weights, (n_keys + 1) * d, targets)
+        self.activation = activation
+
+    @property
+    def cost(self) -> int:
+        return 2 * (self.n_keys + 1) * (self.d + self.n_keys + 1)
+
+    def features(
+        self, xs: Float[Tensor, "batch tokens d"], weights: Float[Tensor, "heads d d"] | None = None
+    ) -> Float[Tensor, "batch p"]:
+        weights, xs = (self.weights if weights is None else weights).to(xs), xs.unsqueeze(1)
+        scores = self.d**0.5 * (xs @ weights) @ xs.mT  # [batch heads tokens tokens]
+        attention = scores.softmax(-1) if self.activation == "softmax" else scores.relu() / xs.shape[-2]
+        return (attention @ xs).flatten(1)
+
+
 class RandomNetwork(RandomFeatures):
     """A two-layer network on all tokens at once with a frozen first layer: RFMLP. With `orders` above 0 each feature is
     averaged over so many orders of the keys, which are drawn once: it is then nearly blind to their order.
@@ -221,7 +261,7 @@ def _refuse_counts(what: str, **counts: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenArchitecture(Architecture):
-    """The shape of a model with frozen weights, as large as `heads` attention heads: M (d + 1) learned values.
+    """The shape of a model with frozen weights, as large as `heads` attention heads.
 
     What it builds takes a query with its keys (prompts of n examples have n − 1), and no labels.
     """
@@ -241,13 +281,24 @@ class FrozenArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAttentionConfig(FrozenArchitecture):
-    """RFA, and BRFA where `bias` is not 0."""
+    """RFA, and BRFA where `bias` is not 0: M (d + 1) learned values."""
 
     bias: float = 0.0
     activation: Activation = "relu"
 
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> RandomAttention:
         return RandomAttention(d, n - 1, self.heads, self.bias, self.activation, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSelfAttentionConfig(FrozenArchitecture):
+    """Self-attention without pooling: M n d learned values, if any are learned."""
+
+    heads: int = 1
+    activation: Activation = "softmax"
+
+    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> RandomSelfAttention:
+        return RandomSelfAttention(d, n - 1, self.heads, self.activation, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
