@@ -328,6 +328,11 @@ class CurveLearner(FrozenLearner):
         fits = [0 < round(n * self.validation) < n - 1 for n in self.sizes]
         return found + ([] if all(fits) else [f"validation of {self.validation} leaves nothing of {list(self.sizes)}"])
 
+    @property
+    def for_others(self) -> "CurveLearner":
+        """How the models beside it learn."""
+        return self
+
     @abstractmethod
     def answers(
         self,

@@ -15,6 +15,7 @@ MIDDLE = {
     "iclab.constructed",
     "iclab.training",
     "iclab.fitting",
+    "iclab.descent",
     "iclab.regression",
     "iclab.analysis",
 }
@@ -27,6 +28,7 @@ ALLOWED = {
     "iclab.training": MAKING | {"iclab.posterior"},
     "iclab.fitting": MAKING | {"iclab.training"},
     "iclab.regression": MAKING | {"iclab.training"},
+    "iclab.descent": MAKING | {"iclab.training", "iclab.regression"},
     "iclab.analysis": MAKING | {"iclab.posterior"},
     "iclab.experiments": MAKING | MIDDLE | {"iclab"},  # for its version
     "iclab.plots": set(),

@@ -17,6 +17,7 @@ from conftest import generator
 
 import iclab
 from iclab.analysis import ProbeRecipe
+from iclab.descent import AttentionDescent
 from iclab.experiments import evolution
 from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform, watched
@@ -108,6 +109,7 @@ def brief(experiment):
         return replace(experiment, train=replace(learner, **(BRIEF if trained(experiment) else {"prompts": 8})))
     least = {"heads": 3}
     beside = tuple((name, replace(model, **least)) for name, model in learner.beside)
+    learner = replace(learner, steps=2) if isinstance(learner, AttentionDescent) else learner
     return replace(
         experiment,
         model=replace(experiment.model, **least),

@@ -1,5 +1,5 @@
-"""Learning curves of frozen random features: rows at the `step` that is the number n of inputs learned from, with the
-name of a target as their distribution.
+"""Learning curves of random features, frozen or trained: rows at the `step` that is the number n of inputs learned
+from, with the name of a target as their distribution.
 
 error             E(f − f*)² / Var f* on other inputs, of the model and of each beside it
 predicted_error   the same of infinitely many heads or neurons with the best penalty, where theory has the spectrum
@@ -14,12 +14,14 @@ predicted_half_error, half_error_over_predicted   the same by theory, for any n;
 half_error_over_transformer   of a model beside, relative to the model's: a lower bound where its own was not found
 exponent_d, exponent_keys     log₂ of what half_error is multiplied by where d, or N, is doubled (if asked for; not a
                   number where not both were found); predicted_exponent_d and predicted_exponent_keys by theory
+identity, identity_signed   tr W_dd / d of query-key products that were trained, averaged over heads, and the same with
+                  the sign of each head's value; at every step, and with final_ after the last n
 norm              B(f*), the squared norm in the space of attention, where known
 
 "transformer" is the model, whatever its kind. Models beside it have the names that the experiment gives them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log2, nan
 
@@ -27,8 +29,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis import Levels, attention_levels, best_predicted_error, inputs_to_learn, network_levels, ratio
+from iclab.analysis import (
+    Levels,
+    attention_levels,
+    best_predicted_error,
+    estimate,
+    inputs_to_learn,
+    network_levels,
+    ratio,
+)
 from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
+from iclab.descent import AttentionDescent, TrainedAttention, asked
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.rows import Row, row
 from iclab.experiments.rows import rows as rows_of
@@ -60,6 +71,7 @@ class Curves:
     models: dict[str, FrozenArchitecture]
     errors: dict[str, Float[Tensor, "sizes inputs targets"]]
     deviations: Float[Tensor, "inputs targets"]
+    layers: Sequence[TrainedAttention] = ()
 
     @classmethod
     def of(
@@ -72,23 +84,27 @@ class Curves:
     ) -> "Curves":
         """Draws inputs and models, and lets them learn."""
         assert isinstance(experiment.model, FrozenArchitecture)
-        models, errors = {MODEL: experiment.model, **dict(learner.beside)}, {}
+        models, errors, layers = {MODEL: experiment.model, **dict(learner.beside)}, {}, []
         xs, ys, _ = task.tokens(learner.sizes[-1], stream(experiment, "train", device))
         others, _, fs = task.tokens(experiment.eval.prompts, stream(experiment, "test", device))
         for name, architecture in models.items():
             rng = stream(experiment, "init", distribution="" if name == MODEL else name)
             model = architecture.build(task.d, task.n, rng).to(device)
-            answers = learner.answers(model, xs, ys, others)
+            if name == MODEL and isinstance(learner, AttentionDescent):
+                layers = learner.trained(model, xs, ys)
+                answers = asked(layers, others)
+            else:
+                answers = (learner if name == MODEL else learner.for_others).answers(model, xs, ys, others)
             errors[name] = (answers - fs).square()
             log(
                 f"{name} with {model.size} features has learned {len(task.targets)} targets, d = {task.d}, n = {task.n}"
             )
-        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square())
+        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), layers)
 
     def rows(self) -> Iterator[Row]:
         """Errors by number of inputs, of every model, and what theory says of them."""
         for at, (target, function) in enumerate(self.task.targets):
-            told = [*self._measured(at), *self._predicted(at, function), *self._norm(function)]
+            told = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
             yield from ({"distribution": target, **one} for one in told)
 
     def _measured(self, at: int) -> Iterator[Row]:
@@ -126,6 +142,15 @@ class Curves:
     def _norm(self, function: Target) -> Iterator[Row]:
         if isinstance(function, KeyAverage | QueryFunction) and polynomial_degree(function) is not None:
             yield row("theory", "norm", None, rkhs_norm(function, self.task.d))
+
+    def _products(self, at: int) -> Iterator[Row]:
+        """How much of the identity is in the query-key products that were trained, averaged over heads."""
+        for n, layers in zip(self.sizes, self.layers, strict=False):
+            plain, signed = layers.coefficients[at].detach(), (layers.coefficients * layers.signs)[at].detach()
+            for quantity, heads in (("identity", plain), ("identity_signed", signed)):
+                (found,) = rows_of(MODEL, quantity, estimate(heads))
+                yield _at(n, found)
+                yield from [{**found, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
 
     def exponents(self, what: str, doubled: "Curves") -> Iterator[Row]:
         """How the inputs needed grow from this task to one in which something is doubled."""

@@ -149,7 +149,7 @@ class RandomAttention(RandomFeatures):
         self, xs: Float[Tensor, "batch tokens d"], weights: Float[Tensor, "heads a b"] | None = None
     ) -> Float[Tensor, "batch p"]:
         weights = (self.weights if weights is None else weights).to(xs)
-        query, keys = _with_one(xs[:, 0]), _with_one(xs[:, 1:])
+        query, keys = with_one(xs[:, 0]), with_one(xs[:, 1:])
         projected = (query @ weights.transpose(0, 1).flatten(1)).unflatten(1, weights.shape[::2])
         scores = projected @ keys.mT  # [batch heads N]
         attention = scores.softmax(-1) if self.activation == "softmax" else scores.relu_() / keys.shape[1]
@@ -247,7 +247,7 @@ def query_key_products(
     return weights
 
 
-def _with_one(tokens: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_plus_1"]:
+def with_one(tokens: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_plus_1"]:
     """x̃ = [x; 1]."""
     return torch.nn.functional.pad(tokens, (0, 1), value=1.0)
 
