@@ -49,6 +49,12 @@ FIGURES = {
     "vonoswald2022_gradient_descent_plus_plus.py": "vonoswald2022_gradient_descent_plus_plus.toml",
     "vonoswald2022_start.py": "vonoswald2022_start.toml",
     "random_feature_attention.py": "random_feature_attention.toml",
+    "random_feature_bias.py": "random_feature_bias.toml",
+    "random_feature_growth.py": "random_feature_growth.toml",
+    "random_feature_heads.py": "random_feature_heads.toml",
+    "random_feature_staircase.py": "random_feature_staircase.toml",
+    "random_feature_training.py": "random_feature_training.toml",
+    "bombari2024_words.py": "bombari2024_words.toml",
     "probes.py": "akyurek2022_probes.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
