@@ -314,17 +314,19 @@ class Unlearned(FrozenLearner):
 @dataclass(frozen=True, kw_only=True)
 class CurveLearner(FrozenLearner):
     """Learns every target from the first n of a sample, for each n of `sizes`: a learning curve. The last inputs it
-    has, a share `validation`, are held out to choose by. With `doublings` all is learned again where d, and where the
-    number of keys, is twice as large.
+    has, a share `validation`, are held out to choose by. The curve is averaged over so many `draws` of the sample and
+    of the models' weights. With `doublings` all is learned again where d, and where the number of keys, is twice as large.
     """
 
     sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     validation: float = 0.2
+    draws: int = 1
     doublings: bool = False
 
     def _problems(self) -> list[str]:
         rising = bool(self.sizes) and min(self.sizes) >= 5 and sorted(set(self.sizes)) == list(self.sizes)
         found = [] if rising else [f"sizes must rise from 5 or more, given {list(self.sizes)}"]
+        found += [] if self.draws >= 1 else [f"draws must be at least 1, given {self.draws}"]
         fits = [0 < round(n * self.validation) < n - 1 for n in self.sizes]
         return found + ([] if all(fits) else [f"validation of {self.validation} leaves nothing of {list(self.sizes)}"])
 

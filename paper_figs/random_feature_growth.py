@@ -3,8 +3,8 @@
     python paper_figs/random_feature_growth.py runs/random_feature_growth [picture.png]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. Means over seeds; in brackets the exponents, the
-logarithm to base 2 of what the inputs are multiplied by when d or N is doubled, means over the runs in which they were
-measured. Dotted, theory. Values at the ends of what was tried are left out.
+logarithm to base 2 of what the inputs are multiplied by when d or N is doubled, means over the runs that measured it.
+Dotted, theory. Values at the ends of what was tried are left out.
 """
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ def draw(table):
     """A figure of the runs that are done."""
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.6), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
     for axes, key, other, what in zip(panels, (D, N), (N, D), ("d", "keys"), strict=True):
         kept = usual(done, other, key)
         for (target, title), color in zip(TARGETS.items(), ("C0", "C1", "C2"), strict=True):
@@ -36,7 +36,7 @@ def draw(table):
         axes.set(xscale="log", yscale="log", xlabel="d" if key == D else "keys N", title=held)
         axes.set_xticks(ticks := [at(v, key) for v in sorted(done[done[other] == kept][key].unique())], map(str, ticks))
         axes.xaxis.minorticks_off()
-        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(0, 0.6))
+        axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     panels[0].set_ylabel("inputs that half of it takes")
     return figure
 

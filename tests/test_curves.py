@@ -119,6 +119,14 @@ def test_the_same_experiment_gives_the_same_rows_and_models_beside_change_none_o
     assert values(other, "key", "transformer", "error") != values(alone, "key", "transformer", "error")
 
 
+def test_a_curve_of_several_draws_is_their_mean_with_a_smaller_error():
+    few, many = (rows(replace(EXPERIMENT, train=replace(LEARNER, draws=draws))) for draws in (1, 8))
+    one, mean = (values(found, "key", "network", "error") for found in (few, many))
+    assert one != mean and mean[40] == pytest.approx(one[40], rel=0.5)
+    told = [[row for row in found if row["quantity"] == "error" and row["step"] == 40] for found in (few, many)]
+    assert told[0][0]["stderr"] > 1.5 * told[1][0]["stderr"]
+
+
 def test_exponents_are_those_of_half_errors_of_two_tasks():
     learner = replace(LEARNER, sizes=(8, 12, 20, 30, 45, 70, 100), doublings=True)
     found = rows(replace(EXPERIMENT, train=learner))

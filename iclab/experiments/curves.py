@@ -64,7 +64,8 @@ def rows(experiment: Experiment, device: torch.device, log: Callable[[str], None
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The squared errors of models on one task, beside the squared deviations of each target from its mean."""
+    """The squared errors of models on one task, beside the squared deviations of each target from its mean; where
+    several samples were drawn, their test inputs are put together. `layers` are those trained on the first."""
 
     task: QueryAndKeys
     sizes: tuple[int, ...]
@@ -82,23 +83,40 @@ class Curves:
         device: torch.device,
         log: Callable[[str], None],
     ) -> "Curves":
-        """Draws inputs and models, and lets them learn."""
+        """Draws inputs and models, so often as the learner asks for, and lets them learn."""
         assert isinstance(experiment.model, FrozenArchitecture)
-        models, errors, layers = {MODEL: experiment.model, **dict(learner.beside)}, {}, []
-        xs, ys, _ = task.tokens(learner.sizes[-1], stream(experiment, "train", device))
-        others, _, fs = task.tokens(experiment.eval.prompts, stream(experiment, "test", device))
+        models = {MODEL: experiment.model, **dict(learner.beside)}
+        train, test = (stream(experiment, name, device) for name in ("train", "test"))
+        init = {name: stream(experiment, "init", distribution="" if name == MODEL else name) for name in models}
+        parts = [
+            cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
+        ]
+        log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
+        errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
+        return replace(parts[0], errors=errors, deviations=torch.cat([part.deviations for part in parts]))
+
+    @classmethod
+    def _draw(
+        cls,
+        learner: CurveLearner,
+        task: QueryAndKeys,
+        models: dict[str, FrozenArchitecture],
+        train: torch.Generator,
+        test: torch.Generator,
+        init: dict[str, torch.Generator],
+        count: int,
+    ) -> "Curves":
+        """One sample, and one draw of each model."""
+        (xs, ys, _), (others, _, fs) = task.tokens(learner.sizes[-1], train), task.tokens(count, test)
+        errors, layers = {}, []
         for name, architecture in models.items():
-            rng = stream(experiment, "init", distribution="" if name == MODEL else name)
-            model = architecture.build(task.d, task.n, rng).to(device)
+            model = architecture.build(task.d, task.n, init[name]).to(train.device)
             if name == MODEL and isinstance(learner, AttentionDescent):
                 layers = learner.trained(model, xs, ys)
                 answers = asked(layers, others)
             else:
                 answers = (learner if name == MODEL else learner.for_others).answers(model, xs, ys, others)
             errors[name] = (answers - fs).square()
-            log(
-                f"{name} with {model.size} features has learned {len(task.targets)} targets, d = {task.d}, n = {task.n}"
-            )
         return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), layers)
 
     def rows(self) -> Iterator[Row]:
