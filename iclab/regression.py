@@ -296,8 +296,9 @@ class FrozenLearner(Learner):
     def __post_init__(self) -> None:
         refuse(type(self).__name__, unknown_choices(self) + self._problems())
 
+    @abstractmethod
     def _problems(self) -> list[str]:
-        return []
+        """What stands against these settings."""
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         name = type(self).__name__
@@ -310,12 +311,17 @@ class FrozenLearner(Learner):
 class Unlearned(FrozenLearner):
     """Nothing is learned: features are measured as they were drawn, for their sensitivity to a word."""
 
+    def _problems(self) -> list[str]:
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurveLearner(FrozenLearner):
-    """Learns every target from the first n of a sample, for each n of `sizes`: a learning curve. The last inputs it
-    has, a share `validation`, are held out to choose by. The curve is averaged over so many `draws` of the sample and
-    of the models' weights. With `doublings` all is learned again where d, and where the number of keys, is twice as large.
+    """Learns every target from the first n of a sample, for each n of `sizes`: a learning curve.
+
+    The last inputs it has, a share `validation`, are held out to choose by. The curve is averaged over so many `draws`
+    of the sample and of the models' weights. With `doublings` all is learned again where d, and where the number of
+    keys, is twice as large.
     """
 
     sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+import iclab.descent  # noqa: F401  so that files can name its learner
 from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import LEAST, known_names
