@@ -28,7 +28,7 @@ from iclab.models import (
     TransformerConfig,
 )
 from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
-from iclab.regression import CurveLearner, FrozenRidge
+from iclab.regression import FrozenLearner, FrozenRidge
 from iclab.tasks import (
     Derived,
     FinitePool,
@@ -238,8 +238,8 @@ def specimens():
         elif kind is not TransformerConfig:  # which is that of "plain"
             yield f"model {name}", Experiment(PLAIN, made(kind)), "model"
     for name, kind in shipped(Learner).items():
-        curve = issubclass(kind, CurveLearner)
-        pair = (KEYED, RandomAttentionConfig()) if curve else (PLAIN, LinearAttentionConfig())
+        frozen = issubclass(kind, FrozenLearner)
+        pair = (KEYED, RandomAttentionConfig()) if frozen else (PLAIN, LinearAttentionConfig())
         yield f"train {name}", Experiment(*pair, made(kind)), "train"
     for name, kind in shipped(Target).items():
         targets = QueryAndKeys(4, 3, targets=(("one", made(kind)),))
@@ -410,7 +410,7 @@ def alternatives(hint, value):
         elif member is int:
             yield from ([value + 1, 2 * value, value - 1] if isinstance(value, int) else [1, 2, 3, 4])
         elif member is float:
-            yield from ([value * 1.5, value + 0.25] if isinstance(value, float) else [0.75])
+            yield from ([value * 1.5, value + 0.25, -value] if isinstance(value, float) else [0.75])
         elif member is str:
             yield from ["cpu", "fast"]
         elif is_table(member) and member is not Start:
@@ -420,7 +420,7 @@ def alternatives(hint, value):
         elif get_origin(member) is tuple and get_origin(get_args(member)[0]) is Literal:
             yield get_args(get_args(member)[0])[:1]
         elif get_origin(member) is tuple:
-            yield from [(0.25, 0.5), (1.0, 2.0, 3.0)]
+            yield from [(0.25, 0.5), (1.0, 2.0, 3.0), (10, 20)]
 
 
 NAMES_ONLY = {"device", "recipe"}
