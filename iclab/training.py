@@ -26,7 +26,7 @@ from torch.func import functional_call
 
 from iclab.errors import refuse, unknown_choices
 from iclab.files import write_whole
-from iclab.models import Architecture
+from iclab.models import Architecture, FrozenArchitecture
 from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
 
@@ -121,6 +121,8 @@ class Recipe(Learner):
         return 1 if self.positions == "last" else None
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
+        if isinstance(model, FrozenArchitecture):
+            return [f"Recipe trains what answers prompts; {type(model).__name__} takes a query with its keys"]
         if self.targets == "posterior_mean":
             try:
                 bayes(task)

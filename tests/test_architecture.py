@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEAVES = {"iclab.errors", "iclab.files", "iclab.words"}  # standard library only, open to all
 MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}
-MIDDLE = {"iclab.posterior", "iclab.constructed", "iclab.training", "iclab.fitting", "iclab.analysis"}
+MIDDLE = {
+    "iclab.posterior",
+    "iclab.constructed",
+    "iclab.training",
+    "iclab.fitting",
+    "iclab.descent",
+    "iclab.regression",
+    "iclab.analysis",
+}
 ALLOWED = {
     "iclab.tasks": set(),
     "iclab.predictors": set(),
@@ -19,6 +27,8 @@ ALLOWED = {
     "iclab.constructed": MAKING,
     "iclab.training": MAKING | {"iclab.posterior"},
     "iclab.fitting": MAKING | {"iclab.training"},
+    "iclab.regression": MAKING | {"iclab.training"},
+    "iclab.descent": MAKING | {"iclab.training", "iclab.regression"},
     "iclab.analysis": MAKING | {"iclab.posterior"},
     "iclab.experiments": MAKING | MIDDLE | {"iclab"},  # for its version
     "iclab.plots": set(),

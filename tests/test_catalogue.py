@@ -17,6 +17,7 @@ from conftest import generator
 
 import iclab
 from iclab.analysis import ProbeRecipe
+from iclab.descent import AttentionDescent
 from iclab.experiments import evolution
 from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform, watched
@@ -24,6 +25,7 @@ from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.experiments.worker import DONE, work
 from iclab.models import TransformerConfig
+from iclab.regression import CurveLearner, Unlearned
 from iclab.training import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,13 @@ FIGURES = {
     "vonoswald2022_one_layer.py": "vonoswald2022_one_layer.toml",
     "vonoswald2022_gradient_descent_plus_plus.py": "vonoswald2022_gradient_descent_plus_plus.toml",
     "vonoswald2022_start.py": "vonoswald2022_start.toml",
+    "random_feature_attention.py": "random_feature_attention.toml",
+    "random_feature_bias.py": "random_feature_bias.toml",
+    "random_feature_growth.py": "random_feature_growth.toml",
+    "random_feature_heads.py": "random_feature_heads.toml",
+    "random_feature_staircase.py": "random_feature_staircase.toml",
+    "random_feature_training.py": "random_feature_training.toml",
+    "bombari2024_words.py": "bombari2024_words.toml",
     "probes.py": "akyurek2022_probes.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
@@ -90,12 +99,28 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
         rows = measure(small, model)
         points = [{"step": 0, **watched(small, torch.device("cpu"))(model, True)}]
     else:
-        small = replace(small, train=replace(first.train, **(BRIEF if trained(first) else {"prompts": 8})))
-        points = []
+        small, points = brief(small), []
         rows = perform(small, tmp_path, points.append, lambda line: None)
     rows += evolution.rows(points)
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
+
+
+def brief(experiment):
+    """The same with the least of training, or of inputs and heads to learn from and with."""
+    learner = experiment.train
+    if isinstance(learner, Unlearned):
+        return replace(experiment, eval=replace(experiment.eval, prompts=2))
+    if not isinstance(learner, CurveLearner):
+        return replace(experiment, train=replace(learner, **(BRIEF if trained(experiment) else {"prompts": 8})))
+    least = {"heads": 3}
+    beside = tuple((name, replace(model, **least)) for name, model in learner.beside)
+    learner = replace(learner, steps=2) if isinstance(learner, AttentionDescent) else learner
+    return replace(
+        experiment,
+        model=replace(experiment.model, **least),
+        train=replace(learner, sizes=tuple(n for n in learner.sizes if n <= 512) or (16,), beside=beside),
+    )
 
 
 def of_a_papers_size(model):

@@ -19,18 +19,30 @@ from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
-from iclab.models import Architecture, LinearAttentionConfig, TransformerConfig
+from iclab.models import (
+    Architecture,
+    FrozenArchitecture,
+    LinearAttentionConfig,
+    RandomAttentionConfig,
+    RandomNetworkConfig,
+    TransformerConfig,
+)
 from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
+from iclab.regression import FrozenLearner, FrozenRidge
 from iclab.tasks import (
     Derived,
     FinitePool,
     Inputs,
+    KeyAverage,
     LinearRegression,
     Longer,
     NoisyLabels,
     NormalisedLabels,
+    Profile,
+    QueryAndKeys,
     SkewedInputs,
     Sphere,
+    Target,
     Task,
     Uniform,
 )
@@ -184,7 +196,8 @@ def shipped(base):
 def example(hint):
     """A value of an annotation, with the least that its class asks for. At d = n = 3 every kind of task is possible."""
     if is_table(hint):
-        final = hint if not has_kinds(hint) else kinds(hint).get(hint.__name__, LinearRegression)
+        usual = LinearRegression if hint is Task else next(iter(kinds(hint).values()))
+        final = hint if not has_kinds(hint) else kinds(hint).get(hint.__name__, usual)
         return final(**{name: example(h) for name, (spec, h) in schema(final).items() if required(spec)})
     return {int: 3, float: 0.5, str: "word", bool: True}[hint]
 
@@ -195,6 +208,7 @@ def made(kind):
 
 
 PLAIN = LinearRegression(3, 3)
+KEYED = QueryAndKeys(3, 3)
 CONSTRUCTIONS = {
     "VonOswald2022": VonOswald2022(lr=0.1),
     "Bai2023": Bai2023(lr=0.1, lam=0.5),
@@ -219,10 +233,22 @@ def specimens():
     for name, kind in shipped(Inputs).items():
         yield f"inputs {name}", Experiment(LinearRegression(3, 3, inputs=made(kind))), "task.inputs"
     for name, kind in shipped(Architecture).items():
-        if kind is not TransformerConfig:  # which is that of "plain"
+        if issubclass(kind, FrozenArchitecture):
+            yield f"model {name}", Experiment(KEYED, made(kind), FrozenRidge()), "model"
+        elif kind is not TransformerConfig:  # which is that of "plain"
             yield f"model {name}", Experiment(PLAIN, made(kind)), "model"
     for name, kind in shipped(Learner).items():
-        yield f"train {name}", Experiment(PLAIN, LinearAttentionConfig(), made(kind)), "train"
+        frozen = issubclass(kind, FrozenLearner)
+        pair = (KEYED, RandomAttentionConfig()) if frozen else (PLAIN, LinearAttentionConfig())
+        yield f"train {name}", Experiment(*pair, made(kind)), "train"
+    for name, kind in shipped(Target).items():
+        targets = QueryAndKeys(4, 3, targets=(("one", made(kind)),))
+        yield f"target {name}", Experiment(targets, RandomAttentionConfig(), FrozenRidge()), "task.targets.one"
+    for name, kind in shipped(Profile).items():
+        targets = QueryAndKeys(3, 3, targets=(("one", KeyAverage(made(kind))),))
+        yield f"profile {name}", Experiment(targets, RandomAttentionConfig(), FrozenRidge()), "task.targets.one.key"
+    beside = FrozenRidge(beside=(("other", RandomNetworkConfig()),))
+    yield "train.beside", Experiment(KEYED, RandomAttentionConfig(), beside), "train.beside.other"
     for name, kind in shipped(Derived).items():
         free = TransformerConfig(positions=False)  # takes prompts of any length
         yield (
@@ -343,7 +369,7 @@ def test_every_missing_key_is_named(name):
     assert all(line.startswith("f.toml: missing key") for line in lines)
 
 
-BY_NAME = {"shifts", "predictors", "constructions"}  # tables whose names are anybody's
+BY_NAME = {"shifts", "predictors", "constructions", "targets", "beside"}  # tables whose names are anybody's
 
 
 def test_the_suggested_keys_are_those_that_can_be_set():
@@ -384,7 +410,7 @@ def alternatives(hint, value):
         elif member is int:
             yield from ([value + 1, 2 * value, value - 1] if isinstance(value, int) else [1, 2, 3, 4])
         elif member is float:
-            yield from ([value * 1.5, value + 0.25] if isinstance(value, float) else [0.75])
+            yield from ([value * 1.5, value + 0.25, -value] if isinstance(value, float) else [0.75])
         elif member is str:
             yield from ["cpu", "fast"]
         elif is_table(member) and member is not Start:
@@ -394,7 +420,7 @@ def alternatives(hint, value):
         elif get_origin(member) is tuple and get_origin(get_args(member)[0]) is Literal:
             yield get_args(get_args(member)[0])[:1]
         elif get_origin(member) is tuple:
-            yield from [(0.25, 0.5), (1.0, 2.0, 3.0)]
+            yield from [(0.25, 0.5), (1.0, 2.0, 3.0), (10, 20)]
 
 
 NAMES_ONLY = {"device", "recipe"}

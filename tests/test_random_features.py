@@ -1,144 +1,133 @@
-"""Random-feature attention equals its formula, and its representers represent what they should, at the rate V/M."""
-
-from contextlib import contextmanager
-from dataclasses import replace
-from math import pi, sqrt
+"""Models of frozen random features: their equations, the law of their scores, and what the order of keys does."""
 
 import pytest
 import torch
 from conftest import generator
-from scipy import integrate, stats
 
-from iclab.constructed import Case, random_features
-from iclab.constructed.random_features import (
-    REPRESENTERS,
-    THEOREMS,
-    kappa,
-    random_feature_attention,
-    rectified,
-    represented,
-)
+from iclab.models import RandomAttention, RandomNetwork, random_features
+from iclab.tasks import Sphere
 
-NAMES = list(REPRESENTERS)
-
-
-def tokens(batch, n, d, seed=0):
-    """Keys and a query on the unit sphere."""
-    xs = torch.randn(batch, n, d, generator=generator(seed)).double()
-    return xs / xs.norm(dim=-1, keepdim=True)
+D, N, M = 4, 5, 7
+MODELS = {
+    "attention": lambda: RandomAttention(D, N, M, rng=generator(2)),
+    "biased": lambda: RandomAttention(D, N, M, 1.5, rng=generator(2)),
+    "softmax": lambda: RandomAttention(D, N, M, activation="softmax", rng=generator(2)),
+    "network": lambda: RandomNetwork(D, N, 3 * M, rng=generator(2)),
+    "averaged": lambda: RandomNetwork(D, N, 3 * M, orders=4, rng=generator(2)),
+}
+INVARIANT = ("attention", "biased", "softmax")
 
 
-def single(name, d=3, heads=3000, batch=8, n=5):
-    """What each of many heads adds, f* and V, for some prompts."""
-    xs, one = tokens(batch, n, d), REPRESENTERS[name]
-    model = represented(name, heads, d, n, generator(1))
-    last = model.read(xs, xs[..., 0], "blocks.0.attn.z")["blocks.0.attn.z"].detach().unflatten(0, (batch, n))
-    return heads * last[:, -1, :, -1, 0], one.target(xs), one.variance(xs)
+def inputs(batch=6, seed=0, dtype=torch.float64):
+    return Sphere().sample(batch, N + 1, D, generator(seed), dtype)
 
 
-def test_the_layer_equals_its_formula_in_loops():
-    xs, n, d, heads = tokens(2, 4, 3), 4, 3, 6
-    w, v = torch.randn(heads, d + 1, d + 1, generator=generator()).double(), torch.randn(heads, d + 1).double()
-    model = random_feature_attention(w, v, n)
-    assert (model.config.n_layer, model.config.n_head) == (1, heads)
-    for x, answers in zip(xs, model(xs, xs[..., 0]), strict=True):
-        lifted = torch.cat([x, torch.ones(n, 1).double()], dim=1)
-        for i in range(n):  # position i has i keys
-            said = sum(
-                (lifted[i] @ w[m] @ lifted[j]).clamp(min=0) * (v[m] @ lifted[j]) / i
-                for m in range(heads)
-                for j in range(i)
-            )
-            assert abs(answers[i] - said) < 1e-12
+def permuted(xs, *order):
+    return xs[:, list(order)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_keys_may_change_places_and_their_labels_are_not_read(name):
-    model, xs = represented(name, 50, 3, 5, generator()), tokens(4, 5, 3)
-    said = model(xs, xs[..., 0], 1)
-    turned = xs[:, [2, 0, 3, 1, 4]]
-    torch.testing.assert_close(model(turned, torch.zeros(4, 5).double(), 1), said, atol=1e-12, rtol=1e-12)
-    assert not torch.allclose(model(xs[:, [4, 1, 2, 3, 0]], xs[..., 0], 1), said), "the query is no key"
-    assert not model(xs[:, -1:], xs[:, -1:, 0]).any(), "a query without keys"
+def learned(model, targets=3):
+    model.values = torch.nn.Parameter(torch.randn(model.size, targets, generator=generator(5), dtype=torch.float64))
+    model.intercept = torch.nn.Parameter(torch.arange(targets, dtype=torch.float64))
+    return model
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_heads_add_the_target_on_average_with_the_exact_variance(name):
-    added, target, variance = single(name)
-    assert (added.mean(-1) - target).abs().div((variance / 3000).sqrt()).max() < 5
-    torch.testing.assert_close(added.var(-1), variance, atol=0, rtol=0.35)
+def test_attention_is_the_equation_of_the_paper_as_plain_loops():
+    xs, one = inputs(3), torch.ones(1, dtype=torch.float64)
+    for name in ("attention", "biased", "softmax"):
+        model = MODELS[name]()
+        found = model.features(xs).unflatten(1, (M, D + 1))
+        for k, x in enumerate(xs):
+            tokens = [torch.cat([y, one]) for y in x]
+            for m, weight in enumerate(model.weights):
+                scores = torch.stack([tokens[0] @ weight @ y for y in tokens[1:]])
+                share = scores.softmax(0) if name == "softmax" else scores.relu() / N
+                torch.testing.assert_close(found[k, m], sum(s * y for s, y in zip(share, tokens[1:], strict=True)))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_law_can_fail(name):
-    """Values of another size miss f* by many standard errors; a wrong constant misses V."""
-    added, target, variance = single(name)
-    assert (4 * added.mean(-1) - target).abs().div((variance / 3000).sqrt()).max() > 5
-    assert not torch.allclose((1.5 * added).var(-1), variance, atol=0, rtol=0.35)
+def test_the_network_is_the_equation_of_the_paper_and_its_average_over_orders():
+    xs = inputs(3)
+    for name in ("network", "averaged"):
+        model, wanted = MODELS[name](), 0
+        for order in model.orders:
+            seen = torch.cat([xs[:, :1], xs[:, 1:][:, order]], dim=1).flatten(1)
+            wanted += torch.relu(torch.cat([seen, torch.ones(3, 1)], dim=1).double() @ model.weights.mT)
+        torch.testing.assert_close(model.features(xs), wanted / len(model.orders))
+    assert len(MODELS["averaged"]().orders) == 4
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda each: each.name)
-def test_the_theorems_fail_of_values_of_the_wrong_sign_or_size(name, theorem, monkeypatch):
-    one = REPRESENTERS[name]
-    sizes = [(1, 1), (2, 3), (3, 4)]
-    cases = [Case(seed=d, d=d, n=n, heads=theorem.ranges["heads"].high, variant=name) for d, n in sizes]
-    times = -1 if theorem.name.endswith("representer") else 2  # the sign of a head does not change its variance
-    monkeypatch.setitem(REPRESENTERS, name, replace(one, values=lambda products: times * one.values(products)))
-    with forgotten():
-        assert not theorem.tried(cases).holds
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_are_features_times_values_in_any_chunks(name, monkeypatch):
+    model, xs = learned(MODELS[name]()), inputs()
+    whole = model.features(xs) @ model.values + model.intercept
+    gram = model.features(xs) @ model.features(xs[:2]).mT / model.heads
+    for chunk in (1, 300, 2**22):
+        monkeypatch.setattr(random_features, "CHUNK", chunk)
+        torch.testing.assert_close(model(xs), whole)
+        torch.testing.assert_close(model.kernel(xs, xs[:2]), gram)
+        torch.testing.assert_close(model.kernel(xs)[:, :2], gram)
 
 
-@contextmanager
-def forgotten():
-    """What was computed before is computed anew, and forgotten after."""
-    for each in (random_features._error, random_features._spread):
-        each.cache_clear()
-    yield
-    for each in (random_features._error, random_features._spread):
-        each.cache_clear()
+@pytest.mark.parametrize("name", MODELS)
+def test_permuting_keys_changes_networks_alone_and_exchanging_the_query_changes_all(name):
+    model, xs = MODELS[name](), inputs()
+    keys = (model.features(permuted(xs, 0, 3, 1, 5, 2, 4)) - model.features(xs)).abs().max().item()
+    query = (model.features(permuted(xs, 1, 0, 2, 3, 4, 5)) - model.features(xs)).abs().max()
+    assert (keys < 1e-12) is (name in INVARIANT)
+    assert query > 0.1
 
 
-def test_without_the_bias_the_biased_target_is_missed():
-    xs, one = tokens(8, 5, 3), REPRESENTERS["biased"]
-    blind = REPRESENTERS["key"].products(3000, 3, generator(1))
-    said = random_feature_attention(blind, one.values(blind) / 3000, 5)(xs, xs[..., 0], 1)[:, 0]
-    assert (said - one.target(xs)).abs().div((one.variance(xs) / 3000).sqrt()).max() > 8
+def test_an_average_over_all_orders_is_blind_to_them_and_a_part_of_them_nearly():
+    xs, other = inputs(40), permuted(inputs(40), 0, 2, 3, 1, 5, 4)
+    moved = []
+    for orders in (0, 4, 64):
+        model = RandomNetwork(D, N, 200, orders, generator(3))
+        moved.append((model.features(xs) - model.features(other)).square().mean().item())
+    assert moved[0] > 2.5 * moved[1] > 2.5 * 5 * moved[2]
+    model = RandomNetwork(D, 2, 20, rng=generator(3))
+    model.orders = torch.tensor([[0, 1], [1, 0]])
+    few = inputs()[:, :3]
+    torch.testing.assert_close(model.features(few), model.features(few[:, [0, 2, 1]]))
 
 
-def test_off_the_sphere_nothing_is_promised():
-    xs, one = 3 * tokens(8, 5, 3), REPRESENTERS["key"]
-    said = represented("key", 3000, 3, 5, generator(1))(xs, xs[..., 0], 1)[:, 0]
-    assert (said / one.target(xs) - 1).abs().min() > 0.5, "scores are no longer of variance 1"
+@pytest.mark.parametrize("bias", [0.0, 1.0, 4.0])
+def test_scores_are_normal_with_unit_variance_and_the_mean_that_the_bias_sets(bias):
+    """E σ(s) = G(mean) of N(mean, 1), and E σ(s)² = (1 + mean²) Φ + mean p: read from the constant channel of a key."""
+    x = torch.tensor([[0.6, 0.8, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64).unsqueeze(0)
+    found = RandomAttention(3, 1, 400_000, bias, rng=generator()).features(x).unflatten(1, (-1, 4))[0, :, 3]
+    mean = torch.tensor(0.8 * bias, dtype=torch.float64)
+    cdf, pdf = torch.special.ndtr(mean), (-mean * mean / 2).exp() / (2 * torch.pi) ** 0.5
+    for power, wanted in ((1, mean * cdf + pdf), (2, (1 + mean**2) * cdf + mean * pdf)):
+        terms = found**power
+        assert abs(terms.mean() - wanted) < 4 * terms.std() / len(terms) ** 0.5
+    preactivation = RandomNetwork(3, 1, 400_000, rng=generator()).features(x)[0]
+    assert abs((preactivation**2).mean() - 0.5) < 4 * (preactivation**2).std() / 400_000**0.5
 
 
-def test_closed_forms_equal_integrals():
-    for a, b, rho in ((0.3, -0.7, 0.4), (1.0, 0.2, 0.9), (-0.5, -0.9, 0.0)):
-        density = stats.multivariate_normal([a, b], [[1, rho], [rho, 1]]).pdf
-        exact = integrate.dblquad(lambda y, x, p=density: x * y * p([x, y]), 0, 9, 0, 9, epsabs=1e-7)[0]
-        both = torch.tensor([[a, b]], dtype=torch.float64)
-        correlations = torch.tensor([[[1.0, rho], [rho, 1.0]]], dtype=torch.float64)
-        found = REPRESENTERS["biased"].moment(both, both, correlations, 3)[0]
-        assert found[0, 1].item() == pytest.approx(exact, abs=1e-6)
-        alone = (a**2 + 1) * stats.norm.cdf(a) + a * stats.norm.pdf(a)
-        assert found[0, 0].item() == pytest.approx(alone, abs=1e-9)
-    none = torch.zeros(1, 2).double()
-    at_zero = REPRESENTERS["biased"].moment(none, none, correlations, 3)
-    torch.testing.assert_close(at_zero, kappa(correlations), atol=1e-9, rtol=0)
-    assert rectified(torch.zeros(1).double()).item() == pytest.approx(1 / sqrt(2 * pi))
-    assert kappa(torch.ones(1).double()).item() == pytest.approx(0.5)
+def test_a_network_can_be_made_as_large_as_attention():
+    attention = RandomAttention(16, 16, 1000, targets=2)
+    network = RandomNetwork.as_large_as(attention, orders=2)
+    assert network.size == attention.size == network.values.shape[0] == 17_000
+    assert network.values.shape[1] == 2 and (network.d, network.n_keys) == (16, 16)
 
 
-def test_the_constants_at_sixteen_dimensions_and_keys():
-    xs = tokens(200, 17, 16)
-    found = {name: REPRESENTERS[name].variance(xs).mean().item() for name in NAMES}
-    assert found == pytest.approx({"key": 0.0126, "inner": 81.4, "biased": 0.158}, rel=0.03)
+def test_frozen_weights_are_no_parameters():
+    for make in MODELS.values():
+        assert {name for name, _ in make().named_parameters()} == {"values", "intercept"}
 
 
-def test_what_is_no_layer_of_random_features_is_refused():
-    with pytest.raises(ValueError, match=r"unknown representer 'iner'\. Did you mean 'inner'"):
-        represented("iner", 3, 2, 4, generator())
-    with pytest.raises(ValueError, match="heads must be at least 1, given 0; d must be at least 1, given 0"):
-        represented("key", 0, 0, 4, generator())
-    with pytest.raises(ValueError, match="n must be at least 1, given 0"):
-        represented("key", 1, 1, 0, generator())
+def test_single_precision_is_that_of_the_inputs():
+    for make in MODELS.values():
+        model, xs = make(), inputs()
+        single = model.features(xs.float())
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), model.features(xs), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match="d must be at least 1, given 0; n_keys must be at least 1, given -1"):
+        RandomAttention(0, -1, 3)
+    with pytest.raises(ValueError, match="neurons must be at least 1, given 0"):
+        RandomNetwork(3, 3, 0)
+    with pytest.raises(ValueError, match="orders must be 0 or more, given -1"):
+        RandomNetwork(3, 3, 3, orders=-1)

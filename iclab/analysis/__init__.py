@@ -21,11 +21,22 @@ from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe, probe_terms, r2_terms, visible
+from iclab.analysis.random_features import (
+    Levels,
+    attention_levels,
+    best_predicted_error,
+    inputs_to_learn,
+    interpolation_norms,
+    network_levels,
+    predicted_error,
+    rkhs_norm,
+)
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
 from iclab.analysis.symmetries import weight_distance, weight_distances
+from iclab.analysis.word_sensitivity import word_sensitivity
 
 __all__ = [
     "AttentionProbes",
@@ -33,6 +44,7 @@ __all__ = [
     "Estimate",
     "Family",
     "LayerReadout",
+    "Levels",
     "LinearStep",
     "Lineup",
     "Match",
@@ -42,11 +54,13 @@ __all__ = [
     "Report",
     "algorithm_state",
     "answer",
+    "attention_levels",
     "attention_probes",
     "band",
     "bare_prompt",
     "best_descent",
     "best_preconditioner",
+    "best_predicted_error",
     "best_step",
     "error_cosines",
     "estimate",
@@ -58,14 +72,18 @@ __all__ = [
     "identify",
     "ilwd",
     "implicit_weights",
+    "inputs_to_learn",
     "interpolated",
+    "interpolation_norms",
     "layer_readouts",
     "linear_steps",
     "linearity",
     "margins",
     "match_iterations",
+    "network_levels",
     "one_layer_optimum",
     "one_layer_risk",
+    "predicted_error",
     "probe",
     "probe_terms",
     "products",
@@ -77,6 +95,7 @@ __all__ = [
     "report",
     "resampled",
     "risk",
+    "rkhs_norm",
     "sime",
     "spd",
     "tuned_descent",
@@ -84,4 +103,5 @@ __all__ = [
     "weight_cosine",
     "weight_distance",
     "weight_distances",
+    "word_sensitivity",
 ]

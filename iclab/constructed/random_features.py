@@ -45,6 +45,8 @@ from iclab.constructed.heads import Block, Head, Rows, assemble
 from iclab.constructed.theorem import Case, Choices, Integers, Theorem
 from iclab.errors import refuse, unknown
 from iclab.models import Transformer
+from iclab.models.random_features import query_key_products
+from iclab.predictors.kernels import arc_cosine, biased_arc_cosine, mean_relu
 
 PAPER = "Fu et al. 2023 (arXiv 2307.11353)"
 
@@ -91,9 +93,7 @@ class Representer:
 
     def products(self, heads: int, d: int, rng: torch.Generator) -> Float[Tensor, "heads d_1 d_1"]:
         """W_m as they are drawn."""
-        mean = torch.eye(d + 1, dtype=torch.float64)
-        mean[-1, -1] = 0.0
-        return self.bias * mean + torch.randn(heads, d + 1, d + 1, generator=rng, dtype=torch.float64) / 2
+        return query_key_products(heads, d, self.bias, rng)
 
 
 def represented(name: str, heads: int, d: int, n: int, rng: torch.Generator) -> Transformer:
@@ -122,20 +122,10 @@ def _traced(products: Float[Tensor, "heads d_1 d_1"]) -> Float[Tensor, "heads d_
     return 8 * traces * _constant(products, -1)
 
 
-def kappa(rho: Tensor) -> Tensor:
-    """κ(ρ), the arc-cosine kernel of first order."""
-    return ((1 - rho**2).sqrt() + rho * (pi / 2 + rho.asin())) / (2 * pi)
-
-
 def _inner_moment(a: Tensor, b: Tensor, rho: Tensor, d: int) -> Tensor:
     squares, product = (a**2).unsqueeze(-1) + (a**2).unsqueeze(-2), a.unsqueeze(-1) * a.unsqueeze(-2)
     both = 1 / 4 + rho.asin() / (2 * pi)
-    return 64 * (d / 4 * kappa(rho) + squares / 16 * (1 - rho**2).sqrt() / (2 * pi) + product / 8 * both)
-
-
-def rectified(a: Tensor) -> Tensor:
-    """G(a) = E relu(a + z)."""
-    return a * torch.special.ndtr(a) + (-(a**2) / 2).exp() / sqrt(2 * pi)
+    return 64 * (d / 4 * arc_cosine(rho) + squares / 16 * (1 - rho**2).sqrt() / (2 * pi) + product / 8 * both)
 
 
 def _inner_fourth(a: Tensor, b: Tensor, d: int) -> Tensor:
@@ -144,40 +134,20 @@ def _inner_fourth(a: Tensor, b: Tensor, d: int) -> Tensor:
     return 8**4 / 2 * (9 * variance**2 + 72 * variance * covariance**2 + 24 * covariance**4)
 
 
-def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [−1, 1], from the Jacobi matrix (Golub and Welsch 1969)."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    beside = (k / (4 * k**2 - 1).sqrt()).diag(1)
-    nodes, vectors = torch.linalg.eigh(beside + beside.mT)
-    return nodes, 2 * vectors[0] ** 2
-
-
-NODES, WEIGHTS = _gauss_legendre(48)
-
-
-def _biased_moment(a: Tensor, b: Tensor, rho: Tensor, d: int) -> Tensor:
-    a, b, end = a.unsqueeze(-1), a.unsqueeze(-2), rho.asin().unsqueeze(-1)
-    angle = end * (1 + NODES) / 2
-    sine, squares, product = angle.sin(), (a**2 + b**2).unsqueeze(-1), (a * b).unsqueeze(-1)
-    density = (-(squares - 2 * product * sine) / (2 * angle.cos() ** 2)).exp()
-    area = ((rho.unsqueeze(-1) - sine) * density * WEIGHTS).sum(-1) * end.squeeze(-1) / 2
-    return rectified(a) * rectified(b) + rho * torch.special.ndtr(a) * torch.special.ndtr(b) + area / (2 * pi)
-
-
 REPRESENTERS = {
     "key": Representer(
         0.0,
         lambda products: sqrt(2 * pi) * _constant(products, 0),
         lambda a, b: b,
-        lambda a, b, rho, d: 2 * pi * b.unsqueeze(-1) * b.unsqueeze(-2) * kappa(rho),
+        lambda a, b, rho, d: 2 * pi * b.unsqueeze(-1) * b.unsqueeze(-2) * arc_cosine(rho),
         lambda a, b, d: (2 * pi) ** 2 * 3 / 2 * b**4,
     ),
     "inner": Representer(0.0, _traced, lambda a, b: a, _inner_moment, _inner_fourth),
     "biased": Representer(
         1.0,
         lambda products: _constant(products, -1),
-        lambda a, b: rectified(a),
-        _biased_moment,
+        lambda a, b: mean_relu(a),
+        lambda a, b, rho, d: biased_arc_cosine(*torch.broadcast_tensors(a.unsqueeze(-1), a.unsqueeze(-2), rho)),
         lambda a, b, d: a**4 + 6 * a**2 + 3,
     ),
 }

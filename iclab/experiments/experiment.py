@@ -3,7 +3,7 @@
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
     start   from which weights       iclab.constructed
-    train   how it learns            iclab.training, iclab.fitting
+    train   how it learns            iclab.training, iclab.fitting, iclab.regression
     eval    how it is measured
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+import iclab.descent  # noqa: F401  so that files can name its learner
 from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import LEAST, known_names
@@ -33,6 +34,7 @@ from iclab.experiments.mappings import Nested
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
+from iclab.regression import FrozenLearner
 from iclab.tasks import Derived, LinearFunctions, Task
 from iclab.training import Learner, Recipe
 
@@ -165,9 +167,17 @@ class Experiment:
             told = f"the analysis 'attention_probes' needs a prompt that is one sequence; {self.model.layout} has many"
             found += [told] if attends else []
         curveless = isinstance(self.train, RidgeFit) and "evolution" in self.eval.analyses
-        return found + (
-            ["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else []
+        return (
+            found
+            + self._frozen_problems()
+            + (["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else [])
         )
+
+    def _frozen_problems(self) -> list[str]:
+        """What would be left out without a word, where weights are frozen."""
+        asked = ("shifts", "predictors", "constructions", "analyses", "probe")
+        unfit = [key for key in asked if getattr(self.eval, key)] if isinstance(self.train, FrozenLearner) else []
+        return [f"eval.{key} has nothing to say of {type(self.train).__name__}" for key in unfit]
 
     def _weight_problems(self) -> list[str]:
         """Steps can be read from the weights, and weights averaged, where the model has the shape of a construction."""

@@ -13,6 +13,7 @@ from torch import nn
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
+from iclab.experiments import curves, words
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import measure
 from iclab.experiments.probes import r2_by_layer
@@ -22,6 +23,7 @@ from iclab.fitting import RidgeFit
 from iclab.models import Transformer
 from iclab.posterior import bayes
 from iclab.predictors import Predictor
+from iclab.regression import CurveLearner, FrozenLearner
 from iclab.tasks import Prompts, Task
 from iclab.training import Recipe, Training
 
@@ -34,6 +36,9 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     `say` takes one dict per point of the learning curve. Raises `iclab.training.Diverged`.
     """
     device = resolve(experiment.device)
+    if isinstance(experiment.train, FrozenLearner):
+        made = curves.rows if isinstance(experiment.train, CurveLearner) else words.rows
+        return list(made(experiment, device, log))
     model = new_model(experiment, device)
     if why := unknown_bayes(experiment.task):
         log(f"no Bayes predictor: {why}")

@@ -1,19 +1,38 @@
-"""Things with weights: the transformer over prompts or tokens, token layouts, activations, and linear models."""
+"""Things with weights: the transformer over prompts or tokens, token layouts, activations, linear models, and models
+whose weights are drawn and never learned but for the last."""
 
 from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
+from iclab.models.random_features import (
+    FrozenArchitecture,
+    RandomAttention,
+    RandomAttentionConfig,
+    RandomFeatures,
+    RandomNetwork,
+    RandomNetworkConfig,
+    RandomSelfAttention,
+    RandomSelfAttentionConfig,
+)
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "LAYOUTS",
     "Architecture",
+    "FrozenArchitecture",
     "Layout",
     "LinearArchitecture",
     "LinearAttention",
     "LinearAttentionConfig",
     "LinearModel",
+    "RandomAttention",
+    "RandomAttentionConfig",
+    "RandomFeatures",
+    "RandomNetwork",
+    "RandomNetworkConfig",
+    "RandomSelfAttention",
+    "RandomSelfAttentionConfig",
     "TokenTransformer",
     "TokenTransformerConfig",
     "Transformer",

@@ -16,6 +16,7 @@
 from iclab.predictors.averaging import Averaging
 from iclab.predictors.discrete import DiscreteMMSE
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
+from iclab.predictors.kernels import AttentionKernel, Kernel, NetworkKernel
 from iclab.predictors.landweber import Landweber
 from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
@@ -31,6 +32,7 @@ from iclab.predictors.spectral import Spectral
 from iclab.predictors.trees import BoostedTrees, GreedyTree
 
 __all__ = [
+    "AttentionKernel",
     "Averaging",
     "Bayesian",
     "BoostedTrees",
@@ -38,12 +40,14 @@ __all__ = [
     "GradientDescent",
     "GradientDescentPlusPlus",
     "GreedyTree",
+    "Kernel",
     "Landweber",
     "Lasso",
     "LeastSquares",
     "Linear",
     "Mixture",
     "NearestNeighbours",
+    "NetworkKernel",
     "Newton",
     "Posterior",
     "Predictor",

@@ -1,4 +1,5 @@
-"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks."""
+"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks; and targets, which are
+functions of a query and its keys."""
 
 from iclab.tasks.derived import (
     Derived,
@@ -24,9 +25,26 @@ from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
+from iclab.tasks.query_and_keys import KeyedFunctions, QueryAndKeys
+from iclab.tasks.targets import (
+    Alternating,
+    Arctangent,
+    Cosine,
+    Custom,
+    KeyAverage,
+    Power,
+    Profile,
+    QueryFunction,
+    Target,
+    labels,
+)
 from iclab.tasks.task import FunctionClass, Task
 
 __all__ = [
+    "Alternating",
+    "Arctangent",
+    "Cosine",
+    "Custom",
     "DecisionTree",
     "Derived",
     "FinitePool",
@@ -34,6 +52,8 @@ __all__ = [
     "Functions",
     "HalfSubspace",
     "Inputs",
+    "KeyAverage",
+    "KeyedFunctions",
     "LinearFunctions",
     "LinearRegression",
     "Longer",
@@ -43,7 +63,11 @@ __all__ = [
     "OppositeOrthant",
     "Orthant",
     "OrthogonalQuery",
+    "Power",
+    "Profile",
     "Prompts",
+    "QueryAndKeys",
+    "QueryFunction",
     "QueryShift",
     "RandomOrthant",
     "ReLUNetwork",
@@ -54,10 +78,12 @@ __all__ = [
     "SkewedInputs",
     "SparseLinearRegression",
     "Sphere",
+    "Target",
     "Task",
     "TruePrior",
     "Truncated",
     "Uniform",
     "UnitNormal",
     "WhitenedLinearRegression",
+    "labels",
 ]

@@ -18,6 +18,7 @@ from iclab.errors import refuse
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions
+from iclab.tasks.query_and_keys import QueryAndKeys
 from iclab.tasks.task import FunctionClass, Task
 
 
@@ -28,7 +29,9 @@ class Derived(Task):
     base: Task
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self._problems())
+        keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
+        found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
+        refuse(type(self).__name__, found or self._problems())
 
     @abstractmethod
     def _problems(self) -> list[str]:

@@ -1,0 +1,198 @@
+"""Learning curves of random features, frozen or trained: rows at the `step` that is the number n of inputs learned
+from, with the name of a target as their distribution.
+
+error             E(f − f*)² / Var f* on other inputs, of the model and of each beside it
+predicted_error   the same of infinitely many heads or neurons with the best penalty, where theory has the spectrum
+error_over_transformer    that of a model beside, relative to the model's
+
+and of a whole curve, without a step:
+
+final_error, final_error_over_transformer    the same after the last n
+half_error        the n from which on the error is at most 1/2, interpolated in the logarithms of both. One that lies
+                  before the first n, or after the last, is told as these: half_error_found says which are known
+predicted_half_error, half_error_over_predicted   the same by theory, for any n; ours relative to it
+half_error_over_transformer   of a model beside, relative to the model's: a lower bound where its own was not found
+exponent_d, exponent_keys     log₂ of what half_error is multiplied by where d, or N, is doubled (if asked for; not a
+                  number where not both were found); predicted_exponent_d and predicted_exponent_keys by theory
+identity, identity_signed   tr W_dd / d of query-key products that were trained, averaged over heads, and the same with
+                  the sign of each head's value; at every step, and with final_ after the last n
+norm              B(f*), the squared norm in the space of attention, where known
+
+"transformer" is the model, whatever its kind. Models beside it have the names that the experiment gives them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import log2, nan
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis import (
+    Levels,
+    attention_levels,
+    best_predicted_error,
+    estimate,
+    inputs_to_learn,
+    network_levels,
+    ratio,
+)
+from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
+from iclab.descent import AttentionDescent, TrainedAttention, asked
+from iclab.experiments.experiment import Experiment
+from iclab.experiments.rows import Row, row
+from iclab.experiments.rows import rows as rows_of
+from iclab.experiments.streams import stream
+from iclab.models import FrozenArchitecture, RandomAttentionConfig, RandomNetworkConfig
+from iclab.regression import CurveLearner
+from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
+
+MODEL = "transformer"
+DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}
+
+
+def rows(experiment: Experiment, device: torch.device, log: Callable[[str], None]) -> Iterator[Row]:
+    """All rows of an experiment whose learner makes curves."""
+    learner = experiment.train
+    assert isinstance(learner, CurveLearner) and isinstance(experiment.task, QueryAndKeys)
+    own = Curves.of(experiment, learner, experiment.task, device, log)
+    yield from own.rows()
+    for name, doubled in DOUBLED.items() if learner.doublings else ():
+        yield from own.exponents(name, Curves.of(experiment, learner, doubled(experiment.task), device, log))
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The squared errors of models on one task, beside the squared deviations of each target from its mean; where
+    several samples were drawn, their test inputs are put together. `layers` are those trained on the first."""
+
+    task: QueryAndKeys
+    sizes: tuple[int, ...]
+    models: dict[str, FrozenArchitecture]
+    errors: dict[str, Float[Tensor, "sizes inputs targets"]]
+    deviations: Float[Tensor, "inputs targets"]
+    layers: Sequence[TrainedAttention] = ()
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        learner: CurveLearner,
+        task: QueryAndKeys,
+        device: torch.device,
+        log: Callable[[str], None],
+    ) -> "Curves":
+        """Draws inputs and models, so often as the learner asks for, and lets them learn."""
+        assert isinstance(experiment.model, FrozenArchitecture)
+        models = {MODEL: experiment.model, **dict(learner.beside)}
+        train, test = (stream(experiment, name, device) for name in ("train", "test"))
+        init = {name: stream(experiment, "init", distribution="" if name == MODEL else name) for name in models}
+        parts = [
+            cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
+        ]
+        log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
+        errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
+        return replace(parts[0], errors=errors, deviations=torch.cat([part.deviations for part in parts]))
+
+    @classmethod
+    def _draw(
+        cls,
+        learner: CurveLearner,
+        task: QueryAndKeys,
+        models: dict[str, FrozenArchitecture],
+        train: torch.Generator,
+        test: torch.Generator,
+        init: dict[str, torch.Generator],
+        count: int,
+    ) -> "Curves":
+        """One sample, and one draw of each model."""
+        (xs, ys, _), (others, _, fs) = task.tokens(learner.sizes[-1], train), task.tokens(count, test)
+        errors, layers = {}, []
+        for name, architecture in models.items():
+            model = architecture.build(task.d, task.n, init[name]).to(train.device)
+            if name == MODEL and isinstance(learner, AttentionDescent):
+                layers = learner.trained(model, xs, ys)
+                answers = asked(layers, others)
+            else:
+                answers = (learner if name == MODEL else learner.for_others).answers(model, xs, ys, others)
+            errors[name] = (answers - fs).square()
+        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), layers)
+
+    def rows(self) -> Iterator[Row]:
+        """Errors by number of inputs, of every model, and what theory says of them."""
+        for at, (target, function) in enumerate(self.task.targets):
+            told = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
+            yield from ({"distribution": target, **one} for one in told)
+
+    def _measured(self, at: int) -> Iterator[Row]:
+        for name in self.models:
+            told = [list(self._errors(name, at, k)) for k in range(len(self.sizes))]
+            yield from (_at(n, one) for n, found in zip(self.sizes, told, strict=True) for one in found)
+            yield from ({**one, "quantity": f"final_{one['quantity']}"} for one in told[-1])
+            half, known = self.half(name, at)
+            yield row(name, "half_error", None, half)
+            yield row(name, "half_error_found", None, float(known))
+            if name != MODEL:
+                yield row(name, "half_error_over_transformer", None, half / self.half(MODEL, at)[0])
+
+    def _errors(self, name: str, at: int, size: int) -> Iterator[Row]:
+        """Those after a number of inputs, alone and relative to the model's on the same test inputs."""
+        mine, model = (self.errors[each][size, :, at] for each in (name, MODEL))
+        yield from rows_of(name, "error", ratio(mine, self.deviations[:, at]))
+        yield from rows_of(name, "error_over_transformer", ratio(mine, model)) if name != MODEL else ()
+
+    def half(self, name: str, at: int) -> tuple[float, bool]:
+        """The number of inputs at which a target is half learned, and whether it lies among the sizes."""
+        errors = self.errors[name][..., at].mean(1) / self.deviations[:, at].mean()
+        return half_error(self.sizes, errors.tolist())
+
+    def _predicted(self, at: int, function: Target) -> Iterator[Row]:
+        for name, architecture in self.models.items():
+            if levels := predicted_levels(architecture, self.task, function):
+                for n in self.sizes:
+                    value = best_predicted_error(levels, n, self.task.noise)
+                    yield _at(n, row(name, "predicted_error", None, value))
+                half = inputs_to_learn(levels, HALF)
+                yield row(name, "predicted_half_error", None, half)
+                yield row(name, "half_error_over_predicted", None, self.half(name, at)[0] / half)
+
+    def _norm(self, function: Target) -> Iterator[Row]:
+        if isinstance(function, KeyAverage | QueryFunction) and polynomial_degree(function) is not None:
+            yield row("theory", "norm", None, rkhs_norm(function, self.task.d))
+
+    def _products(self, at: int) -> Iterator[Row]:
+        """How much of the identity is in the query-key products that were trained, averaged over heads."""
+        for n, layers in zip(self.sizes, self.layers, strict=False):
+            plain, signed = layers.coefficients[at].detach(), (layers.coefficients * layers.signs)[at].detach()
+            for quantity, heads in (("identity", plain), ("identity_signed", signed)):
+                (found,) = rows_of(MODEL, quantity, estimate(heads))
+                yield _at(n, found)
+                yield from [{**found, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
+
+    def exponents(self, what: str, doubled: "Curves") -> Iterator[Row]:
+        """How the inputs needed grow from this task to one in which something is doubled."""
+        for at, (target, function) in enumerate(self.task.targets):
+            for name, architecture in self.models.items():
+                (few, known), (many, both) = self.half(name, at), doubled.half(name, at)
+                exponent = log2(many / few) if known and both else nan
+                yield {"distribution": target, **row(name, f"exponent_{what}", None, exponent)}
+                pair = [predicted_levels(architecture, each.task, function) for each in (self, doubled)]
+                if pair[0] and pair[1]:
+                    few, many = (inputs_to_learn(levels, HALF) for levels in pair if levels)
+                    yield {"distribution": target, **row(name, f"predicted_exponent_{what}", None, log2(many / few))}
+
+
+def predicted_levels(architecture: FrozenArchitecture, task: QueryAndKeys, function: Target) -> Levels | None:
+    """The spectrum of a model's limit with the energies of a target, where both are known."""
+    if task.inputs != Sphere() or task.d < 3 or not isinstance(function, KeyAverage | QueryFunction):
+        return None
+    if architecture == RandomAttentionConfig(heads=architecture.heads):
+        return attention_levels(function, task.d, task.n_keys)
+    if architecture == RandomNetworkConfig(heads=architecture.heads):
+        return network_levels(function, task.d, task.n_keys)
+    return None
+
+
+def _at(n: int, one: Row) -> Row:
+    return {**one, "step": n}

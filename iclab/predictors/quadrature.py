@@ -1,0 +1,39 @@
+"""Gaussian quadrature from three-term recurrences (Golub, Welsch 1969): the nodes are the eigenvalues of the symmetric
+tridiagonal matrix of a recurrence, and the weights the squared first entries of its eigenvectors. A rule with n nodes
+is exact for polynomials of degree 2n − 1. Weights sum to 1.
+"""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Rule = tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]
+
+
+@lru_cache
+def legendre(count: int) -> Rule:
+    """Nodes and weights for the uniform law on [−1, 1]."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    return _rule(k**2 / (4 * k**2 - 1))
+
+
+@lru_cache
+def hermite(count: int) -> Rule:
+    """Nodes and weights for the standard normal law."""
+    return _rule(torch.arange(1, count, dtype=torch.float64))
+
+
+@lru_cache
+def gegenbauer(d: int, count: int) -> Rule:
+    """Nodes and weights for one coordinate of a uniform point of the unit sphere of ℝᵈ, d ≥ 3."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    return _rule(k * (k + d - 3) / ((2 * k + d - 2) * (2 * k + d - 4)))
+
+
+def _rule(squares: Float[Tensor, " nodes_minus_1"]) -> Rule:
+    """The rule of a symmetric law whose monic orthogonal polynomials obey p_{k+1} = x p_k − squares_k p_{k−1}."""
+    off = squares.sqrt()
+    nodes, vectors = torch.linalg.eigh(off.diag(1) + off.diag(-1))
+    return nodes, vectors[0] ** 2
