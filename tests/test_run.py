@@ -23,6 +23,7 @@ from iclab.tasks import (
     FinitePool,
     HalfSubspace,
     LinearRegression,
+    NoiseMixture,
     NoisyLabels,
     OrthogonalQuery,
     RepeatedQuery,
@@ -53,6 +54,19 @@ def rows_by(rows, **wanted):
 def value(rows, **wanted):
     (row,) = rows_by(rows, **{"distribution": "own", "position": None} | wanted)
     return row["value"]
+
+
+def test_on_a_mixture_the_oracle_is_told_what_the_model_is_not():
+    measured = Evaluation(prompts=2000, shifts=(("plain", TASK),))
+    mixed = replace(SMALL, task=NoiseMixture(TASK, (0.1, 2.0)), eval=measured)
+    rows = measure(mixed, new_model(mixed))
+    assert value(rows, predictor="oracle", quantity="risk") < value(rows, predictor="bayes", quantity="risk")
+    assert (
+        value(rows, predictor="oracle", quantity="risk_ratio")
+        < 1
+        < value(rows, predictor="half_split", quantity="risk_ratio")
+    )
+    assert not rows_by(rows, distribution="plain", predictor="oracle")
 
 
 def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted_one(tmp_path):

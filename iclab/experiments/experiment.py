@@ -12,8 +12,8 @@ Its id is a hash of all settings that can change the numbers; two experiments wi
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,6 +30,7 @@ from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
+from iclab.features import Features
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
@@ -92,11 +93,21 @@ class Evaluation:
         both = dict(self.predictors).keys() & dict(self.constructions).keys()
         found += [f"the name {name!r} is that of a predictor and of a construction" for name in sorted(both)]
         kinds = tuple(config.kinds(Predictor).values())
-        other = [name for name, f in self.predictors if not isinstance(f, kinds)]
+        each = [(name, f) for name, whole in self.predictors for f in _predictors_in(whole)]
+        other = dict.fromkeys(name for name, f in each if not isinstance(f, kinds))
         found += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
-        settings = [(name, *s) for name, f in self.predictors if isinstance(f, kinds) for s in vars(f).items()]
+        settings = [(name, *s) for name, f in each if isinstance(f, kinds) for s in vars(f).items()]
         tensors = [(name, key) for name, key, value in settings if isinstance(value, torch.Tensor)]
         return found + [f"predictor {name!r} has a tensor as {key}, which no file can hold" for name, key in tensors]
+
+
+def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
+    """A predictor and those that it is made of."""
+    yield predictor
+    for value in vars(predictor).values() if is_dataclass(predictor) else ():
+        for inner in value if isinstance(value, tuple) else (value,):
+            # Features can be called too, and are none.
+            yield from _predictors_in(inner) if isinstance(inner, Predictor) and not isinstance(inner, Features) else ()
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ iterations      matched_steps: the number of steps that a layer is most like, si
 probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
 preconditioners, descent    the steps that the weights of linear attention spell out: see `iclab.experiments.descent`
 
-"transformer" is the model, whatever its kind. `position` is a number of examples, a region (see
-`iclab.experiments.rows`), or none for the mean over all positions.
+"transformer" is the model, whatever its kind, and "oracle" is told which task of a mixture a prompt is from. `position`
+is a number of examples, a region (see `iclab.experiments.rows`), or none for the mean over all positions.
 """
 
 from collections.abc import Iterator
@@ -63,8 +63,9 @@ from iclab.experiments.rows import Parts, Row, averaged, by_layer, finite, regio
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.models import Transformer
+from iclab.posterior import oracle
 from iclab.predictors import Linear, Predictor
-from iclab.tasks import Prompts, Task
+from iclab.tasks import MixedFunctions, Prompts, Task
 
 
 def measure(experiment: Experiment, model: nn.Module, device: torch.device | str = "cpu") -> list[Row]:
@@ -165,7 +166,7 @@ class Measurement:
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
-        answers = answer({"transformer": self.model, **self.references}, self.prompts)
+        answers = {**answer({"transformer": self.model, **self.references}, self.prompts), **self._told()}
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
@@ -184,6 +185,11 @@ class Measurement:
             yield from relative(name, "excess", squared(f, answers["bayes"]), least, parts)
             if name != "transformer":
                 yield from relative(name, "relative_spd", difference, least, parts)
+
+    def _told(self) -> Answers:
+        """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
+        known = isinstance(self.prompts.truth, MixedFunctions) and "bayes" in self.references
+        return {"oracle": oracle(self.task, self.prompts).double()} if known else {}
 
     def _margins(self, answers: Answers, parts: Parts) -> Iterator[Row]:
         """Which of the named predictors is the nearest, where there are several."""

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from iclab.analysis import Lineup, answer, excess, families, references, risk
@@ -18,6 +19,7 @@ from iclab.experiments.measure import measure
 from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.rows import Row, regions
 from iclab.experiments.streams import resolve, stream
+from iclab.files import write_whole
 from iclab.fitting import RidgeFit
 from iclab.models import Transformer
 from iclab.posterior import bayes
@@ -34,6 +36,7 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     `say` takes one dict per point of the learning curve. Raises `iclab.training.Diverged`.
     """
     device = resolve(experiment.device)
+    keep_constants(experiment.task, folder)
     model = new_model(experiment, device)
     if why := unknown_bayes(experiment.task):
         log(f"no Bayes predictor: {why}")
@@ -47,6 +50,12 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     model.save(folder / "weights.safetensors")
     log("measures")
     return measure(experiment, model.eval(), device)
+
+
+def keep_constants(task: Task, folder: Path) -> None:
+    """Writes what was drawn once for all prompts of a task, where there is such a thing, to `constants.safetensors`."""
+    if found := task.constants():
+        write_whole(folder / "constants.safetensors", to_bytes(found))
 
 
 def train(

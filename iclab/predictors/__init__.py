@@ -9,16 +9,22 @@
     NearestNeighbours                    the mean label of the nearest examples
     GreedyTree, BoostedTrees             regression trees grown on the examples so far
     TrainedNetwork                       a two-layer network trained on the examples so far
+    Featurised                           any of them on features Φ(x) in the place of x
+    HalfSplit                            of several, the best on the second half when fitted to the first
+    LogisticRegression, BinaryTest       for labels −1 and 1, and the test whether labels are such
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
 
 from iclab.predictors.averaging import Averaging
 from iclab.predictors.discrete import DiscreteMMSE
+from iclab.predictors.featurised import Featurised
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
+from iclab.predictors.half_split import HalfSplit
 from iclab.predictors.landweber import Landweber
 from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
+from iclab.predictors.logistic import BinaryTest, LogisticRegression
 from iclab.predictors.mixture import Mixture
 from iclab.predictors.neighbours import NearestNeighbours
 from iclab.predictors.network import TrainedNetwork
@@ -33,15 +39,19 @@ from iclab.predictors.trees import BoostedTrees, GreedyTree
 __all__ = [
     "Averaging",
     "Bayesian",
+    "BinaryTest",
     "BoostedTrees",
     "DiscreteMMSE",
+    "Featurised",
     "GradientDescent",
     "GradientDescentPlusPlus",
     "GreedyTree",
+    "HalfSplit",
     "Landweber",
     "Lasso",
     "LeastSquares",
     "Linear",
+    "LogisticRegression",
     "Mixture",
     "NearestNeighbours",
     "Newton",

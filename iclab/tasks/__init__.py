@@ -1,5 +1,16 @@
-"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks."""
+"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks.
 
+    LinearRegression, SparseLinearRegression, WhitenedLinearRegression      y = w·x
+    RepresentationRegression                    y = w·Φ(x), with one Φ in all prompts
+    LinearClassification                        y = ±1, the sign of w·x
+    ReLUNetwork, DecisionTree                   other functions
+    OneOf, NoiseMixture, RepresentationMixture  each prompt is of one of several tasks
+    FinitePool, NoisyLabels, SkewedInputs, ...  a task with one fact changed
+
+Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task.
+"""
+
+from iclab.tasks.classification import LinearClassification, SignFunctions
 from iclab.tasks.derived import (
     Derived,
     FinitePool,
@@ -22,24 +33,31 @@ from iclab.tasks.derived import (
 )
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
+from iclab.tasks.mixture import NoiseMixture, OneOf, RepresentationMixture, TaskMixture
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
-from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
+from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions, Prompts
+from iclab.tasks.representation import FeatureFunctions, RepresentationRegression
 from iclab.tasks.task import FunctionClass, Task
 
 __all__ = [
     "DecisionTree",
     "Derived",
+    "FeatureFunctions",
     "FinitePool",
     "FunctionClass",
     "Functions",
     "HalfSubspace",
     "Inputs",
+    "LinearClassification",
     "LinearFunctions",
     "LinearRegression",
     "Longer",
+    "MixedFunctions",
+    "NoiseMixture",
     "NoisyLabels",
     "Normal",
     "NormalisedLabels",
+    "OneOf",
     "OppositeOrthant",
     "Orthant",
     "OrthogonalQuery",
@@ -49,12 +67,16 @@ __all__ = [
     "ReLUNetwork",
     "Recoloured",
     "RepeatedQuery",
+    "RepresentationMixture",
+    "RepresentationRegression",
     "ScaledInputs",
     "ScaledWeights",
+    "SignFunctions",
     "SkewedInputs",
     "SparseLinearRegression",
     "Sphere",
     "Task",
+    "TaskMixture",
     "TruePrior",
     "Truncated",
     "Uniform",

@@ -17,7 +17,7 @@ from torch import Tensor
 from iclab.errors import refuse
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
-from iclab.tasks.prompts import Functions, LinearFunctions
+from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
 from iclab.tasks.task import FunctionClass, Task
 
 
@@ -66,6 +66,12 @@ class Derived(Task):
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return self.base.draw_functions(batch, rng, dtype)
+
+    def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
+        return self.base.noise_in(truth)
+
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        return self.base.constants()
 
 
 # ---- other functions -----------------------------------------------------------------------------------------------
@@ -137,6 +143,8 @@ class ScaledFunctions(Functions):
 
 
 def _scaled(truth: Functions, scale: float) -> Functions:
+    if isinstance(truth, MixedFunctions):
+        return replace(truth, parts=tuple(_scaled(part, scale) for part in truth.parts))
     return LinearFunctions(scale * truth.ws) if isinstance(truth, LinearFunctions) else ScaledFunctions(truth, scale)
 
 
@@ -173,6 +181,9 @@ class NormalisedLabels(Derived):
     def noise(self) -> float:
         return self.scale * self.base.noise
 
+    def noise_in(self, truth: Functions) -> float:
+        return self.noise
+
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
 
@@ -192,6 +203,9 @@ class NoisyLabels(Derived):
 
     @property
     def noise(self) -> float:
+        return self.std
+
+    def noise_in(self, truth: Functions) -> float:
         return self.std
 
 
