@@ -154,7 +154,7 @@ def r2_terms(
 
 
 def explained(errors: Float[Tensor, "batch *places"], spread: Float[Tensor, "batch *#places"]) -> Tensor:
-    """What each prompt adds to the explained share 1 − E e / E s, 1 less the `ratio_terms`; not a number where s is 0."""
+    """What each prompt adds to 1 − E e / E s, the share explained: 1 less the `ratio_terms`. NaN where s is 0."""
     return 1 - ratio_terms(errors, torch.where(spread.mean(0) > 1e-20, spread, torch.nan))
 
 
