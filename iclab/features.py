@@ -69,9 +69,16 @@ class Representation(Features):
         refuse("Representation", found)
 
     def __call__(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch D"]:
+        last = self.layers(xs)[-1]
+        return normalize(last, dim=-1) if self.normalised else last
+
+    def layers(self, xs: Float[Tensor, "*batch d"]) -> list[Float[Tensor, "*batch D"]]:
+        """s(B_1 x), s(B_2 s(B_1 x)), ...: what each layer makes of an input, the last one before it is divided."""
+        found = []
         for B in _matrices(self, xs.shape[-1], xs.device, xs.dtype):
             xs = leaky_relu(xs @ B.mT, self.slope)
-        return normalize(xs, dim=-1) if self.normalised else xs
+            found.append(xs)
+        return found
 
     def size(self, d: int) -> int:
         return self.width

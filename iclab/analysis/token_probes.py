@@ -20,13 +20,14 @@ Source: Guo et al. 2023, arXiv 2310.10616, §5.1.2 and Fig. 3 (Φ*(x_i) and its 
 of ridge on Φ* at those of x_i). Centring, penalty, floor and unrelated target are ours.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from iclab.analysis.probing import best_penalty, explained, fit_map, refuse_few
 from iclab.analysis.risk import Estimate, estimate
@@ -39,14 +40,25 @@ KINDS = ("x", "y")
 
 @dataclass(frozen=True)
 class TokenProbe:
-    """What the probes of all layers found of one target at one kind of tokens ("x" or "y"): what each prompt of the
-    second half adds to R², and to that of the floor; prompts are paired, so that differences have an error of their
-    own."""
+    """What the probes of all layers found of one target at one kind of tokens ("x" or "y"): the squared errors in each
+    prompt of the second half, those of the probe of x_i itself, and ‖v − E v‖², all summed over positions. Prompts are
+    paired, so that differences have an error of their own."""
 
     target: str
     tokens: str
-    terms: Float[Tensor, "half layers"]
-    floor_terms: Float[Tensor, " half"]
+    errors: Float[Tensor, "half layers"]
+    floor_errors: Float[Tensor, " half"]
+    spread: Float[Tensor, " half"]
+
+    @property
+    def terms(self) -> Float[Tensor, "half layers"]:
+        """What each prompt adds to R²."""
+        return explained(self.errors, self.spread.unsqueeze(-1))
+
+    @property
+    def floor_terms(self) -> Float[Tensor, " half"]:
+        """What each prompt adds to R² of the probe of x_i itself."""
+        return explained(self.floor_errors, self.spread)
 
     @property
     def r2(self) -> Estimate:
@@ -84,25 +96,56 @@ def token_probes(
     for h in model.stream(prompts.xs, prompts.ys):
         tokens = {"x": model.layout.answers(h), "y": model.layout.labels(h)}
         for found, (name, kind) in zip(by_layer, asked, strict=True):
-            found.append(pooled_terms(tokens[kind], targets[name]))
+            found.append(pooled_errors(tokens[kind], targets[name])[0])
     length = {"x": prompts.xs.shape[1], "y": prompts.xs.shape[1] - 1}
     return [
-        TokenProbe(name, kind, torch.stack(found, -1), pooled_terms(prompts.xs[:, : length[kind]], targets[name]))
+        TokenProbe(name, kind, torch.stack(found, -1), *pooled_errors(prompts.xs[:, : length[kind]], targets[name]))
         for found, (name, kind) in zip(by_layer, asked, strict=True)
     ]
 
 
-def pooled_terms(tokens: Float[Tensor, "batch k D"], target: Float[Tensor, "batch n m"]) -> Float[Tensor, " half"]:
-    """What each prompt of the second half adds to R² of one map from the tokens to the first k targets. Not a number
-    where these do not vary."""
-    fit, target = 2 * (len(target) // 4), target[:, : tokens.shape[1]].double()  # even: lam is chosen on whole prompts
+def split(name: str, probes: Sequence[TokenProbe], chosen: Int[Tensor, " half"]) -> tuple[TokenProbe, TokenProbe]:
+    """Of probes of v_1, ..., v_K, one for each component of a mixture: what they find of the v of the component that a
+    prompt was drawn from ("true_NAME"), and of all others ("other_NAME"). Nothing is fitted anew, so that no probe
+    knows which one this was."""
+    true = one_hot(chosen, len(probes)).mT.double()
+    return _weighted(f"true_{name}", probes, true), _weighted(f"other_{name}", probes, 1 - true)
+
+
+def _weighted(target: str, probes: Sequence[TokenProbe], weights: Float[Tensor, "K half"]) -> TokenProbe:
+    """Several probes as one, with these weights in each prompt."""
+    floors, spreads = (
+        (weights * torch.stack(terms)).sum(0)
+        for terms in ([one.floor_errors for one in probes], [one.spread for one in probes])
+    )
+    errors = (weights.unsqueeze(-1) * torch.stack([one.errors for one in probes])).sum(0)
+    return TokenProbe(target, probes[0].tokens, errors, floors, spreads)
+
+
+def second_half(batch: int) -> slice:
+    """The prompts that probes are judged on; lam is chosen on whole prompts of the others, an even number of them."""
+    return slice(2 * (batch // 4), batch)
+
+
+def pooled_errors(
+    tokens: Float[Tensor, "batch k D"], target: Float[Tensor, "batch n m"]
+) -> tuple[Float[Tensor, " half"], Float[Tensor, " half"]]:
+    """‖v − B h‖² and ‖v − E v‖² in each prompt of the second half, of one map from the tokens to the first k targets.
+    Not a number where these do not vary."""
+    fit, target = second_half(len(target)).start, target[:, : tokens.shape[1]].double()
     places = target.var(0).sum(-1) > 1e-20
     if not places.any():
-        return torch.full((len(target) - fit,), torch.nan, dtype=target.dtype, device=target.device)
+        none = torch.full((len(target) - fit,), torch.nan, dtype=target.dtype, device=target.device)
+        return none, none
     h, v = tokens[:, places].double(), target[:, places]
     rows, wanted = rearrange(h[:fit], "batch k D -> 1 (batch k) 1 D"), rearrange(v[:fit], "batch k m -> (batch k) 1 m")
     fitted = fit_map(rows, wanted, best_penalty(rows, wanted))
     predicted = fitted(rearrange(h[fit:], "batch k D -> 1 (batch k) 1 D"))
     errors = (rearrange(predicted, "1 (batch k) 1 m -> batch k m", k=v.shape[1]) - v[fit:]).square()
     spread = (v[fit:] - v[fit:].mean((0, 1))).square()
-    return explained(errors.sum((1, 2)), spread.sum((1, 2)))
+    return errors.sum((1, 2)), spread.sum((1, 2))
+
+
+def pooled_terms(tokens: Float[Tensor, "batch k D"], target: Float[Tensor, "batch n m"]) -> Float[Tensor, " half"]:
+    """What each prompt of the second half adds to R² of `pooled_errors`."""
+    return explained(*pooled_errors(tokens, target))

@@ -21,6 +21,7 @@ import torch
 
 from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
+from iclab.analysis.concepts import concept_problems
 from iclab.analysis.identify import LEAST, known_names
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.constructed import Construction, Start, vonoswald
@@ -40,7 +41,15 @@ from iclab.training import Learner, Recipe
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 USUAL = (TransformerConfig.__name__, Recipe.__name__)
 Analysis = Literal[
-    "weights", "layers", "iterations", "probes", "attention_probes", "evolution", "preconditioners", "descent"
+    "weights",
+    "layers",
+    "iterations",
+    "probes",
+    "attention_probes",
+    "token_probes",
+    "evolution",
+    "preconditioners",
+    "descent",
 ]
 LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
 ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
@@ -59,11 +68,12 @@ class Evaluation:
     `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights" (implicit
     weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of Newton and of
     gradient descent each layer is worth), "probes" (what is written in the layers, token by token), "attention_probes"
-    (what is written there at any tokens; `probe` says how these are trained), "evolution" (the nearest algorithm along
-    the training curve, and the probes where they are asked for), "preconditioners" (the matrix of the step that each
-    layer of plain linear attention takes, against theory), "descent" (the constants of gradient descent in the weights
-    of tied linear layers). `constructions` are weights from proofs by name: how far the model's weights are from them,
-    and references as predictors.
+    (what is written there at any tokens; `probe` says how these are trained), "token_probes" (where a representation
+    that functions are linear in is written, at tokens of x and of y, and the answers made of it), "evolution" (the
+    nearest algorithm along the training curve, and the probes where they are asked for), "preconditioners" (the matrix
+    of the step that each layer of plain linear attention takes, against theory), "descent" (the constants of gradient
+    descent in the weights of tied linear layers). `constructions` are weights from proofs by name: how far the model's
+    weights are from them, and references as predictors.
     """
 
     prompts: int = 2048
@@ -150,7 +160,7 @@ class Experiment:
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
         needed = dict.fromkeys(("layers", "iterations"), LEAST)
-        needed |= dict.fromkeys(("probes", "attention_probes"), LEAST_FOR_PROBES)
+        needed |= dict.fromkeys(("probes", "attention_probes", "token_probes"), LEAST_FOR_PROBES)
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }
@@ -165,7 +175,13 @@ class Experiment:
         about_weights = [name for name in ABOUT_WEIGHTS if name in self.eval.analyses] if curved else []
         none = f"looks for weights of linear functions; {', '.join(curved)} has none"
         found += [f"the analysis {name!r} {none}" for name in about_weights]
+        found += self._token_problems() if "token_probes" in self.eval.analyses else []
         return found + self._kind_problems() + self._weight_problems()
+
+    def _token_problems(self) -> list[str]:
+        """What stands against probes of a representation at tokens of x and of y."""
+        found = [problem for task in self._tasks() for problem in concept_problems(task)]
+        return [f"the analysis 'token_probes' cannot be made: {each}" for each in dict.fromkeys(found)]
 
     def _kind_problems(self) -> list[str]:
         """Analyses that this kind of model, or of learning, has nothing for."""

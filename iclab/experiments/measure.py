@@ -20,6 +20,7 @@ layers          the fit_ quantities of every layer, read out by a fitted linear 
 iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
                 over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
+token_probes    representations and answers in tokens of x and of y: see `iclab.experiments.token_probes`
 preconditioners, descent    the steps that the weights of linear attention spell out: see `iclab.experiments.descent`
 
 "transformer" is the model, whatever its kind, and "oracle" is told which task of a mixture a prompt is from. `position`
@@ -50,6 +51,7 @@ from iclab.analysis import (
     weight_cosine,
     weight_distance,
 )
+from iclab.analysis.concepts import concepts
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
@@ -62,6 +64,7 @@ from iclab.experiments.probes import Probing
 from iclab.experiments.rows import Parts, Row, averaged, by_layer, finite, regions, relative, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
+from iclab.experiments.token_probes import token_probe_rows
 from iclab.models import Transformer
 from iclab.posterior import oracle
 from iclab.predictors import Linear, Predictor
@@ -156,6 +159,7 @@ class Measurement:
             "iterations": self.iterations,
             "probes": self.probes,
             "attention_probes": self.attention_probes,
+            "token_probes": self.token_probes,
             "preconditioners": self.preconditioners,
             "descent": self.descent_constants,
         }
@@ -270,6 +274,11 @@ class Measurement:
     def attention_probes(self) -> Iterator[Row]:
         """Trained probes that attend to all tokens, by layer and number of examples."""
         yield from self.probing.attending(self.experiment.eval.probe, self.rng("fit"), self.draws)
+
+    def token_probes(self) -> Iterator[Row]:
+        """A representation and what is made of it, at tokens of x and of y, by layer."""
+        found = concepts(self.task, self.prompts)
+        yield from token_probe_rows(self.transformer, self.prompts, found, self.rng("bootstrap"), self.draws)
 
     def preconditioners(self) -> Iterator[Row]:
         """The step that each layer takes, read from its weights, and what theory says of the best one."""
