@@ -3,6 +3,7 @@
     Identity              x
     Representation        s(B_L s(B_{L−1} ⋯ s(B_1 x))),  s(t) = max(t, slope·t): a leaky ReLU network without biases
     Concatenated          several of them side by side
+    Windowed              Φ of the last few inputs, where inputs follow upon each other
 
 B_1 [D d] and B_2, ..., B_L [D D] are drawn once, from the seed, uniformly among matrices with orthonormal columns (or
 rows, where there are fewer of them): with D ≥ d the network never makes an input longer. Divided by its length the
@@ -21,7 +22,7 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import leaky_relu, normalize
+from torch.nn.functional import leaky_relu, normalize, pad
 
 from iclab.errors import refuse
 
@@ -103,6 +104,32 @@ class Concatenated(Features):
 
     def size(self, d: int) -> int:
         return sum(part.size(d) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Windowed(Features):
+    """Φ(x̄_i) of the last `window` rows, x̄_i = (x_{i−k+1}, ..., x_i), oldest first; zeros stand before the first one.
+
+    The features of the states of a dynamical system: row i depends on no later row.
+    """
+
+    features: Features
+    window: int = 1
+
+    def __post_init__(self) -> None:
+        refuse("Windowed", [] if self.window >= 1 else [f"window must be at least 1, given {self.window}"])
+
+    def __call__(self, xs: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n D"]:
+        return self.features(windows(xs, self.window))
+
+    def size(self, d: int) -> int:
+        return self.features.size(self.window * d)
+
+
+def windows(xs: Float[Tensor, "*batch n d"], k: int) -> Float[Tensor, "*batch n kd"]:
+    """x̄_i, the last k rows of each row, oldest first."""
+    padded = pad(xs, (0, 0, k - 1, 0))
+    return torch.cat([padded[..., j : j + xs.shape[-2], :] for j in range(k)], dim=-1)
 
 
 def orthogonal(rows: int, columns: int, rng: torch.Generator) -> Float[Tensor, "rows columns"]:

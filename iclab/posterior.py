@@ -167,8 +167,8 @@ def _(functions: LinearRegression, scale: float) -> tuple[Features, Float[Tensor
 
 @_gaussian.register
 def _(functions: RepresentationRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
-    size = functions.representation.size(functions.d)
-    return functions.representation, scale**2 * functions.weight_variance() * torch.eye(size, dtype=torch.float64)
+    size = functions.features.size(functions.d)
+    return functions.features, scale**2 * functions.weight_variance() * torch.eye(size, dtype=torch.float64)
 
 
 def source(task: Task) -> Task:
@@ -200,7 +200,7 @@ def _(functions: LinearRegression, scale: float, noise: float) -> Predictor:
 @_posterior.register
 def _(functions: RepresentationRegression, scale: float, noise: float) -> Predictor:
     prior = abs(scale) * functions.prior
-    return Featurised(Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares(), functions.representation)
+    return Featurised(Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares(), functions.features)
 
 
 @_posterior.register

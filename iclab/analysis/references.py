@@ -93,7 +93,7 @@ def of_features(task: Task) -> dict[str, Predictor]:
     """
     functions = source(task)
     if isinstance(functions, RepresentationRegression):
-        features = functions.representation
+        features = functions.features
         found: dict[str, Predictor] = {"features_least_squares": Featurised(LeastSquares(), features)}
         if task.noise > 0:
             both = Concatenated((Identity(), features))

@@ -82,8 +82,10 @@ def token_probes(
     prompts: Prompts,
     targets: Mapping[str, Float[Tensor, "batch n _"]],
     kinds: Iterable[str] = KINDS,
+    known: Float[Tensor, "batch n _"] | None = None,
 ) -> list[TokenProbe]:
-    """Probes for every target at each kind of tokens, all layers of the model.
+    """Probes for every target at each kind of tokens, all layers of the model. The floor is of x_i, or of what is
+    `known` at position i.
 
     Positions where a target does not vary (an answer before the first example) are left out; there is no token of the
     last label. Raises ``ValueError`` for fewer than 16 prompts, or an unknown kind of tokens.
@@ -97,9 +99,10 @@ def token_probes(
         tokens = {"x": model.layout.answers(h), "y": model.layout.labels(h)}
         for found, (name, kind) in zip(by_layer, asked, strict=True):
             found.append(pooled_errors(tokens[kind], targets[name])[0])
-    length = {"x": prompts.xs.shape[1], "y": prompts.xs.shape[1] - 1}
+    known = prompts.xs if known is None else known
+    length = {"x": known.shape[1], "y": known.shape[1] - 1}
     return [
-        TokenProbe(name, kind, torch.stack(found, -1), *pooled_errors(prompts.xs[:, : length[kind]], targets[name]))
+        TokenProbe(name, kind, torch.stack(found, -1), *pooled_errors(known[:, : length[kind]], targets[name]))
         for found, (name, kind) in zip(by_layer, asked, strict=True)
     ]
 

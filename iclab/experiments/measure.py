@@ -5,6 +5,8 @@
 risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, its 5 to 95 % bootstrap band
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
+errors          the share of classes that are missed, and errors_over_logistic and errors_over_transformer: relative to
+                the number that logistic regression misses, and to the model's
 spd_margin      of each predictor that the experiment names: the least spd of the others named, less its own
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
                 nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
@@ -175,6 +177,8 @@ class Measurement:
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
         yield from self._margins(answers, single | parts)
+        if (ys.abs() == 1).all():
+            yield from self._errors(answers)
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from averaged(name, "risk", errors, parts)
@@ -194,6 +198,16 @@ class Measurement:
         """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
         known = isinstance(self.prompts.truth, MixedFunctions) and "bayes" in self.references
         return {"oracle": oracle(self.task, self.prompts).double()} if known else {}
+
+    def _errors(self, answers: Answers) -> Iterator[Row]:
+        """How often each predictor misses the class."""
+        missed = {name: ((f > 0) != (self.prompts.ys > 0)).double() for name, f in answers.items()}
+        for name, wrong in missed.items():
+            yield from averaged(name, "errors", wrong, self.parts)
+            for unit in ("logistic_regression", "transformer"):
+                if unit in missed and name != unit:
+                    quantity = f"errors_over_{unit.removesuffix('_regression')}"
+                    yield from relative(name, quantity, wrong, missed[unit], self.parts)
 
     def _margins(self, answers: Answers, parts: Parts) -> Iterator[Row]:
         """Which of the named predictors is the nearest, where there are several."""

@@ -4,7 +4,7 @@ true_ and other_representation and _ridge, judged over the component that a prom
 KIND is x or y, and R² is that of held-out prompts, one map for all positions.
 
     token_probe_KIND                by layer
-    token_probe_KIND_floor          of the probe of x_i itself
+    token_probe_KIND_floor          of the probe of x_i itself (in a dynamical system of the last k + 1 states)
     token_probe_KIND_above_floor    the difference, by layer
     token_probe_KIND_best           at the layer where it is largest
     token_probe_KIND_layer          that layer, with its bootstrap error
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from iclab.analysis import TokenProbe, estimate, resampled, token_probes
 from iclab.analysis.concepts import UNRELATED, Concepts
-from iclab.analysis.token_probes import KINDS, second_half, split
+from iclab.analysis.token_probes import second_half, split
 from iclab.experiments.rows import Row, by_layer, finite, row, rows
 from iclab.models import Transformer
 from iclab.tasks import Prompts
@@ -37,14 +37,14 @@ def token_probe_rows(
     model: Transformer, prompts: Prompts, concepts: Concepts, rng: torch.Generator, draws: int
 ) -> Iterator[Row]:
     """All of them; `draws` is the number of resamples of the bootstrap."""
-    of_inputs = {kind: _probes(model, prompts, concepts.of_inputs, concepts, kind) for kind in KINDS}
+    of_inputs = {kind: _probes(model, prompts, concepts.of_inputs, concepts, kind) for kind in concepts.kinds}
     answers = _probes(model, prompts, concepts.answers, concepts, "x")
     weights = resampled(second_half(len(prompts.xs)).stop - second_half(len(prompts.xs)).start, draws, rng)
-    layers = {kind: {k: best_layers(one, weights) for k, one in of_inputs[kind].items()} for kind in KINDS}
+    layers = {kind: {k: best_layers(one, weights) for k, one in of_inputs[kind].items()} for kind in concepts.kinds}
     for kind, probes in of_inputs.items():
         for name, one in probes.items():
             yield from finite(_rows(one, layers[kind][name], probes[UNRELATED]))
-    for name in of_inputs["x"]:
+    for name in of_inputs.get("y", ()):
         yield _layer_row(name, "token_probe_lag", layers["y"][name] - layers["x"][name])
     (done,) = (int(found[0]) for name, found in layers["x"].items() if name in OWN)
     for name, one in answers.items():
@@ -57,7 +57,7 @@ def _probes(
 ) -> dict[str, TokenProbe]:
     """The probes by target; those of which there is one for each component are judged over the true one and over the
     others."""
-    found = {one.target: one for one in token_probes(model, prompts, targets, [kind])}
+    found = {one.target: one for one in token_probes(model, prompts, targets, [kind], concepts.known)}
     for name in concepts.of_components if concepts.component is not None else ():
         members = [found.pop(k) for k in list(found) if k.startswith(f"{name}_")]
         chosen = concepts.component[second_half(len(prompts.xs))]

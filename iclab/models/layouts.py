@@ -6,6 +6,8 @@
                  2310.10616, §5) copy by hand like this where a linear read-in could not do it.
     lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
                  that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
+    shifted      (x_i, y_{i-1})                         n tokens; y_{i-1} must be bound to the input before it.
+                 In a dynamical system y_{i-1} is a coordinate of the state x_i: a token is then a state and no more.
     paired       (x_j, y_j) for j < n − 1, then (x_i, ·) one token per example and one per query, 2n − 1 tokens.
                  Query i sees itself and the examples j < i: the one-query prompts of von Oswald et al. 2022
                  (arXiv 2212.07677, §2), all prefixes at once; example j sees the examples before it and itself.
@@ -130,6 +132,16 @@ class Lagged(Layout):
         return tokens[:, 1:]
 
 
+class Shifted(Lagged):
+    """Token i = [x_i, y_{i-1}], with a zero for the label before the first."""
+
+    def width(self, d: int) -> int:
+        return d + 1
+
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
+        return torch.cat([xs, F.pad(ys[:, :-1], (1, 0)).unsqueeze(-1)], dim=-1)
+
+
 class Paired(Layout):
     """Example tokens [x_j, y_j, 1], then query tokens [x_i, 0, 0]; the last channel tells them apart."""
 
@@ -209,6 +221,7 @@ LAYOUTS: dict[str, Layout] = {
     "interleaved": Interleaved(),
     "copied": Interleaved(copies=True),
     "lagged": Lagged(),
+    "shifted": Shifted(),
     "paired": Paired(),
     "encoder": Encoder(),
 }

@@ -115,7 +115,7 @@ class TransformerConfig(BlockConfig, Architecture):
     arXiv 2212.07677, §2).
     """
 
-    layout: Literal["interleaved", "copied", "lagged", "paired", "encoder"] = "lagged"
+    layout: Literal["interleaved", "copied", "lagged", "shifted", "paired", "encoder"] = "lagged"
     read_in: Literal["learned", "identity"] = "learned"
     negated: bool = False
 

@@ -2,6 +2,7 @@
 
     LinearRegression, SparseLinearRegression, WhitenedLinearRegression      y = w·x
     RepresentationRegression                    y = w·Φ(x), with one Φ in all prompts
+    DynamicalSystem                             inputs are states, y a coordinate of the next: w·Φ of the last states
     LinearClassification                        y = ±1, the sign of w·x
     ReLUNetwork, DecisionTree                   other functions
     OneOf, NoiseMixture, RepresentationMixture  each prompt is of one of several tasks
@@ -31,6 +32,7 @@ from iclab.tasks.derived import (
     TruePrior,
     Truncated,
 )
+from iclab.tasks.dynamics import DynamicalSystem
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.mixture import NoiseMixture, OneOf, RepresentationMixture, TaskMixture
@@ -42,6 +44,7 @@ from iclab.tasks.task import FunctionClass, Task
 __all__ = [
     "DecisionTree",
     "Derived",
+    "DynamicalSystem",
     "FeatureFunctions",
     "FinitePool",
     "FunctionClass",

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.tasks.dynamics import DynamicalSystem
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
@@ -28,7 +29,9 @@ class Derived(Task):
     base: Task
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self._problems())
+        moving = isinstance(self.base, DynamicalSystem)
+        found = ["base cannot be a DynamicalSystem, whose inputs are drawn with its functions"] if moving else []
+        refuse(type(self).__name__, found + self._problems())
 
     @abstractmethod
     def _problems(self) -> list[str]:

@@ -41,9 +41,14 @@ class RepresentationRegression(FunctionClass):
         return super()._problems() + wrong
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> FeatureFunctions:
-        shape = (batch, self.representation.size(self.d))
+        shape = (batch, self.features.size(self.d))
         ws = self.prior * torch.randn(shape, generator=rng, device=rng.device, dtype=dtype)
-        return FeatureFunctions(ws, self.representation)
+        return FeatureFunctions(ws, self.features)
+
+    @property
+    def features(self) -> Features:
+        """What functions are linear in."""
+        return self.representation
 
     def weight_variance(self) -> float:
         """E w_j² of one coordinate."""
