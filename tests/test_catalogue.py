@@ -47,6 +47,12 @@ FIGURES = {
     "vonoswald2022_gradient_descent_plus_plus.py": "vonoswald2022_gradient_descent_plus_plus.toml",
     "vonoswald2022_start.py": "vonoswald2022_start.toml",
     "probes.py": "akyurek2022_probes.toml",
+    "guo2023_representation.py": "guo2023_representation.toml",
+    "guo2023_risk.py": "guo2023_risk.toml",
+    "guo2023_mixture.py": "guo2023_mixture.toml",
+    "guo2023_dynamics.py": "guo2023_dynamics.toml",
+    "bai2023_noise.py": "bai2023_noise.toml",
+    "bai2023_classes.py": "bai2023_classes.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 

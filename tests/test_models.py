@@ -85,6 +85,7 @@ def test_layouts_place_tokens_as_their_definition_says():
     assert tokens["interleaved"] == [[0, 1, 2], [7, 0, 0], [0, 3, 4], [8, 0, 0], [0, 5, 6]]
     assert tokens["copied"] == [[0, 1, 2], [7, 1, 2], [0, 3, 4], [8, 3, 4], [0, 5, 6]]
     assert tokens["lagged"] == [[1, 2, 0, 0, 0], [3, 4, 1, 2, 7], [5, 6, 3, 4, 8]]
+    assert tokens["shifted"] == [[1, 2, 0], [3, 4, 7], [5, 6, 8]]
     assert tokens["paired"] == [[1, 2, 7, 1], [3, 4, 8, 1], [1, 2, 0, 0], [3, 4, 0, 0], [5, 6, 0, 0]]
     mask = LAYOUTS["paired"].mask(3, torch.device("cpu")).int().tolist()
     assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 1, 0, 0, 1]]

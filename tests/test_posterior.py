@@ -15,6 +15,7 @@ from iclab.posterior import components, gaussian_beliefs, oracle, posterior_vari
 from iclab.predictors import GradientDescent, Mixture, Ridge
 from iclab.tasks import (
     DecisionTree,
+    DynamicalSystem,
     FinitePool,
     HalfSubspace,
     LinearClassification,
@@ -69,6 +70,9 @@ TASKS = {
     "representation, normalised": RepresentationRegression(4, 9, 0.3, representation=Representation(width=3, seed=2)),
     "representation, noiseless": RepresentationRegression(4, 9, representation=Representation(width=3)),
     "representation, noisier and larger": NoisyLabels(ScaledWeights(REPRESENTED, -3.0), 0.7),
+    "dynamical system of a representation": DynamicalSystem(
+        2, 9, 0.3, representation=Representation(width=3, seed=2), window=2
+    ),
     "noise levels": NoiseMixture(BASE, (0.2, 2.0)),
     "noise levels, whitened, scaled": ScaledWeights(
         NoiseMixture(WhitenedLinearRegression(3, 9, inputs=Normal(spectrum=(4.0, 1.0, 0.3))), (0.2, 2.0)), 2.0
@@ -272,6 +276,7 @@ FACTS = {
     "representation, normalised": (0.09, None, 4),
     "representation, noiseless": (0, None, 4),
     "representation, noisier and larger": (0.7**2 / 36, None, 4),
+    "dynamical system of a representation": (0.09, None, 2),
     "noise levels": ((0.04 + 4) / 2, 1, 4),
     "noise levels, whitened, scaled": ((0.04 + 4) / 2 / (4 * (1 / 4 + 1 + 1 / 0.3) / 3), None, 3),
     "noise levels of a representation": ((0.04 + 4) / 2 / 4, None, 4),
