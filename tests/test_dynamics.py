@@ -1,4 +1,4 @@
-"""Dynamical systems: states follow upon each other by one Φ for all prompts, and ridge on it is Bayes for a coordinate."""
+"""Dynamical systems: states follow upon each other by one Φ for all prompts; ridge on it is Bayes for a coordinate."""
 
 import pytest
 import torch
@@ -51,8 +51,7 @@ def test_states_follow_upon_each_other_and_labels_are_the_first_coordinate_of_th
 def test_noise_and_first_states_have_the_stated_variance():
     drawn = TASK.sample(20_000, generator(), torch.float64)
     assert (drawn.ys - drawn.fs).std().item() == pytest.approx(0.4, rel=0.02)
-    others = drawn.xs[:, 1:] - (drawn.xs[:, 1:] - drawn.xs[:, 1:].mean())  # finite everywhere
-    assert others.isfinite().all() and drawn.xs.abs().max() < 50, "normalised features keep states bounded"
+    assert drawn.xs.abs().max() < 50, "normalised features keep states bounded"
     first = drawn.xs[:, 0]
     torch.testing.assert_close(first.mT @ first / len(first), torch.eye(3, dtype=torch.float64), rtol=0, atol=0.05)
 
