@@ -12,7 +12,7 @@ from iclab.analysis.concepts import concepts
 from iclab.analysis.token_probes import split
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure
-from iclab.experiments.token_probes import token_probe_rows
+from iclab.experiments.token_probes import half_way, token_probe_rows
 from iclab.features import Representation
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import DynamicalSystem, LinearRegression, OneOf, RepresentationMixture, RepresentationRegression
@@ -75,6 +75,11 @@ def test_probes_are_split_by_the_component_of_each_prompt():
     assert true.spread.tolist() == other.spread.tolist() == [4.0] * 3
     true, _ = split("v", probes, torch.tensor([1, 0, 0]))
     assert true.errors.flatten().tolist() == [0.5, 2.0, 3.0]
+
+
+def test_half_way_is_where_the_line_between_two_layers_crosses_the_middle():
+    r2 = torch.tensor([[0.2, 0.3, 0.9, 1.0, 0.5], [0.5, 0.4, 0.3, 0.2, 0.1], [0.0, 1.0, 0.0, 0.2, 1.0]]).double()
+    assert half_way(r2).tolist() == pytest.approx([1 + (0.6 - 0.3) / 0.6, 0.0, 0.5])
 
 
 def rows_of(task, layout="interleaved"):

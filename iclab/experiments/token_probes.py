@@ -12,6 +12,9 @@ KIND is x or y, and R² is that of held-out prompts, one map for all positions.
                                     than the unrelated target is above its own, at its best layer
     token_probe_KIND_rise, _fall    how much larger it is there than in the read-in, and than after the last layer
     token_probe_KIND_slip           the most that it loses from one layer to a deeper one
+    token_probe_KIND_half           the layer, between two of them, at which R² is half-way from the read-in to its best
+    token_probe_half_lag            by how many layers later it is half-way at tokens of y than at tokens of x; answers: than
+                                    the (true) representation at tokens of y, or of x where those are not probed
     token_probe_lag                 by how many layers later it is best at tokens of y than at tokens of x
     token_probe_after               of answers at tokens of x: what R² gains from the layer where the (true)
                                     representation is best to the last
@@ -40,15 +43,20 @@ def token_probe_rows(
     of_inputs = {kind: _probes(model, prompts, concepts.of_inputs, concepts, kind) for kind in concepts.kinds}
     answers = _probes(model, prompts, concepts.answers, concepts, "x")
     weights = resampled(second_half(len(prompts.xs)).stop - second_half(len(prompts.xs)).start, draws, rng)
-    layers = {kind: {k: best_layers(one, weights) for k, one in of_inputs[kind].items()} for kind in concepts.kinds}
+    means = {kind: {k: resampled_r2(one, weights) for k, one in of_inputs[kind].items()} for kind in concepts.kinds}
     for kind, probes in of_inputs.items():
         for name, one in probes.items():
-            yield from finite(_rows(one, layers[kind][name], probes[UNRELATED]))
+            yield from finite(_rows(one, means[kind][name], probes[UNRELATED]))
     for name in of_inputs.get("y", ()):
-        yield _layer_row(name, "token_probe_lag", layers["y"][name] - layers["x"][name])
-    (done,) = (int(found[0]) for name, found in layers["x"].items() if name in OWN)
+        x, y = means["x"][name], means["y"][name]
+        yield _layer_row(name, "token_probe_lag", best_layers(y) - best_layers(x))
+        yield _layer_row(name, "token_probe_half_lag", half_way(y) - half_way(x))
+    (own,) = (name for name in means["x"] if name in OWN)
+    done, copied = int(best_layers(means["x"][own])[0]), half_way(means[concepts.kinds[-1]][own])
     for name, one in answers.items():
-        yield from finite(_rows(one, best_layers(one, weights)))
+        said = resampled_r2(one, weights)
+        yield from finite(_rows(one, said))
+        yield _layer_row(name, "token_probe_half_lag", half_way(said) - copied)
         yield from rows(name, "token_probe_after", estimate(one.terms[:, -1] - one.terms[:, done]))
 
 
@@ -65,19 +73,36 @@ def _probes(
     return found
 
 
-def best_layers(probe: TokenProbe, weights: Float[Tensor, "draws half"]) -> Float[Tensor, " resamples"]:
-    """The layer where R² is largest: in the prompts as they are, then in each bootstrap resample."""
-    means = torch.cat([probe.terms.mean(0, keepdim=True), weights @ probe.terms])
+def resampled_r2(probe: TokenProbe, weights: Float[Tensor, "draws half"]) -> Float[Tensor, "resamples layers"]:
+    """R² of every layer: in the prompts as they are, then in each bootstrap resample."""
+    return torch.cat([probe.terms.mean(0, keepdim=True), weights @ probe.terms])
+
+
+def best_layers(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
+    """The layer where R² is largest."""
     return means.argmax(-1).double()
 
 
-def _rows(probe: TokenProbe, layers: Float[Tensor, " resamples"], unrelated: TokenProbe | None = None) -> Iterator[Row]:
+def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
+    """Where R² is first half-way from the read-in to its best, on the line between two layers."""
+    middle = (means[:, :1] + means.amax(-1, keepdim=True)) / 2
+    after = (means >= middle).double().argmax(-1, keepdim=True)
+    before = (after - 1).clamp(min=0)
+    low, high = means.gather(-1, before), means.gather(-1, after)
+    share = torch.where(high > low, (middle - low) / (high - low), 1.0)
+    return (before + share * (after - before)).squeeze(-1)
+
+
+def _rows(
+    probe: TokenProbe, means: Float[Tensor, "resamples layers"], unrelated: TokenProbe | None = None
+) -> Iterator[Row]:
     """What there is to say of one target at one kind of tokens."""
     name, terms, floor = f"token_probe_{probe.tokens}", probe.terms, probe.floor_terms
-    best = terms[:, int(layers[0])]
+    best = terms[:, int(best_layers(means)[0])]
     yield from by_layer(probe.target, name, probe.r2)
     yield from by_layer(probe.target, f"{name}_above_floor", probe.above_floor)
-    yield _layer_row(probe.target, f"{name}_layer", layers)
+    yield _layer_row(probe.target, f"{name}_layer", best_layers(means))
+    yield _layer_row(probe.target, f"{name}_half", half_way(means))
     told = {"floor": floor, "best": best, "over_floor": best - floor, "rise": best - terms[:, 0]}
     told |= {"fall": best - terms[:, -1], "slip": _slip(terms)}
     if unrelated is not None:
