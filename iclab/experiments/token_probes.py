@@ -13,8 +13,8 @@ KIND is x or y, and R² is that of held-out prompts, one map for all positions.
     token_probe_KIND_rise, _fall    how much larger it is there than in the read-in, and than after the last layer
     token_probe_KIND_slip           the most that it loses from one layer to a deeper one
     token_probe_KIND_half           the layer, between two of them, at which R² is half-way from the read-in to its best
-    token_probe_half_lag            by how many layers later it is half-way at tokens of y than at tokens of x; answers: than
-                                    the (true) representation at tokens of y, or of x where those are not probed
+    token_probe_half_lag            by how many layers later it is half-way at tokens of y than at tokens of x; for an
+                                    answer, than the (true) representation at tokens of y (of x where those have none)
     token_probe_lag                 by how many layers later it is best at tokens of y than at tokens of x
     token_probe_after               of answers at tokens of x: what R² gains from the layer where the (true)
                                     representation is best to the last
