@@ -66,9 +66,11 @@ def _probes(
     """The probes by target; those of which there is one for each component are judged over the true one and over the
     others."""
     found = {one.target: one for one in token_probes(model, prompts, targets, [kind], concepts.known)}
-    for name in concepts.of_components if concepts.component is not None else ():
+    if concepts.component is None:
+        return found
+    chosen = concepts.component[second_half(len(prompts.xs))]
+    for name in concepts.of_components:
         members = [found.pop(k) for k in list(found) if k.startswith(f"{name}_")]
-        chosen = concepts.component[second_half(len(prompts.xs))]
         found |= {one.target: one for one in (split(name, members, chosen) if members else ())}
     return found
 
