@@ -7,11 +7,13 @@ the same prompts.
 Axes
     batch   prompts                     n   examples of a prompt; position i has seen the i examples before it
     d       dimensions of an input      t   tokens                  a   attention heads       c   channels of a head
+    D       features of an input
     vocab   different tokens, where a sequence is of tokens and not of examples
 
 Symbols
     xs[batch n d]   inputs x_i                         ys[batch n]   labels as the learner sees them
     fs[batch n]     labels before noise                ws[batch d]   weights of linear functions
+    Φ               fixed features of an input, such as a representation that all prompts of a task share
     noise           standard deviation of the label noise, σ
     prior           standard deviation of a weight, τ
     lam             ridge penalty of the sum objective ½‖Xw − y‖² + ½·lam·‖w‖²; the mean objective's is lam / i

@@ -4,21 +4,37 @@ Under squared loss it is the posterior mean E[y_i | x_0, y_0, ..., x_i]. Since f
 inputs, the law of the inputs plays no part in it: a shift of the inputs keeps the predictor of its base.
 """
 
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.predictors import DiscreteMMSE, LeastSquares, Posterior, Predictor, Ridge, SparsePosterior
+from iclab.errors import refuse
+from iclab.features import Concatenated, Features, Identity
+from iclab.predictors import (
+    DiscreteMMSE,
+    Featurised,
+    LeastSquares,
+    Mixture,
+    Posterior,
+    Predictor,
+    Ridge,
+    SparsePosterior,
+)
 from iclab.tasks import (
     Derived,
     FinitePool,
     LinearRegression,
+    MixedFunctions,
     NormalisedLabels,
+    Prompts,
+    RepresentationRegression,
     ScaledWeights,
     SparseLinearRegression,
     Task,
+    TaskMixture,
     TruePrior,
     WhitenedLinearRegression,
 )
@@ -26,7 +42,10 @@ from iclab.tasks import (
 
 def bayes(task: Task) -> Predictor:
     """The predictor of least risk. Raises ``ValueError`` where no closed form is known."""
-    return _posterior(*_ingredients(task))
+    if len(components(task)) > 1:
+        features, beliefs = gaussian_beliefs(task)
+        return Mixture(beliefs) if features == Identity() else Featurised(Mixture(beliefs), features)
+    return _posterior(source(task), scale(task), task.noise)
 
 
 def bayes_where_known(task: Task) -> Predictor | None:
@@ -46,24 +65,110 @@ def same_posterior(one: Task, other: Task) -> bool:
     return isinstance(best, Ridge | LeastSquares) and best == bayes_where_known(other)
 
 
-def _ingredients(task: Task) -> tuple[Task, float, float]:
-    return source(task), scale(task), task.noise
+def _ingredients(task: Task) -> tuple[Task, float, list[float]]:
+    return source(task), scale(task), [part.noise for part in components(task)]
 
 
 def weight_variance(task: Task) -> float:
-    """E w_j² of the linear functions of a task, as its labels show them; 1 where the functions are not linear."""
-    functions = source(task)
-    functions = functions.base if isinstance(functions, FinitePool) else functions
-    return scale(task) ** 2 * functions.weight_variance() if isinstance(functions, LinearRegression) else 1.0
+    """E w_j² of the linear functions of a task, as its labels show them, be they of x or of features; 1 where they are
+    not linear."""
+    functions, factor = _with_weights(task)
+    linear = isinstance(functions, LinearRegression | RepresentationRegression)
+    return factor**2 * functions.weight_variance() if linear else 1.0
 
 
 def weight_covariance(task: Task) -> Float[Tensor, "d d"]:
     """E w wᵀ of the linear functions of a task, as its labels show them; the identity where they are not linear."""
-    functions = source(task)
-    functions = functions.base if isinstance(functions, FinitePool) else functions
+    functions, factor = _with_weights(task)
     if not isinstance(functions, LinearRegression):
         return torch.eye(task.d, dtype=torch.float64)
-    return scale(task) ** 2 * functions.weight_covariance()
+    return factor**2 * functions.weight_covariance()
+
+
+def _with_weights(task: Task) -> tuple[Task, float]:
+    """The task whose prior the weights have (of a mixture the first component's), and what they are multiplied by."""
+    first = components(task)[0]
+    functions = source(first)
+    return functions.base if isinstance(functions, FinitePool) else functions, scale(first)
+
+
+def components(task: Task) -> tuple[Task, ...]:
+    """The tasks that a prompt may come from: those of a mixture; of a task derived from a mixture, each derived in the
+    same way; of any other the task itself."""
+    if isinstance(task, TaskMixture):
+        return task.components
+    if isinstance(task, Derived) and isinstance(source(task), TaskMixture):
+        return tuple(replace(task, base=part) for part in components(task.base))
+    return (task,)
+
+
+def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
+    """The answers of who is told which component of a mixture each prompt comes from, and is Bayes for that one.
+
+    Raises ``ValueError`` where the task is no mixture, or a component's Bayes predictor is not known.
+    """
+    truth = prompts.truth
+    if not isinstance(truth, MixedFunctions):
+        raise ValueError(f"{type(task).__name__} is no mixture: there is no component to be told")
+    return truth.pick(torch.stack([bayes(part)(prompts.xs, prompts.ys) for part in components(task)]))
+
+
+def posterior_variance(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
+    """Var(y_i | x_i and the first i examples), label noise included: what Bayes risks there, in expectation.
+
+    Its mean over prompts is the Bayes risk, with far less noise than a mean of squared errors has. Raises
+    ``ValueError`` where weights are not Gaussian.
+    """
+    features, beliefs = gaussian_beliefs(task)
+    seen = features(prompts.xs.double())
+    if len(beliefs) == 1:
+        return beliefs[0].variance(seen)
+    return Mixture(beliefs).variance(seen, prompts.ys.double())
+
+
+def gaussian_beliefs(task: Task) -> tuple[Features, tuple[Posterior, ...]]:
+    """The features that labels are linear in, those of all components side by side, and for each component the
+    posterior of its weights on them: w ~ N(0, S) with S zero outside of the component's own features.
+
+    So the choice between representations is the choice between priors of one linear regression. Raises ``ValueError``
+    where weights are not Gaussian, and where some labels of a mixture have no noise: they have no density.
+    """
+    parts = components(task)
+    clean = len(parts) > 1 and any(part.noise == 0 for part in parts)
+    refuse("bayes", ["no closed form is known for a mixture with labels without noise"] if clean else [])
+    laws = [_gaussian(source(part), scale(part)) for part in parts]
+    distinct = tuple(dict.fromkeys(features for features, _ in laws))
+    sizes = [features.size(task.d) for features in distinct]
+    beliefs = [
+        Posterior(_placed(covariance, sizes, distinct.index(features)), part.noise)
+        for (features, covariance), part in zip(laws, parts, strict=True)
+    ]
+    return distinct[0] if len(distinct) == 1 else Concatenated(distinct), tuple(beliefs)
+
+
+def _placed(covariance: Float[Tensor, "k k"], sizes: list[int], place: int) -> Float[Tensor, "D D"]:
+    """The covariance as one of several diagonal blocks, the others zero."""
+    blocks = [torch.zeros(size, size, dtype=covariance.dtype) for size in sizes]
+    return torch.block_diag(*blocks[:place], covariance, *blocks[place + 1 :])
+
+
+@singledispatch
+def _gaussian(functions: Task, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
+    """The features that a source's functions are linear in, and the covariance of their weights."""
+    raise ValueError(f"no closed form of the Bayes predictor is known for {type(functions).__name__} in a mixture")
+
+
+@_gaussian.register
+def _(functions: LinearRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
+    if isinstance(functions, SparseLinearRegression):
+        raise ValueError("sparse weights are not Gaussian")
+    return Identity(), scale**2 * functions.weight_covariance()
+
+
+@_gaussian.register
+def _(functions: RepresentationRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
+    size = functions.features.size(functions.d)
+    return functions.features, scale**2 * functions.weight_variance() * torch.eye(size, dtype=torch.float64)
 
 
 def source(task: Task) -> Task:
@@ -90,6 +195,12 @@ def _posterior(functions: Task, scale: float, noise: float) -> Predictor:
 def _(functions: LinearRegression, scale: float, noise: float) -> Predictor:
     prior = abs(scale) * functions.prior
     return Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares()
+
+
+@_posterior.register
+def _(functions: RepresentationRegression, scale: float, noise: float) -> Predictor:
+    prior = abs(scale) * functions.prior
+    return Featurised(Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares(), functions.features)
 
 
 @_posterior.register

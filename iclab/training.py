@@ -169,6 +169,8 @@ def loss(
 class Training:
     """One model being trained on one task. `advance` takes a step; `save` and `resume` make it survive a kill.
 
+    What learns are the parameters that require a gradient; the others are frozen, and no part of a checkpoint.
+
     On a CPU a resumed training ends with the same bits as an uninterrupted one: the checkpoint holds parameters,
     optimizer state, the state of the prompt generator, the step, and how many losses in a row were out of bounds.
     """
@@ -176,7 +178,8 @@ class Training:
     def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
         self.model, self.task, self.recipe, self.rng = model, task, recipe, rng
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
         # Made here, so that a task that has none is refused before the first step.
         self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
@@ -257,7 +260,7 @@ class Training:
 
 def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by name, each with its share of the parameters."""
-    matrices = {name for name, p in parameters.items() if p.ndim == 2 and name.startswith("blocks.")}
+    matrices = {name for name, p in parameters.items() if p.ndim == 2 and ".blocks." in f".{name}"}
     inside = matrices if recipe.optimizer == "muon" else set()
     rest = [p for name, p in parameters.items() if name not in inside]
     lr, decay = recipe.lr, recipe.weight_decay

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEAVES = {"iclab.errors", "iclab.files", "iclab.words"}  # standard library only, open to all
-MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}
+MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models", "iclab.features"}
 MIDDLE = {
     "iclab.posterior",
     "iclab.constructed",
@@ -20,8 +20,9 @@ MIDDLE = {
     "iclab.analysis",
 }
 ALLOWED = {
-    "iclab.tasks": set(),
-    "iclab.predictors": set(),
+    "iclab.features": set(),
+    "iclab.tasks": {"iclab.features"},
+    "iclab.predictors": {"iclab.features"},
     "iclab.models": set(),
     "iclab.posterior": MAKING,
     "iclab.constructed": MAKING,

@@ -56,6 +56,12 @@ FIGURES = {
     "random_feature_training.py": "random_feature_training.toml",
     "bombari2024_words.py": "bombari2024_words.toml",
     "probes.py": "akyurek2022_probes.toml",
+    "guo2023_representation.py": "guo2023_representation.toml",
+    "guo2023_risk.py": "guo2023_risk.toml",
+    "guo2023_mixture.py": "guo2023_mixture.toml",
+    "guo2023_dynamics.py": "guo2023_dynamics.toml",
+    "bai2023_noise.py": "bai2023_noise.toml",
+    "bai2023_classes.py": "bai2023_classes.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 

@@ -6,19 +6,25 @@ Risks are against noise-free labels unless said otherwise, at inputs x ~ N(0, I_
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import generator
 from torch import Tensor
 
+from iclab.analysis import references
+from iclab.features import Representation
+from iclab.posterior import oracle, posterior_variance
 from iclab.predictors import (
     Averaging,
+    BinaryTest,
     DiscreteMMSE,
     GradientDescent,
     GradientDescentPlusPlus,
     Lasso,
     LeastSquares,
+    LogisticRegression,
     NearestNeighbours,
     Newton,
     Posterior,
@@ -29,8 +35,14 @@ from iclab.predictors import (
 )
 from iclab.tasks import (
     FinitePool,
+    LinearClassification,
     LinearRegression,
+    MixedFunctions,
+    NoiseMixture,
+    OneOf,
     Prompts,
+    RepresentationMixture,
+    RepresentationRegression,
     SparseLinearRegression,
     Task,
     Uniform,
@@ -205,6 +217,153 @@ def _pool_risks(pool: FinitePool, task: LinearRegression) -> Tensor:
         apart = (discrete(prompts.xs, prompts.ys) - ridge(prompts.xs, prompts.ys)).square()
         risks += [errors(discrete, prompts).mean() / 8, apart.mean() / 8]
     return torch.stack(risks)
+
+
+# ---- representations (Guo et al. 2023, arXiv 2310.10616: d = 20, depth 2, width 20, noise 0.1) -----------------------
+
+
+REPRESENTED = RepresentationRegression(20, 41, noise=0.1)
+SEEN = [0, 5, 10, 20, 30, 40]
+
+
+def drawn_from_another(rows: Tensor, wanted: Sequence[float], rounding: float = 0.0) -> None:
+    """What another simulation found for one representation is one more draw among those of the rows: the spread from
+    draw to draw is the standard deviation of the reference, and that of the mean comes on top."""
+    apart = (rows.mean(0) - torch.tensor(wanted, dtype=torch.float64)).abs()
+    assert (apart <= 4 * rows.std(0) * (1 + 1 / len(rows)) ** 0.5 + rounding).all()
+
+
+def of_each_draw(task: RepresentationRegression, seeds: int = 8) -> list[RepresentationRegression]:
+    """The task with other representations; none of a mixture is in two of them."""
+    own = task.representation
+    return [replace(task, representation=replace(own, seed=100 + 10 * seed)) for seed in range(seeds)]
+
+
+BAYES = {
+    "as it is": ({}, {}, [1.01, 0.396, 0.227, 0.062, 0.029, 0.020]),
+    "depth 1": ({"depth": 1}, {}, [1.01, 0.62, 0.41, 0.098, 0.030, 0.020]),
+    "depth 3": ({"depth": 3}, {}, [1.01, 0.38, 0.18, 0.045, 0.027, 0.021]),
+    "depth 4": ({"depth": 4}, {}, [1.01, 0.26, 0.13, 0.045, 0.027, 0.020]),
+    "width 5": ({"width": 5}, {}, [1.01, 0.10, 0.022, 0.014, 0.012, 0.011]),
+    "width 80": ({"width": 80}, {}, [1.01, 0.54, 0.43, 0.30, 0.21, 0.15]),
+    "noise 0.5": ({}, {"noise": 0.5}, [1.25, 0.72, 0.60, 0.47, 0.41, 0.37]),
+    "noise 1": ({}, {"noise": 1.0}, [2.0, 1.6, 1.48, 1.37, 1.31, 1.26]),
+    "slope 0.1": ({"slope": 0.1}, {}, [1.01, 0.48, 0.29, 0.074, 0.030, 0.020]),
+    "slope 0.5": ({"slope": 0.5}, {}, [1.01, 0.73, 0.49, 0.107, 0.030, 0.020]),
+}
+
+
+@pytest.mark.parametrize("name", BAYES)
+def test_the_bayes_risk_on_a_representation_is_that_of_another_simulation(name: str):
+    """By the variance of the posterior, of eight draws of the representation."""
+    features, settings, wanted = BAYES[name]
+    task = replace(REPRESENTED, **settings, representation=Representation(**features))
+    rows = [posterior_variance(each, drawn(each, 200)).mean(0)[SEEN] for each in of_each_draw(task)]
+    drawn_from_another(torch.stack(rows), wanted, rounding=5e-3)
+
+
+def test_the_bayes_risk_of_another_width_or_noise_is_told_apart():
+    rows = [posterior_variance(each, drawn(each, 200)).mean(0)[SEEN] for each in of_each_draw(REPRESENTED)]
+    for name in ("depth 1", "width 5", "width 80", "noise 0.5"):
+        with pytest.raises(AssertionError):
+            drawn_from_another(torch.stack(rows), BAYES[name][2], rounding=5e-3)
+
+
+MIXTURES = {  # after 1, 5, 10, 20, 30 and 40 examples
+    3: {
+        "oracle": [0.79, 0.47, 0.26, 0.071, 0.028, 0.020],
+        "bayes": [0.82, 0.53, 0.32, 0.072, 0.028, 0.020],
+        "half_split": [0.83, 0.73, 0.47, 0.25, 0.13, 0.07],
+        "concatenated_ridge": [0.82, 0.56, 0.41, 0.26, 0.18, 0.11],
+    },
+    6: {
+        "bayes": [0.75, 0.51, 0.35, 0.074, 0.027, 0.020],
+        "concatenated_ridge": [0.75, 0.52, 0.49, 0.35, 0.24, 0.19],
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", MIXTURES)
+def test_risks_on_mixtures_of_representations_are_those_of_another_simulation(count: int):
+    """And they keep their order: an oracle, Bayes, validation on half of the examples or all features side by side."""
+    found: dict[str, list[Tensor]] = {}
+    for base in of_each_draw(REPRESENTED):
+        task = RepresentationMixture(base, count)
+        prompts = drawn(task, 300)
+        answers = {name: f(prompts.xs, prompts.ys) for name, f in references(task).items() if name in MIXTURES[3]}
+        for name, f in {**answers, "oracle": oracle(task, prompts)}.items():
+            found.setdefault(name, []).append((f - prompts.ys).square().mean(0)[[1, *SEEN[1:]]])
+    rows = {name: torch.stack(each) for name, each in found.items()}
+    for name, wanted in MIXTURES[count].items():
+        drawn_from_another(rows[name], wanted, rounding=5e-3)
+    late = {name: each[:, 3:].mean().item() for name, each in rows.items()}
+    assert late["bayes"] < 1.05 * late["oracle"] and 2 * late["bayes"] < min(
+        late["half_split"], late["concatenated_ridge"]
+    )
+    with pytest.raises(AssertionError):
+        drawn_from_another(rows["bayes"], MIXTURES[count]["concatenated_ridge"], rounding=5e-3)
+
+
+# ---- choosing a penalty, and between regression and classification (Bai et al. 2023, arXiv 2306.04637: d = 20) -------
+
+
+@pytest.mark.parametrize(
+    ("n", "lam", "std", "wanted"),
+    [
+        (20, 0.2, 0.1, 0.1145),
+        (20, 0.2, 0.5, 1.444),
+        (20, 5.0, 0.1, 0.267),
+        (20, 5.0, 0.5, 0.647),
+        (40, 0.2, 0.1, 0.0203),
+        (40, 0.2, 0.5, 0.502),
+        (40, 5.0, 0.1, 0.065),
+        (40, 5.0, 0.5, 0.429),
+    ],
+)
+def test_ridge_with_the_penalties_of_bai_has_their_risks(n: int, lam: float, std: float, wanted: float):
+    """σ²(1 + tr A) + (lam²τ² − lam σ²) tr A², A = (XᵀX + lam I)⁻¹, at w ~ N(0, I/d) against noisy labels; a slight
+    penalty at n = d has a heavy tail, which the standard error tells."""
+    prompts = drawn(LinearRegression(20, n + 1, noise=std, prior=20**-0.5), 1000)
+    xs, tau2 = prompts.xs[:, :-1], 1 / 20
+    A = torch.linalg.inv(xs.mT @ xs + lam * torch.eye(20, dtype=torch.float64))
+    traces = [power.diagonal(dim1=-2, dim2=-1).sum(-1) for power in (A, A @ A)]
+    exact = std**2 * (1 + traces[0]) + (lam**2 * tau2 - lam * std**2) * traces[1]
+    answers = Ridge(lam)(prompts.xs, prompts.ys)
+    agrees((answers - prompts.ys)[:, -1].square() - exact, 0.0)
+    agrees(exact, wanted, rounding=0.02 * wanted)
+
+
+def test_a_mixture_of_two_noise_levels_is_answered_better_than_by_either_ridge():
+    """On the same prompts: below both penalties and below validation, above an oracle."""
+    task = NoiseMixture(LinearRegression(20, 41, prior=20**-0.5), (0.1, 0.5))
+    prompts = drawn(task, 600)
+    risks = {name: f(prompts.xs, prompts.ys) for name, f in references(task).items() if name in ("bayes", "half_split")}
+    risks |= {"oracle": oracle(task, prompts)} | {lam: Ridge(lam)(prompts.xs, prompts.ys) for lam in (0.2, 5.0)}
+    errors = {name: (f - prompts.ys).square()[:, 10:].mean(1) for name, f in risks.items()}
+    for less, more in (("oracle", "bayes"), ("bayes", "half_split"), ("bayes", 0.2), ("bayes", 5.0)):
+        gap = errors[more] - errors[less]
+        assert gap.mean() > SIGMAS * gap.std() / len(gap) ** 0.5
+
+
+@pytest.mark.slow
+def test_classification_errors_are_those_of_bai():
+    """After 40 examples: logistic regression 0.18, averaging 0.23, the nearest three 0.34, to a hundredth, which is
+    how well they can be read off the figure."""
+    prompts = drawn(LinearClassification(20, 41), 3000)
+    found = {LogisticRegression(0.1): 0.18, Averaging(): 0.23, NearestNeighbours(3): 0.34}
+    for predictor, wanted in found.items():
+        wrong = (predictor(prompts.xs, prompts.ys)[:, -1].sign() != prompts.ys[:, -1]).double()
+        agrees(wrong.unsqueeze(-1), wanted, rounding=0.01)
+
+
+def test_the_test_for_classes_answers_each_kind_by_its_own_predictor():
+    task = OneOf((LinearRegression(3, 8, noise=0.5), LinearClassification(3, 8)))
+    prompts = drawn(task, 50)
+    got = BinaryTest(LogisticRegression(0.1), Ridge(0.25))(prompts.xs, prompts.ys)
+    each = torch.stack([f(prompts.xs, prompts.ys) for f in (Ridge(0.25), LogisticRegression(0.1))])
+    assert isinstance(prompts.truth, MixedFunctions)
+    torch.testing.assert_close(got, prompts.truth.pick(each))
 
 
 # ---- gradient descent ------------------------------------------------------------------------------------------------

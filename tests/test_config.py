@@ -19,6 +19,7 @@ from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
+from iclab.features import Concatenated, Features, Identity, Representation
 from iclab.models import (
     Architecture,
     FrozenArchitecture,
@@ -27,19 +28,34 @@ from iclab.models import (
     RandomNetworkConfig,
     TransformerConfig,
 )
-from iclab.predictors import DiscreteMMSE, GradientDescent, LeastSquares, Predictor
+from iclab.predictors import (
+    DiscreteMMSE,
+    Featurised,
+    GradientDescent,
+    HalfSplit,
+    LeastSquares,
+    Linear,
+    Predictor,
+    Ridge,
+)
 from iclab.regression import FrozenLearner, FrozenRidge
 from iclab.tasks import (
     Derived,
     FinitePool,
+    FunctionClass,
     Inputs,
     KeyAverage,
+    LinearClassification,
     LinearRegression,
     Longer,
+    NoiseMixture,
     NoisyLabels,
     NormalisedLabels,
+    OneOf,
     Profile,
     QueryAndKeys,
+    RepresentationMixture,
+    RepresentationRegression,
     SkewedInputs,
     Sphere,
     Target,
@@ -195,8 +211,10 @@ def shipped(base):
 
 def example(hint):
     """A value of an annotation, with the least that its class asks for. At d = n = 3 every kind of task is possible."""
+    if get_origin(hint) is tuple:
+        return 2 * (example(get_args(hint)[0]),)
     if is_table(hint):
-        usual = LinearRegression if hint is Task else next(iter(kinds(hint).values()))
+        usual = USUAL.get(hint) or next(iter(kinds(hint).values()))
         final = hint if not has_kinds(hint) else kinds(hint).get(hint.__name__, usual)
         return final(**{name: example(h) for name, (spec, h) in schema(final).items() if required(spec)})
     return {int: 3, float: 0.5, str: "word", bool: True}[hint]
@@ -220,6 +238,15 @@ CONSTRUCTIONS = {
 
 def test_every_construction_is_tried():
     assert shipped(Construction) == {name: type(one) for name, one in CONSTRUCTIONS.items()}
+
+
+USUAL = {  # of the abstract classes
+    Task: LinearRegression,
+    FunctionClass: LinearRegression,
+    Features: Identity,
+    Predictor: LeastSquares,
+    Linear: LeastSquares,
+}
 
 
 def specimens():
@@ -263,6 +290,9 @@ def specimens():
         yield f"start {name}", Experiment(PLAIN, shape(one, 3, 3), start=Start(construction=one)), "start"
         named_one = Evaluation(constructions=(("mine", one),))
         yield f"construction {name}", Experiment(PLAIN, shape(one, 3, 3), eval=named_one), "eval.constructions.mine"
+    for name, kind in shipped(Features).items():
+        featured = Evaluation(predictors=(("mine", Featurised(LeastSquares(), made(kind))),))
+        yield f"features {name}", Experiment(PLAIN, eval=featured), "eval.predictors.mine.features"
     for name, (_, hint) in schema(Experiment).items():
         for inner, (_, inner_hint) in schema(hint).items() if is_table(hint) and not has_kinds(hint) else ():
             table = next((m for m in members(inner_hint) if is_table(m)), None)
@@ -419,6 +449,8 @@ def alternatives(hint, value):
             yield None
         elif get_origin(member) is tuple and get_origin(get_args(member)[0]) is Literal:
             yield get_args(get_args(member)[0])[:1]
+        elif get_origin(member) is tuple and is_table(get_args(member)[0]):
+            yield [config.to_mapping(each, get_args(member)[0]) for each in (*value, value[0])]
         elif get_origin(member) is tuple:
             yield from [(0.25, 0.5), (1.0, 2.0, 3.0), (10, 20)]
 
@@ -426,6 +458,7 @@ def alternatives(hint, value):
 NAMES_ONLY = {"device", "recipe"}
 SHAPED = ("start.construction", "eval.constructions.mine")  # as the model is, by these keys
 BOUND = {"eval.predictors.mine.d", *(f"{table}.{key}" for table in SHAPED for key in ("steps", "norm"))}
+FIXED = {"task LinearClassification": "task.noise"}  # no other value is accepted here: classes have none
 POSSIBLE_ONLY_IN = {"model.negated": "bare", "model.null_slot": "softmax", "start": "start VonOswald2022"}
 
 
@@ -433,7 +466,7 @@ POSSIBLE_ONLY_IN = {"model.negated": "bare", "model.null_slot": "softmax", "star
 def test_the_id_depends_on_every_setting_that_can_change_a_number_and_on_no_other(name):
     experiment = SPECIMENS[name]
     for key, hint, value in special(name):
-        if key in BOUND or POSSIBLE_ONLY_IN.get(key, name) != name:
+        if key in BOUND or key == FIXED.get(name) or POSSIBLE_ONLY_IN.get(key, name) != name:
             continue
         tried = (changed(experiment, key, other) for other in alternatives(hint, value) if other != value)
         other = next((each for each in tried if each is not None), None)
@@ -532,6 +565,53 @@ def test_a_base_of_the_wrong_kind_is_told_by_name():
     assert schema(NormalisedLabels)["base"][1] is LinearRegression
 
 
+def test_tasks_and_predictors_of_representations_are_spelled_out_in_a_file(tmp_path):
+    (tmp_path / "f.toml").write_text(
+        """
+        [task]
+        kind = "RepresentationMixture"
+        count = 2
+        [task.base]
+        kind = "RepresentationRegression"
+        d = 3
+        n = 4
+        noise = 0.1
+        [task.base.representation]
+        width = 5
+        depth = 1
+        seed = 7
+        [eval.shifts.levels]
+        kind = "NoiseMixture"
+        base = { kind = "LinearRegression", d = 3, n = 4 }
+        stds = [0.1, 0.5, 1]
+        [eval.shifts.either]
+        kind = "OneOf"
+        tasks = [{ kind = "LinearRegression", d = 3, n = 4 }, { kind = "LinearClassification", d = 3, n = 4 }]
+        [eval.predictors.validated]
+        kind = "HalfSplit"
+        candidates = [{ kind = "Ridge", lam = 0.2 }, { kind = "LeastSquares" }]
+        [eval.predictors.beside]
+        kind = "Featurised"
+        predictor = { kind = "Ridge", lam = 0.2 }
+        [eval.predictors.beside.features]
+        kind = "Concatenated"
+        parts = [{ kind = "Identity" }, { kind = "Representation", width = 5, depth = 1, seed = 7 }]
+        """
+    )
+    experiment = Experiment.read(tmp_path / "f.toml")
+    phi = Representation(width=5, depth=1, seed=7)
+    assert experiment.task == RepresentationMixture(RepresentationRegression(3, 4, 0.1, representation=phi), 2)
+    assert dict(experiment.eval.shifts) == {
+        "levels": NoiseMixture(LinearRegression(3, 4), (0.1, 0.5, 1.0)),
+        "either": OneOf((LinearRegression(3, 4), LinearClassification(3, 4))),
+    }
+    assert dict(experiment.eval.predictors) == {
+        "validated": HalfSplit((Ridge(0.2), LeastSquares())),
+        "beside": Featurised(Ridge(0.2), Concatenated((Identity(), phi))),
+    }
+    assert Experiment.from_mapping(experiment.mapping(), "f") == experiment
+
+
 # ---- named predictors ----------------------------------------------------------------------------------------------
 
 
@@ -569,6 +649,8 @@ def test_what_needs_a_tensor_is_offered_to_no_file():
         (GradientDescent(1, torch.ones(3)), "has a tensor as lr, which no file can hold"),
         (GradientDescent(1, 0.1, preconditioner=torch.eye(3)), "has a tensor as preconditioner"),
         (DiscreteMMSE(torch.ones(2, 3), 0.5), "is no closed form that a file can spell out"),
+        (Featurised(DiscreteMMSE(torch.ones(2, 3), 0.5), Identity()), "is no closed form that a file can spell out"),
+        (HalfSplit((LeastSquares(), GradientDescent(1, torch.ones(3)))), "has a tensor as lr"),
     ],
 )
 def test_a_predictor_that_a_file_cannot_hold_is_refused_in_python_too(predictor, problem):
@@ -607,4 +689,5 @@ def test_every_default_but_none_is_spelled_out_in_the_mapping():
     for name, experiment in SPECIMENS.items():
         spelled = config.dump(experiment.mapping())
         for key, _, value in special(name):
-            assert value is None or f"{key.rpartition('.')[2]} = " in spelled
+            last = key.rpartition(".")[2]
+            assert value is None or f"{last} = " in spelled or f".{last}]]" in spelled

@@ -83,7 +83,9 @@ def test_layouts_place_tokens_as_their_definition_says():
     xs, ys = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]), torch.tensor([[7.0, 8.0, 9.0]])
     tokens = {name: layout.tokens(xs, ys)[0].tolist() for name, layout in LAYOUTS.items()}
     assert tokens["interleaved"] == [[0, 1, 2], [7, 0, 0], [0, 3, 4], [8, 0, 0], [0, 5, 6]]
+    assert tokens["copied"] == [[0, 1, 2], [7, 1, 2], [0, 3, 4], [8, 3, 4], [0, 5, 6]]
     assert tokens["lagged"] == [[1, 2, 0, 0, 0], [3, 4, 1, 2, 7], [5, 6, 3, 4, 8]]
+    assert tokens["shifted"] == [[1, 2, 0], [3, 4, 7], [5, 6, 8]]
     assert tokens["paired"] == [[1, 2, 7, 1], [3, 4, 8, 1], [1, 2, 0, 0], [3, 4, 0, 0], [5, 6, 0, 0]]
     mask = LAYOUTS["paired"].mask(3, torch.device("cpu")).int().tolist()
     assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
@@ -96,6 +98,10 @@ def test_layouts_place_tokens_as_their_definition_says():
         read = torch.arange(len(layout.positions(3, torch.device("cpu"))))[None, :, None].float()
         answering = layout.tokens(xs, ys)[0][layout.answers(read).flatten().long()]
         assert all(x in token for x, token in zip([1, 3, 5], answering, strict=True))
+    for layout in LAYOUTS.values():
+        labelled = layout.labels(layout.tokens(torch.cat([xs, 10 * xs]), torch.cat([ys, 10 * ys])))
+        for k, row in zip((1, 10), labelled, strict=True):
+            assert all(y in token for y, token in zip((7 * k, 8 * k), row, strict=True))
 
 
 def by_hand(one, xs, ys):

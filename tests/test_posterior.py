@@ -9,17 +9,25 @@ from iclab.analysis import answer, references
 from iclab.analysis.risk import estimate, squared
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure
+from iclab.features import Representation
 from iclab.models import Transformer, TransformerConfig
-from iclab.predictors import GradientDescent, Ridge
+from iclab.posterior import components, gaussian_beliefs, oracle, posterior_variance, same_posterior
+from iclab.predictors import GradientDescent, Mixture, Ridge
 from iclab.tasks import (
     DecisionTree,
+    DynamicalSystem,
     FinitePool,
     HalfSubspace,
+    LinearClassification,
     LinearRegression,
+    NoiseMixture,
     NoisyLabels,
     Normal,
     NormalisedLabels,
+    OneOf,
     ReLUNetwork,
+    RepresentationMixture,
+    RepresentationRegression,
     ScaledInputs,
     ScaledWeights,
     SkewedInputs,
@@ -32,6 +40,9 @@ from iclab.tasks import (
 )
 
 BASE = LinearRegression(4, 9, noise=0.5)
+REPRESENTED = RepresentationRegression(
+    4, 9, noise=0.3, prior=2.0, representation=Representation(width=5, slope=0.2, normalised=False, seed=5)
+)
 TASKS = {
     "linear": BASE,
     "linear, wide prior": LinearRegression(4, 9, noise=0.5, prior=3.0),
@@ -55,6 +66,21 @@ TASKS = {
     "skewed, scaled inputs": ScaledInputs(SkewedInputs(BASE), 2.0),
     "half of the space": HalfSubspace(BASE),
     "noisier and larger": NoisyLabels(ScaledWeights(BASE, 3.0), 0.7),
+    "representation": REPRESENTED,
+    "representation, normalised": RepresentationRegression(4, 9, 0.3, representation=Representation(width=3, seed=2)),
+    "representation, noiseless": RepresentationRegression(4, 9, representation=Representation(width=3)),
+    "representation, noisier and larger": NoisyLabels(ScaledWeights(REPRESENTED, -3.0), 0.7),
+    "dynamical system of a representation": DynamicalSystem(
+        2, 9, 0.3, representation=Representation(width=3, seed=2), window=2
+    ),
+    "noise levels": NoiseMixture(BASE, (0.2, 2.0)),
+    "noise levels, whitened, scaled": ScaledWeights(
+        NoiseMixture(WhitenedLinearRegression(3, 9, inputs=Normal(spectrum=(4.0, 1.0, 0.3))), (0.2, 2.0)), 2.0
+    ),
+    "noise levels of a representation": NoiseMixture(REPRESENTED, (0.2, 2.0)),
+    "representations": RepresentationMixture(REPRESENTED, count=3),
+    "representations, noisier, skewed": SkewedInputs(NoisyLabels(RepresentationMixture(REPRESENTED, count=2), 0.7)),
+    "linear in x or in features": OneOf((BASE, REPRESENTED)),
 }
 
 
@@ -98,18 +124,31 @@ def test_a_prompt_shifted_back_has_the_same_posterior():
     torch.testing.assert_close(scaled(prompts.xs, 3 * prompts.ys), 3 * plain(prompts.xs, prompts.ys))
 
 
-@pytest.mark.parametrize("task", [DecisionTree(3, 4), ReLUNetwork(3, 4), ScaledInputs(DecisionTree(3, 4), 2.0)])
+UNKNOWN = [
+    DecisionTree(3, 4),
+    ReLUNetwork(3, 4),
+    ScaledInputs(DecisionTree(3, 4), 2.0),
+    LinearClassification(3, 4),
+    OneOf((LinearRegression(3, 4, 0.5), LinearClassification(3, 4))),
+    NoiseMixture(SparseLinearRegression(3, 4, sparsity=1), (0.1, 0.5)),
+    NoiseMixture(LinearRegression(3, 4), (0.0, 0.5)),
+    NoisyLabels(RepresentationMixture(RepresentationRegression(3, 4, 0.5)), 0.0),
+]
+
+
+@pytest.mark.parametrize("task", UNKNOWN)
 def test_what_has_no_closed_form_is_said_to_have_none(task):
-    with pytest.raises(ValueError, match=r"no closed form .* is known for (DecisionTree|ReLUNetwork)"):
+    reason = r"no closed form .* known for (DecisionTree|ReLUNetwork|LinearClassification|a mixture with labels w)"
+    with pytest.raises(ValueError, match=f"{reason}|sparse weights are not Gaussian"):
         iclab.bayes(task)
 
 
-@pytest.mark.parametrize("task", [*TASKS.values(), DecisionTree(3, 4), ReLUNetwork(3, 4)])
+@pytest.mark.parametrize("task", [*TASKS.values(), *UNKNOWN])
 def test_references_answer_every_task(task):
     drawn = task.sample(5, generator())
     for name, f in answer(references(task), drawn).items():
         assert f.shape == (5, task.n) and f.isfinite().all(), name
-    assert ("bayes" in references(task)) == (not isinstance(task, DecisionTree | ReLUNetwork))
+    assert ("bayes" in references(task)) == (task not in UNKNOWN)
 
 
 def of_its_class(task):
@@ -123,10 +162,92 @@ def test_a_class_of_functions_has_references_of_its_own():
         (SparseLinearRegression(3, 4, sparsity=1), {"lasso"}),
         (ReLUNetwork(3, 4), {"trained_network"}),
         (DecisionTree(3, 4), trees),
+        (LinearClassification(3, 4), {"logistic_regression"}),
+        (RepresentationRegression(3, 4, 0.1), {"features_least_squares", "input_and_features_ridge", "ridge"}),
+        (RepresentationRegression(3, 4), {"features_least_squares"}),
+        (RepresentationMixture(RepresentationRegression(3, 4, 0.1)), {"half_split", "concatenated_ridge", "ridge"}),
+        (NoiseMixture(BASE, (0.1, 0.5)), {"half_split", "ridge"}),
     ):
         assert of_its_class(task) == of_its_class(ScaledInputs(task, 2.0)) == names
     assert references(ReLUNetwork(3, 4, width=50))["trained_network"].width == 50
     assert references(DecisionTree(3, 4, depth=3))["boosted_trees"].depth == 3
+
+
+# ---- mixtures --------------------------------------------------------------------------------------------------------
+
+MIXED = {name: task for name, task in TASKS.items() if len(components(task)) > 1}
+GAUSSIAN = {name: task for name, task in TASKS.items() if name in MIXED or "linear" in name or "repres" in name}
+
+
+def assert_reported(task, variance, prompts=4000):
+    """The squared error of Bayes has the reported variance as its mean, at every position and within 5 standard
+    errors of the difference."""
+    drawn = task.sample(prompts, generator(4), torch.float64)
+    gap = estimate(squared(iclab.bayes(task)(drawn.xs, drawn.ys), drawn.ys) - variance(task, drawn))
+    assert (gap.value.abs() <= 5 * gap.stderr + 1e-12).all()
+
+
+@pytest.mark.parametrize("task", GAUSSIAN.values(), ids=GAUSSIAN.keys())
+def test_bayes_risks_what_its_posterior_reports(task):
+    assert_reported(task, posterior_variance)
+
+
+def test_the_report_of_a_posterior_can_be_wrong():
+    """The variance of one component, and the mean of all, which is what an oracle risks."""
+
+    def mean(task, drawn):
+        return torch.stack([posterior_variance(part, drawn) for part in components(task)]).mean(0)
+
+    for cheat in (lambda task, drawn: posterior_variance(components(task)[0], drawn), mean):
+        with pytest.raises(AssertionError):
+            assert_reported(TASKS["representations"], cheat)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_an_oracle_has_the_least_risk_and_answers_as_the_bayes_predictor_of_the_component(name):
+    task = MIXED[name]
+    drawn = task.sample(4000, generator(3), torch.float64)
+    told = oracle(task, drawn)
+    gap = estimate((squared(iclab.bayes(task)(drawn.xs, drawn.ys), drawn.ys) - squared(told, drawn.ys)).mean(-1))
+    assert gap.value > 5 * gap.stderr
+    for k, part in enumerate(components(task)):
+        own = drawn.truth.chosen == k
+        torch.testing.assert_close(told[own], iclab.bayes(part)(drawn.xs[own], drawn.ys[own]))
+    with pytest.raises(ValueError, match="LinearRegression is no mixture"):
+        oracle(BASE, BASE.sample(3, generator()))
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_mixture_is_the_average_of_its_components_by_their_evidence(name):
+    """In plain loops over prompts, positions and components, each on its own features."""
+    drawn = MIXED[name].sample(3, generator(5), torch.float64)
+    got = iclab.bayes(MIXED[name])(drawn.xs, drawn.ys)
+    for b in range(3):
+        for i in range(MIXED[name].n):
+            evidence, answers = [], []
+            for part in components(MIXED[name]):
+                features, (belief,) = gaussian_beliefs(part)
+                F, y = features(drawn.xs[b, : i + 1]), drawn.ys[b, :i]
+                K = F @ belief.covariance @ F.mT
+                C = K[:i, :i] + belief.noise**2 * torch.eye(i, dtype=torch.float64)
+                evidence.append(-(y @ torch.linalg.solve(C, y) + torch.logdet(C)) / 2)
+                answers.append(K[i, :i] @ torch.linalg.solve(C, y))
+            wanted = torch.stack(evidence).softmax(0) @ torch.stack(answers)
+            assert abs(got[b, i] - wanted) < 1e-10 * (1 + abs(wanted))
+
+
+def test_derivations_of_a_mixture_reach_its_components():
+    task = ScaledWeights(NoiseMixture(BASE, (0.2, 2.0)), 3.0)
+    assert components(task) == tuple(ScaledWeights(NoisyLabels(BASE, std), 3.0) for std in (0.2, 2.0))
+    assert components(BASE) == (BASE,)
+    assert isinstance(iclab.bayes(NoiseMixture(BASE, (0.2, 2.0))), Mixture)  # linear in x itself: weights can be seen
+
+
+def test_mixtures_of_one_spread_of_noise_can_have_other_posteriors():
+    """Both have a root mean square of 1.58, one with a single level."""
+    mixed = NoiseMixture(BASE, (1.0, 2.0))
+    assert not same_posterior(mixed, NoisyLabels(mixed, mixed.noise))
+    assert same_posterior(mixed, SkewedInputs(mixed))
 
 
 # ---- references ----------------------------------------------------------------------------------------------------
@@ -151,6 +272,17 @@ FACTS = {
     "skewed, scaled inputs": (0.25, None, 4),
     "half of the space": (0.25, 2, 2),
     "noisier and larger": (0.7**2 / 9, 1, 4),
+    "representation": (0.09 / 4, None, 4),
+    "representation, normalised": (0.09, None, 4),
+    "representation, noiseless": (0, None, 4),
+    "representation, noisier and larger": (0.7**2 / 36, None, 4),
+    "dynamical system of a representation": (0.09, None, 2),
+    "noise levels": ((0.04 + 4) / 2, 1, 4),
+    "noise levels, whitened, scaled": ((0.04 + 4) / 2 / (4 * (1 / 4 + 1 + 1 / 0.3) / 3), None, 3),
+    "noise levels of a representation": ((0.04 + 4) / 2 / 4, None, 4),
+    "representations": (0.09 / 4, None, 4),
+    "representations, noisier, skewed": (0.7**2 / 4, None, 4),
+    "linear in x or in features": ((0.25 + 0.09) / 2, 1, 4),
 }
 
 

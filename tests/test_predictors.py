@@ -25,23 +25,29 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 from sklearn.linear_model import Lasso as SklearnLasso
+from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
+from iclab.features import Concatenated, Identity, Representation
 from iclab.predictors import (
     Averaging,
     Bayesian,
+    BinaryTest,
     BoostedTrees,
     DiscreteMMSE,
+    Featurised,
     GradientDescent,
     GradientDescentPlusPlus,
     GreedyTree,
+    HalfSplit,
     Landweber,
     Lasso,
     LeastSquares,
     Linear,
+    LogisticRegression,
     Mixture,
     NearestNeighbours,
     Newton,
@@ -353,6 +359,78 @@ def mixture_formula(parts: list[tuple[float, np.ndarray, float]]) -> Formula:
     return answer
 
 
+REPRESENTATION, OTHER = Representation(width=4, depth=2, slope=0.1, seed=1), Representation(width=3, depth=1, seed=2)
+
+
+def network(features: Representation, x: np.ndarray) -> np.ndarray:
+    """The representation of one input, unit by unit."""
+    for B in features.weights(len(x)):
+        sums = [sum(b * a for b, a in zip(row.tolist(), x, strict=True)) for row in B]
+        x = np.array([s if s > 0 else features.slope * s for s in sums])
+    length = np.sqrt(sum(x**2))
+    return x / max(length, 1e-12)
+
+
+def featurised_formula(formula: Formula, features: Callable[[np.ndarray], np.ndarray]) -> Formula:
+    def answer(X, y, x):
+        z = features(x)
+        return formula(np.array([features(a) for a in X]).reshape(len(y), len(z)), y, z)
+
+    return answer
+
+
+def representation_mixture() -> Mixture:
+    """One of the two representations side by side bears the weights."""
+    first, second = torch.diag(torch.tensor([1.0] * 4 + [0.0] * 3)), torch.diag(torch.tensor([0.0] * 4 + [1.0] * 3))
+    return Mixture((Posterior(first, 0.5), Posterior(second, 0.5)))
+
+
+def featurised_mixture_formula(noise: float) -> Formula:
+    """Each representation on its own: p(k) ∝ exp(−½ yᵀC⁻¹y − ½ log det C) with C = F Fᵀ + σ²I."""
+
+    def answer(X, y, x):
+        answers, evidence = [], []
+        for features in (REPRESENTATION, OTHER):
+            F = np.array([network(features, a) for a in X]).reshape(len(y), features.width)
+            C = F @ F.T + noise**2 * np.eye(len(y))
+            evidence.append(-(y @ np.linalg.solve(C, y) + np.linalg.slogdet(C)[1]) / 2 if len(y) else 0.0)
+            answers.append(featurised_formula(ridge_formula(noise**2), lambda a, f=features: network(f, a))(X, y, x))
+        return float(softmax(np.array(evidence)) @ np.array(answers))
+
+    return answer
+
+
+def half_split_formula(formulas: list[Formula]) -> Formula:
+    def answer(X, y, x):
+        m = (len(y) + 1) // 2
+        losses = [sum((f(X[:m], y[:m], X[j]) - y[j]) ** 2 for j in range(m, len(y))) for f in formulas]
+        return formulas[int(np.argmin(losses))](X[:m], y[:m], x)
+
+    return answer
+
+
+def logistic_formula(lam: float) -> Formula:
+    """Newton's iteration, each step halved until the objective falls, until no step does."""
+
+    def objective(Z, w):
+        return sum(np.logaddexp(0, -(Z @ w))) + lam * w @ w / 2
+
+    def answer(X, y, x):
+        w, Z = np.zeros(len(x)), X * np.sign(y)[:, None]
+        for _ in range(100):
+            p = 1 / (1 + np.exp(Z @ w))
+            H = lam * np.eye(len(x)) + sum((q * (1 - q) * np.outer(z, z) for q, z in zip(p, Z, strict=True)), 0.0)
+            step = np.linalg.solve(H, Z.T @ p - lam * w)
+            while np.abs(step).max() > 1e-16 and objective(Z, w + step) > objective(Z, w):
+                step = step / 2
+            w = w + step
+            if np.abs(step).max() <= 1e-15 * np.abs(w).max():
+                break
+        return np.tanh(w @ x / 2)
+
+    return answer
+
+
 def supports(d: int, s: int) -> list[np.ndarray]:
     """The diagonal of the prior covariance for every choice of s coordinates."""
     return [np.isin(np.arange(d), chosen).astype(float) for chosen in combinations(range(d), s)]
@@ -443,6 +521,34 @@ CASES = {
         lambda d, n: SparsePosterior(d, (d + 1) // 2, prior=2.0, noise=0.5),
         lambda d: mixture_formula([(0.0, 4 * np.diag(chosen), 0.5) for chosen in supports(d, (d + 1) // 2)]),
         free_of=("linearity", "rotation"),
+    ),
+    "ridge on a representation": Case(
+        lambda d, n: Featurised(Ridge(0.3), REPRESENTATION),
+        lambda d: featurised_formula(ridge_formula(0.3), lambda x: network(REPRESENTATION, x)),
+        free_of=("rotation",),
+    ),
+    "ridge on inputs beside a representation": Case(
+        lambda d, n: Featurised(Ridge(0.3), Concatenated((Identity(), REPRESENTATION))),
+        lambda d: featurised_formula(ridge_formula(0.3), lambda x: np.concatenate([x, network(REPRESENTATION, x)])),
+        free_of=("rotation",),
+    ),
+    "mixture of representations": Case(
+        lambda d, n: Featurised(representation_mixture(), Concatenated((REPRESENTATION, OTHER))),
+        lambda d: featurised_mixture_formula(0.5),
+        free_of=("linearity", "rotation"),
+    ),
+    "half split": Case(
+        lambda d, n: HalfSplit((Ridge(0.3), Ridge(5.0), Averaging())),
+        lambda d: half_split_formula([ridge_formula(0.3), ridge_formula(5.0), averaging_formula]),
+        free_of=("linearity", "order"),
+    ),
+    "logistic regression": Case(
+        lambda d, n: LogisticRegression(0.3), lambda d: logistic_formula(0.3), free_of=("linearity",)
+    ),
+    "test for classes": Case(
+        lambda d, n: BinaryTest(LogisticRegression(0.3), Ridge(0.3)),
+        lambda d: lambda X, y, x: (logistic_formula if set(y) <= {-1.0, 1.0} else ridge_formula)(0.3)(X, y, x),
+        free_of=("linearity",),
     ),
     "mixture of noise levels": Case(
         lambda d, n: Mixture(
@@ -1217,6 +1323,98 @@ def test_the_variance_is_that_of_the_textbook(noise: float, drawn: Drawn):
     obeys_formula(lambda xs, ys: posterior.variance(xs), formula, drawn.xs, drawn.ys, slack(drawn.xs))
 
 
+def mixture_variance_formula(parts: list[tuple[float, np.ndarray, float]]) -> Callable:
+    """E y² − (E y)² of the mixture, each component's by its own textbook."""
+
+    def answer(X, y, x):
+        rows = []
+        for log_weight, S, noise in parts:
+            known = multivariate_normal.logpdf(y, cov=X @ S @ X.T + noise**2 * np.eye(len(y))) if len(y) else 0.0
+            mean = posterior_formula(S, np.zeros(len(x)), noise)(X, y, x)
+            rows.append((log_weight + known, mean, mean**2 + variance_formula(S, noise)(X, y, x)))
+        evidence, mean, square = np.array(rows).T
+        shares = softmax(evidence)
+        return shares @ square - (shares @ mean) ** 2
+
+    return answer
+
+
+def two_noise_levels(d: int, far: float = 1.5) -> Mixture:
+    return Mixture((Posterior(torch.eye(d), 0.3), Posterior(torch.eye(d), far)), log_weights=(0.0, 1.0))
+
+
+@given(drawn=DRAWN)
+def test_the_variance_of_a_mixture_is_that_within_its_components_and_between_them(drawn: Drawn):
+    formula = mixture_variance_formula([(0.0, np.eye(drawn.d), 0.3), (1.0, np.eye(drawn.d), 1.5)])
+    obeys_formula(two_noise_levels(drawn.d).variance, formula, drawn.xs, drawn.ys, slack(drawn.xs))
+
+
+def test_the_variance_of_a_mixture_can_differ():
+    formula = mixture_variance_formula([(0.0, np.eye(3), 0.3), (1.0, np.eye(3), 1.5)])
+    within = lambda xs, ys: Posterior(torch.eye(3), 0.3).variance(xs)  # noqa: E731
+    for cheat in (two_noise_levels(3, far=1.5 * (1 + 1e-6)).variance, within):
+        with pytest.raises(AssertionError):
+            obeys_formula(cheat, formula, PLAIN.xs, PLAIN.ys, slack(PLAIN.xs))
+
+
+# ---- features, validation, classes -----------------------------------------------------------------------------------
+
+
+def test_the_formulas_of_features_and_validation_can_say_otherwise():
+    """No choice, and refitting to all examples; one representation alone, another prior, another noise."""
+    validated = half_split_formula([ridge_formula(0.3), ridge_formula(5.0)])
+
+    def refits(xs, ys):
+        chosen = HalfSplit((Ridge(0.3), Ridge(5.0))).weights(xs, ys) - HalfSplit((Ridge(0.3),)).weights(xs, ys)
+        return torch.where(chosen.abs().sum(-1) == 0, Ridge(0.3)(xs, ys), Ridge(5.0)(xs, ys))
+
+    for cheat in (HalfSplit((Ridge(0.3),)), refits):
+        with pytest.raises(AssertionError):
+            obeys_formula(cheat, validated, PLAIN.xs, PLAIN.ys, slack(PLAIN.xs))
+    formula = CASES["mixture of representations"].formula(3)
+    one, other = representation_mixture().components
+    assert isinstance(one, Posterior)
+    noisier = Posterior(one.covariance, 1.0)
+    for mixture in (Mixture((one,)), Mixture((one, other), (0.0, 1e-5)), Mixture((other, noisier))):
+        with pytest.raises(AssertionError):
+            cheat = Featurised(mixture, Concatenated((REPRESENTATION, OTHER)))
+            obeys_formula(cheat, formula, PLAIN.xs, PLAIN.ys, slack(PLAIN.xs))
+
+
+def classes(drawn: Drawn) -> Tensor:
+    return drawn.ys.sign()
+
+
+@given(drawn=DRAWN)
+def test_logistic_regression_of_classes_is_that_of_the_textbook(drawn: Drawn):
+    obeys_formula(LogisticRegression(0.3), logistic_formula(0.3), drawn.xs, classes(drawn), slack(drawn.xs))
+
+
+def test_logistic_regression_is_that_of_scikit_learn_and_can_differ():
+    drawn = Drawn(batch=2, n=14, d=3, spread=3, seed=11)
+
+    def formula(X, y, x):
+        if len(set(y)) < 2:
+            return logistic_formula(0.3)(X, y, x)  # of one class there is none in the library
+        there = SklearnLogisticRegression(C=1 / 0.3, fit_intercept=False, tol=1e-12, solver="newton-cholesky")
+        return np.tanh(there.fit(X, y).decision_function(x[None])[0] / 2)
+
+    obeys_formula(LogisticRegression(0.3), formula, drawn.xs, classes(drawn), 1e-8)
+    for cheat in (LogisticRegression(0.3, steps=2), LogisticRegression(0.3 * (1 + 1e-5)), Ridge(0.3)):
+        with pytest.raises(AssertionError):
+            obeys_formula(cheat, formula, drawn.xs, classes(drawn), 1e-8)
+
+
+def test_classes_are_taken_for_classes_until_a_label_is_none():
+    drawn = Drawn(batch=3, n=8, d=3, spread=1, seed=4)
+    test = BinaryTest(LogisticRegression(0.3), Ridge(0.3))
+    ys = classes(drawn)
+    torch.testing.assert_close(test(drawn.xs, ys), LogisticRegression(0.3)(drawn.xs, ys))
+    ys[:, 4] = 0.99
+    torch.testing.assert_close(test(drawn.xs, ys)[:, :5], LogisticRegression(0.3)(drawn.xs, ys)[:, :5])
+    torch.testing.assert_close(test(drawn.xs, ys)[:, 5:], Ridge(0.3)(drawn.xs, ys)[:, 5:])
+
+
 # ---- libraries -------------------------------------------------------------------------------------------------------
 
 
@@ -1285,6 +1483,12 @@ REFUSED = {
         ["sparsity must lie in 1..d = 4", "prior must be", "noise must be"],
     ),
     "sparse, many supports": (lambda: SparsePosterior(40, 8), ["at most 20000 supports"]),
+    "half split": (lambda: HalfSplit(()), ["candidates must not be empty"]),
+    "logistic regression": (lambda: LogisticRegression(0.0, steps=0), ["lam must be positive", "steps must be at"]),
+    "mixture, variance": (
+        lambda: Mixture((DiscreteMMSE(pool(3), 0.5),)).variance(PLAIN.xs, PLAIN.ys),
+        ["DiscreteMMSE reports no variance"],
+    ),
     "mixture": (lambda: Mixture((), log_weights=(0.0,)), ["must not be empty", "1 entries for 0 components"]),
 }
 

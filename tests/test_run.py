@@ -22,7 +22,9 @@ from iclab.tasks import (
     DecisionTree,
     FinitePool,
     HalfSubspace,
+    LinearClassification,
     LinearRegression,
+    NoiseMixture,
     NoisyLabels,
     OrthogonalQuery,
     RepeatedQuery,
@@ -53,6 +55,19 @@ def rows_by(rows, **wanted):
 def value(rows, **wanted):
     (row,) = rows_by(rows, **{"distribution": "own", "position": None} | wanted)
     return row["value"]
+
+
+def test_on_a_mixture_the_oracle_is_told_what_the_model_is_not():
+    measured = Evaluation(prompts=2000, shifts=(("plain", TASK),))
+    mixed = replace(SMALL, task=NoiseMixture(TASK, (0.1, 2.0)), eval=measured)
+    rows = measure(mixed, new_model(mixed))
+    assert value(rows, predictor="oracle", quantity="risk") < value(rows, predictor="bayes", quantity="risk")
+    assert (
+        value(rows, predictor="oracle", quantity="risk_ratio")
+        < 1
+        < value(rows, predictor="half_split", quantity="risk_ratio")
+    )
+    assert not rows_by(rows, distribution="plain", predictor="oracle")
 
 
 def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted_one(tmp_path):
@@ -121,6 +136,22 @@ def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(position):
     assert found == pytest.approx(fit / learned, rel=1e-5)
     assert found != pytest.approx(learned / fit, rel=1e-2)
     assert not rows_by(rows, predictor="transformer", quantity="risk_over_transformer")
+
+
+def test_classes_are_missed_as_often_as_signs_are_wrong_and_real_labels_have_no_classes():
+    task = LinearClassification(2, 6)
+    few = replace(SMALL, task=task, eval=Evaluation(prompts=200, shifts=(("real", LinearRegression(2, 6)),)))
+    model = new_model(few)
+    rows = measure(few, model)
+    prompts = task.sample(200, stream(few, "test", distribution="own"))
+    said = {"transformer": model(prompts.xs, prompts.ys), "least_squares": LeastSquares()(prompts.xs, prompts.ys)}
+    wrong = {name: ((f > 0) != (prompts.ys > 0)).double().mean().item() for name, f in said.items()}
+    for name, share in wrong.items():
+        assert value(rows, predictor=name, quantity="errors", distribution="own") == pytest.approx(share)
+    ratio = value(rows, predictor="least_squares", quantity="errors_over_transformer", distribution="own")
+    assert ratio == pytest.approx(wrong["least_squares"] / wrong["transformer"])
+    assert rows_by(rows, predictor="transformer", quantity="errors_over_logistic", distribution="own")
+    assert not rows_by(rows, quantity="errors", distribution="real")
 
 
 def test_bands_hold_their_means_and_probabilities_sum_to_one():

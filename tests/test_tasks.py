@@ -12,15 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iclab import tasks
+from iclab.features import Representation
 from iclab.tasks import (
     DecisionTree,
+    DynamicalSystem,
     FinitePool,
     HalfSubspace,
+    LinearClassification,
     LinearRegression,
     Longer,
+    NoiseMixture,
     NoisyLabels,
     Normal,
     NormalisedLabels,
+    OneOf,
     OppositeOrthant,
     Orthant,
     OrthogonalQuery,
@@ -28,6 +33,8 @@ from iclab.tasks import (
     Recoloured,
     ReLUNetwork,
     RepeatedQuery,
+    RepresentationMixture,
+    RepresentationRegression,
     ScaledInputs,
     ScaledWeights,
     SkewedInputs,
@@ -47,6 +54,15 @@ TASKS = {
     "linear, sphere": LinearRegression(3, 4, inputs=Sphere(spectrum=(1.0, 0.5, 0.1), rotation_seed=3)),
     "whitened": WhitenedLinearRegression(3, 5, prior=2.0, inputs=Uniform(spectrum=(4.0, 1.0, 0.5), rotation_seed=1)),
     "sparse": SparseLinearRegression(8, 5, sparsity=2),
+    "representation": RepresentationRegression(3, 5, 0.3, representation=Representation(width=4, depth=1)),
+    "dynamical system": DynamicalSystem(3, 5, 0.3, representation=Representation(width=4), window=2),
+    "classes": LinearClassification(4, 5),
+    "noise levels": NoiseMixture(BASE, (0.1, 2.0)),
+    "representations": RepresentationMixture(RepresentationRegression(3, 5, 0.3), count=3),
+    "one of two classes of functions": OneOf((BASE, LinearClassification(6, 5))),
+    "scaled weights of one of two": ScaledWeights(OneOf((BASE, DecisionTree(6, 5, noise=2.0))), 3.0),
+    "one noise in place of several": NoisyLabels(NoiseMixture(BASE, (0.1, 2.0)), 1.0),
+    "skewed inputs of noise levels": SkewedInputs(NoiseMixture(BASE, (0.0, 2.0))),
     "network": ReLUNetwork(4, 5, width=7),
     "tree": DecisionTree(4, 5, depth=3),
     "pool": FinitePool(BASE, size=3),
@@ -150,6 +166,8 @@ def test_rotations_are_orthogonal_and_belong_to_their_seed(seed, d):
 
 
 def test_contexts_have_the_second_moment_and_rank_that_their_task_states(task):
+    if isinstance(task, DynamicalSystem):
+        return  # of the first state, which is that of its input law; the others depend on the functions
     xs = task.sample(60_000, generator(), torch.float64).xs
     xs = xs[:, :-1] if task.at_query else xs
     moments = xs.mT @ xs / xs.shape[1]
@@ -171,6 +189,8 @@ def assert_fourth_moment(task, stated):
 def test_contexts_have_the_fourth_moment_that_their_task_states(task):
     if isinstance(task, Orthant) and isinstance(task.base, Recoloured):
         return  # stated is that of the base, which is exact for independent coordinates alone
+    if isinstance(task, DynamicalSystem):
+        return  # of the first state
     assert_fourth_moment(task, task.input_fourth_moment)
 
 
@@ -232,6 +252,49 @@ def test_a_tree_equals_the_walk_from_its_root():
         while node < 7:
             node = 2 * node + (2 if prompts.xs[b, i, prompts.truth.coordinates[b, node]] > 0 else 1)
         assert prompts.fs[b, i] == prompts.truth.leaves[b, node - 7]
+
+
+def chosen(task, batch=4000):
+    prompts = task.sample(batch, generator(), torch.float64)
+    return prompts, prompts.truth.chosen
+
+
+@pytest.mark.parametrize("name", ["noise levels", "representations", "one of two classes of functions"])
+def test_every_component_of_a_mixture_is_as_likely_and_labels_its_prompts_alone(name):
+    task = TASKS[name]
+    prompts, parts = chosen(task)
+    share = torch.bincount(parts, minlength=len(task.components)) / len(parts)
+    assert ((share - 1 / len(task.components)).abs() < 5 / (4 * len(parts)) ** 0.5).all()
+    for k, component in enumerate(task.components):
+        own = prompts.truth.parts[k](prompts.xs)[parts == k]
+        assert torch.equal(prompts.fs[parts == k], own)
+        noise = (prompts.ys - prompts.fs)[parts == k].square().mean().sqrt().item()
+        assert noise == pytest.approx(component.noise, rel=0.05)
+
+
+def test_representations_of_a_mixture_are_those_of_consecutive_seeds_and_all_are_kept():
+    task = RepresentationMixture(RepresentationRegression(3, 5, representation=Representation(width=4, seed=6)), 3)
+    assert [part.representation.seed for part in task.components] == [6, 7, 8]
+    assert task.constants().keys() == {f"{k}.B_{layer}" for k in range(3) for layer in (1, 2)}
+    for k, part in enumerate(task.components):
+        assert torch.equal(task.constants()[f"{k}.B_2"], part.representation.weights(3)[1])
+
+
+def test_a_change_of_noise_or_of_scale_reaches_every_component():
+    task = NoiseMixture(BASE, (0.1, 2.0))
+    prompts, parts = chosen(NoisyLabels(task, 1.0))
+    for k in (0, 1):
+        assert (prompts.ys - prompts.fs)[parts == k].std().item() == pytest.approx(1.0, rel=0.05)
+    scaled, base = ScaledWeights(task, 3.0).sample(5, generator()), task.sample(5, generator())
+    torch.testing.assert_close(scaled.fs, 3 * base.fs)
+    torch.testing.assert_close(scaled.ys - scaled.fs, base.ys - base.fs)
+
+
+def test_classes_are_the_sides_of_a_hyperplane():
+    prompts = LinearClassification(3, 400).sample(20, generator(), torch.float64)
+    assert set(prompts.ys.unique().tolist()) == {-1.0, 1.0}
+    above = (prompts.xs @ prompts.truth.ws.unsqueeze(-1)).squeeze(-1) > 0
+    assert torch.equal(prompts.ys > 0, above)
 
 
 def test_sparse_weights_have_exactly_the_stated_support_and_every_support_occurs():
@@ -313,6 +376,11 @@ def test_queries_are_where_the_shift_says():
         (lambda: HalfSubspace(LinearRegression(1, 2)), ["d of 2"]),
         (lambda: DecisionTree(2, 2, depth=0), ["depth"]),
         (lambda: ReLUNetwork(2, 2, width=0), ["width"]),
+        (lambda: LinearClassification(2, 2, noise=0.5), ["no noise", "given 0.5"]),
+        (lambda: NoiseMixture(BASE, (-1.0,)), ["two or more, given 1", "stds must be", "-1.0"]),
+        (lambda: RepresentationMixture(RepresentationRegression(2, 2), count=1), ["count must be at least 2, given 1"]),
+        (lambda: OneOf((BASE,)), ["two or more, given 1"]),
+        (lambda: OneOf((BASE, LinearRegression(6, 4, inputs=Sphere()))), ["the same n", "the same inputs"]),
         (lambda: BASE.sample(0, generator()), ["batch"]),
         (lambda: DecisionTree(2, 2).sample(2, generator()).ws, ["TreeFunctions", "not linear"]),
     ],

@@ -1,4 +1,15 @@
-"""What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest."""
+"""What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest; and where:
+what is written in the layers, and what they do in other places.
+
+Layers
+    probe, attention_probes, token_probes   is a target written in the stream: at one token, at several, at tokens of
+                                            x and of y by one map for all positions
+    layer_readouts                          layers as predictors
+    linear_cka                              how alike the layers of two networks are, up to rotation and scale
+    Stitched                                lower blocks of one transformer under upper blocks of another, through no
+                                            bridge, an `affine_bridge`, a `relative_bridge`, or one that learns
+    pasting, paste, new_read_in             a new read-in that learns under frozen upper blocks, with its controls
+"""
 
 from iclab.analysis.agreement import (
     error_cosines,
@@ -20,6 +31,7 @@ from iclab.analysis.interpolation import Products, interpolated, products
 from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.linear_attention import exact_risk
 from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
+from iclab.analysis.pasting import new_read_in, paste, pasting
 from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe, probe_terms, r2_terms, visible
 from iclab.analysis.random_features import (
     Levels,
@@ -35,7 +47,10 @@ from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
 from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
+from iclab.analysis.similarity import linear_cka
+from iclab.analysis.stitching import Relative, Stitched, affine_bridge, relative_bridge
 from iclab.analysis.symmetries import weight_distance, weight_distances
+from iclab.analysis.token_probes import TokenProbe, token_probes
 from iclab.analysis.word_sensitivity import word_sensitivity
 
 __all__ = [
@@ -51,7 +66,11 @@ __all__ = [
     "Matched",
     "ProbeRecipe",
     "Products",
+    "Relative",
     "Report",
+    "Stitched",
+    "TokenProbe",
+    "affine_bridge",
     "algorithm_state",
     "answer",
     "attention_levels",
@@ -76,13 +95,17 @@ __all__ = [
     "interpolated",
     "interpolation_norms",
     "layer_readouts",
+    "linear_cka",
     "linear_steps",
     "linearity",
     "margins",
     "match_iterations",
     "network_levels",
+    "new_read_in",
     "one_layer_optimum",
     "one_layer_risk",
+    "paste",
+    "pasting",
     "predicted_error",
     "probe",
     "probe_terms",
@@ -92,12 +115,14 @@ __all__ = [
     "ratio",
     "read_off",
     "references",
+    "relative_bridge",
     "report",
     "resampled",
     "risk",
     "rkhs_norm",
     "sime",
     "spd",
+    "token_probes",
     "tuned_descent",
     "visible",
     "weight_cosine",

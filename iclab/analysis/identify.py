@@ -154,7 +154,7 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
 def known_names(task: Task, training: Task) -> set[str]:
     """The names that stand in a table of results for the model, for references and for families."""
     named = [family.name for family in families(task, training)]
-    return {"transformer", "bayes", "trained_bayes", *references(task, training), *named}
+    return {"transformer", "oracle", "bayes", "trained_bayes", *references(task, training), *named}
 
 
 class Lineup:

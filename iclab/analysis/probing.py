@@ -11,7 +11,8 @@ of an untrained model (random features compute something too), of a model traine
 no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
 
 The targets are those of Akyürek et al. 2022, arXiv 2211.15661, §5. Their probes, which attend to all tokens of the
-prompt, are in `iclab.analysis.attention_probes`.
+prompt, are in `iclab.analysis.attention_probes`; probes of what is known of x_i alone, pooled over positions, in
+`iclab.analysis.token_probes`.
 """
 
 from dataclasses import dataclass
@@ -146,10 +147,14 @@ def probe_terms(
 def r2_terms(
     predicted: Float[Tensor, "layers batch n m"], target: Float[Tensor, "batch n m"]
 ) -> Float[Tensor, "batch layers n"]:
-    """What each prompt adds to R² = 1 − E‖v − v̂‖² / E‖v − E v‖²: 1 less the `ratio_terms`. Not a number where v does
-    not vary."""
+    """What each prompt adds to R², of ‖v − v̂‖² and ‖v − E v‖²; not a number where v does not vary."""
     errors = (predicted - target).square().sum(-1).transpose(0, 1)
     spread = (target - target.mean(0)).square().sum(-1).unsqueeze(1)
+    return explained(errors, spread)
+
+
+def explained(errors: Float[Tensor, "batch *places"], spread: Float[Tensor, "batch *#places"]) -> Tensor:
+    """What each prompt adds to 1 − E e / E s, the share explained: 1 less the `ratio_terms`. NaN where s is 0."""
     return 1 - ratio_terms(errors, torch.where(spread.mean(0) > 1e-20, spread, torch.nan))
 
 

@@ -12,8 +12,8 @@ Its id is a hash of all settings that can change the numbers; two experiments wi
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ import torch
 import iclab.descent  # noqa: F401  so that files can name its learner
 from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
+from iclab.analysis.concepts import concept_problems
 from iclab.analysis.identify import LEAST, known_names
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.constructed import Construction, Start, vonoswald
@@ -31,6 +32,7 @@ from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.mappings import Nested
+from iclab.features import Features
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
@@ -41,7 +43,15 @@ from iclab.training import Learner, Recipe
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 USUAL = (TransformerConfig.__name__, Recipe.__name__)
 Analysis = Literal[
-    "weights", "layers", "iterations", "probes", "attention_probes", "evolution", "preconditioners", "descent"
+    "weights",
+    "layers",
+    "iterations",
+    "probes",
+    "attention_probes",
+    "token_probes",
+    "evolution",
+    "preconditioners",
+    "descent",
 ]
 LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
 ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
@@ -60,11 +70,12 @@ class Evaluation:
     `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights" (implicit
     weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of Newton and of
     gradient descent each layer is worth), "probes" (what is written in the layers, token by token), "attention_probes"
-    (what is written there at any tokens; `probe` says how these are trained), "evolution" (the nearest algorithm along
-    the training curve, and the probes where they are asked for), "preconditioners" (the matrix of the step that each
-    layer of plain linear attention takes, against theory), "descent" (the constants of gradient descent in the weights
-    of tied linear layers). `constructions` are weights from proofs by name: how far the model's weights are from them,
-    and references as predictors.
+    (what is written there at any tokens; `probe` says how these are trained), "token_probes" (where a representation
+    that functions are linear in is written, at tokens of x and of y, and the answers made of it), "evolution" (the
+    nearest algorithm along the training curve, and the probes where they are asked for), "preconditioners" (the matrix
+    of the step that each layer of plain linear attention takes, against theory), "descent" (the constants of gradient
+    descent in the weights of tied linear layers). `constructions` are weights from proofs by name: how far the model's
+    weights are from them, and references as predictors.
     """
 
     prompts: int = 2048
@@ -94,11 +105,21 @@ class Evaluation:
         both = dict(self.predictors).keys() & dict(self.constructions).keys()
         found += [f"the name {name!r} is that of a predictor and of a construction" for name in sorted(both)]
         kinds = tuple(config.kinds(Predictor).values())
-        other = [name for name, f in self.predictors if not isinstance(f, kinds)]
+        each = [(name, f) for name, whole in self.predictors for f in _predictors_in(whole)]
+        other = dict.fromkeys(name for name, f in each if not isinstance(f, kinds))
         found += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
-        settings = [(name, *s) for name, f in self.predictors if isinstance(f, kinds) for s in vars(f).items()]
+        settings = [(name, *s) for name, f in each if isinstance(f, kinds) for s in vars(f).items()]
         tensors = [(name, key) for name, key, value in settings if isinstance(value, torch.Tensor)]
         return found + [f"predictor {name!r} has a tensor as {key}, which no file can hold" for name, key in tensors]
+
+
+def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
+    """A predictor and those that it is made of."""
+    yield predictor
+    for value in vars(predictor).values() if is_dataclass(predictor) else ():
+        for inner in value if isinstance(value, tuple) else (value,):
+            # Features can be called too, and are none.
+            yield from _predictors_in(inner) if isinstance(inner, Predictor) and not isinstance(inner, Features) else ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,7 @@ class Experiment:
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
         needed = dict.fromkeys(("layers", "iterations"), LEAST)
-        needed |= dict.fromkeys(("probes", "attention_probes"), LEAST_FOR_PROBES)
+        needed |= dict.fromkeys(("probes", "attention_probes", "token_probes"), LEAST_FOR_PROBES)
         few = {
             name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
         }
@@ -156,7 +177,13 @@ class Experiment:
         about_weights = [name for name in ABOUT_WEIGHTS if name in self.eval.analyses] if curved else []
         none = f"looks for weights of linear functions; {', '.join(curved)} has none"
         found += [f"the analysis {name!r} {none}" for name in about_weights]
+        found += self._token_problems() if "token_probes" in self.eval.analyses else []
         return found + self._kind_problems() + self._weight_problems()
+
+    def _token_problems(self) -> list[str]:
+        """What stands against probes of a representation at tokens of x and of y."""
+        found = [problem for task in self._tasks() for problem in concept_problems(task)]
+        return [f"the analysis 'token_probes' cannot be made: {each}" for each in dict.fromkeys(found)]
 
     def _kind_problems(self) -> list[str]:
         """Analyses that this kind of model, or of learning, has nothing for."""

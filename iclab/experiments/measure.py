@@ -5,6 +5,8 @@
 risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, its 5 to 95 % bootstrap band
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
+errors          the share of classes that are missed, and errors_over_logistic and errors_over_transformer: relative to
+                the number that logistic regression misses, and to the model's
 spd_margin      of each predictor that the experiment names: the least spd of the others named, less its own
 fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
                 nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
@@ -20,10 +22,11 @@ layers          the fit_ quantities of every layer, read out by a fitted linear 
 iterations      matched_steps: the number of steps that a layer is most like, sime: how much so, and sime_lead of Newton
                 over gradient descent; steps_per_layer of Newton and doublings_per_layer of gradient descent
 probes, attention_probes    what is written in the layers, with its controls: see `iclab.experiments.probes`
+token_probes    representations and answers in tokens of x and of y: see `iclab.experiments.token_probes`
 preconditioners, descent    the steps that the weights of linear attention spell out: see `iclab.experiments.descent`
 
-"transformer" is the model, whatever its kind. `position` is a number of examples, a region (see
-`iclab.experiments.rows`), or none for the mean over all positions.
+"transformer" is the model, whatever its kind, and "oracle" is told which task of a mixture a prompt is from. `position`
+is a number of examples, a region (see `iclab.experiments.rows`), or none for the mean over all positions.
 """
 
 from collections.abc import Iterator
@@ -50,6 +53,7 @@ from iclab.analysis import (
     weight_cosine,
     weight_distance,
 )
+from iclab.analysis.concepts import concepts
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
@@ -62,9 +66,11 @@ from iclab.experiments.probes import Probing
 from iclab.experiments.rows import Parts, Row, averaged, by_layer, finite, regions, relative, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
+from iclab.experiments.token_probes import token_probe_rows
 from iclab.models import Transformer
+from iclab.posterior import oracle
 from iclab.predictors import Linear, Predictor
-from iclab.tasks import Prompts, Task
+from iclab.tasks import MixedFunctions, Prompts, Task
 
 
 def measure(experiment: Experiment, model: nn.Module, device: torch.device | str = "cpu") -> list[Row]:
@@ -155,6 +161,7 @@ class Measurement:
             "iterations": self.iterations,
             "probes": self.probes,
             "attention_probes": self.attention_probes,
+            "token_probes": self.token_probes,
             "preconditioners": self.preconditioners,
             "descent": self.descent_constants,
         }
@@ -165,11 +172,13 @@ class Measurement:
     def compare(self) -> Iterator[Row]:
         """The model and every reference on the same prompts."""
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
-        answers = answer({"transformer": self.model, **self.references}, self.prompts)
+        answers = {**answer({"transformer": self.model, **self.references}, self.prompts), **self._told()}
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
         yield from self._margins(answers, single | parts)
+        if (ys.abs() == 1).all():
+            yield from self._errors(answers)
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from averaged(name, "risk", errors, parts)
@@ -184,6 +193,21 @@ class Measurement:
             yield from relative(name, "excess", squared(f, answers["bayes"]), least, parts)
             if name != "transformer":
                 yield from relative(name, "relative_spd", difference, least, parts)
+
+    def _told(self) -> Answers:
+        """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
+        known = isinstance(self.prompts.truth, MixedFunctions) and "bayes" in self.references
+        return {"oracle": oracle(self.task, self.prompts).double()} if known else {}
+
+    def _errors(self, answers: Answers) -> Iterator[Row]:
+        """How often each predictor misses the class."""
+        missed = {name: ((f > 0) != (self.prompts.ys > 0)).double() for name, f in answers.items()}
+        for name, wrong in missed.items():
+            yield from averaged(name, "errors", wrong, self.parts)
+            for unit in ("logistic_regression", "transformer"):
+                if unit in missed and name != unit:
+                    quantity = f"errors_over_{unit.removesuffix('_regression')}"
+                    yield from relative(name, quantity, wrong, missed[unit], self.parts)
 
     def _margins(self, answers: Answers, parts: Parts) -> Iterator[Row]:
         """Which of the named predictors is the nearest, where there are several."""
@@ -264,6 +288,11 @@ class Measurement:
     def attention_probes(self) -> Iterator[Row]:
         """Trained probes that attend to all tokens, by layer and number of examples."""
         yield from self.probing.attending(self.experiment.eval.probe, self.rng("fit"), self.draws)
+
+    def token_probes(self) -> Iterator[Row]:
+        """A representation and what is made of it, at tokens of x and of y, by layer."""
+        found = concepts(self.task, self.prompts)
+        yield from token_probe_rows(self.transformer, self.prompts, found, self.rng("bootstrap"), self.draws)
 
     def preconditioners(self) -> Iterator[Row]:
         """The step that each layer takes, read from its weights, and what theory says of the best one."""

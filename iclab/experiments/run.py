@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from iclab.analysis import Lineup, answer, excess, families, references, risk
@@ -19,6 +20,7 @@ from iclab.experiments.measure import measure
 from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.rows import Row, regions
 from iclab.experiments.streams import resolve, stream
+from iclab.files import write_whole
 from iclab.fitting import RidgeFit
 from iclab.models import Transformer
 from iclab.posterior import bayes
@@ -39,6 +41,7 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     if isinstance(experiment.train, FrozenLearner):
         made = curves.rows if isinstance(experiment.train, CurveLearner) else words.rows
         return list(made(experiment, device, log))
+    keep_constants(experiment.task, folder)
     model = new_model(experiment, device)
     if why := unknown_bayes(experiment.task):
         log(f"no Bayes predictor: {why}")
@@ -52,6 +55,12 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
     model.save(folder / "weights.safetensors")
     log("measures")
     return measure(experiment, model.eval(), device)
+
+
+def keep_constants(task: Task, folder: Path) -> None:
+    """Writes what was drawn once for all prompts of a task, where there is such a thing, to `constants.safetensors`."""
+    if found := task.constants():
+        write_whole(folder / "constants.safetensors", to_bytes(found))
 
 
 def train(

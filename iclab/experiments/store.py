@@ -7,6 +7,7 @@
                       metrics.jsonl  the training curve, one point a line
                       results.jsonl  the result rows
                       environment.json, log.txt, weights.safetensors, checkpoint.safetensors
+                      constants.safetensors   what a task draws once for all prompts, such as a representation
                       lock           held by the process that works on the run
 
 The store is the truth: whoever wants to know what is done reads it, and nothing else is kept. Every file but the log

@@ -2,8 +2,12 @@
 
     interleaved  x_0 y_0 x_1 y_1 ... x_{n-1}            2n − 1 tokens, answers at x_i; y_i must first be bound to x_i.
                  The layout of Garg et al. 2022 and Akyürek et al. 2022 (arXiv 2211.15661, §3).
+    copied       the same, but the token of y_i holds x_i too: nothing has to be bound. Guo et al. 2023 (arXiv
+                 2310.10616, §5) copy by hand like this where a linear read-in could not do it.
     lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
                  that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
+    shifted      (x_i, y_{i-1})                         n tokens; y_{i-1} must be bound to the input before it.
+                 In a dynamical system y_{i-1} is a coordinate of the state x_i: a token is then a state and no more.
     paired       (x_j, y_j) for j < n − 1, then (x_i, ·) one token per example and one per query, 2n − 1 tokens.
                  Query i sees itself and the examples j < i: the one-query prompts of von Oswald et al. 2022
                  (arXiv 2212.07677, §2), all prefixes at once; example j sees the examples before it and itself.
@@ -17,6 +21,7 @@ Law (causality): what token i may see contains no x_j with j > i and no y_j with
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +65,16 @@ class Layout(ABC):
     ) -> Float[Tensor, "batch m d_model"]:
         """The tokens at which the last m predictions are read out."""
 
+    @abstractmethod
+    def labels(self, tokens: Float[Tensor, "sequences length d_model"]) -> Float[Tensor, "batch labels d_model"]:
+        """The tokens that hold y_0, ..., y_{n-2}; in an encoder, of the sequence that answers for x_{n-1}."""
 
+
+@dataclass(frozen=True)
 class Interleaved(Layout):
-    """x token = [0, x], y token = [y, 0]."""
+    """x token = [0, x], y token = [y, 0], or [y, x] where it `copies`."""
+
+    copies: bool = False
 
     causal = True
     label = 0
@@ -71,7 +83,8 @@ class Interleaved(Layout):
         return d + 1
 
     def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
-        pairs = torch.stack([F.pad(xs, (1, 0)), F.pad(ys.unsqueeze(-1), (0, xs.shape[-1]))], dim=2)
+        labelled = torch.cat([ys.unsqueeze(-1), xs if self.copies else torch.zeros_like(xs)], dim=-1)
+        pairs = torch.stack([F.pad(xs, (1, 0)), labelled], dim=2)
         return rearrange(pairs, "batch n two width -> batch (n two) width")[:, :-1]
 
     def positions(self, n: int, device: torch.device) -> Tensor:
@@ -85,6 +98,9 @@ class Interleaved(Layout):
 
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens[:, ::2], m)
+
+    def labels(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 1::2]
 
 
 class Lagged(Layout):
@@ -111,6 +127,19 @@ class Lagged(Layout):
 
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens, m)
+
+    def labels(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 1:]
+
+
+class Shifted(Lagged):
+    """Token i = [x_i, y_{i-1}], with a zero for the label before the first."""
+
+    def width(self, d: int) -> int:
+        return d + 1
+
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
+        return torch.cat([xs, F.pad(ys[:, :-1], (1, 0)).unsqueeze(-1)], dim=-1)
 
 
 class Paired(Layout):
@@ -142,6 +171,9 @@ class Paired(Layout):
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return _last(tokens[:, tokens.shape[1] // 2 :], m)
 
+    def labels(self, tokens: Tensor) -> Tensor:
+        return tokens[:, : tokens.shape[1] // 2]
+
 
 class Encoder(Layout):
     """Example tokens [x_j, y_j, 1] and a query token [x_i, 0, 0], for each i; examples from i on are seen by none."""
@@ -172,6 +204,10 @@ class Encoder(Layout):
     def answers(self, tokens: Tensor, m: int | None = None) -> Tensor:
         return rearrange(tokens[:, -1], "(batch m) width -> batch m width", m=m or tokens.shape[1])
 
+    def labels(self, tokens: Tensor) -> Tensor:
+        n = tokens.shape[1]
+        return tokens[n - 1 :: n, :-1]
+
 
 def _last(positions: Shaped[Tensor, "batch n width"], m: int | None) -> Shaped[Tensor, "batch m width"]:
     return positions if m is None else positions[:, -m:]
@@ -183,7 +219,9 @@ def _lower(length: int, device: torch.device) -> Bool[Tensor, "length length"]:
 
 LAYOUTS: dict[str, Layout] = {
     "interleaved": Interleaved(),
+    "copied": Interleaved(copies=True),
     "lagged": Lagged(),
+    "shifted": Shifted(),
     "paired": Paired(),
     "encoder": Encoder(),
 }

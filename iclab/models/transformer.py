@@ -115,7 +115,7 @@ class TransformerConfig(BlockConfig, Architecture):
     arXiv 2212.07677, §2).
     """
 
-    layout: Literal["interleaved", "lagged", "paired", "encoder"] = "lagged"
+    layout: Literal["interleaved", "copied", "lagged", "shifted", "paired", "encoder"] = "lagged"
     read_in: Literal["learned", "identity"] = "learned"
     negated: bool = False
 
@@ -290,12 +290,17 @@ class Stack(nn.Module):
         return ["embed", *blocks, "prediction"]
 
     def _through(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Taps
+        self,
+        h: Float[Tensor, "b t d_model"],
+        mask: Bool[Tensor, "*prefixes t t"],
+        causal: bool,
+        taps: Taps,
+        cut: int = 0,
     ) -> Iterator[Float[Tensor, "b t d_model"]]:
-        """The residual stream: as it was read in, then after each block."""
-        h = taps("embed", h)
+        """The residual stream after the first `cut` blocks, which is h, and after each block above."""
+        h = h if cut else taps("embed", h)
         yield h
-        for i in range(self.config.n_layer):
+        for i in range(cut, self.config.n_layer):
             block = self.blocks[0 if self.config.tied else i]
             h = block(h, mask, causal, Inside(taps, f"blocks.{i}"))
             yield h
@@ -362,11 +367,19 @@ class Transformer(Stack):
         return self._answer(xs, ys, Taps(), m)
 
     def stream(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-    ) -> Iterator[Float[Tensor, "batch length d_model"]]:
-        """The residual stream: after the read-in, then after each block."""
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
+    ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
+        """The residual stream: after the read-in, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
-        return self._stream(xs, ys, Taps())
+        return self._stream(xs, ys, Taps(), m)
+
+    def finish(
+        self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None
+    ) -> Float[Tensor, "batch m"]:
+        """Predictions at all n positions, or at the last m, where `h` is the stream after the first `cut` blocks: what
+        the blocks above make of a stream, whatever wrote it."""
+        *_, last = self._onward(h, cut, n, Taps(), m)
+        return self._read_out(self.layout.answers(last, m))
 
     def read(
         self,
@@ -390,14 +403,18 @@ class Transformer(Stack):
         return self._answer(xs, ys, Taps(replace=replace))
 
     def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Iterator[Tensor]:
-        n, device = xs.shape[1], xs.device
+        n = xs.shape[1]
         h = self._embedded(self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype))
         if self.config.positions:
-            h = h + self.position[self.layout.positions(n, device)]
-        mask = self.layout.mask(n, device)
+            h = h + self.position[self.layout.positions(n, xs.device)]
+        return self._onward(h, 0, n, taps, m)
+
+    def _onward(self, h: Tensor, cut: int, n: int, taps: Taps, m: int | None) -> Iterator[Tensor]:
+        """The stream after `cut` blocks, which is h, and after each block above."""
+        mask, asked = self.layout.mask(n, h.device), m or n
         if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
-            mask = mask[-1:] if m == 1 else mask[-(m or n) :].repeat(len(xs), 1, 1, 1)
-        return self._through(h, mask, self.layout.causal, taps)
+            mask = mask[-1:] if m == 1 else mask[-asked:].repeat(len(h) // asked, 1, 1, 1)
+        return self._through(h, mask, self.layout.causal, taps, cut)
 
     def _embedded(self, tokens: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d_model"]:
         if self.config.read_in == "learned":

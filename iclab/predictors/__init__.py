@@ -9,17 +9,23 @@
     NearestNeighbours                    the mean label of the nearest examples
     GreedyTree, BoostedTrees             regression trees grown on the examples so far
     TrainedNetwork                       a two-layer network trained on the examples so far
+    Featurised                           any of them on features Φ(x) in the place of x
+    HalfSplit                            of several, the best on the second half when fitted to the first
+    LogisticRegression, BinaryTest       for labels −1 and 1, and the test whether labels are such
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
 
 from iclab.predictors.averaging import Averaging
 from iclab.predictors.discrete import DiscreteMMSE
+from iclab.predictors.featurised import Featurised
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
+from iclab.predictors.half_split import HalfSplit
 from iclab.predictors.kernels import AttentionKernel, Kernel, NetworkKernel
 from iclab.predictors.landweber import Landweber
 from iclab.predictors.lasso import Lasso
 from iclab.predictors.least_squares import LeastSquares
+from iclab.predictors.logistic import BinaryTest, LogisticRegression
 from iclab.predictors.mixture import Mixture
 from iclab.predictors.neighbours import NearestNeighbours
 from iclab.predictors.network import TrainedNetwork
@@ -35,16 +41,20 @@ __all__ = [
     "AttentionKernel",
     "Averaging",
     "Bayesian",
+    "BinaryTest",
     "BoostedTrees",
     "DiscreteMMSE",
+    "Featurised",
     "GradientDescent",
     "GradientDescentPlusPlus",
     "GreedyTree",
+    "HalfSplit",
     "Kernel",
     "Landweber",
     "Lasso",
     "LeastSquares",
     "Linear",
+    "LogisticRegression",
     "Mixture",
     "NearestNeighbours",
     "NetworkKernel",

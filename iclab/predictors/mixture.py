@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.predictors.posterior import Posterior
 from iclab.predictors.predictor import Bayesian, exclusive_cumsum, in_double
 from iclab.predictors.prefixes import in_chunks
 
@@ -84,8 +85,35 @@ class Mixture(EvidenceWeighted):
         return found
 
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
-        prior = torch.tensor(self.log_weights or (0.0,) * len(self.components), dtype=torch.float64).log_softmax(-1)
         return merged(
             (log_weight + exclusive_cumsum(component.log_density(xs, ys)), component.weights(xs, ys))
-            for log_weight, component in zip(prior.tolist(), self.components, strict=True)
+            for log_weight, component in zip(self._prior(), self.components, strict=True)
         )
+
+    @in_double
+    def variance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """Var(y_i | x_i and the first i examples), label noise included: Σ_c share_c (v_c + ŷ_c²) − ŷ².
+
+        Raises ``ValueError`` where a component reports no variance of its own.
+        """
+        parts = [component for component in self.components if isinstance(component, Posterior)]
+        silent = [type(component).__name__ for component in self.components if component not in parts]
+        refuse("variance", [f"{name} reports no variance" for name in silent])
+        mean, square = merged(
+            (log_weight + exclusive_cumsum(part.log_density(xs, ys)), _two_moments(part, xs, ys))
+            for log_weight, part in zip(self._prior(), parts, strict=True)
+        )[1].unbind(-1)
+        return square - mean.square()
+
+    def _prior(self) -> list[float]:
+        """log π_c."""
+        given = torch.tensor(self.log_weights or (0.0,) * len(self.components), dtype=torch.float64)
+        return given.log_softmax(-1).tolist()
+
+
+def _two_moments(
+    posterior: Posterior, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
+) -> Float[Tensor, "batch n 2"]:
+    """E y_i and E y_i² given the past and x_i."""
+    mean = posterior(xs, ys)
+    return torch.stack([mean, mean.square() + posterior.variance(xs)], dim=-1)

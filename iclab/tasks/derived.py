@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.tasks.dynamics import DynamicalSystem
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
-from iclab.tasks.prompts import Functions, LinearFunctions
+from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
 from iclab.tasks.query_and_keys import QueryAndKeys
 from iclab.tasks.task import FunctionClass, Task
 
@@ -31,6 +32,8 @@ class Derived(Task):
     def __post_init__(self) -> None:
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
         found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
+        moving = isinstance(self.base, DynamicalSystem)
+        found += ["base cannot be a DynamicalSystem, whose inputs are drawn with its functions"] if moving else []
         refuse(type(self).__name__, found or self._problems())
 
     @abstractmethod
@@ -69,6 +72,12 @@ class Derived(Task):
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return self.base.draw_functions(batch, rng, dtype)
+
+    def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
+        return self.base.noise_in(truth)
+
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        return self.base.constants()
 
 
 # ---- other functions -----------------------------------------------------------------------------------------------
@@ -140,6 +149,8 @@ class ScaledFunctions(Functions):
 
 
 def _scaled(truth: Functions, scale: float) -> Functions:
+    if isinstance(truth, MixedFunctions):
+        return replace(truth, parts=tuple(_scaled(part, scale) for part in truth.parts))
     return LinearFunctions(scale * truth.ws) if isinstance(truth, LinearFunctions) else ScaledFunctions(truth, scale)
 
 
@@ -176,6 +187,9 @@ class NormalisedLabels(Derived):
     def noise(self) -> float:
         return self.scale * self.base.noise
 
+    def noise_in(self, truth: Functions) -> float:
+        return self.noise
+
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
 
@@ -195,6 +209,9 @@ class NoisyLabels(Derived):
 
     @property
     def noise(self) -> float:
+        return self.std
+
+    def noise_in(self, truth: Functions) -> float:
         return self.std
 
 

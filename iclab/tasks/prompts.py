@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -28,6 +29,24 @@ class LinearFunctions(Functions):
 
     def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]:
         return (xs @ self.ws.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class MixedFunctions(Functions):
+    """For each prompt one of several functions: that of the part that was `chosen` for it."""
+
+    parts: tuple[Functions, ...]
+    chosen: Int[Tensor, " batch"]
+
+    def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]:
+        return self.pick(torch.stack([part(xs) for part in self.parts]))
+
+    def __getitem__(self, chosen: slice) -> "MixedFunctions":
+        return MixedFunctions(tuple(part[chosen] for part in self.parts), self.chosen[chosen])
+
+    def pick(self, answers: Float[Tensor, "parts batch m"]) -> Float[Tensor, "batch m"]:
+        """Of one answer for each part, that of the chosen part."""
+        return answers.take_along_dim(self.chosen[None, :, None], 0).squeeze(0)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ class Task(ABC):
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         """One function per prompt, independent of the inputs."""
 
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        """What was drawn once and is part of every function, by name: a run keeps it beside the model's weights."""
+        return {}
+
     def sample(self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Prompts:
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
 
@@ -60,7 +64,11 @@ class Task(ABC):
         truth = self.draw_functions(batch, rng, dtype)
         fs = truth(xs)
         noise = torch.randn(fs.shape, generator=rng, device=rng.device, dtype=dtype)
-        return Prompts(xs=xs, ys=fs + self.noise * noise, fs=fs, truth=truth)
+        return Prompts(xs=xs, ys=(fs + self.noise_in(truth) * noise).to(dtype), fs=fs, truth=truth)
+
+    def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
+        """The standard deviation of the label noise in the prompts of these functions."""
+        return self.noise
 
 
 @dataclass(frozen=True)

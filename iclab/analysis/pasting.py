@@ -1,0 +1,68 @@
+"""Pasting: does the upper half of a transformer learn linear functions in context, whatever its lower half made?
+
+If a transformer that was trained on y = ⟨w, Φ*(x)⟩ + noise first computes Φ*(x) and then does linear regression on it,
+its upper blocks alone should do linear regression on any vectors that are handed to them in the right form. So the
+blocks above a cut are frozen, and a new read-in in front of them is trained on plain linear regression:
+
+    linear          the learned read-in of tokens x_i and y_i (with its positions), no block
+    linear_copied   the same, of tokens x_i and (x_i, y_i): the copy that lower blocks may have made, made by hand
+    one_layer       the linear read-in and one block, which may learn to copy
+
+A read-in that alone does nothing shows, by the risk that it reaches with the upper blocks, what these can do. It is
+compared with the Bayes risk and with three controls, all trained by one recipe: the read-in `_alone`, under a new
+read-out of its own; the read-in under upper blocks that are `_untrained`, frozen as they were drawn; and a `full` model
+of the shape of the trained one, trained on linear regression from scratch.
+
+Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3 (the three read-ins, and the one layer alone). The controls by
+untrained blocks and by a full model are ours, and so is what is not told there: the read-in has positions of its own,
+and the heads of its one layer are those of the trained model.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from iclab.analysis.stitching import Stitched
+from iclab.errors import refuse, unknown
+from iclab.models import Transformer
+
+READ_INS: dict[str, dict[str, Any]] = {
+    "linear": {"n_layer": 0},
+    "linear_copied": {"n_layer": 0, "layout": "copied"},
+    "one_layer": {"n_layer": 1},
+}
+
+
+def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Generator | None = None) -> Transformer:
+    """An untrained read-in for prompts of d dimensions and n examples that writes a stream as wide as the model's. It
+    is a transformer itself: under its own read-out it is the control `_alone`. Raises ``ValueError`` for a kind that
+    is not known, or a model whose x and y are not tokens of their own."""
+    found = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
+    if model.config.layout not in ("interleaved", "copied"):
+        found.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
+    refuse("new_read_in", found)
+    shape = replace(model.config, **{"read_in": "learned", "negated": False, "tied": False, **READ_INS[kind]})
+    return Transformer(d, n, shape, rng).to(next(model.parameters()))
+
+
+def paste(read_in: Transformer, model: Transformer, cut: int) -> Stitched:
+    """A read-in that learns, all of it, under the frozen blocks of the model from number `cut` on."""
+    return Stitched(read_in, model, read_in.config.n_layer, cut, learns=["lower"])
+
+
+def pasting(model: Transformer, cut: int, d: int, n: int, rng: torch.Generator | None = None) -> dict[str, nn.Module]:
+    """What is to be trained, by name: for each read-in KIND "KIND" (under the model's upper blocks), "KIND_untrained"
+    and "KIND_alone", all three from the same weights, and "full"."""
+    rng = rng or torch.Generator().manual_seed(0)
+    untrained, full = (
+        Transformer(size, length, model.config, rng).to(next(model.parameters()))
+        for size, length in ((model.d, model.n), (d, n))
+    )
+    made: dict[str, nn.Module] = {"full": full}
+    for kind in READ_INS:
+        alone = new_read_in(kind, model, d, n, rng)
+        made |= {kind: paste(alone, model, cut), f"{kind}_untrained": paste(alone, untrained, cut)}
+        made[f"{kind}_alone"] = alone
+    return made

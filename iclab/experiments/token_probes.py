@@ -1,0 +1,131 @@
+"""Rows of what is written in the tokens of x and of y, on tasks whose functions are linear in a representation Φ*.
+`predictor` is the target (`iclab.analysis.concepts`): representation, layer_l of it, x, unrelated, bayes; for a mixture
+true_ and other_representation and _ridge, judged over the component that a prompt was drawn from and over the others.
+KIND is x or y, and R² is that of held-out prompts, one map for all positions.
+
+    token_probe_KIND                by layer
+    token_probe_KIND_floor          of the probe of x_i itself (in a dynamical system of the last k + 1 states)
+    token_probe_KIND_above_floor    the difference, by layer
+    token_probe_KIND_best           at the layer where it is largest
+    token_probe_KIND_layer          that layer, with its bootstrap error
+    token_probe_KIND_over_floor     how much it is above the floor there, and _over_unrelated: how much more above it
+                                    than the unrelated target is above its own, at its best layer
+    token_probe_KIND_rise, _fall    how much larger it is there than in the read-in, and than after the last layer
+    token_probe_KIND_slip           the most that it loses from one layer to a deeper one
+    token_probe_KIND_half           the layer, between two of them, at which R² is half-way from the read-in to its best
+    token_probe_half_lag            by how many layers later it is half-way at tokens of y than at tokens of x; for an
+                                    answer, than the (true) representation at tokens of y (of x where those have none)
+    token_probe_lag                 by how many layers later it is best at tokens of y than at tokens of x
+    token_probe_after               of answers at tokens of x: what R² gains from the layer where the (true)
+                                    representation is best to the last
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis import TokenProbe, estimate, resampled, token_probes
+from iclab.analysis.concepts import UNRELATED, Concepts
+from iclab.analysis.token_probes import second_half, split
+from iclab.experiments.rows import Row, by_layer, finite, row, rows
+from iclab.models import Transformer
+from iclab.tasks import Prompts
+
+OWN = ("representation", "true_representation")  # what the answers are linear in
+
+
+def token_probe_rows(
+    model: Transformer, prompts: Prompts, concepts: Concepts, rng: torch.Generator, draws: int
+) -> Iterator[Row]:
+    """All of them; `draws` is the number of resamples of the bootstrap."""
+    of_inputs = {kind: _probes(model, prompts, concepts.of_inputs, concepts, kind) for kind in concepts.kinds}
+    answers = _probes(model, prompts, concepts.answers, concepts, "x")
+    weights = resampled(second_half(len(prompts.xs)).stop - second_half(len(prompts.xs)).start, draws, rng)
+    means = {kind: {k: resampled_r2(one, weights) for k, one in of_inputs[kind].items()} for kind in concepts.kinds}
+    for kind, probes in of_inputs.items():
+        for name, one in probes.items():
+            yield from finite(_rows(one, means[kind][name], probes[UNRELATED]))
+    for name in of_inputs.get("y", ()):
+        x, y = means["x"][name], means["y"][name]
+        yield _layer_row(name, "token_probe_lag", best_layers(y) - best_layers(x))
+        yield _layer_row(name, "token_probe_half_lag", half_way(y) - half_way(x))
+    (own,) = (name for name in means["x"] if name in OWN)
+    done, copied = int(best_layers(means["x"][own])[0]), half_way(means[concepts.kinds[-1]][own])
+    for name, one in answers.items():
+        said = resampled_r2(one, weights)
+        yield from finite(_rows(one, said))
+        yield _layer_row(name, "token_probe_half_lag", half_way(said) - copied)
+        yield from rows(name, "token_probe_after", estimate(one.terms[:, -1] - one.terms[:, done]))
+
+
+def _probes(
+    model: Transformer, prompts: Prompts, targets: Mapping[str, Tensor], concepts: Concepts, kind: str
+) -> dict[str, TokenProbe]:
+    """The probes by target; those of which there is one for each component are judged over the true one and over the
+    others."""
+    found = {one.target: one for one in token_probes(model, prompts, targets, [kind], concepts.known)}
+    if concepts.component is None:
+        return found
+    chosen = concepts.component[second_half(len(prompts.xs))]
+    for name in concepts.of_components:
+        members = [found.pop(k) for k in list(found) if k.startswith(f"{name}_")]
+        found |= {one.target: one for one in (split(name, members, chosen) if members else ())}
+    return found
+
+
+def resampled_r2(probe: TokenProbe, weights: Float[Tensor, "draws half"]) -> Float[Tensor, "resamples layers"]:
+    """R² of every layer: in the prompts as they are, then in each bootstrap resample."""
+    return torch.cat([probe.terms.mean(0, keepdim=True), weights @ probe.terms])
+
+
+def best_layers(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
+    """The layer where R² is largest."""
+    return means.argmax(-1).double()
+
+
+def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
+    """Where R² is first half-way from the read-in to its best, on the line between two layers."""
+    middle = (means[:, :1] + means.amax(-1, keepdim=True)) / 2
+    after = (means >= middle).double().argmax(-1, keepdim=True)
+    before = (after - 1).clamp(min=0)
+    low, high = means.gather(-1, before), means.gather(-1, after)
+    share = torch.where(high > low, (middle - low) / (high - low), 1.0)
+    return (before + share * (after - before)).squeeze(-1)
+
+
+def _rows(
+    probe: TokenProbe, means: Float[Tensor, "resamples layers"], unrelated: TokenProbe | None = None
+) -> Iterator[Row]:
+    """What there is to say of one target at one kind of tokens."""
+    name, terms, floor = f"token_probe_{probe.tokens}", probe.terms, probe.floor_terms
+    best = terms[:, int(best_layers(means)[0])]
+    yield from by_layer(probe.target, name, probe.r2)
+    yield from by_layer(probe.target, f"{name}_above_floor", probe.above_floor)
+    yield _layer_row(probe.target, f"{name}_layer", best_layers(means))
+    yield _layer_row(probe.target, f"{name}_half", half_way(means))
+    told = {"floor": floor, "best": best, "over_floor": best - floor, "rise": best - terms[:, 0]}
+    told |= {"fall": best - terms[:, -1], "slip": _slip(terms)}
+    if unrelated is not None:
+        told["over_unrelated"] = best - floor - _highest(unrelated) + unrelated.floor_terms
+    for quantity, each in told.items():
+        yield from rows(probe.target, f"{name}_{quantity}", estimate(each))
+
+
+def _highest(probe: TokenProbe) -> Float[Tensor, " half"]:
+    """The terms of the layer where R² is largest."""
+    return probe.terms[:, probe.terms.mean(0).argmax()]
+
+
+def _slip(terms: Float[Tensor, "half layers"]) -> Float[Tensor, " half"]:
+    """The terms of the most that R² loses from a layer to a deeper one, or none."""
+    means = terms.mean(0)
+    highest = means.cummax(0).indices
+    worst = (means[highest] - means).argmax()
+    return terms[:, highest[worst]] - terms[:, worst]
+
+
+def _layer_row(target: str, quantity: str, found: Float[Tensor, " resamples"]) -> Row:
+    """A layer, or a difference of layers, with its bootstrap error."""
+    return row(target, quantity, None, found[0].item(), found[1:].std().item())

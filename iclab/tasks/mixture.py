@@ -1,0 +1,128 @@
+"""Mixtures: each prompt is drawn from one of several tasks, which is not told.
+
+Every component is as likely, and all have inputs of one law, so that only the labels tell them apart.
+
+    OneOf                      a list of tasks, such as regression beside classification
+    NoiseMixture               one task at several noise levels
+    RepresentationMixture      one task with several representations
+
+Sources: Bai, Chen, Wang, Xiong, Mei 2023, arXiv 2306.04637, §4 (algorithm selection); Guo et al. 2023, arXiv
+2310.10616, App. E (representations).
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.errors import refuse
+from iclab.tasks.derived import NoisyLabels
+from iclab.tasks.prompts import Functions, MixedFunctions
+from iclab.tasks.representation import RepresentationRegression
+from iclab.tasks.task import FunctionClass, Task
+
+
+@dataclass(frozen=True)
+class TaskMixture(Task):
+    """One of the components for each prompt. Finals say what these are."""
+
+    def __post_init__(self) -> None:
+        refuse(type(self).__name__, self._problems())
+
+    @abstractmethod
+    def _problems(self) -> list[str]:
+        """What stands against these settings."""
+
+    @property
+    @abstractmethod
+    def components(self) -> tuple[Task, ...]:
+        """The tasks that a prompt can be drawn from."""
+
+    @property
+    def d(self) -> int:
+        return self.components[0].d
+
+    @property
+    def n(self) -> int:
+        return self.components[0].n
+
+    @property
+    def noise(self) -> float:
+        """The root of the mean variance of the label noise."""
+        return (sum(task.noise**2 for task in self.components) / len(self.components)) ** 0.5
+
+    def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
+        assert isinstance(truth, MixedFunctions)
+        levels = torch.tensor([task.noise for task in self.components], dtype=torch.float64)
+        return levels.to(truth.chosen.device)[truth.chosen].unsqueeze(-1)
+
+    def input_second_moment(self) -> Float[Tensor, "d d"]:
+        return self.components[0].input_second_moment()
+
+    def input_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        return self.components[0].input_fourth_moment(form)
+
+    def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
+        return self.components[0].draw_inputs(batch, rng, dtype)
+
+    def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> MixedFunctions:
+        chosen = torch.randint(len(self.components), (batch,), generator=rng, device=rng.device)
+        return MixedFunctions(tuple(task.draw_functions(batch, rng, dtype) for task in self.components), chosen)
+
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        each = enumerate(task.constants() for task in self.components)
+        return {f"{k}.{name}": value for k, constants in each for name, value in constants.items()}
+
+
+@dataclass(frozen=True)
+class OneOf(TaskMixture):
+    """A prompt is drawn from one of the `tasks`: classes of functions with the same inputs, d and n."""
+
+    tasks: tuple[FunctionClass, ...]
+
+    def _problems(self) -> list[str]:
+        if len(self.tasks) < 2:
+            return [f"tasks must be two or more, given {len(self.tasks)}"]
+        facts = {name: [getattr(task, name) for task in self.tasks] for name in ("d", "n", "inputs")}
+        return [f"tasks must have the same {k}, given {v}" for k, v in facts.items() if any(x != v[0] for x in v)]
+
+    @property
+    def components(self) -> tuple[Task, ...]:
+        return self.tasks
+
+
+@dataclass(frozen=True)
+class NoiseMixture(TaskMixture):
+    """The `base` with label noise of one of the standard deviations `stds`, in place of its own."""
+
+    base: FunctionClass
+    stds: tuple[float, ...] = (0.1, 0.5)
+
+    def _problems(self) -> list[str]:
+        found = [] if len(self.stds) >= 2 else [f"stds must be two or more, given {len(self.stds)}"]
+        unfit = [std for std in self.stds if not 0 <= std < float("inf")]
+        return found + ([f"stds must be standard deviations (0 or more, finite), given {unfit}"] if unfit else [])
+
+    @property
+    def components(self) -> tuple[Task, ...]:
+        return tuple(NoisyLabels(self.base, std) for std in self.stds)
+
+
+@dataclass(frozen=True)
+class RepresentationMixture(TaskMixture):
+    """The `base` with one of `count` representations: its own and those of the next seeds."""
+
+    base: RepresentationRegression
+    count: int = 3
+
+    def _problems(self) -> list[str]:
+        found = [] if self.count >= 2 else [f"count must be at least 2, given {self.count}"]
+        last = self.base.representation.seed + self.count - 1
+        return found + ([] if last < 2**32 else [f"the last seed must be below 2³², given {last}"])
+
+    @property
+    def components(self) -> tuple[RepresentationRegression, ...]:
+        own = self.base.representation
+        return tuple(replace(self.base, representation=replace(own, seed=own.seed + k)) for k in range(self.count))
