@@ -22,6 +22,7 @@ import torch
 from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import LEAST, known_names
+from iclab.analysis.pasting import LAYOUTS as PASTED
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
 from iclab.constructed import Construction, Start, vonoswald
 from iclab.constructed.start import shape
@@ -34,13 +35,21 @@ from iclab.features import Features
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
 from iclab.predictors import Predictor
-from iclab.tasks import Derived, LinearFunctions, Task
+from iclab.tasks import Derived, LinearFunctions, RepresentationRegression, Task
 from iclab.training import Learner, Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 USUAL = (TransformerConfig.__name__, Recipe.__name__)
 Analysis = Literal[
-    "weights", "layers", "iterations", "probes", "attention_probes", "evolution", "preconditioners", "descent"
+    "weights",
+    "layers",
+    "iterations",
+    "probes",
+    "attention_probes",
+    "evolution",
+    "preconditioners",
+    "descent",
+    "pasting",
 ]
 LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
 ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
@@ -62,8 +71,9 @@ class Evaluation:
     (what is written there at any tokens; `probe` says how these are trained), "evolution" (the nearest algorithm along
     the training curve, and the probes where they are asked for), "preconditioners" (the matrix of the step that each
     layer of plain linear attention takes, against theory), "descent" (the constants of gradient descent in the weights
-    of tied linear layers). `constructions` are weights from proofs by name: how far the model's weights are from them,
-    and references as predictors.
+    of tied linear layers), "pasting" (read-ins that learn linear regression under upper blocks which were trained on a
+    representation; `surgery` says how). `constructions` are weights from proofs by name: how far the model's weights
+    are from them, and references as predictors.
     """
 
     prompts: int = 2048
@@ -74,6 +84,7 @@ class Evaluation:
     predictors: tuple[tuple[str, Predictor], ...] = ()
     probe: ProbeRecipe | None = None
     constructions: tuple[tuple[str, Construction], ...] = ()
+    surgery: Recipe | None = None
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -165,7 +176,22 @@ class Experiment:
         about_weights = [name for name in ABOUT_WEIGHTS if name in self.eval.analyses] if curved else []
         none = f"looks for weights of linear functions; {', '.join(curved)} has none"
         found += [f"the analysis {name!r} {none}" for name in about_weights]
-        return found + self._kind_problems() + self._weight_problems()
+        return found + self._kind_problems() + self._weight_problems() + self._pasting_problems()
+
+    def _pasting_problems(self) -> list[str]:
+        """Pasting is about blocks above others that work on tokens of x and of y, in which a representation is made."""
+        if "pasting" not in self.eval.analyses or not isinstance(self.model, TransformerConfig):
+            return []
+        found = [] if self.model.n_layer > 1 else [f"needs model.n_layer of 2 or more, given {self.model.n_layer}"]
+        if self.model.layout not in PASTED:
+            found.append(
+                f"needs tokens that hold x or y ({' or '.join(PASTED)}), and the layout is {self.model.layout}"
+            )
+        if not isinstance(self.task, RepresentationRegression):
+            found.append(f"needs task.kind RepresentationRegression, given {type(self.task).__name__}")
+        if self.eval.prompts < LEAST_FOR_PROBES:
+            found.append(f"needs eval.prompts of {LEAST_FOR_PROBES} or more, given {self.eval.prompts}")
+        return [f"the analysis 'pasting' {text}" for text in found]
 
     def _kind_problems(self) -> list[str]:
         """Analyses that this kind of model, or of learning, has nothing for."""

@@ -106,7 +106,7 @@ class Findings:
     def sections(self) -> Iterator[Section]:
         """Those tables for which there is something to show."""
         tables = (self.by_examples, self.by_layer, self.iterations, self.probes, self.weights, self.evolution)
-        yield from (section for section in (make() for make in tables) if section.body)
+        yield from (section for section in (make() for make in (*tables, self.pasting)) if section.body)
 
     def by_examples(self) -> Section:
         """The nearest algorithm after each number of examples."""
@@ -189,6 +189,18 @@ class Findings:
             risks = (number(self.one(f"evolution_{q}", "transformer", step=step)) for q in ("risk", "excess"))
             body.append([step, *risks, algorithm(row["predictor"]), share(row["value"])] if row else [step, *risks])
         return Section("in training", ["step", "risk", "excess", "nearest algorithm", "distance"], body)
+
+    def pasting(self) -> Section:
+        """What read-ins and their controls reach at each cut; in the last column what has no cut."""
+        quantity, chosen = "pasting_risk_ratio", self.one("pasting_cut", "representation")
+        cuts = self.values("layer", quantity)
+        body = []
+        for name in dict.fromkeys(row["predictor"] for row in self.of(quantity)):
+            found = [self.one(quantity, name, layer=cut) for cut in cuts]
+            body.append([name, *map(number, found), "" if any(found) else number(self.one(quantity, name))])
+        title = "pasting: risk on linear regression, relative to Bayes, by the number of blocks taken away below"
+        at = f" (probes choose {number(chosen)})" if chosen else ""
+        return Section(title + at, ["read-in", *(f"cut {cut}" for cut in cuts), "no cut"], body)
 
 
 def thinned(values: Sequence[Any]) -> list[Any]:

@@ -14,8 +14,11 @@ from torch import nn
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
+from iclab.experiments.beside import Beside
+from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import measure
+from iclab.experiments.pasting import pasting_rows
 from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.rows import Row, regions
 from iclab.experiments.streams import resolve, stream
@@ -49,7 +52,16 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
         train(experiment, model, folder / "checkpoint.safetensors", say, log)
     model.save(folder / "weights.safetensors")
     log("measures")
-    return measure(experiment, model.eval(), device)
+    return [*measure(experiment, model.eval(), device), *surgery(experiment, model, folder, device, log)]
+
+
+def surgery(
+    experiment: Experiment, model: nn.Module, folder: Path, device: torch.device | str, log: Callable[[str], None]
+) -> Iterator[Row]:
+    """Rows of the analyses for which something is trained beside the model, with checkpoints in the folder."""
+    beside = Beside(experiment, folder, device, log)
+    if "pasting" in experiment.eval.analyses and isinstance(model, Transformer):
+        yield from ({"distribution": TRAINED, **found} for found in pasting_rows(model, beside))
 
 
 def keep_constants(task: Task, folder: Path) -> None:
