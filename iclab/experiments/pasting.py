@@ -27,7 +27,7 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.rows import Parts, Row, averaged, regions, relative, row, rows
 from iclab.models import Transformer
 from iclab.posterior import bayes
-from iclab.predictors import Zero
+from iclab.predictors import Predictor, Zero
 from iclab.tasks import LinearRegression, RepresentationRegression, UnitNormal
 
 Name = tuple[str, int | None]  # what learned, and its cut
@@ -52,12 +52,12 @@ def pasting_rows(model: Transformer, beside: Beside) -> Iterator[Row]:
     chosen = chosen_cut(model, beside)
     yield row("representation", "pasting_cut", None, chosen)
     made = pasting(model, range(1, model.config.n_layer), task.d, task.n, beside.rng("init"))
-    learned = {}
+    learned: dict[Name, Predictor] = {}
     for (name, cut), module in made.items():
         if beside.train(f"pasting_{name}" + ("" if cut is None else f"_{cut}"), module, task):
             learned[name, cut] = module
     prompts = task.sample(beside.experiment.eval.prompts, beside.rng("test"))
-    predictors = {("bayes", None): bayes(task), ("zero", None): Zero()} | learned
+    predictors: dict[Name, Predictor] = {("bayes", None): bayes(task), ("zero", None): Zero(), **learned}
     answers = {name: answer({"one": f}, prompts)["one"] for name, f in predictors.items()}
     yield from _all_rows(answers, prompts.ys, regions(task), chosen)
 
