@@ -20,7 +20,7 @@ from iclab.analysis import ProbeRecipe
 from iclab.descent import AttentionDescent
 from iclab.experiments import evolution
 from iclab.experiments.measure import measure
-from iclab.experiments.run import new_model, perform, watched
+from iclab.experiments.run import new_model, perform, surgery, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.experiments.worker import DONE, work
@@ -62,6 +62,7 @@ FIGURES = {
     "guo2023_dynamics.py": "guo2023_dynamics.toml",
     "bai2023_noise.py": "bai2023_noise.toml",
     "bai2023_classes.py": "bai2023_classes.toml",
+    "guo2023_pasting.py": "guo2023_pasting.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
@@ -96,13 +97,14 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
     first = study.cells[0].experiment
     few = replace(first.eval, prompts=24, bootstrap=5)  # the least that an algorithm is looked for with
     few = replace(few, probe=ProbeRecipe(width=4, steps=2, batch=4)) if "attention_probes" in few.analyses else few
+    few = replace(few, surgery=Recipe(**BRIEF)) if few.surgery else few
     small = replace(first, device="cpu", eval=few)
     if of_a_papers_size(first.model):  # it answers; a thin one is measured, untrained
         assert new_model(first)(*few_examples(first.task)).isfinite().all()
         layers = 1 if "weights" in few.analyses else first.model.n_layer  # implicit weights cost thousands of answers
         small = replace(small, model=replace(first.model, n_layer=layers, d_model=16, d_mlp=16))
         model = new_model(small)
-        rows = measure(small, model)
+        rows = [*measure(small, model), *surgery(small, model, tmp_path, "cpu", print)]
         points = [{"step": 0, **watched(small, torch.device("cpu"))(model, True)}]
     else:
         small, points = brief(small), []
@@ -191,6 +193,7 @@ def swept(file, folder):
     small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained(first) else ["scale=quick"]
     small += ["eval.prompts=24" if trained(first) else "eval.prompts=16", "eval.bootstrap=5"]
     small += ["eval.probe.steps=2"] if "attention_probes" in first.eval.analyses else []
+    small += ["eval.surgery.steps=2"] if first.eval.surgery else []
     for cell in Study.read(file, small).cells:
         run = Run(folder / cell.experiment.id)
         run.create(cell.experiment.mapping())

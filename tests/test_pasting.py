@@ -98,11 +98,12 @@ def test_freezing_matters():
 
 def test_the_controls_are_what_they_are_called():
     upper = source(seed=5)
-    made = pasting(upper, 2, 3, 6, generator())
-    assert made.keys() == {"full"} | {kind + end for kind in READ_INS for end in ("", "_untrained", "_alone")}
+    made = pasting(upper, [1, 2], 3, 6, generator())
+    cut_up = {(kind + end, cut) for kind in READ_INS for end in ("", "_untrained") for cut in (1, 2)}
+    assert made.keys() == cut_up | {("full", None)} | {(f"{kind}_alone", None) for kind in READ_INS}
     drawn = prompts(4)
     for kind in READ_INS:
-        pasted, untrained, alone = (made[kind + end] for end in ("", "_untrained", "_alone"))
+        pasted, untrained, alone = made[kind, 2], made[f"{kind}_untrained", 2], made[f"{kind}_alone", None]
         assert isinstance(pasted, Stitched) and isinstance(untrained, Stitched) and isinstance(alone, Transformer)
         assert pasted.into == untrained.into == 2
         for one, other in ((pasted.upper, upper), (pasted.lower, alone), (untrained.lower, alone)):
@@ -111,11 +112,12 @@ def test_the_controls_are_what_they_are_called():
         said = [one(drawn.xs, drawn.ys) for one in (pasted, untrained, alone)]
         assert not torch.allclose(said[0], said[1]) and not torch.allclose(said[0], said[2])
         assert all(p.requires_grad for p in alone.parameters())
-    assert made["full"].config == upper.config and (made["full"].d, made["full"].n) == (3, 6)
+    full = made["full", None]
+    assert isinstance(full, Transformer) and full.config == upper.config and (full.d, full.n) == (3, 6)
 
 
 def test_a_paste_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"unknown read-in 'linaer'\. Did you mean 'linear'.*the layout is lagged"):
         new_read_in("linaer", Transformer(3, 6), 3, 6)
     with pytest.raises(ValueError, match=r"into must lie in 0\.\.3, given 4"):
-        pasting(source(), 4, 3, 6)
+        pasting(source(), [4], 3, 6)

@@ -8,8 +8,9 @@ from test_models import SHAPES, assert_causal, assert_uses_the_past, model
 
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
 from iclab.analysis.stitching import least_squares_map, tokens_after
+from iclab.constructed import ahn, guo, vonoswald
 from iclab.models import LAYOUTS, Transformer
-from iclab.predictors import Predictor
+from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Predictor
 from iclab.tasks import LinearRegression
 from iclab.training import Recipe, Training, train
 
@@ -128,6 +129,68 @@ def test_streams_of_different_widths_are_joined_by_a_bridge():
     with pytest.raises(ValueError, match="streams of 8 and 12 channels need a bridge"):
         Stitched(one, wide, 1)
     assert Stitched(one, wide, 1, bridge=affine_bridge(one, wide, prompts(8), 1))(prompts(4).xs, prompts(4).ys).shape
+
+
+# ---- constructions ---------------------------------------------------------------------------------------------------
+
+
+def last_gap(said, wanted):
+    """At the last position."""
+    return ((said - wanted)[:, -1].abs().max() / wanted[:, -1].abs().max()).item()
+
+
+@pytest.mark.parametrize("below, above", [(1, 1), (1, 3), (4, 2)])
+def test_k_layers_of_one_descent_under_l_of_another_are_k_and_l_steps(below, above):
+    lower, upper = (vonoswald.gradient_descent(3, 6, steps, 0.1) for steps in (4, 5))
+    drawn, stitched = prompts(8), Stitched(lower, upper, below, into=5 - above)
+    assert gap(stitched, GradientDescent(below + above, 0.1), drawn) < 1e-12
+    assert gap(stitched, GradientDescent(below + above + 1, 0.1), drawn) > 1e-3
+    assert gap(Stitched(lower, upper, below, into=4 - above), GradientDescent(below + above, 0.1), drawn) > 1e-3
+
+
+def test_two_constructions_go_on_where_the_other_stopped():
+    """Two plain steps of von Oswald et al., then the three preconditioned ones of Ahn et al. on the residuals that
+    are left; the other way round it is another algorithm."""
+    root = normal(3, 3, seed=5)
+    A, step = (root @ root.mT + torch.eye(3)).expand(3, 3, 3) / 10, 0.1
+    plain, preconditioned = vonoswald.gradient_descent(3, 6, 4, step), ahn.preconditioned(6, A)
+    drawn, examples = prompts(8), 5
+    both = torch.cat([examples * step * torch.eye(3, dtype=torch.float64).expand(2, 3, 3), A])
+    wanted = GradientDescent(5, 1 / examples, preconditioner=both)(drawn.xs, drawn.ys)
+    assert last_gap(Stitched(plain, preconditioned, 2, into=0)(drawn.xs, drawn.ys), wanted) < 1e-12
+    other_way = Stitched(preconditioned, plain, 3, into=2)(drawn.xs, drawn.ys)
+    assert last_gap(other_way, wanted) > 1e-3
+    turned = GradientDescent(5, 1 / examples, preconditioner=both.flip(0))(drawn.xs, drawn.ys)
+    assert last_gap(other_way, turned) < 1e-12
+
+
+def test_steps_of_descent_above_those_of_gd_plus_plus_are_taken_on_the_inputs_as_these_left_them():
+    lr, gamma, drawn = 0.1, 0.02, prompts(8)
+    stitched = Stitched(
+        vonoswald.gradient_descent(3, 6, 2, lr, gamma), vonoswald.gradient_descent(3, 6, 4, lr), 2, into=1
+    )
+    x, r = drawn.xs.clone(), drawn.ys.clone()
+    r[:, -1] = 0.0
+    for moved in (gamma, gamma, 0.0, 0.0, 0.0):
+        scores = x[:, :-1] @ x.mT  # of each example with each token
+        r, x = r - lr * (r[:, :-1, None] * scores).sum(1), x - moved * scores.mT @ x[:, :-1]
+    assert last_gap(stitched(drawn.xs, drawn.ys), -r) < 1e-12
+    for steps in (GradientDescent(5, lr), GradientDescentPlusPlus(5, lr, gamma)):
+        assert last_gap(stitched(drawn.xs, drawn.ys), steps(drawn.xs, drawn.ys)) > 1e-4
+
+
+def test_upper_layers_of_a_construction_do_ridge_on_whatever_representation_the_lower_ones_of_another_made():
+    """Pasting, where it is exact: Theorem 1 of Guo et al. with one Φ below and, above, what was built for another."""
+    one, other = (
+        guo.Representation([normal(4, 3, seed=seed), *(normal(4, 4, seed=seed + i) for i in range(1, layers))], 0.1)
+        for seed, layers in ((20, 2), (30, 3))
+    )
+    lower, upper = guo.ridge_decoder(one, 6, 2, 0.05, 0.3), guo.ridge_decoder(other, 6, 7, 0.08, 0.1)
+    drawn, stitched = prompts(4), Stitched(lower, upper, 3, into=4)  # above Φ and the copy
+    wanted = guo.ridge_decoder(one, 6, 7, 0.08, 0.1)
+    assert gap(stitched, wanted, drawn) < 1e-12
+    assert gap(stitched, upper, drawn) > 1e-2 < gap(stitched, lower, drawn)
+    assert gap(Stitched(lower, upper, 2, into=4), wanted, drawn) > 1e-2  # without the copy
 
 
 # ---- relative representations --------------------------------------------------------------------------------------

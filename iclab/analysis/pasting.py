@@ -18,6 +18,7 @@ untrained blocks and by a full model are ours, and so is what is not told there:
 and the heads of its one layer are those of the trained model.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from iclab.analysis.stitching import Stitched
 from iclab.errors import refuse, unknown
 from iclab.models import Transformer
 
+LAYOUTS = ("interleaved", "copied")  # tokens that hold x or y
 READ_INS: dict[str, dict[str, Any]] = {
     "linear": {"n_layer": 0},
     "linear_copied": {"n_layer": 0, "layout": "copied"},
@@ -40,7 +42,7 @@ def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Genera
     is a transformer itself: under its own read-out it is the control `_alone`. Raises ``ValueError`` for a kind that
     is not known, or a model whose x and y are not tokens of their own."""
     found = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
-    if model.config.layout not in ("interleaved", "copied"):
+    if model.config.layout not in LAYOUTS:
         found.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
     refuse("new_read_in", found)
     shape = replace(model.config, **{"read_in": "learned", "negated": False, "tied": False, **READ_INS[kind]})
@@ -52,17 +54,22 @@ def paste(read_in: Transformer, model: Transformer, cut: int) -> Stitched:
     return Stitched(read_in, model, read_in.config.n_layer, cut, learns=["lower"])
 
 
-def pasting(model: Transformer, cut: int, d: int, n: int, rng: torch.Generator | None = None) -> dict[str, nn.Module]:
-    """What is to be trained, by name: for each read-in KIND "KIND" (under the model's upper blocks), "KIND_untrained"
-    and "KIND_alone", all three from the same weights, and "full"."""
+def pasting(
+    model: Transformer, cuts: Iterable[int], d: int, n: int, rng: torch.Generator | None = None
+) -> dict[tuple[str, int | None], nn.Module]:
+    """What is to be trained, by name and cut: for each read-in KIND "KIND" (under the model's upper blocks) and
+    "KIND_untrained" at every cut, and "KIND_alone" and "full", which have no cut. A KIND starts from the same weights
+    wherever it stands."""
     rng = rng or torch.Generator().manual_seed(0)
     untrained, full = (
         Transformer(size, length, model.config, rng).to(next(model.parameters()))
         for size, length in ((model.d, model.n), (d, n))
     )
-    made: dict[str, nn.Module] = {"full": full}
-    for kind in READ_INS:
-        alone = new_read_in(kind, model, d, n, rng)
-        made |= {kind: paste(alone, model, cut), f"{kind}_untrained": paste(alone, untrained, cut)}
-        made[f"{kind}_alone"] = alone
+    alone = {kind: new_read_in(kind, model, d, n, rng) for kind in READ_INS}
+    made: dict[tuple[str, int | None], nn.Module] = {("full", None): full}
+    made |= {(f"{kind}_alone", None): read_in for kind, read_in in alone.items()}
+    for cut in cuts:
+        for kind, read_in in alone.items():
+            made[kind, cut] = paste(read_in, model, cut)
+            made[f"{kind}_untrained", cut] = paste(read_in, untrained, cut)
     return made

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,9 @@ from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.concepts import concept_problems
 from iclab.analysis.identify import LEAST, known_names
+from iclab.analysis.pasting import LAYOUTS as PASTED
 from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
+from iclab.analysis.similarity import LEAST as LEAST_FOR_CKA
 from iclab.constructed import Construction, Start, vonoswald
 from iclab.constructed.start import shape
 from iclab.errors import refuse
@@ -35,9 +37,10 @@ from iclab.experiments.mappings import Nested
 from iclab.features import Features
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
+from iclab.posterior import bayes_where_known
 from iclab.predictors import Predictor
 from iclab.regression import FrozenLearner
-from iclab.tasks import Derived, LinearFunctions, Task
+from iclab.tasks import Derived, LinearFunctions, RepresentationRegression, Task
 from iclab.training import Learner, Recipe
 
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
@@ -52,12 +55,27 @@ Analysis = Literal[
     "evolution",
     "preconditioners",
     "descent",
+    "pasting",
+    "stitching",
 ]
 LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
 ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A second model of the same shape, trained by the same recipe from another seed; on the same task, or another."""
+
+    seed: int
+    task: Task | None = None
+
+    def experiment(self, own: "Experiment") -> "Experiment":
+        """The run that trains it. Raises ``ValueError``."""
+        found = Evaluation(prompts=own.eval.prompts, every=own.eval.every)
+        return replace(own, seed=self.seed, task=self.task or own.task, eval=found)
 
 
 @dataclass(frozen=True)
@@ -74,8 +92,10 @@ class Evaluation:
     that functions are linear in is written, at tokens of x and of y, and the answers made of it), "evolution" (the
     nearest algorithm along the training curve, and the probes where they are asked for), "preconditioners" (the matrix
     of the step that each layer of plain linear attention takes, against theory), "descent" (the constants of gradient
-    descent in the weights of tied linear layers). `constructions` are weights from proofs by name: how far the model's
-    weights are from them, and references as predictors.
+    descent in the weights of tied linear layers), "pasting" (read-ins that learn linear regression under upper blocks
+    which were trained on a representation; `surgery` says how), "stitching" (lower blocks under the upper ones of
+    `partners`, which are models by name). `constructions` are weights from proofs by name: how far the model's weights
+    are from them, and references as predictors.
     """
 
     prompts: int = 2048
@@ -86,6 +106,8 @@ class Evaluation:
     predictors: tuple[tuple[str, Predictor], ...] = ()
     probe: ProbeRecipe | None = None
     constructions: tuple[tuple[str, Construction], ...] = ()
+    surgery: Recipe | None = None
+    partners: tuple[tuple[str, Partner], ...] = ()
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -178,12 +200,54 @@ class Experiment:
         none = f"looks for weights of linear functions; {', '.join(curved)} has none"
         found += [f"the analysis {name!r} {none}" for name in about_weights]
         found += self._token_problems() if "token_probes" in self.eval.analyses else []
+        found += self._pasting_problems() + self._stitching_problems()
         return found + self._kind_problems() + self._weight_problems()
 
     def _token_problems(self) -> list[str]:
         """What stands against probes of a representation at tokens of x and of y."""
         found = [problem for task in self._tasks() for problem in concept_problems(task)]
         return [f"the analysis 'token_probes' cannot be made: {each}" for each in dict.fromkeys(found)]
+
+    def _pasting_problems(self) -> list[str]:
+        """Pasting is about blocks above others that work on tokens of x and of y, in which a representation is made."""
+        if "pasting" not in self.eval.analyses or not isinstance(self.model, TransformerConfig):
+            return []
+        found = [] if self.model.n_layer > 1 else [f"needs model.n_layer of 2 or more, given {self.model.n_layer}"]
+        if self.model.layout not in PASTED:
+            found.append(
+                f"needs tokens that hold x or y ({' or '.join(PASTED)}), and the layout is {self.model.layout}"
+            )
+        if not isinstance(self.task, RepresentationRegression):
+            found.append(f"needs task.kind RepresentationRegression, given {type(self.task).__name__}")
+        if self.eval.prompts < LEAST_FOR_PROBES:
+            found.append(f"needs eval.prompts of {LEAST_FOR_PROBES} or more, given {self.eval.prompts}")
+        return [f"the analysis 'pasting' {text}" for text in found]
+
+    def _stitching_problems(self) -> list[str]:
+        """Partners must be other models whose blocks fit, and it must be known how good they can be."""
+        asked, found = "stitching" in self.eval.analyses, []
+        if asked != bool(self.eval.partners):
+            found.append("and eval.partners are given together, or neither is")
+        if asked and isinstance(self.model, TransformerConfig) and self.model.n_layer < 2:
+            found.append(f"needs model.n_layer of 2 or more, given {self.model.n_layer}")
+        if asked and bayes_where_known(self.task) is None:
+            found.append(f"needs a Bayes predictor, and for {type(self.task).__name__} none is known")
+        if asked and self.eval.prompts < 2 * LEAST_FOR_CKA:
+            found.append(f"needs eval.prompts of {2 * LEAST_FOR_CKA} or more, given {self.eval.prompts}")
+        found += [f"has a partner {text}" for text in self._partner_problems()]
+        return [f"the analysis 'stitching' {text}" for text in found]
+
+    def _partner_problems(self) -> Iterator[str]:
+        for name, partner in self.eval.partners:
+            task = partner.task or self.task
+            if not NAME.fullmatch(name):
+                yield f"that needs a name of letters, digits, - and _, given {name!r}"
+            if (task.d, task.n) != (self.task.d, self.task.n):
+                yield f"{name!r} of d = {task.d}, n = {task.n}, and the model has d = {self.task.d}, n = {self.task.n}"
+            elif (partner.seed, task) == (self.seed, self.task):
+                yield f"{name!r} that is the model itself: give it another seed or task"
+            elif not 0 <= partner.seed < SEEDS:
+                yield f"{name!r} whose seed must lie in 0..{SEEDS - 1}, given {partner.seed}"
 
     def _kind_problems(self) -> list[str]:
         """Analyses that this kind of model, or of learning, has nothing for."""
@@ -253,7 +317,11 @@ class Experiment:
         settings = config.to_mapping(self)
         for shift in settings["eval"]["shifts"].values():
             _leave_base_out(shift, settings["task"])
-        for name in ("predictors", "constructions"):  # so that experiments from before there were any keep their ids
+        for name in (
+            "predictors",
+            "constructions",
+            "partners",
+        ):  # so that experiments from before there were any keep their ids
             if not getattr(self.eval, name):
                 del settings["eval"][name]
         return settings

@@ -106,7 +106,7 @@ class Findings:
     def sections(self) -> Iterator[Section]:
         """Those tables for which there is something to show."""
         tables = (self.by_examples, self.by_layer, self.iterations, self.probes, self.weights, self.evolution)
-        yield from (section for section in (make() for make in tables) if section.body)
+        yield from (section for section in (make() for make in (*tables, self.pasting, self.stitching)) if section.body)
 
     def by_examples(self) -> Section:
         """The nearest algorithm after each number of examples."""
@@ -189,6 +189,24 @@ class Findings:
             risks = (number(self.one(f"evolution_{q}", "transformer", step=step)) for q in ("risk", "excess"))
             body.append([step, *risks, algorithm(row["predictor"]), share(row["value"])] if row else [step, *risks])
         return Section("in training", ["step", "risk", "excess", "nearest algorithm", "distance"], body)
+
+    def pasting(self) -> Section:
+        """What read-ins and their controls reach at each cut."""
+        chosen = self.one("pasting_cut", "representation")
+        at = f"; probes choose cut {number(chosen)}" if chosen else ""
+        return self._by_cut(f"pasting: risk on linear regression, relative to Bayes{at}", "pasting_risk_ratio")
+
+    def stitching(self) -> Section:
+        """What partners make of the layers below each cut."""
+        return self._by_cut("stitching: excess of lower blocks under a partner's upper ones", "stitching_excess")
+
+    def _by_cut(self, title: str, quantity: str) -> Section:
+        """A quantity by the number of blocks that are below; in the last column of what has no cut."""
+        cuts, body = self.values("layer", quantity), []
+        for name in dict.fromkeys(row["predictor"] for row in self.rows.get(quantity, ())):
+            found = [self.one(quantity, name, layer=cut) for cut in cuts]
+            body.append([name, *map(number, found), "" if any(found) else number(self.one(quantity, name))])
+        return Section(title, ["predictor", *(f"cut {cut}" for cut in cuts), "no cut"], body)
 
 
 def thinned(values: Sequence[Any]) -> list[Any]:

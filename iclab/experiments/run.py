@@ -3,6 +3,7 @@ measure it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,10 +16,14 @@ from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
 from iclab.experiments import curves, words
+from iclab.experiments.beside import Beside
+from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import measure
+from iclab.experiments.pasting import pasting_rows
 from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.rows import Row, regions
+from iclab.experiments.stitching import stitching_rows
 from iclab.experiments.streams import resolve, stream
 from iclab.files import write_whole
 from iclab.fitting import RidgeFit
@@ -27,7 +32,7 @@ from iclab.posterior import bayes
 from iclab.predictors import Predictor
 from iclab.regression import CurveLearner, FrozenLearner
 from iclab.tasks import Prompts, Task
-from iclab.training import Recipe, Training
+from iclab.training import Diverged, Recipe, Training
 
 PROBED = 1024  # prompts of the learning curve, where probes are fitted to half of them
 
@@ -54,7 +59,35 @@ def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], l
         train(experiment, model, folder / "checkpoint.safetensors", say, log)
     model.save(folder / "weights.safetensors")
     log("measures")
-    return measure(experiment, model.eval(), device)
+    return [*measure(experiment, model.eval(), device), *surgery(experiment, model, folder, device, log)]
+
+
+def surgery(
+    experiment: Experiment, model: nn.Module, folder: Path, device: torch.device | str, log: Callable[[str], None]
+) -> Iterator[Row]:
+    """Rows of the analyses for which something is trained beside the model, with checkpoints in the folder."""
+    if not isinstance(model, Transformer):
+        return
+    beside, found = Beside(experiment, folder, device, log), []
+    if "pasting" in experiment.eval.analyses:
+        found.append(pasting_rows(model, beside))
+    if "stitching" in experiment.eval.analyses:
+        found.append(stitching_rows(model, new_model(experiment, device), partners(beside), beside))
+    yield from ({"distribution": TRAINED, **one} for one in chain.from_iterable(found))
+
+
+def partners(beside: Beside) -> Iterator[tuple[str, Transformer, Task]]:
+    """The partners of an experiment, trained, and what on; but for those whose training diverged, as the log says."""
+    for name, partner in beside.experiment.eval.partners:
+        other = partner.experiment(beside.experiment)
+        model, checkpoint = new_model(other, beside.device), beside.folder / f"checkpoint_{name}.safetensors"
+        beside.log(f"trains the partner {name}")
+        try:
+            train(other, model, checkpoint, lambda point: None, beside.log)
+        except Diverged as error:
+            beside.log(f"{name} has no result: {error}")
+        else:
+            yield name, model.eval(), other.task
 
 
 def keep_constants(task: Task, folder: Path) -> None:

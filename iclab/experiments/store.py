@@ -7,6 +7,7 @@
                       metrics.jsonl  the training curve, one point a line
                       results.jsonl  the result rows
                       environment.json, log.txt, weights.safetensors, checkpoint.safetensors
+                      checkpoint_NAME.safetensors   what an analysis trains beside the model, such as a read-in
                       constants.safetensors   what a task draws once for all prompts, such as a representation
                       lock           held by the process that works on the run
 
@@ -73,6 +74,11 @@ class Run:
     def checkpoint(self) -> Path:
         """Where training goes on from."""
         return self.folder / "checkpoint.safetensors"
+
+    def start_anew(self) -> None:
+        """Removes all checkpoints: of the training, and of what was trained beside the model."""
+        for path in self.folder.glob("checkpoint*.safetensors"):
+            path.unlink()
 
     @property
     def log(self) -> Path:

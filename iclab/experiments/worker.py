@@ -52,7 +52,7 @@ def work(run: Run, retry: int | None = None) -> int:
     if status.state in ENDED and (status.state == "done" or status.attempts != retry):
         return DONE if status.state == "done" else FAILED
     if status.state == "diverged":
-        run.checkpoint.unlink(missing_ok=True)  # going on from there would only diverge again
+        run.start_anew()  # going on from a checkpoint would only diverge again
     run.tidy()
     status = run.record(status, state="running", attempts=status.attempts + 1, error="", started=now(), ended=None)
     start = time.monotonic()
@@ -102,7 +102,7 @@ def _forget_other_device(run: Run, device: str) -> None:
     before = run.environment().get("device", device).partition(":")[0]
     if before != device and run.checkpoint.exists():
         run.note(f"starts anew: its checkpoint was made on {before}, and this is {device}")
-        run.checkpoint.unlink()
+        run.start_anew()
 
 
 def told(error: Exception) -> str:

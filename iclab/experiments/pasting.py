@@ -1,0 +1,100 @@
+"""Rows of pasting: read-ins that learn linear regression under the frozen upper blocks of a model that was trained on a
+representation Φ*, in D dimensions with inputs of mean square length 1, as Φ* has. By `predictor` (a read-in, its
+_untrained and _alone controls, full; bayes, which is ridge there, and zero):
+
+    pasting_risk            E(ŷ − y)², by position and region
+    pasting_risk_ratio      the same relative to the Bayes risk
+    pasting_excess          E(ŷ − ŷ_Bayes)² / Bayes risk
+    pasting_lead_over_OTHER the excess of OTHER less that of a read-in under the model: of its _untrained or _alone
+                            control, of the full model, of another read-in
+
+`layer` is the cut, the number of blocks below that were taken away; rows of what has a cut, but without a layer, are
+those of the cut that probes choose, `pasting_cut`: after which block, of those that have a block above, Φ*(x_i) is
+read best in tokens of y_i. Nothing is said of a training that diverged; the log says so.
+
+Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3; see `iclab.analysis.pasting`. Leads and choice are ours.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from iclab.analysis import answer, pasting, ratio, token_probes
+from iclab.analysis.pasting import READ_INS
+from iclab.analysis.risk import squared
+from iclab.experiments.beside import Beside
+from iclab.experiments.experiment import Experiment
+from iclab.experiments.rows import Parts, Row, averaged, regions, relative, row, rows
+from iclab.models import Transformer
+from iclab.posterior import bayes
+from iclab.predictors import Predictor, Zero
+from iclab.tasks import LinearRegression, RepresentationRegression, UnitNormal
+
+Name = tuple[str, int | None]  # what learned, and its cut
+
+
+def pasted_task(experiment: Experiment) -> LinearRegression:
+    """Linear regression in D dimensions, with as many examples and as much noise as in training."""
+    task = trained_task(experiment)
+    size = task.representation.size(task.d)
+    return LinearRegression(size, task.n, noise=task.noise, prior=task.prior, inputs=UnitNormal())
+
+
+def trained_task(experiment: Experiment) -> RepresentationRegression:
+    """The task of the model."""
+    assert isinstance(experiment.task, RepresentationRegression)  # an experiment refuses any other
+    return experiment.task
+
+
+def pasting_rows(model: Transformer, beside: Beside) -> Iterator[Row]:
+    """Trains all read-ins and controls, and measures them on the same prompts."""
+    task = pasted_task(beside.experiment)
+    chosen = chosen_cut(model, beside)
+    yield row("representation", "pasting_cut", None, chosen)
+    made = pasting(model, range(1, model.config.n_layer), task.d, task.n, beside.rng("init"))
+    learned: dict[Name, Predictor] = {}
+    for (name, cut), module in made.items():
+        if beside.train(f"pasting_{name}" + ("" if cut is None else f"_{cut}"), module, task):
+            learned[name, cut] = module
+    prompts = task.sample(beside.experiment.eval.prompts, beside.rng("test"))
+    predictors: dict[Name, Predictor] = {("bayes", None): bayes(task), ("zero", None): Zero(), **learned}
+    answers = {name: answer({"one": f}, prompts)["one"] for name, f in predictors.items()}
+    yield from _all_rows(answers, prompts.ys, regions(task), chosen)
+
+
+def chosen_cut(model: Transformer, beside: Beside) -> int:
+    """The block, of those that have one above, after which the representation is read best in tokens of labels."""
+    task = trained_task(beside.experiment)
+    prompts = task.sample(beside.experiment.eval.prompts, beside.rng("fit"))
+    (probe,) = token_probes(model, prompts, {"representation": task.representation(prompts.xs)}, ["y"])
+    return 1 + int(probe.r2.value[1:-1].argmax())
+
+
+def _all_rows(answers: Mapping[Name, Tensor], ys: Tensor, parts: Parts, chosen: int) -> Iterator[Row]:
+    """Rows of all that answered, with their cuts; those of the chosen cut once more without."""
+    for name, cut in answers:
+        found = list(_of_one(answers, name, cut, ys, parts))
+        yield from ({**one, "layer": cut} for one in found)
+        yield from found if cut == chosen else ()
+
+
+def _of_one(answers: Mapping[Name, Tensor], name: str, cut: int | None, ys: Tensor, parts: Parts) -> Iterator[Row]:
+    best = answers["bayes", None]
+    least, errors, distance = squared(best, ys), squared(answers[name, cut], ys), squared(answers[name, cut], best)
+    single: Parts = {i: slice(i, i + 1) for i in range(ys.shape[1])}
+    yield from averaged(name, "pasting_risk", errors, parts)
+    yield from relative(name, "pasting_risk_ratio", errors, least, single | parts)
+    yield from relative(name, "pasting_excess", distance, least, parts)
+    for other, place in _others(name, cut):
+        if place in answers:
+            more = (squared(answers[place], best) - distance).mean(-1)
+            yield from rows(name, f"pasting_lead_over_{other}", ratio(more, least.mean(-1)))
+
+
+def _others(name: str, cut: int | None) -> Iterator[tuple[str, Name]]:
+    """What a read-in under the model is compared with."""
+    if name in READ_INS:
+        yield "untrained", (f"{name}_untrained", cut)
+        yield "alone", (f"{name}_alone", None)
+        yield "full", ("full", None)
+        yield from ((other, (other, cut)) for other in READ_INS if other != name)

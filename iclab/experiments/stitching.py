@@ -1,0 +1,176 @@
+"""Rows of stitching: the lower blocks of a model under the upper blocks of its partners, which have the same shape and
+were trained by the same recipe, from another seed or on another task. All are asked prompts of the model's own task.
+`predictor` is PARTNER_BRIDGE and `layer` the cut, the number of blocks below:
+
+    direct              no bridge
+    affine              the affine map of least squares from the one stream to the other, on prompts of the own task
+    trained             the same, trained further on the loss
+    relative            by way of relative representations, read by a map that was fitted on those of the partner
+    relative_trained    the same, where that map and the upper blocks were trained further on the partner's own relative
+                        representations and its task: no training has ever seen the stream of the model (zero-shot)
+
+Controls end in _untrained (lower blocks as they were drawn, for affine and trained) and _own (those of the partner
+itself, for the relative two); PARTNER alone is the partner itself.
+
+    stitching_excess            E(ŷ − ŷ_Bayes)² / Bayes risk
+    stitching_lead_over_OTHER   the excess of OTHER less that of a bridge: of direct, of the control untrained, of own,
+                                which is the partner itself for bridges without that control
+
+And for each partner, and for "untrained", the model before its training, with the model itself, layer by layer:
+
+    cka             linear CKA of the answering tokens at the last position, unbiased; `position` is the partner's layer
+    cka_match       the share of the model's layers (read-in included) that are most like the partner's layer of the
+                    same number: Kornblith et al. 2019, Table 2
+
+Sources: Moschella et al. 2022, arXiv 2209.15430, §3 and §5; Kornblith et al. 2019, arXiv 1905.00414, §6.1; see
+`iclab.analysis.stitching` and `iclab.analysis.similarity`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from iclab.analysis import Relative, Stitched, affine_bridge, answer, estimate, features, linear_cka, ratio
+from iclab.analysis import relative_bridge as fitted_bridge
+from iclab.analysis.risk import squared
+from iclab.analysis.similarity import LEAST
+from iclab.experiments.beside import Beside
+from iclab.experiments.rows import Row, row, rows
+from iclab.models import Transformer
+from iclab.posterior import bayes
+from iclab.predictors import Predictor
+from iclab.tasks import Prompts, Task
+
+ANCHORS = 16  # prompts, all tokens of which are anchors
+FITTED = 256  # prompts that bridges are fitted on
+CHUNKS = 8  # of prompts, whose differences are the error of CKA
+CONTROLS = {"affine": "untrained", "trained": "untrained", "relative": "own", "relative_trained": "own"}
+
+
+def stitching_rows(
+    model: Transformer, untrained: Transformer, partners: Iterable[tuple[str, Transformer, Task]], beside: Beside
+) -> Iterator[Row]:
+    """The model with each partner, and its layers beside those before training."""
+    for name, partner, task in partners:
+        yield from Stitching(model, untrained, name, partner, task, beside).rows()
+    prompts = beside.experiment.task.sample(beside.experiment.eval.prompts, beside.rng("test"))
+    yield from cka_rows("untrained", model, untrained, prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class Stitching:
+    """A model, the same before its training, and a partner with the task that it was trained on."""
+
+    model: Transformer
+    untrained: Transformer
+    name: str
+    partner: Transformer
+    partner_task: Task
+    beside: Beside
+
+    @property
+    def task(self) -> Task:
+        """The model's own."""
+        return self.beside.experiment.task
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Those that everything is measured on."""
+        return self.task.sample(self.beside.experiment.eval.prompts, self.beside.rng("test"))
+
+    @cached_property
+    def best(self) -> Tensor:
+        """The answers of the Bayes predictor."""
+        return answer({"bayes": bayes(self.task)}, self.prompts)["bayes"]
+
+    @cached_property
+    def least(self) -> Float[Tensor, " batch"]:
+        """What each prompt adds to the Bayes risk."""
+        return squared(self.best, self.prompts.ys).mean(-1)
+
+    def distance(self, predictor: Predictor) -> Float[Tensor, " batch"]:
+        """What each prompt adds to the distance from Bayes."""
+        return squared(answer({"one": predictor}, self.prompts)["one"], self.best).mean(-1)
+
+    def rows(self) -> Iterator[Row]:
+        """Excess at every cut, and CKA."""
+        own = self.distance(self.partner)
+        yield from rows(self.name, "stitching_excess", ratio(own, self.least))
+        for cut in range(1, self.model.config.n_layer):
+            away = {"partner": own} | {name: self.distance(f) for name, f in self.at(cut)}
+            yield from ({**found, "layer": cut} for found in self.compared(away))
+        yield from cka_rows(self.name, self.model, self.partner, self.prompts)
+
+    def compared(self, away: Mapping[str, Float[Tensor, " batch"]]) -> Iterator[Row]:
+        """Rows of all that was stitched at a cut."""
+        for bridge in (bridge for bridge in away if bridge != "partner"):
+            name = f"{self.name}_{bridge}"
+            yield from rows(name, "stitching_excess", ratio(away[bridge], self.least))
+            for other, against in others(bridge).items():
+                if against in away:
+                    lead = ratio(away[against] - away[bridge], self.least)
+                    yield from rows(name, f"stitching_lead_over_{other}", lead)
+
+    # ---- what is stitched ------------------------------------------------------------------------------------------
+
+    def at(self, cut: int) -> Iterator[tuple[str, Predictor]]:
+        """All bridges and controls at one cut; nothing of those whose training diverged."""
+        yield "direct", Stitched(self.model, self.partner, cut)
+        for ending, lower in (("", self.model), ("_untrained", self.untrained)):
+            affine = affine_bridge(lower, self.partner, self.own_prompts(), cut)
+            yield f"affine{ending}", Stitched(lower, self.partner, cut, bridge=affine)
+            learning = Stitched(lower, self.partner, cut, bridge=affine, learns=["bridge"])
+            if self.beside.train(f"stitching_{self.name}_trained{ending}_{cut}", learning, self.task):
+                yield f"trained{ending}", learning
+        yield from self.by_relative(cut)
+
+    def by_relative(self, cut: int) -> Iterator[tuple[str, Predictor]]:
+        """Bridges by way of relative representations."""
+        one, other = self.partner, self.partner
+        seen = self.partner_task.sample(FITTED, self.beside.rng("fit"))
+        reader = fitted_bridge(one, other, self.anchors(), seen, cut)
+        yield from self.both("relative", Stitched(one, other, cut, bridge=reader))
+        learning = Stitched(one, other, cut, bridge=reader, learns=["bridge", "upper"])
+        if self.beside.train(f"stitching_{self.name}_relative_{cut}", learning, self.partner_task):
+            yield from self.both("relative_trained", learning)
+
+    def both(self, bridge: str, own: Stitched) -> Iterator[tuple[str, Predictor]]:
+        """A partner that reads its own relative representations, and the same reading those of the model."""
+        assert isinstance(own.bridge, nn.Sequential)
+        told = Relative.of(self.model, own.cut, self.anchors())
+        yield f"{bridge}_own", own
+        yield bridge, Stitched(self.model, own.upper, own.cut, bridge=nn.Sequential(told, own.bridge[1]))
+
+    def own_prompts(self) -> Prompts:
+        """What affine bridges are fitted on."""
+        return self.task.sample(FITTED, self.beside.rng("fit"))
+
+    def anchors(self) -> Prompts:
+        """The same prompts for both models."""
+        return self.task.sample(ANCHORS, self.beside.rng("curve"))
+
+
+def others(bridge: str) -> dict[str, str]:
+    """What a bridge is compared with; controls with nothing."""
+    if bridge not in CONTROLS:
+        return {"own": "partner"} if bridge == "direct" else {}
+    control = CONTROLS[bridge]
+    return {"own": "partner", "direct": "direct", control: f"{bridge}_{control}"}
+
+
+def cka_rows(name: str, model: Transformer, other: Transformer, prompts: Prompts) -> Iterator[Row]:
+    """How alike each layer of the model is to each of another."""
+    one, two = (features(each, prompts)[:, :, -1] for each in (model, other))
+    chunks = min(CHUNKS, len(prompts.xs) // LEAST)
+    pairs = zip(one.chunk(chunks, dim=1), two.chunk(chunks, dim=1), strict=True)
+    found = estimate(torch.stack([linear_cka(x, y, unbiased=True) for x, y in pairs]))
+    for layer, (values, errors) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+        for place, (value, error) in enumerate(zip(values, errors, strict=True)):
+            yield {**row(name, "cka", place, value, error), "layer": layer}
+    nearest = found.value.argmax(-1)
+    same = nearest == torch.arange(len(nearest), device=nearest.device)
+    yield row(name, "cka_match", None, same.double().mean().item())

@@ -1,0 +1,68 @@
+"""Frozen upper blocks under new read-ins: what they make of plain linear regression.
+
+    python paper_figs/guo2023_pasting.py runs/guo2023_pasting [picture.png]
+
+After Guo et al. 2023 (arXiv 2310.10616, Fig. 4). Left: the risk against the number of examples, at the cut that probes
+choose, of the three read-ins, of one layer alone and of a full model. Right: the risk relative to Bayes against the
+cut, under the trained upper blocks and (dashed) under untrained ones.
+"""
+
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+import iclab
+from iclab import plots
+from iclab.errors import refuse
+
+READ_INS = {"linear": "linear", "linear_copied": "linear, x copied", "one_layer": "one layer"}
+COLORS = dict(zip(READ_INS, ("C0", "C1", "C2"), strict=True))
+UPPER = {"trained": {"marker": "o"}, "untrained": {"marker": "x", "linestyle": "--"}}
+OTHERS = {
+    "bayes": ("Bayes", {"color": "black", "linestyle": ":"}),
+    "full": ("full model", {"color": "C4"}),
+    "one_layer_alone": ("one layer alone", {"color": "C3"}),
+}
+
+
+def draw(table):
+    """A figure of the runs that are done."""
+    done = table[table["state"] == "done"]
+    refuse("nothing to draw", ["no run is done"] if done.empty else [])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.2))
+    for name, label in READ_INS.items():
+        line(left, examples(done, name), "position", label=label, color=COLORS[name])
+        for ending, look in zip(("", "_untrained"), UPPER.values(), strict=True):
+            line(right, by_cut(done, f"{name}{ending}"), "layer", color=COLORS[name], **look)
+    for name, (label, look) in OTHERS.items():
+        line(left, examples(done, name), "position", label=label, **look)
+    left.set(xlabel="examples", ylabel="risk on linear regression", yscale="log")
+    right.legend([Line2D([], [], color="gray", **look) for look in UPPER.values()], UPPER)
+    right.set(xlabel="blocks taken away below", ylabel="risk / Bayes risk", yscale="log")
+    right.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def examples(table, name):
+    """The risk by number of examples, at the chosen cut or without one."""
+    found = table[(table["predictor"] == name) & (table["quantity"] == "pasting_risk") & table["layer"].isna()]
+    return found[found["position"].map(lambda at: isinstance(at, int))]
+
+
+def by_cut(table, name):
+    """The risk relative to Bayes at every cut."""
+    found = table[(table["predictor"] == name) & (table["quantity"] == "pasting_risk_ratio")]
+    return found[found["layer"].notna() & (found["position"] == "mean")]
+
+
+def line(axes, found, along, **look):
+    """Values along a column, the mean over seeds, with two standard errors over prompts."""
+    refuse("table", [f"no rows of pasting for {look.get('label', along)!r}"] if found.empty else [])
+    values = found.groupby(found[along].astype(int))[["value", "stderr"]].mean()
+    x, y, error = values.index, values["value"].astype(float), values["stderr"].astype(float)
+    (drawn,) = axes.plot(x, y, **look)
+    axes.fill_between(x, y - 2 * error, y + 2 * error, color=drawn.get_color(), alpha=0.2, lw=0)
+
+
+if __name__ == "__main__":
+    plots.command(__doc__, draw, iclab.load)
