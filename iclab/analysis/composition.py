@@ -132,8 +132,8 @@ def compositions(model: HasHeads, ways: Sequence[Way] | None = None, centred: bo
     OV, QK = ov(model), qk(model)
     parts = {"Q": lambda: QK.svd(), "K": lambda: _swapped(QK.svd()), "V": lambda: writers}
     writers = OV.svd()
-    readers = {way: parts[way]() for way in ways or able}
-    scores = {
+    readers: dict[Way, Components] = {way: parts[way]() for way in ways or able}
+    scores: dict[Way, Tensor] = {
         way: torch.stack([component_scores(V, each) for V in writers.directions()])  # layer by layer, for memory
         for way, each in readers.items()
     }

@@ -12,7 +12,7 @@ just because of a mean would be taken for communication, and biases of values wo
 """
 
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def folded(model: Model) -> Model:
 def _copy(model: Model) -> Model:
     """The model with ends of its own and with biases, zero where it had none."""
     changes = {"bias": True} | ({"tied_embedding": False} if isinstance(model, TokenTransformer) else {})
-    made = type(model)(*(getattr(model, size) for size in model.sizes), replace(model.config, **changes))
+    made = cast(Any, type(model))(*(getattr(model, size) for size in model.sizes), replace(model.config, **changes))
     made.to(next(model.parameters()))
     nothing = {name: torch.zeros_like(each) for name, each in made.state_dict().items()}
     made.load_state_dict(nothing | model.state_dict())
