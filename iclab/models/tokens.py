@@ -9,6 +9,7 @@ Law (causality): logits i do not change when a token j > i does.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
@@ -24,10 +25,28 @@ from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
 @dataclass(frozen=True, kw_only=True)
 class TokenTransformerConfig(BlockConfig):
     """The shape of a transformer over tokens. The default is attention alone, in two layers of softmax: the smallest in
-    which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework)."""
+    which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework).
+
+    `parallel` lets the MLP read the stream as it was before attention; the first `rotary` channels of queries and keys
+    are turned by the position (0: none); `tied_embedding` reads out with the vectors that are read in, drawn as those
+    of a read-out. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
+    `iclab.models.pretrained` loads.
+    """
 
     n_layer: int = 2
     attention: Literal["softmax", "linear", "relu"] = "softmax"
+    parallel: bool = False
+    rotary: int = 0
+    rotary_base: float = 10000.0
+    norm_eps: float = 1e-5
+    tied_embedding: bool = False
+
+    def _problems(self) -> list[str]:
+        found = super()._problems()
+        if self.rotary and not found and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
+            found.append(f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}")
+        positive = {name: getattr(self, name) for name in ("rotary_base", "norm_eps")}
+        return found + [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "TokenTransformer":
         """The untrained model over sequences of at most n tokens out of `vocab`."""
@@ -55,6 +74,8 @@ class TokenTransformer(Stack):
         self._add_blocks(n, n)
         self.norm = layer_norm(self.config)
         self.read_out = linear_map(self.config.d_model, vocab, self.config)
+        if self.config.tied_embedding:
+            self.read_out.weight = self.read_in.weight
         self.initialise(rng or torch.Generator().manual_seed(0))
 
     def forward(self, tokens: Int[Tensor, "batch n"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:

@@ -76,6 +76,11 @@ class BlockConfig:
     bias: bool = True
     tied: bool = False
     init_scale: float = 1.0
+    # What only models over tokens may choose (`TokenTransformerConfig`):
+    parallel: ClassVar[bool] = False
+    rotary: ClassVar[int] = 0
+    rotary_base: ClassVar[float] = 10000.0
+    norm_eps: ClassVar[float] = 1e-5
 
     def __post_init__(self) -> None:
         refuse(type(self).__name__, self._problems() + unknown_choices(self))
@@ -169,8 +174,20 @@ class Attention(nn.Module):
             taps(f"attn.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
             for letter, part in (("q", self.q), ("k", self.k), ("v", self.v))
         )
+        if self.config.rotary:
+            q, k = self.turned(q), self.turned(k)
         z = taps("attn.z", self.mix(q, k, v, mask, causal, taps))
         return self.out(rearrange(z, "b a t c -> b t (a c)"))
+
+    def turned(self, x: Float[Tensor, "b a t c"]) -> Float[Tensor, "b a t c"]:
+        """Channels i and i + r/2 of the first r, for token t turned by the angle t·base^(−2i/r): a score then depends
+        on the distance of its tokens. Source: Su et al. 2021, arXiv 2104.09864, eq. (34), in two halves."""
+        r, ahead = self.config.rotary, {"device": x.device, "dtype": x.dtype}
+        angles = self.config.rotary_base ** (-torch.arange(0, r, 2, **ahead) / r)
+        angles = torch.arange(x.shape[-2], **ahead).unsqueeze(-1) * angles
+        a, b, rest = x.split([r // 2, r // 2, x.shape[-1] - r], dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
     def mix(
         self,
@@ -221,11 +238,11 @@ class Block(nn.Module):
     def forward(
         self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
     ) -> Float[Tensor, "b t d_model"]:
-        h = taps("resid_pre", h)
+        h = before = taps("resid_pre", h)
         h = h + taps("attn_out", self.attn(self.norm_attn(h), mask, causal, taps))
         if self.config.d_mlp:
             h = taps("resid_mid", h)
-            h = h + taps("mlp_out", self.mlp(self.norm_mlp(h), taps))
+            h = h + taps("mlp_out", self.mlp(self.norm_mlp(before if self.config.parallel else h), taps))
         return taps("resid_post", h)
 
     def mlp(self, h: Float[Tensor, "b t d_model"], taps: Inside) -> Float[Tensor, "b t d_model"]:
@@ -279,6 +296,34 @@ class Stack(nn.Module):
         assert isinstance(block, Block)
         return block.attn
 
+    # ---- heads -----------------------------------------------------------------------------------------------------
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer a d_model c"]:
+        """The queries of every head are h @ W_Q, without their bias."""
+        return self._per_head("q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer a d_model c"]:
+        """The keys of every head are h @ W_K, without their bias."""
+        return self._per_head("k")
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer a d_model c"]:
+        """The values of every head are h @ W_V, without their bias."""
+        return self._per_head("v")
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer a c d_model"]:
+        """A head writes z @ W_O into the stream."""
+        return self._per_head("out").mT
+
+    def _per_head(self, letter: str) -> Float[Tensor, "layer a d_model c"]:
+        refuse(self.kind, [] if self.config.n_layer else ["a model without layers has no heads"])
+        parts = torch.stack([getattr(self.attention(i), letter).weight for i in range(self.config.n_layer)])
+        shape = "l D (a c) -> l a D c" if letter == "out" else "l (a c) D -> l a D c"
+        return rearrange(parts, shape, a=self.config.n_head)
+
     # ---- running ---------------------------------------------------------------------------------------------------
 
     def activations(self) -> list[str]:
@@ -313,7 +358,9 @@ class Stack(nn.Module):
     def save(self, path: Path | str) -> None:
         """Writes weights and shape to one safetensors file, whole or not at all."""
         shape = {**{name: getattr(self, name) for name in self.sizes}, "config": asdict(self.config)}
-        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        weights = {
+            name: value.clone(memory_format=torch.contiguous_format) for name, value in self.state_dict().items()
+        }
         write_whole(Path(path), to_bytes(weights, metadata={self.kind: json.dumps(shape)}))
 
     @classmethod
@@ -444,7 +491,7 @@ class Transformer(Stack):
 
 
 def layer_norm(config: BlockConfig, wanted: bool = True) -> nn.Module:
-    return nn.LayerNorm(config.d_model) if config.norm and wanted else nn.Identity()
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.norm and wanted else nn.Identity()
 
 
 def linear_map(inputs: int, outputs: int, config: BlockConfig) -> nn.Linear:
