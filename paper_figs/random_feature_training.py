@@ -16,9 +16,9 @@ from iclab.errors import refuse
 
 TARGETS = {"key_1": "⟨β, xᵢ⟩", "correlation_1": "⟨x₀, xᵢ⟩", "correlation_2": "⟨x₀, xᵢ⟩²"}
 FROZEN = {
-    "frozen": ("64 frozen", "C1"),
+    "frozen": ("32 frozen", "C1"),
     "frozen_many": ("1000 frozen", "C2"),
-    "biased": ("64 biased, frozen", "C3"),
+    "biased": ("32 biased, frozen", "C3"),
     "biased_many": ("1000 biased, frozen", "C4"),
 }
 STARTS = {0.0: ("trained from mean 0", "-"), 1.0: ("trained from the identity", "--")}
