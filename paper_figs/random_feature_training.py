@@ -44,8 +44,8 @@ def draw(table):
         bottom.set(xlabel="inputs learned from")
     above[0].set_ylabel("test error / variance")
     below[0].set_ylabel("tr W / d of trained products")
-    for axes in (above[0], below[0]):
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    below[-1].legend(fontsize="x-small", loc="center")
+    figure.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
 
