@@ -44,9 +44,11 @@ class TrainedAttention:
 
     def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
         query, keys = with_one(xs[:, 0]), with_one(xs[:, 1:])
-        turned = torch.einsum("bd,tmde->tbme", query, self.products)
-        scores, read = turned @ keys.mT, self.values.unsqueeze(1) @ keys.mT  # [targets batch heads N]
-        return ((scores.relu() * read).sum((-2, -1)) / keys.shape[1] + self.intercepts.unsqueeze(1)).mT
+        targets, heads = self.values.shape[:2]
+        turned = (query @ self.products.permute(2, 0, 1, 3).flatten(1)).unflatten(1, (targets * heads, -1))
+        scores, read = turned @ keys.mT, self.values.flatten(0, 1) @ keys.mT  # [batch targets·heads N]
+        added = (scores.relu() * read).sum(-1).unflatten(1, (targets, heads)).sum(-1)
+        return added / keys.shape[1] + self.intercepts
 
     def scaled(self, spread: Float[Tensor, " targets"], mean: Float[Tensor, " targets"]) -> "TrainedAttention":
         """The same layers with answers of another scale."""
@@ -107,7 +109,7 @@ class AttentionDescent(CurveLearner):
     def _train(self, model: RandomFeatures, xs: Tensor, ys: Tensor) -> TrainedAttention:
         kept, mean, spread = len(xs) - round(len(xs) * self.validation), ys.mean(0), ys.std(0)
         layers, targets = untrained(model, ys.shape[1]), (ys - mean) / spread
-        optimizer = torch.optim.Adam([p.requires_grad_() for p in layers.parameters], self.lr)
+        optimizer = torch.optim.Adam([p.requires_grad_() for p in layers.parameters], self.lr, fused=True)
         best = Best(lambda: (layers(xs[kept:]) - targets[kept:]).square().mean(0), layers)
         rng = torch.Generator(xs.device).manual_seed(len(xs))
         for step in range(self.steps):

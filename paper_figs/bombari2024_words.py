@@ -35,6 +35,8 @@ def draw(table):
             found = done[(done["quantity"] == quantity) & (done["predictor"] == name)].groupby("task.n")["value"].mean()
             axes.plot(found.index.astype(float), found, marker="o", color=f"C{i}", label=label)
         axes.set(xscale="log", yscale="log", xlabel="words n", title=f"changing {title}")
+        axes.set_xticks(words := sorted(done["task.n"].unique()), [str(n) for n in words])
+        axes.xaxis.minorticks_off()
     panels[0].set_ylabel("word sensitivity")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -16,9 +16,9 @@ from iclab.errors import refuse
 
 TARGETS = {"key_1": "⟨β, xᵢ⟩", "correlation_1": "⟨x₀, xᵢ⟩", "correlation_2": "⟨x₀, xᵢ⟩²"}
 FROZEN = {
-    "frozen": ("64 frozen", "C1"),
+    "frozen": ("32 frozen", "C1"),
     "frozen_many": ("1000 frozen", "C2"),
-    "biased": ("64 biased, frozen", "C3"),
+    "biased": ("32 biased, frozen", "C3"),
     "biased_many": ("1000 biased, frozen", "C4"),
 }
 STARTS = {0.0: ("trained from mean 0", "-"), 1.0: ("trained from the identity", "--")}
@@ -44,8 +44,8 @@ def draw(table):
         bottom.set(xlabel="inputs learned from")
     above[0].set_ylabel("test error / variance")
     below[0].set_ylabel("tr W / d of trained products")
-    for axes in (above[0], below[0]):
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    below[-1].legend(fontsize="x-small", loc="center")
+    figure.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
 

@@ -125,6 +125,11 @@ def test_a_curve_of_several_draws_is_their_mean_with_a_smaller_error():
     assert one != mean and mean[40] == pytest.approx(one[40], rel=0.5)
     told = [[row for row in found if row["quantity"] == "error" and row["step"] == 40] for found in (few, many)]
     assert told[0][0]["stderr"] > 1.5 * told[1][0]["stderr"]
+    halves = [
+        next(row for row in found if row["quantity"] == "half_error" and row["predictor"] == "network")
+        for found in (few, many)
+    ]
+    assert halves[0]["stderr"] is None and 0 < halves[1]["stderr"] < 0.3 * halves[1]["value"]
 
 
 def test_exponents_are_those_of_half_errors_of_two_tasks():

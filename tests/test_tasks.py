@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from iclab import tasks
 from iclab.features import Representation
 from iclab.tasks import (
+    Alternating,
     DecisionTree,
     DynamicalSystem,
     FinitePool,
     HalfSubspace,
     LinearClassification,
+    KeyAverage,
     LinearRegression,
     Longer,
     NoiseMixture,
@@ -29,6 +31,8 @@ from iclab.tasks import (
     OppositeOrthant,
     Orthant,
     OrthogonalQuery,
+    Power,
+    QueryAndKeys,
     RandomOrthant,
     Recoloured,
     ReLUNetwork,
@@ -82,6 +86,7 @@ TASKS = {
     "opposite orthant of a subspace": OppositeOrthant(HalfSubspace(BASE)),
     "orthogonal query": OrthogonalQuery(BASE),
     "repeated query": RepeatedQuery(BASE),
+    "query and keys": QueryAndKeys(4, 5, 0.3, targets=(("one", KeyAverage(Power(2))), ("other", Alternating()))),
     "a shift of a shift of a pool": ScaledInputs(SkewedInputs(FinitePool(BASE, size=2)), 2.0),
 }
 
@@ -89,6 +94,11 @@ TASKS = {
 @pytest.fixture(params=TASKS.values(), ids=TASKS.keys())
 def task(request):
     return request.param
+
+
+def labelled(task):
+    """The positions that have labels: all of them, but that keys have none."""
+    return slice(task.n - 1 if isinstance(task, QueryAndKeys) else 0, task.n)
 
 
 def test_every_concrete_kind_is_in_the_matrix():
@@ -120,9 +130,9 @@ def test_the_same_generator_state_gives_the_same_prompts(task):
 
 def test_some_of_the_prompts_are_prompts_with_their_own_functions(task):
     whole = task.sample(6, generator())
-    some = whole[2:5]
+    some, at = whole[2:5], labelled(task)
     assert torch.equal(some.ys, whole.ys[2:5])
-    torch.testing.assert_close(some.truth(some.xs), some.fs)
+    torch.testing.assert_close(some.truth(some.xs[:, at]), some.fs[:, at])
 
 
 def test_sampling_leaves_the_global_generator_alone(task):
@@ -132,14 +142,13 @@ def test_sampling_leaves_the_global_generator_alone(task):
 
 
 def test_labels_are_the_function_plus_noise_of_the_stated_size(task):
-    prompts = task.sample(20_000, generator(), torch.float64)
-    torch.testing.assert_close(prompts.truth(prompts.xs), prompts.fs)
-    noise = prompts.ys - prompts.fs
+    prompts, at = task.sample(20_000, generator(), torch.float64), labelled(task)
+    fs = prompts.fs[:, at]
+    torch.testing.assert_close(prompts.truth(prompts.xs[:, at]), fs)
+    noise = prompts.ys[:, at] - fs
     assert noise.square().mean().sqrt().item() == pytest.approx(task.noise, rel=0.02)
     if task.noise:  # independent of the labels: correlation within 5 standard errors of 0
-        assert (
-            abs(torch.corrcoef(torch.stack([noise.flatten(), prompts.fs.flatten()]))[0, 1]) < 5 / noise.numel() ** 0.5
-        )
+        assert abs(torch.corrcoef(torch.stack([noise.flatten(), fs.flatten()]))[0, 1]) < 5 / noise.numel() ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ and of a whole curve, without a step:
 
 final_error, final_error_over_transformer    the same after the last n
 half_error        the n from which on the error is at most 1/2, interpolated in the logarithms of both. One that lies
-                  before the first n, or after the last, is told as these: half_error_found says which are known
+                  before the first n, or after the last, is told as these: half_error_found says which are known. Its
+                  error is that of the jackknife over draws, as is that of exponents
 predicted_half_error, half_error_over_predicted   the same by theory, for any n; ours relative to it
 half_error_over_transformer   of a model beside, relative to the model's: a lower bound where its own was not found
 exponent_d, exponent_keys     log₂ of what half_error is multiplied by where d, or N, is doubled (if asked for; not a
@@ -23,7 +24,7 @@ norm              B(f*), the squared norm in the space of attention, where known
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import log2, nan
+from math import hypot, log, log2, nan
 
 import torch
 from jaxtyping import Float
@@ -72,6 +73,7 @@ class Curves:
     models: dict[str, FrozenArchitecture]
     errors: dict[str, Float[Tensor, "sizes inputs targets"]]
     deviations: Float[Tensor, "inputs targets"]
+    count: int  # test inputs of a draw
     layers: Sequence[TrainedAttention] = ()
 
     @classmethod
@@ -117,7 +119,7 @@ class Curves:
             else:
                 answers = (learner if name == MODEL else learner.for_others).answers(model, xs, ys, others)
             errors[name] = (answers - fs).square()
-        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), layers)
+        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), count, layers)
 
     def rows(self) -> Iterator[Row]:
         """Errors by number of inputs, of every model, and what theory says of them."""
@@ -131,7 +133,8 @@ class Curves:
             yield from (_at(n, one) for n, found in zip(self.sizes, told, strict=True) for one in found)
             yield from ({**one, "quantity": f"final_{one['quantity']}"} for one in told[-1])
             half, known = self.half(name, at)
-            yield row(name, "half_error", None, half)
+            spread = self.spread(name, at)
+            yield row(name, "half_error", None, half, None if spread is None else half * log(2) * spread)
             yield row(name, "half_error_found", None, float(known))
             if name != MODEL:
                 yield row(name, "half_error_over_transformer", None, half / self.half(MODEL, at)[0])
@@ -142,10 +145,18 @@ class Curves:
         yield from rows_of(name, "error", ratio(mine, self.deviations[:, at]))
         yield from rows_of(name, "error_over_transformer", ratio(mine, model)) if name != MODEL else ()
 
-    def half(self, name: str, at: int) -> tuple[float, bool]:
-        """The number of inputs at which a target is half learned, and whether it lies among the sizes."""
-        errors = self.errors[name][..., at].mean(1) / self.deviations[:, at].mean()
+    def half(self, name: str, at: int, left_out: int = -1) -> tuple[float, bool]:
+        """The number of inputs at which a target is half learned, and whether it lies among the sizes; all draws count
+        but the one left out."""
+        kept = torch.arange(len(self.deviations), device=self.deviations.device) // self.count != left_out
+        errors = self.errors[name][:, kept, at].mean(1) / self.deviations[kept, at].mean()
         return half_error(self.sizes, errors.tolist())
+
+    def spread(self, name: str, at: int) -> float | None:
+        """The standard error of log₂ of that number, by the jackknife over draws; none for a single one."""
+        draws = len(self.deviations) // self.count
+        logs = torch.tensor([log2(self.half(name, at, k)[0]) for k in range(draws)])
+        return ((draws - 1) * logs.var(correction=0)).sqrt().item() if draws > 1 else None
 
     def _predicted(self, at: int, function: Target) -> Iterator[Row]:
         for name, architecture in self.models.items():
@@ -176,7 +187,9 @@ class Curves:
             for name, architecture in self.models.items():
                 (few, known), (many, both) = self.half(name, at), doubled.half(name, at)
                 exponent = log2(many / few) if known and both else nan
-                yield {"distribution": target, **row(name, f"exponent_{what}", None, exponent)}
+                own, other = self.spread(name, at), doubled.spread(name, at)
+                error = None if own is None or other is None else hypot(own, other)
+                yield {"distribution": target, **row(name, f"exponent_{what}", None, exponent, error)}
                 pair = [predicted_levels(architecture, each.task, function) for each in (self, doubled)]
                 if pair[0] and pair[1]:
                     few, many = (inputs_to_learn(levels, HALF) for levels in pair if levels)
