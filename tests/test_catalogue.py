@@ -48,6 +48,7 @@ FIGURES = {
     "vonoswald2022_start.py": "vonoswald2022_start.toml",
     "probes.py": "akyurek2022_probes.toml",
     "guo2023_pasting.py": "guo2023_pasting.toml",
+    "moschella2022_stitching.py": "moschella2022_stitching.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 

@@ -33,7 +33,7 @@ LAYOUTS = ("interleaved", "copied")  # tokens that hold x or y
 READ_INS: dict[str, dict[str, Any]] = {
     "linear": {"n_layer": 0},
     "linear_copied": {"n_layer": 0, "layout": "copied"},
-    "one_layer": {"n_layer": 1},
+    "one_layer": {"n_layer": 1, "attention": "softmax"},
 }
 
 
