@@ -63,6 +63,7 @@ FIGURES = {
     "bai2023_noise.py": "bai2023_noise.toml",
     "bai2023_classes.py": "bai2023_classes.toml",
     "guo2023_pasting.py": "guo2023_pasting.toml",
+    "moschella2022_stitching.py": "moschella2022_stitching.toml",
 }
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 

@@ -1,5 +1,7 @@
 """Pasting: a new read-in learns under frozen blocks, and its controls are what they are called."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import generator
@@ -73,6 +75,14 @@ def test_read_ins_are_what_they_are_called():
         moved = (before - now).abs().amax((0, 2)) > 1e-6
         assert moved[own] and moved[1] == bool(after) and moved[2:].any() == (kind == "one_layer")
         assert read_in.config.d_model == 16 and read_in.config.n_layer == (kind == "one_layer")
+
+
+def test_read_ins_are_the_same_for_a_model_whose_labels_hold_their_inputs():
+    """Of such a model the upper blocks may never have had to copy; a linear read-in still does not do it for them."""
+    upper = source(shape=replace(SHAPE, layout="copied", attention="linear"))
+    layouts = {kind: new_read_in(kind, upper, 3, 6, generator()).config.layout for kind in READ_INS}
+    assert layouts == {"linear": "interleaved", "linear_copied": "copied", "one_layer": "interleaved"}
+    assert new_read_in("one_layer", upper, 3, 6, generator()).config.attention == "softmax"  # which can copy
 
 
 @pytest.mark.parametrize("kind", READ_INS)

@@ -6,7 +6,7 @@ blocks above a cut are frozen, and a new read-in in front of them is trained on 
 
     linear          the learned read-in of tokens x_i and y_i (with its positions), no block
     linear_copied   the same, of tokens x_i and (x_i, y_i): the copy that lower blocks may have made, made by hand
-    one_layer       the linear read-in and one block, which may learn to copy
+    one_layer       the linear read-in and one block of softmax attention, which may learn to copy
 
 A read-in that alone does nothing shows, by the risk that it reaches with the upper blocks, what these can do. It is
 compared with the Bayes risk and with three controls, all trained by one recipe: the read-in `_alone`, under a new
@@ -31,9 +31,9 @@ from iclab.models import Transformer
 
 LAYOUTS = ("interleaved", "copied")  # tokens that hold x or y
 READ_INS: dict[str, dict[str, Any]] = {
-    "linear": {"n_layer": 0},
+    "linear": {"n_layer": 0, "layout": "interleaved"},
     "linear_copied": {"n_layer": 0, "layout": "copied"},
-    "one_layer": {"n_layer": 1},
+    "one_layer": {"n_layer": 1, "layout": "interleaved", "attention": "softmax"},
 }
 
 

@@ -25,6 +25,8 @@ probes, attention_probes    what is written in the layers, with its controls: se
 token_probes    representations and answers in tokens of x and of y: see `iclab.experiments.token_probes`
 preconditioners, descent    the steps that the weights of linear attention spell out: see `iclab.experiments.descent`
 
+Rows of what is trained beside a model, pasting and stitching, come from `iclab.experiments.run.surgery`.
+
 "transformer" is the model, whatever its kind, and "oracle" is told which task of a mixture a prompt is from. `position`
 is a number of examples, a region (see `iclab.experiments.rows`), or none for the mean over all positions.
 """
