@@ -13,7 +13,7 @@ from iclab.errors import Refusal
 
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
-TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples")
+TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by")
 
 # What a command needs is imported inside of it: the help must not wait for torch.
 
@@ -212,6 +212,33 @@ def precision(*, out: Path = RUNS / "precision") -> int:
     return 0
 
 
+def channels(
+    model: Annotated[Positional[Path], arg(metavar="MODEL")],
+    *,
+    top: int = 20,
+    by: str = "z",
+    json: Path | None = None,
+) -> int:
+    """Ranks the channels between heads of a model on this disk: what a component of one writes and a later one reads.
+
+    Example: iclab channels ~/models/gpt2 --top 30
+
+    Nothing is fetched. Read are GPT-2 and GPT-NeoX (Pythia) as folders of safetensors, and token transformers of iclab.
+
+    Args:
+        model: A folder with config.json and model.safetensors, or a file of weights.
+        top: How many channels to tell.
+        by: What to rank by: z (above random rotations), z_unreachable (above components that cannot reach the reader),
+            z_head (above the others of the same head), z_robust (the same by medians), score.
+        json: A file for the numbers, besides the table.
+    """
+    from iclab.experiments.channels import report
+    from iclab.experiments.report import console
+
+    report(model, top, by, console(), json)
+    return 0
+
+
 def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
@@ -252,6 +279,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "falsify": falsify,
     "errata": errata,
     "precision": precision,
+    "channels": channels,
     "bench": bench,
     "doctor": doctor,
 }

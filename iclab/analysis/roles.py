@@ -110,7 +110,7 @@ def attribution(
 ) -> dict[str, Float[Tensor, "b m k"]]:
     """What each part adds to the logits of the tokens `to` (all unless given) at the last m positions.
 
-    The parts are "embed", "blocks.l.head.a", "blocks.l.attn_bias", "blocks.l.mlp_out" and "bias"; the sum is the logits.
+    The parts are "embed", "blocks.l.head.a", "blocks.l.attn_bias", "blocks.l.mlp_out" and "bias"; logits are their sum.
     """
     m, to = m or tokens.shape[1], torch.arange(model.vocab, device=tokens.device) if to is None else to
     parts = {name: part[:, -m:] for name, part in _written(model, tokens)}

@@ -1,0 +1,54 @@
+"""The strongest channels between the heads of a model on disk (`iclab channels`): GPT-2, GPT-NeoX, or one of our own.
+
+LayerNorms and biases are folded first and the stream is centred, so that what all heads share by a mean is no channel.
+Where that cannot be done, scores are of the weights as they stand.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from iclab.analysis.composition import WAYS, Channel, channels, compositions, ways_of
+from iclab.analysis.folding import folded
+from iclab.experiments.report import table
+from iclab.files import write_whole
+from iclab.models import TokenTransformer
+from iclab.models.pretrained import load_pretrained
+
+COLUMNS = ["by", "writer", "reader", "CS", "of the head", "z", "z unreachable", "z head", "z robust", "share", "gap"]
+
+
+def model(place: Path) -> TokenTransformer:
+    """The model in a folder of a pretrained one, or in a file that `TokenTransformer.save` wrote."""
+    return load_pretrained(place) if place.is_dir() else TokenTransformer.load(place)
+
+
+@torch.no_grad()
+def ranked(of: TokenTransformer, count: int, order: str) -> list[Channel]:
+    """The strongest channels after folding, in the order of a column of `Channel`."""
+    centred = of.config.norm and of.config.norm_attention
+    return channels(compositions(folded(of.double()), centred=centred), count, order)
+
+
+def report(place: Path, count: int, order: str, to: Console, file: Path | None = None) -> None:
+    """Prints the table, and writes all numbers to a file where one is named."""
+    one = model(place)
+    found = ranked(one, count, order)
+    size = f"{one.config.n_layer} layers of {one.config.n_head} heads, d_model {one.config.d_model}"
+    to.print(table(f"{place}: {size}; channels in the order of {order}", COLUMNS, list(_rows(found)), to))
+    if ways_of(one) != WAYS:
+        to.print("With rotary positions queries and keys read by distance: only what values read is told.")
+    if file is not None:
+        write_whole(file, json.dumps([asdict(each) for each in found], indent=1).encode())
+
+
+def _rows(found: Sequence[Channel]) -> Iterator[list[Any]]:
+    for one in found:
+        writer, reader = (f"{layer}.{head}" for layer, head in (one.writer, one.reader))
+        numbers = [one.score, one.whole, one.z, one.z_unreachable, one.z_head, one.z_robust, one.share, one.gap]
+        yield [one.way, f"{writer}.{one.component}", reader, *numbers]

@@ -1,0 +1,271 @@
+"""GPT-2 and GPT-NeoX loaded into our transformer say what the library transformers says, weight for weight."""
+
+import json
+
+import pytest
+import torch
+from conftest import generator
+from safetensors.torch import load_file, save_file
+
+from iclab.analysis.circuits import ov
+from iclab.analysis.composition import compositions
+from iclab.analysis.edits import with_components
+from iclab.analysis.folding import folded
+from iclab.models import TokenTransformer, TokenTransformerConfig
+from iclab.models.pretrained import load_pretrained
+
+transformers = pytest.importorskip("transformers")
+TOKENS = torch.randint(37, (3, 20), generator=generator(1))
+GPT2 = {"vocab_size": 37, "n_positions": 24, "n_embd": 48, "n_layer": 3, "n_head": 4}
+NEOX = {
+    "vocab_size": 37,
+    "max_position_embeddings": 24,
+    "hidden_size": 48,
+    "intermediate_size": 100,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+
+
+def rotary(share, base=10000.0):
+    return {"rope_parameters": {"rope_theta": base, "partial_rotary_factor": share, "rope_type": "default"}}
+
+
+CONFIGS = {
+    "gpt2": ("gpt2", {}),
+    "gpt2, other widths": ("gpt2", {"n_inner": 50, "layer_norm_epsilon": 1e-3, "activation_function": "relu"}),
+    "gpt2, untied": ("gpt2", {"tie_word_embeddings": False, "activation_function": "gelu"}),
+    "neox, a sixth": ("gpt_neox", rotary(0.17)),
+    "neox, all channels": ("gpt_neox", rotary(1.0, base=500.0)),
+    "neox, sequential": ("gpt_neox", rotary(0.5) | {"use_parallel_residual": False, "hidden_act": "gelu_new"}),
+    "neox, tied": ("gpt_neox", rotary(0.5) | {"tie_word_embeddings": True, "layer_norm_eps": 1e-2}),
+}
+
+
+@torch.no_grad()
+def original(kind, settings, dtype=torch.float32, seed=0):
+    """A random model of the library with nothing left at zero or one."""
+    if kind == "gpt2":
+        config = transformers.GPT2Config(**GPT2 | settings, attn_implementation="eager")
+        made = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.GPTNeoXConfig(**NEOX | settings, attn_implementation="eager")
+        made = transformers.GPTNeoXForCausalLM(config)
+    rng = generator(seed)
+    for name, weight in made.named_parameters():
+        gain = "weight" in name and weight.ndim == 1
+        weight.copy_((1.0 if gain else 0.0) + 0.2 * torch.randn(weight.shape, generator=rng))
+    return made.to(dtype).eval()
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+def saved(request, tmp_path):
+    """A model of the library, float64, and the folder in which it was saved."""
+    made = original(*request.param, torch.float64)
+    made.save_pretrained(tmp_path)
+    return made, tmp_path
+
+
+def rewrite(folder, change, name="model.safetensors"):
+    weights = load_file(folder / name)
+    change(weights)
+    save_file(weights, folder / name)
+
+
+@torch.no_grad()
+def test_logits_equal_those_of_the_library(saved):
+    made, folder = saved
+    expected = made(TOKENS).logits
+    wide = load_pretrained(folder, torch.float64)
+    # The library takes the angles of rotary positions in float32, whatever the model.
+    tolerance = 1e-6 if made.config.model_type == "gpt_neox" else 1e-12
+    torch.testing.assert_close(wide(TOKENS), expected, atol=tolerance, rtol=tolerance)
+    single = load_pretrained(folder)
+    torch.testing.assert_close(single(TOKENS), made.float()(TOKENS).logits, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0.3  # not all zero
+
+
+@torch.no_grad()
+def test_patterns_and_the_residual_stream_equal_those_of_the_library(saved):
+    made, folder = saved
+    one = load_pretrained(folder, torch.float64)
+    said = made(TOKENS, output_attentions=True, output_hidden_states=True)
+    names = [f"blocks.{i}.attn.pattern" for i in range(3)]
+    for found, expected in zip(one.read(TOKENS, names).values(), said.attentions, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    *stream, last = said.hidden_states  # the last of theirs is normalised
+    for found, expected in zip(one.stream(TOKENS), [*stream, None], strict=True):
+        if expected is not None:
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(one.norm(list(one.stream(TOKENS))[-1]), last, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_folding_refactoring_and_saving_change_no_logit_of_a_loaded_model(saved, tmp_path):
+    made, folder = saved
+    one = load_pretrained(folder, torch.float64)
+    expected = one(TOKENS)
+    torch.testing.assert_close(folded(one)(TOKENS), expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(with_components(one, (1, 2), torch.ones(12))(TOKENS), expected, atol=1e-10, rtol=1e-10)
+    one.save(tmp_path / "own.safetensors")
+    again = TokenTransformer.load(tmp_path / "own.safetensors")
+    assert torch.equal(again(TOKENS), expected) and again.config == one.config
+    tied = made.config.tie_word_embeddings
+    assert (again.read_out.weight is again.read_in.weight) is tied
+    ways = {"gpt2": {"Q", "K", "V"}, "gpt_neox": {"V"}}[made.config.model_type]
+    assert set(compositions(folded(one), centred=True).scores) == ways
+
+
+@torch.no_grad()
+def test_heads_are_those_of_the_library(tmp_path):
+    made = original("gpt2", {}, torch.float64)
+    made.save_pretrained(tmp_path)
+    attn = made.transformer.h[1].attn
+    W_V = attn.c_attn.weight[:, 96:].reshape(48, 4, 12)[:, 2]
+    W_O = attn.c_proj.weight.reshape(4, 12, 48)[2]
+    found = ov(load_pretrained(tmp_path, torch.float64))[1, 2].dense()
+    torch.testing.assert_close(found, W_V @ W_O, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+def test_files_of_old_with_buffers_other_prefixes_and_half_precision_are_read(kind, tmp_path):
+    made = original(kind, {} if kind == "gpt2" else rotary(0.25))
+    made.half().save_pretrained(tmp_path)
+    expected = load_pretrained(tmp_path)(TOKENS)
+
+    def older(weights):
+        for name in list(weights):
+            weights[name.removeprefix("transformer.").removeprefix("gpt_neox.")] = weights.pop(name)
+        if kind == "gpt2":
+            weights["h.0.attn.bias"], weights["lm_head.weight"] = torch.ones(1, 1, 24, 24), torch.zeros(1)
+        else:
+            weights["layers.0.attention.masked_bias"] = torch.tensor(-1e9)
+            weights["layers.0.attention.rotary_emb.inv_freq"] = torch.ones(2)
+            names = {"embed_out.weight", "lm_head.weight"} & weights.keys()
+            weights["lm_head.weight" if "embed_out.weight" in names else "embed_out.weight"] = weights.pop(*names)
+
+    rewrite(tmp_path, older)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    if kind == "gpt_neox":
+        del settings["rope_parameters"]
+        (tmp_path / "config.json").write_text(json.dumps(settings | {"rotary_pct": 0.25, "rotary_emb_base": 10000}))
+    assert torch.equal(load_pretrained(tmp_path)(TOKENS), expected)
+
+
+def test_several_files_are_one_model(tmp_path):
+    made = original("gpt2", {})
+    made.save_pretrained(tmp_path)
+    whole = load_pretrained(tmp_path)(TOKENS)
+    made.save_pretrained(tmp_path / "parts", max_shard_size="60KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    assert torch.equal(load_pretrained(tmp_path / "parts")(TOKENS), whole)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+@torch.no_grad()
+def test_any_weight_put_in_another_place_is_seen(kind, tmp_path):
+    """Each of our weights moved by its own size changes the logits: none is mapped and then not used."""
+    made = original(kind, {} if kind == "gpt2" else rotary(0.5), torch.float64)
+    made.save_pretrained(tmp_path)
+    one = load_pretrained(tmp_path, torch.float64)
+    expected = made(TOKENS).logits
+    for name, weight in one.named_parameters():
+        kept = weight.clone()
+        weight.copy_(weight.roll(1, 0))
+        blind = name.endswith("attn.k.bias") and kind == "gpt2"  # adds the same to all scores of a query
+        assert ((one(TOKENS) - expected).abs().max() < 1e-6) is blind or name == "read_out.bias", name
+        weight.copy_(kept)
+    assert (one(TOKENS) - expected).abs().max() < 1e-6
+
+
+def test_weights_that_are_not_known_missing_or_of_another_shape_are_listed(tmp_path):
+    original("gpt2", {}).save_pretrained(tmp_path)
+
+    def change(weights):
+        weights["transformer.h.0.attn.extra"] = torch.zeros(1)
+        del weights["transformer.h.2.mlp.c_fc.bias"]
+
+    rewrite(tmp_path, change)
+    with pytest.raises(ValueError, match=r"unknown weights: h\.0\.attn\.extra; missing weights: h\.2\.mlp\.c_fc\.bias"):
+        load_pretrained(tmp_path)
+
+    def more(weights):
+        del weights["transformer.h.0.attn.extra"]
+        weights["transformer.h.2.mlp.c_fc.bias"] = torch.zeros(7)
+        weights["transformer.h.1.attn.c_attn.weight"] = torch.zeros(48, 140)
+
+    rewrite(tmp_path, more)
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.q\.weight must be .*\(48, 48\), given \(47, 48\).*mlp_in"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt3"}, "unknown model_type 'gpt3'"),
+        ({"n_embd": None}, "config.json has no n_embd"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "needs scale_attn_by_inverse_layer_idx = False, given True"),
+        ({"activation_function": "silu"}, "unknown activation 'silu'"),
+        ({"n_layer": 4}, r"missing weights: h\.3\.ln_1\.weight, .* and 4 more"),
+    ],
+)
+def test_models_of_another_kind_are_refused(changes, message, tmp_path):
+    original("gpt2", {}).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path)
+
+
+def test_scaled_rotary_positions_and_folders_without_weights_are_refused(tmp_path):
+    original("gpt_neox", rotary(0.25)).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    scaled = settings["rope_parameters"] | {"rope_type": "linear", "factor": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"rope_parameters": scaled}))
+    with pytest.raises(ValueError, match="needs rope_type = default, given linear"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="no file of weights"):
+        load_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no file model\.safetensors"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config"):
+        load_pretrained(tmp_path)
+
+
+# ---- what the class can do for them --------------------------------------------------------------------------------
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    """The same queries and keys at every token: a score is a function of t − s."""
+    config = TokenTransformerConfig(n_layer=1, d_model=16, rotary=4, positions=False, norm=False)
+    one = TokenTransformer(3, 12, config, generator()).double()
+    name = "blocks.0.attn.scores"
+    scores = one.read(torch.zeros(1, 12, dtype=torch.long), name)[name][0]
+    for distance in range(11):
+        diagonal = scores.diagonal(-distance, -2, -1)
+        torch.testing.assert_close(diagonal, diagonal[:, :1].expand_as(diagonal), atol=1e-12, rtol=1e-12)
+    assert (scores[:, 5, 0] - scores[:, 5, 5]).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("given", [3, 10, -2])
+def test_rotary_channels_that_cannot_be_turned_in_pairs_are_refused(given):
+    with pytest.raises(ValueError, match=f"rotary must be even, from 0 to the width of a head, 8, given {given}"):
+        TokenTransformerConfig(d_model=16, rotary=given)
+
+
+def test_constants_of_the_norm_and_of_rotary_positions_must_be_positive():
+    with pytest.raises(ValueError, match=r"rotary_base must be positive and finite, given 0.*norm_eps .* given -1"):
+        TokenTransformerConfig(rotary_base=0.0, norm_eps=-1.0)
+
+
+def test_tied_ends_stay_one_weight():
+    one = TokenTransformer(5, 4, TokenTransformerConfig(tied_embedding=True), generator())
+    assert one.read_out.weight is one.read_in.weight
+    with torch.no_grad():
+        one.read_in.weight.zero_()
+    assert not (one(torch.tensor([[1, 2]])) - one.read_out.bias).any()
+    assert ov(one).A.shape == (2, 2, 32, 16)
