@@ -9,11 +9,13 @@
     NearestNeighbours                    the mean label of the nearest examples
     GreedyTree, BoostedTrees             regression trees grown on the examples so far
     TrainedNetwork                       a two-layer network trained on the examples so far
+    Unigram, Bigram                      counts of tokens and of pairs: answers to sequences of tokens
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
 
 from iclab.predictors.averaging import Averaging
+from iclab.predictors.counts import Bigram, TokenPredictor, Unigram
 from iclab.predictors.discrete import DiscreteMMSE
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
 from iclab.predictors.landweber import Landweber
@@ -33,6 +35,7 @@ from iclab.predictors.trees import BoostedTrees, GreedyTree
 __all__ = [
     "Averaging",
     "Bayesian",
+    "Bigram",
     "BoostedTrees",
     "DiscreteMMSE",
     "GradientDescent",
@@ -51,6 +54,8 @@ __all__ = [
     "SparsePosterior",
     "Spectral",
     "StochasticGradientDescent",
+    "TokenPredictor",
     "TrainedNetwork",
+    "Unigram",
     "Zero",
 ]

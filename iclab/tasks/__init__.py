@@ -1,4 +1,4 @@
-"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks."""
+"""How prompts are made: laws of inputs, classes of functions, tasks derived from tasks; and sequences of tokens."""
 
 from iclab.tasks.derived import (
     Derived,
@@ -21,10 +21,14 @@ from iclab.tasks.derived import (
     Truncated,
 )
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
+from iclab.tasks.laundry import IndirectObject, LaundryList
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
+from iclab.tasks.markov import MarkovChain
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
+from iclab.tasks.recall import MultiQueryRecall, RepeatedSequence
 from iclab.tasks.task import FunctionClass, Task
+from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask
 
 __all__ = [
     "DecisionTree",
@@ -33,10 +37,14 @@ __all__ = [
     "FunctionClass",
     "Functions",
     "HalfSubspace",
+    "IndirectObject",
     "Inputs",
+    "LaundryList",
     "LinearFunctions",
     "LinearRegression",
     "Longer",
+    "MarkovChain",
+    "MultiQueryRecall",
     "NoisyLabels",
     "Normal",
     "NormalisedLabels",
@@ -49,12 +57,16 @@ __all__ = [
     "ReLUNetwork",
     "Recoloured",
     "RepeatedQuery",
+    "RepeatedSequence",
     "ScaledInputs",
     "ScaledWeights",
+    "SizedTask",
     "SkewedInputs",
     "SparseLinearRegression",
     "Sphere",
     "Task",
+    "TokenPrompts",
+    "TokenTask",
     "TruePrior",
     "Truncated",
     "Uniform",
