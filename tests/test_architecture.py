@@ -10,7 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEAVES = {"iclab.errors", "iclab.files", "iclab.words"}  # standard library only, open to all
 MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}
-MIDDLE = {"iclab.posterior", "iclab.constructed", "iclab.training", "iclab.fitting", "iclab.analysis"}
+MIDDLE = {
+    "iclab.posterior",
+    "iclab.constructed",
+    "iclab.training",
+    "iclab.token_training",
+    "iclab.fitting",
+    "iclab.analysis",
+}
 ALLOWED = {
     "iclab.tasks": set(),
     "iclab.predictors": set(),
@@ -18,6 +25,7 @@ ALLOWED = {
     "iclab.posterior": MAKING,
     "iclab.constructed": MAKING,
     "iclab.training": MAKING | {"iclab.posterior"},
+    "iclab.token_training": MAKING | {"iclab.training"},
     "iclab.fitting": MAKING | {"iclab.training"},
     "iclab.analysis": MAKING | {"iclab.posterior"},
     "iclab.experiments": MAKING | MIDDLE | {"iclab"},  # for its version

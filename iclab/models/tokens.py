@@ -18,11 +18,12 @@ from torch.nn.utils import skip_init
 
 from iclab.errors import refuse
 from iclab.models.activations import Replacement, Taps
+from iclab.models.architecture import TokenArchitecture
 from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenTransformerConfig(BlockConfig):
+class TokenTransformerConfig(BlockConfig, TokenArchitecture):
     """The shape of a transformer over tokens. The default is attention alone, in two layers of softmax: the smallest in
     which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework)."""
 
@@ -54,8 +55,11 @@ class TokenTransformer(Stack):
         self.read_in = read_in
         self._add_blocks(n, n)
         self.norm = layer_norm(self.config)
-        self.read_out = linear_map(self.config.d_model, vocab, self.config)
+        self._add_read_out()
         self.initialise(rng or torch.Generator().manual_seed(0))
+
+    def _add_read_out(self) -> None:
+        self.read_out = linear_map(self.config.d_model, self.vocab, self.config)
 
     def forward(self, tokens: Int[Tensor, "batch n"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
         """Logits of the next token at every position, or at the last m alone."""
@@ -97,7 +101,11 @@ class TokenTransformer(Stack):
     def _answer(self, tokens: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(tokens, taps)
         *_, last = self._stream(tokens, taps)
-        return taps("prediction", self.read_out(self.norm(last if m is None else last[:, -m:])))
+        return taps("prediction", self._read_out(tokens, self.norm(last), taps, m))
+
+    def _read_out(self, tokens: Tensor, h: Tensor, taps: Taps, m: int | None) -> Tensor:
+        """Logits from the normalised residual stream."""
+        return self.read_out(h if m is None else h[:, -m:])
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
         found = self._unknown(taps)
