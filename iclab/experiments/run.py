@@ -13,11 +13,13 @@ from torch import nn
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
+from iclab.experiments import tokens
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.measure import measure
 from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.rows import Row, regions
 from iclab.experiments.streams import resolve, stream
+from iclab.experiments.token_experiment import TokenExperiment
 from iclab.fitting import RidgeFit
 from iclab.models import Transformer
 from iclab.posterior import bayes
@@ -28,11 +30,15 @@ from iclab.training import Recipe, Training
 PROBED = 1024  # prompts of the learning curve, where probes are fitted to half of them
 
 
-def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]) -> list[Row]:
+def perform(
+    experiment: Experiment | TokenExperiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]
+) -> list[Row]:
     """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder.
 
     `say` takes one dict per point of the learning curve. Raises `iclab.training.Diverged`.
     """
+    if isinstance(experiment, TokenExperiment):
+        return tokens.perform(experiment, folder, say, log)
     device = resolve(experiment.device)
     model = new_model(experiment, device)
     if why := unknown_bayes(experiment.task):
@@ -81,8 +87,7 @@ def new_training(experiment: Experiment, model: nn.Module) -> Training:
 def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any:
     """The untrained model; its weights are drawn on the CPU, so that they are the same on every device, and those of a
     construction are laid over them where the experiment starts from one."""
-    task = experiment.task
-    model = experiment.model.build(task.d, task.n, stream(experiment, "init"))
+    model: Any = experiment.build(stream(experiment, "init"))
     if experiment.start and isinstance(model, Transformer):
         experiment.start.put_into(model)
     return model.to(device)
