@@ -23,7 +23,7 @@ TASKS = {
     "laundry list, openers held out": LaundryList(items=12, longest=6, holds_out="openers", part="new"),
     "laundry list, one length": LaundryList(items=12, longest=6).of_length(5),
     "indirect object": IndirectObject(),
-    "repeated sequence": RepeatedSequence(vocab=9, block=6),
+    "repeated sequence": RepeatedSequence(vocab=9, shortest=4, longest=6),
     "recall": MultiQueryRecall(vocab=20, n=24, pairs=5),
     "recall, filled": MultiQueryRecall(vocab=20, n=24, pairs=5, filled=True),
     "Markov chain": MarkovChain(states=3, n=11),
@@ -225,12 +225,14 @@ def test_gaps_are_distributed_as_the_published_generator_draws_them():
 
 
 def test_a_repeated_sequence_is_certain_to_who_counts_what_followed():
-    task = RepeatedSequence(vocab=9, block=6)
+    task = RepeatedSequence(vocab=9, shortest=4, longest=6)
     drawn = task.sample(32, generator())
     said = Bigram(9, 1e-9)(drawn.tokens)
     assert torch.equal(said.argmax(-1)[drawn.asked], drawn.targets[drawn.asked])
-    first = drawn.tokens[:, :6]
-    assert torch.equal(drawn.tokens[:, 6:], first) and int(drawn.asked.sum(1).unique()) == 5
+    for row, asked in zip(drawn.tokens.tolist(), drawn.asked.tolist(), strict=True):
+        m = asked.index(True)
+        assert 4 <= m <= 6 and len(set(row[:m])) == m and row == (row[:m] * 3)[:12]
+        assert asked == [False] * m + [True] * (11 - m) + [False]
 
 
 # ---- Markov chains -------------------------------------------------------------------------------------------------
@@ -332,7 +334,7 @@ def test_no_other_count_has_a_lower_loss_on_the_chains_it_is_for():
         (lambda: LaundryList(balanced=True), "balanced lists have one length, given 2..10"),
         (lambda: LaundryList(holds_out="openers", separators=1), "separators must be at least 2"),
         (lambda: IndirectObject(names=1, places=0), "names must be at least 2, given 1; places must be at least 1"),
-        (lambda: RepeatedSequence(vocab=3, block=4), "a vocab of as many, given 3"),
+        (lambda: RepeatedSequence(vocab=9), r"longest must lie between shortest and vocab, 8\.\.9, given 16"),
         (lambda: MultiQueryRecall(n=31, pairs=8, vocab=17, power=0), "n must be even.*= 32.*vocab must.*= 18.*power"),
         (lambda: MarkovChain(states=1, n=1, alpha=0), "states must be at least 2.*n must be at least 2.*alpha"),
         (lambda: Bigram(0, -1.0), "Bigram: vocab must be at least 1, given 0; alpha must be positive"),

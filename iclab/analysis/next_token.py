@@ -3,17 +3,17 @@
 Prompts are independent, positions of one prompt are not: a mean over asked positions is the ratio of two means over
 prompts, of a sum and of a count, and carries the delta-method error (`iclab.analysis.risk`).
 
-Of heads, on a block that is repeated after m tokens (Olsson et al. 2022, arXiv 2209.11895):
+Of heads (Olsson et al. 2022, arXiv 2209.11895):
 
-    prefix matching    the weight that position t of the second copy gives to t − m + 1, which followed the same token
-    previous token     the weight that position t gives to t − 1, in either copy
+    prefix matching    the weight that an asked position t gives to tokens that followed the same token x_t before
+    previous token     the weight that a position t gives to t − 1
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclab.analysis.risk import Estimate, ratio
@@ -84,9 +84,20 @@ class HeadScores:
 
 
 @torch.no_grad()
-def head_scores(model: TokenTransformer, prompts: TokenPrompts, block: int) -> HeadScores:
-    """The scores of all heads on prompts of a block that is repeated."""
+def head_scores(model: TokenTransformer, prompts: TokenPrompts) -> HeadScores:
+    """The scores of all heads, averaged over positions and prompts; a null slot counts for nothing."""
     names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
     patterns = torch.stack(list(model.read(prompts.tokens, names).values()))[..., -prompts.tokens.shape[1] :]
-    matching = patterns.diagonal(1 - block, -2, -1)[..., 1:]  # s = t − m + 1, from the second copy's first token on
-    return HeadScores(matching.mean((1, 3)), patterns.diagonal(-1, -2, -1).mean((1, 3)))
+    matching = (patterns * _matches(prompts.tokens).unsqueeze(1)).sum(-1)
+    asked = prompts.asked.double()
+    return HeadScores(
+        torch.einsum("l b a t, b t -> l a", matching.double(), asked) / asked.sum(),
+        patterns.double().diagonal(-1, -2, -1).mean((1, 3)),
+    )
+
+
+def _matches(tokens: Int[Tensor, "batch n"]) -> Bool[Tensor, "batch n n"]:
+    """Whether token s ≤ t stands behind an earlier occurrence of token t."""
+    same = tokens.unsqueeze(2) == tokens.roll(1, 1).unsqueeze(1)
+    same[:, :, 0] = False
+    return same.tril()

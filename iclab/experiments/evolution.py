@@ -12,7 +12,8 @@ plateau_exit         when the risk fell fastest
 
 Of tokens (`iclab.experiments.tokens`) there are evolution_accuracy, _loss and _divergence from a reference, and of a
 repeated sequence the largest score of a head of each layer, evolution_prefix_matching and evolution_previous_token; and
-of each of these half_way, the step at which it was half-way between its first and last value.
+of each of these half_way_…, the step at which it was half-way between its first and last value, the same relative to
+the loss's, half_way_…_over_loss, and least_…, the smallest value that it ever had.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from itertools import chain
 from math import inf, isfinite
 from typing import Any
 
-from iclab.analysis.evolution import half_way, nearest, plateau_exit, transitions
+from iclab.analysis.evolution import Moment, half_way, nearest, plateau_exit, transitions
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.rows import Row
 
@@ -73,10 +74,18 @@ def _told_of_tokens(point: Point) -> Iterator[tuple[str, str, int | None, float]
 def _half_way_rows(curve: Sequence[Point]) -> Iterator[Row]:
     steps = [point["step"] for point in curve]
     told = zip(*(list(_told_of_tokens(point)) for point in curve), strict=True)
+    moments: dict[tuple[str, str, int | None], Moment] = {}
     for series in told if len(steps) > 1 else ():
         quantity, name, layer, _ = series[0]
-        found = half_way(steps, [value for *_, value in series])
+        values = [value for *_, value in series]
+        moments[series[0][:3]] = found = half_way(steps, values)
         yield {**_row(name, f"half_way_{quantity}", found.step, found.stderr), "layer": layer}
+        yield {**_row(name, f"least_{quantity}", min(values)), "layer": layer}
+    for (quantity, name, layer), found in moments.items():
+        loss = moments.get(("loss", name, None))
+        if loss and quantity != "loss":
+            error = found.step / loss.step * ((found.stderr / found.step) ** 2 + (loss.stderr / loss.step) ** 2) ** 0.5
+            yield {**_row(name, f"half_way_{quantity}_over_loss", found.step / loss.step, error), "layer": layer}
 
 
 def _exit_rows(curve: Sequence[Point]) -> Iterator[Row]:

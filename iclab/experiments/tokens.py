@@ -1,7 +1,8 @@
 """Runs over sequences of tokens: training, and result rows of each distribution, by place and averaged,
 
 accuracy                 how often the likeliest token is the right one
-accuracy_among_options   the same where only the options of the prompt are considered (listed items, stored values)
+accuracy_range           of lists of one length: the largest accuracy of a slot less the smallest
+accuracy_among_options   accuracy where only the options of the prompt are considered (listed items, stored values)
 loss                     −log p of the right token, in nats
 divergence               KL(reference ‖ model), of the predictor named
 answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
@@ -32,7 +33,7 @@ from iclab.analysis.next_token import (
     mean_asked,
 )
 from iclab.analysis.risk import Estimate
-from iclab.experiments.rows import Row, rows
+from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
 from iclab.models import TokenTransformer
@@ -115,7 +116,7 @@ class Watch:
             "divergence": {name: self._mean(divergence(other, logs)) for name, other in self.beside.items()},
         }
         if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer):
-            scores = head_scores(model, self.prompts, self.task.block)
+            scores = head_scores(model, self.prompts)
             found["prefix_matching"] = {MODEL: scores.prefix_matching.amax(1).tolist()}
             found["previous_token"] = {MODEL: scores.previous_token.amax(1).tolist()}
         return found
@@ -143,6 +144,7 @@ def rows_of(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterato
         yield from _told(name, "divergence", divergence(said, logs[MODEL]), prompts) if name != MODEL else ()
     yield from _told("chance", "accuracy", chances(prompts), prompts)
     if isinstance(task, LaundryList) and task.balanced:
+        yield _range(hits(logs[MODEL], prompts), prompts)
         yield from _answered(logs[MODEL], task, prompts)
 
 
@@ -151,6 +153,14 @@ def _told(predictor: str, quantity: str, terms: Tensor, prompts: TokenPrompts) -
     yield from rows(predictor, quantity, mean_asked(terms, prompts))
     for place, found in by_place(terms, prompts).items():
         yield from rows(predictor, quantity, found, place)
+
+
+def _range(right: Tensor, prompts: TokenPrompts) -> Row:
+    """With the error of a difference of two independent means, which leaves out that they were chosen as extremes."""
+    found = sorted(by_place(right, prompts).values(), key=lambda one: one.value.item())
+    least, most = found[0], found[-1]
+    error = (least.stderr.square() + most.stderr.square()).sqrt().item()
+    return row(MODEL, "accuracy_range", None, (most.value - least.value).item(), error)
 
 
 def _answered(logs: Tensor, task: LaundryList, prompts: TokenPrompts) -> Iterator[Row]:

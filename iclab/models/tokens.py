@@ -25,10 +25,18 @@ from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
 @dataclass(frozen=True, kw_only=True)
 class TokenTransformerConfig(BlockConfig, TokenArchitecture):
     """The shape of a transformer over tokens. The default is attention alone, in two layers of softmax: the smallest in
-    which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework)."""
+    which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework). `position_spread` is the
+    standard deviation of positions before training, where embeddings of tokens have `init_scale`: what is about
+    positions is learned the faster the nearer the two are."""
 
     n_layer: int = 2
     attention: Literal["softmax", "linear", "relu"] = "softmax"
+    position_spread: float = 0.02
+
+    def _problems(self) -> list[str]:
+        fits = 0 <= self.position_spread < float("inf")
+        told = f"position_spread must be a standard deviation (0 or more, finite), given {self.position_spread}"
+        return super()._problems() + ([] if fits else [told])
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "TokenTransformer":
         """The untrained model over sequences of at most n tokens out of `vocab`."""
@@ -57,6 +65,10 @@ class TokenTransformer(Stack):
         self.norm = layer_norm(self.config)
         self._add_read_out()
         self.initialise(rng or torch.Generator().manual_seed(0))
+
+    @property
+    def position_spread(self) -> float:
+        return self.config.position_spread
 
     def _add_read_out(self) -> None:
         self.read_out = linear_map(self.config.d_model, self.vocab, self.config)

@@ -1,6 +1,6 @@
 """Recall: what followed this token before?
 
-    repeated sequences     x_1 … x_m x_1 … x_m                     in the second copy each next token is certain
+    repeated sequences     x_1 … x_m x_1 … x_m …                   from the second copy on each next token is certain
     multi-query recall     k_1 v_1 … k_p v_p   …  k_j  …           at a key, its value
 
 Sources: Elhage et al. 2021 (transformer-circuits.pub/2021/framework) and Olsson et al. 2022, arXiv 2209.11895, for the
@@ -18,26 +18,36 @@ from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, witho
 
 @dataclass(frozen=True)
 class RepeatedSequence(TokenTask):
-    """`block` distinct tokens, drawn anew for each prompt, and the same once more. Asked is the next token throughout
-    the second copy but for its last one; place i is the token i of the block that stands there."""
+    """A block of distinct tokens, drawn anew for each prompt, again and again up to n = 2 · longest tokens.
+
+    The block has `shortest` to `longest` tokens, each length as likely: were it always the same, one head that looks
+    back by so many positions would do. Asked is the next token from the second copy on; place i is the i-th token that
+    is asked, from 0.
+    """
 
     vocab: int = 32
-    block: int = 16
+    shortest: int = 8
+    longest: int = 16
 
     def __post_init__(self) -> None:
-        found = too_small({"block": self.block}, {"block": 2})
-        few = [f"a block of {self.block} distinct tokens needs a vocab of as many, given {self.vocab}"]
-        refuse("RepeatedSequence", found + (few if self.vocab < self.block else []))
+        found = too_small({"shortest": self.shortest}, {"shortest": 2})
+        if not self.shortest <= self.longest <= self.vocab:
+            found.append(
+                f"longest must lie between shortest and vocab, {self.shortest}..{self.vocab}, given {self.longest}"
+            )
+        refuse("RepeatedSequence", found)
 
     @property
     def n(self) -> int:
-        return 2 * self.block
+        return 2 * self.longest
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
-        tokens = without_replacement(batch, self.vocab, rng)[:, : self.block].repeat(1, 2)
-        at = torch.arange(self.n, device=rng.device).expand(tokens.shape)
-        asked = (at >= self.block) & (at < self.n - 1)
-        return TokenPrompts(tokens, tokens.roll(-1, 1), asked, at % self.block, marked(batch, self.vocab, tokens))
+        lengths = torch.randint(self.shortest, self.longest + 1, (batch, 1), generator=rng, device=rng.device)
+        at = torch.arange(self.n, device=rng.device).expand(batch, -1)
+        block = without_replacement(batch, self.vocab, rng)
+        tokens, targets = block.gather(1, at % lengths), block.gather(1, (at + 1) % lengths)
+        asked = (at >= lengths) & (at < self.n - 1)
+        return TokenPrompts(tokens, targets, asked, (at - lengths).clamp(min=0), marked(batch, self.vocab, tokens))
 
 
 @dataclass(frozen=True)
