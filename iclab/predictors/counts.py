@@ -9,7 +9,7 @@ more by its first token, which no count sees.) Law (causality): answer i does no
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 from iclab.errors import refuse
 
 
+@runtime_checkable
 class TokenPredictor(Protocol):
     """Answers at every position i with logits of the next token, from the tokens 0 .. i alone."""
 
