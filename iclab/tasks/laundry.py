@@ -198,16 +198,16 @@ class IndirectObject(TokenTask):
 
     names: int = 20
     openers: int = 4
-    places: int = 4
+    locations: int = 4
 
     def __post_init__(self) -> None:
-        least = {"names": 2, "openers": 1, "places": 1}
+        least = {"names": 2, "openers": 1, "locations": 1}
         refuse("IndirectObject", too_small({k: getattr(self, k) for k in least}, least))
 
     @property
     def vocab(self) -> int:
-        """Names first, then openers, places, "and" and "gave"."""
-        return self.names + self.openers + self.places + 2
+        """Names first, then openers, locations, "and" and "gave"."""
+        return self.names + self.openers + self.locations + 2
 
     @property
     def n(self) -> int:
@@ -220,7 +220,7 @@ class IndirectObject(TokenTask):
         pair = without_replacement(batch, self.names, rng)[:, :2]
         given = torch.arange(batch, device=rng.device).unsqueeze(1) % 2
         opener = self.names + torch.randint(self.openers, (batch, 1), generator=rng, device=rng.device)
-        where = torch.randint(self.places, (batch, 1), generator=rng, device=rng.device)
+        where = torch.randint(self.locations, (batch, 1), generator=rng, device=rng.device)
         words = torch.full((batch, 2), self.vocab - 2, device=rng.device) + torch.arange(2, device=rng.device)
         went = self.names + self.openers + where
         columns = [opener, pair[:, :1], words[:, :1], pair[:, 1:], went, pair.gather(1, 1 - given), words[:, 1:]]
