@@ -333,7 +333,7 @@ def test_no_other_count_has_a_lower_loss_on_the_chains_it_is_for():
         (lambda: LaundryList(items=4, longest=3, holds_out="answers"), "a fifth of the items needs 5"),
         (lambda: LaundryList(balanced=True), "balanced lists have one length, given 2..10"),
         (lambda: LaundryList(holds_out="openers", separators=1), "separators must be at least 2"),
-        (lambda: IndirectObject(names=1, locations=0), "names must be at least 2, given 1; locations must be at least 1"),
+        (lambda: IndirectObject(names=1, locations=0), "names must be at least 2, given 1; locations must be"),
         (lambda: RepeatedSequence(vocab=9), r"longest must lie between shortest and vocab, 8\.\.9, given 16"),
         (lambda: MultiQueryRecall(n=31, pairs=8, vocab=17, power=0), "n must be even.*= 32.*vocab must.*= 18.*power"),
         (lambda: MarkovChain(states=1, n=1, alpha=0), "states must be at least 2.*n must be at least 2.*alpha"),

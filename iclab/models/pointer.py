@@ -31,11 +31,13 @@ LEAST = 1e-30  # beside the largest exponential, which is 1: the logit of a toke
 
 @dataclass(frozen=True, kw_only=True)
 class PointerTransformerConfig(TokenTransformerConfig):
-    """The shape of a pointing transformer: `items` tokens can be pointed at, by keys of `rank` dimensions."""
+    """The shape of a pointing transformer: `items` tokens can be pointed at, by keys of `rank` dimensions. With
+    `closes` position 0 is a slot too, which stands for the end, the last token of the vocabulary."""
 
     items: int = 22
     rank: int = 16
     keys: Literal["content", "positional"] = "content"
+    closes: bool = False
 
     def _problems(self) -> list[str]:
         given = {"items": self.items, "rank": self.rank}
@@ -83,9 +85,11 @@ class PointerTransformer(TokenTransformer):
         scores = taps("pointer.scores", q @ keys.mT / self.config.rank**0.5)
         scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)[:, -(m or n) :]
         weights = (scores - scores.amax(-1, keepdim=True).detach()).exp() * seen[:, -(m or n) :]
-        return (weights @ one_hot(tokens, self.vocab).to(weights.dtype) + LEAST).log()
+        meant = torch.cat([torch.full_like(tokens[:, :1], self.vocab - 1), tokens[:, 1:]], dim=1)
+        return (weights @ one_hot(meant, self.vocab).to(weights.dtype) + LEAST).log()
 
     def slots(self, tokens: Int[Tensor, "batch n"]) -> Tensor:
         """Which positions are slots of the list."""
         items = tokens < self.config.items
-        return torch.cat([torch.zeros_like(items[:, :1]), items[:, 1:].long().cumprod(1).bool()], dim=1)
+        first = torch.full_like(items[:, :1], self.config.closes)
+        return torch.cat([first, items[:, 1:].long().cumprod(1).bool()], dim=1)

@@ -25,12 +25,14 @@ from iclab.tasks.laundry import IndirectObject, LaundryList
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
 from iclab.tasks.markov import MarkovChain
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
+from iclab.tasks.ordering import ConvexHull, Ordering, Sorting
 from iclab.tasks.prompts import Functions, LinearFunctions, Prompts
 from iclab.tasks.recall import MultiQueryRecall, RepeatedSequence
 from iclab.tasks.task import FunctionClass, Task
 from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask
 
 __all__ = [
+    "ConvexHull",
     "DecisionTree",
     "Derived",
     "FinitePool",
@@ -49,6 +51,7 @@ __all__ = [
     "Normal",
     "NormalisedLabels",
     "OppositeOrthant",
+    "Ordering",
     "Orthant",
     "OrthogonalQuery",
     "Prompts",
@@ -62,6 +65,7 @@ __all__ = [
     "ScaledWeights",
     "SizedTask",
     "SkewedInputs",
+    "Sorting",
     "SparseLinearRegression",
     "Sphere",
     "Task",
