@@ -117,7 +117,8 @@ def of_tokens(study, folder):
         small = replace(one, device="cpu", train=brief, eval=replace(one.eval, prompts=24, every=2))
         (folder / cell.experiment.id).mkdir()
         points = []
-        rows += perform(small, folder / cell.experiment.id, points.append, lambda line: None) + evolution.rows(points)
+        rows += perform(small, folder / cell.experiment.id, points.append, lambda line: None)
+        rows += evolution.rows(points)
     last = [{**row, "step": one.train.steps} for row in rows if row.get("step") == 4]  # where a claim may look
     for claim in study.heading.claims:
         assert claim.rows(rows + last), f"nothing is measured for the claim {claim.name!r}"
