@@ -8,7 +8,7 @@ Axes
     batch   prompts                     n   examples of a prompt; position i has seen the i examples before it
     d       dimensions of an input      t   tokens                  a   attention heads       c   channels of a head
     D       features of an input
-    vocab   different tokens, where a sequence is of tokens and not of examples
+    vocab   different tokens, where a sequence is of tokens and not of examples; position i has seen the tokens 0 .. i
 
 Symbols
     xs[batch n d]   inputs x_i                         ys[batch n]   labels as the learner sees them

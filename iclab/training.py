@@ -79,8 +79,8 @@ class Curriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Learner):
-    """How a model is trained. The defaults are the fastest recipe found that uses sampled labels alone.
+class Descent:
+    """How the gradient of a loss is followed, whatever the loss.
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
     (`schedule`);
@@ -97,8 +97,6 @@ class Recipe(Learner):
     clip: float | None = 1.0
     warmup: float = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    targets: Literal["sampled", "posterior_mean"] = "sampled"
-    curriculum: Curriculum | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -113,7 +111,23 @@ class Recipe(Learner):
             found.append(f"warmup is a share of the steps and must lie in [0, 1), given {self.warmup}")
         if not all(0 <= b < 1 for b in self.betas):
             found.append(f"betas must lie in [0, 1), given {self.betas}")
-        refuse("Recipe", found + unknown_choices(self))
+        refuse(type(self).__name__, found + unknown_choices(self))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (0-based)."""
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
+        return self.lr * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[self.schedule]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Descent, Learner):
+    """How a model is trained on examples. The defaults are the fastest recipe found that uses sampled labels alone."""
+
+    targets: Literal["sampled", "posterior_mean"] = "sampled"
+    curriculum: Curriculum | None = None
 
     @property
     def asked(self) -> int | None:
@@ -129,14 +143,6 @@ class Recipe(Learner):
             except ValueError as error:
                 return [f"train.targets is posterior_mean, but {error}"]
         return []
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step (0-based)."""
-        warm = round(self.warmup * self.steps)
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        done = (step - warm) / max(1, self.steps - warm)
-        return self.lr * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[self.schedule]
 
 
 PATIENCE = 10  # losses out of bounds in a row that are put up with
@@ -166,8 +172,9 @@ def loss(
     return (answers - (targets if m is None else targets[:, -m:])).square().mean()
 
 
-class Training:
-    """One model being trained on one task. `advance` takes a step; `save` and `resume` make it survive a kill.
+class GradientTraining(ABC):
+    """A model being trained. `advance` takes a step; `save` and `resume` make it survive a kill. A final class draws
+    prompts and says what their loss is.
 
     What learns are the parameters that require a gradient; the others are frozen, and no part of a checkpoint.
 
@@ -175,38 +182,34 @@ class Training:
     optimizer state, the state of the prompt generator, the step, and how many losses in a row were out of bounds.
     """
 
-    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
-        self.model, self.task, self.recipe, self.rng = model, task, recipe, rng
+    def __init__(self, model: nn.Module, recipe: Descent, rng: torch.Generator) -> None:
+        self.model, self.recipe, self.rng = model, recipe, rng
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
-        # Made here, so that a task that has none is refused before the first step.
-        self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
+
+    @abstractmethod
+    def _loss(self) -> tuple[Float[Tensor, ""], float]:
+        """The loss on fresh prompts, and about what an untrained model's is."""
 
     def advance(self) -> float:
         """Takes one step and returns its loss. Raises `Diverged`."""
-        prompts = self._stage().sample(self.recipe.batch, self.rng)
-        targets = self._targets(prompts)
-        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            value = loss(self.model, self.parameters, prompts, targets, self.recipe.asked)
+        value, usual = self._loss()
         said = float(value.detach())
-        self._check(said, targets)
+        self._check(said, usual)
         self._update(torch.autograd.grad(value, list(self.parameters.values())))
         self.step += 1
         return said
 
-    def _stage(self) -> Task:
-        curriculum = self.recipe.curriculum
-        return curriculum.stage(self.task, self.step) if curriculum else self.task
+    def _autocast(self) -> torch.autocast:
+        """Where the model runs in the precision of the recipe."""
+        return torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
-    def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n"]:
-        return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
-
-    def _check(self, value: float, targets: Tensor) -> None:
+    def _check(self, value: float, usual: float) -> None:
         # An untrained model answers with errors of the labels' own size; a hundred times that is no longer learning,
         # unless it is the odd prompt to which linear attention, a polynomial of high degree, has a wild answer.
-        self.wild = self.wild + 1 if value > 100 * float(targets.square().mean()) + 1 else 0
+        self.wild = self.wild + 1 if value > 100 * usual + 1 else 0
         if self.wild > (PATIENCE if self.step else 0) or not isfinite(value):
             raise Diverged(self.step, value)
 
@@ -258,7 +261,30 @@ class Training:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
+class Training(GradientTraining):
+    """One model being trained on one task of examples."""
+
+    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
+        super().__init__(model, recipe, rng)
+        self.task, self.asked, self.curriculum = task, recipe.asked, recipe.curriculum
+        # Made here, so that a task that has none is refused before the first step.
+        self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
+
+    def _loss(self) -> tuple[Float[Tensor, ""], float]:
+        prompts = self._stage().sample(self.recipe.batch, self.rng)
+        targets = self._targets(prompts)
+        with self._autocast():
+            value = loss(self.model, self.parameters, prompts, targets, self.asked)
+        return value, float(targets.square().mean())
+
+    def _stage(self) -> Task:
+        return self.curriculum.stage(self.task, self.step) if self.curriculum else self.task
+
+    def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n"]:
+        return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
+
+
+def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Descent) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by name, each with its share of the parameters."""
     matrices = {name for name, p in parameters.items() if p.ndim == 2 and ".blocks." in f".{name}"}
     inside = matrices if recipe.optimizer == "muon" else set()

@@ -23,10 +23,11 @@ from iclab.experiments.measure import measure
 from iclab.experiments.run import new_model, perform, surgery, watched
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
+from iclab.experiments.token_experiment import TokenExperiment
 from iclab.experiments.worker import DONE, work
 from iclab.models import TransformerConfig
 from iclab.regression import CurveLearner, Unlearned
-from iclab.training import Recipe
+from iclab.training import Descent, Recipe
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tasks").glob("*.toml"))
@@ -55,6 +56,11 @@ FIGURES = {
     "random_feature_staircase.py": "random_feature_staircase.toml",
     "random_feature_training.py": "random_feature_training.toml",
     "bombari2024_words.py": "bombari2024_words.toml",
+    "laundry_list.py": "laundry_list.toml",
+    "laundry_list_rank.py": "laundry_list_rank.toml",
+    "induction.py": "induction.toml",
+    "edelman2024_markov.py": "edelman2024_markov.toml",
+    "arora2023_recall.py": "arora2023_recall.toml",
     "probes.py": "akyurek2022_probes.toml",
     "guo2023_representation.py": "guo2023_representation.toml",
     "guo2023_risk.py": "guo2023_risk.toml",
@@ -93,6 +99,9 @@ def test_a_file_says_what_it_asks_and_claims_something(study):
 def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path, monkeypatch):
     for effort in ("ROUNDS", "STEPS"):  # training a network on each of a paper's 100 prefixes takes minutes
         monkeypatch.setattr(sys.modules["iclab.analysis.references"], effort, 1)
+    if isinstance(study.cells[0].experiment, TokenExperiment):
+        of_tokens(study, tmp_path)
+        return
     for cell in study.cells:
         assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
     first = study.cells[0].experiment
@@ -132,6 +141,23 @@ def brief(experiment):
     )
 
 
+def of_tokens(study, folder):
+    """The same of a study over tokens: each cell, because cells of different depth measure different layers."""
+    rows = []
+    for cell in study.cells:
+        one = cell.experiment
+        assert (one.task.sample(2, generator()).tokens < one.task.vocab).all()
+        brief = replace(one.train, steps=4, warmup=0.0, batch=2)
+        small = replace(one, device="cpu", train=brief, eval=replace(one.eval, prompts=24, every=2))
+        (folder / cell.experiment.id).mkdir()
+        points = []
+        rows += perform(small, folder / cell.experiment.id, points.append, lambda line: None)
+        rows += evolution.rows(points)
+    last = [{**row, "step": one.train.steps} for row in rows if row.get("step") == 4]  # where a claim may look
+    for claim in study.heading.claims:
+        assert claim.rows(rows + last), f"nothing is measured for the claim {claim.name!r}"
+
+
 def of_a_papers_size(model):
     return isinstance(model, TransformerConfig) and model.n_layer * model.d_model > 512
 
@@ -143,7 +169,7 @@ def few_examples(task):
 
 def trained(experiment):
     """Whether by gradients."""
-    return isinstance(experiment.train, Recipe)
+    return isinstance(experiment.train, Descent)
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -192,9 +218,12 @@ def swept(file, folder):
     """The runs of a task file at its smallest, each in this process."""
     first = Study.read(file).cells[0].experiment
     small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained(first) else ["scale=quick"]
-    small += ["eval.prompts=24" if trained(first) else "eval.prompts=16", "eval.bootstrap=5"]
-    small += ["eval.probe.steps=2"] if "attention_probes" in first.eval.analyses else []
-    small += ["eval.surgery.steps=2"] if first.eval.surgery else []
+    small += ["eval.prompts=24" if trained(first) else "eval.prompts=16"]
+    if isinstance(first, TokenExperiment):
+        small += ["eval.every=1"]
+    else:
+        small += ["eval.bootstrap=5"] + (["eval.probe.steps=2"] if "attention_probes" in first.eval.analyses else [])
+        small += ["eval.surgery.steps=2"] if first.eval.surgery else []
     for cell in Study.read(file, small).cells:
         run = Run(folder / cell.experiment.id)
         run.create(cell.experiment.mapping())

@@ -79,3 +79,11 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         if step > 0 and (not kept or step >= APART * kept[-1][0] * (1 - 1e-9)):
             kept.append((step, value))
     return kept
+
+
+def half_way(steps: Sequence[float], values: Sequence[float]) -> Moment:
+    """When a curve last crossed the middle between its first and its last value: between two points of it."""
+    middle = (values[0] + values[-1]) / 2
+    before = [i for i, value in enumerate(values) if (value - middle) * (values[-1] - middle) <= 0]
+    last = min(max(before, default=0), len(steps) - 2)
+    return Moment.between(steps[last], steps[last + 1])

@@ -42,12 +42,12 @@ from math import log
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from iclab.constructed.program import SHARP
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import TokenTransformer, TokenTransformerConfig
+from iclab.predictors.counts import followers
 
 ELHAGE = "Elhage et al. 2021 (transformer-circuits.pub/2021/framework)"
 EDELMAN = "Edelman et al. 2024 (arXiv 2402.11004)"
@@ -156,14 +156,6 @@ def _reads_out(model: TokenTransformer, weight: Tensor, bias: Tensor) -> None:
 
 
 # ---- theorems ------------------------------------------------------------------------------------------------------
-
-
-def followers(tokens: Int[Tensor, "batch n"], vocab: int) -> Float[Tensor, "batch n vocab"]:
-    """c: how often each token has followed the current one, up to and including the current one."""
-    n = tokens.shape[1]
-    seen = torch.ones(n, n - 1, dtype=torch.bool, device=tokens.device).tril(-1)  # of pairs (s, s + 1), s < t
-    matches = seen & (tokens.unsqueeze(2) == tokens[:, None, :-1])
-    return matches.double() @ one_hot(tokens[:, 1:], vocab).double()
 
 
 def _tokens(case: Case) -> Int[Tensor, "batch n"]:

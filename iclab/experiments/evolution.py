@@ -9,6 +9,11 @@ and of the whole curve, with a step as the value and no `step` of their own:
 transition           when a family became the nearest and stayed so: a row for each time; at the first point for the
                      family that the model starts from; infinite for a family that it never went over to
 plateau_exit         when the risk fell fastest
+
+Of tokens (`iclab.experiments.tokens`) there are evolution_accuracy, _loss and _divergence from a reference, and of a
+repeated sequence the largest score of a head of each layer, evolution_prefix_matching and evolution_previous_token; and
+of each of these half_way_…, the step at which it was half-way between its first and last value, the same relative to
+the loss's, half_way_…_over_loss, and least_…, the smallest value that it ever had.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +21,7 @@ from itertools import chain
 from math import inf, isfinite
 from typing import Any
 
-from iclab.analysis.evolution import nearest, plateau_exit, transitions
+from iclab.analysis.evolution import Moment, half_way, nearest, plateau_exit, transitions
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.rows import Row
 
@@ -36,7 +41,11 @@ def rows(curve: Sequence[Point]) -> Iterator[Row]:
 def _of_curve(curve: Sequence[Point], distribution: str) -> Iterator[Row]:
     """The rows of a curve on one distribution."""
     points = ({**row, "step": point["step"]} for point in curve for row in _of_point(point))
-    whole = chain(_exit_rows(curve), _transition_rows([point for point in curve if point.get("distances")]))
+    whole = chain(
+        _exit_rows(curve),
+        _transition_rows([point for point in curve if point.get("distances")]),
+        _half_way_rows([point for point in curve if point.get("tokens")]),
+    )
     yield from ({"distribution": distribution, **row} for row in chain(points, whole))
 
 
@@ -44,12 +53,39 @@ def _of_point(point: Point) -> Iterator[Row]:
     yield from (_row("transformer", f"evolution_{name}", point[name]) for name in POINTS if name in point)
     for family, distance in point.get("distances", {}).items():
         yield _row(family, "evolution_distance", distance)
+    for quantity, name, layer, value in _told_of_tokens(point):
+        yield {**_row(name, f"evolution_{quantity}", value), "layer": layer}
     for target, by_layer in point.get("probes", {}).items():
         yield from (
             {**_row(target, "evolution_probe_r2", r2), "layer": layer}
             for layer, r2 in enumerate(by_layer)
             if r2 is not None and isfinite(r2)
         )
+
+
+def _told_of_tokens(point: Point) -> Iterator[tuple[str, str, int | None, float]]:
+    """Quantity, predictor, layer and value."""
+    for quantity, told in point.get("tokens", {}).items():
+        for name, value in told.items():
+            layers = enumerate(value) if isinstance(value, list) else [(None, value)]
+            yield from ((quantity, name, layer, each) for layer, each in layers)
+
+
+def _half_way_rows(curve: Sequence[Point]) -> Iterator[Row]:
+    steps = [point["step"] for point in curve]
+    told = zip(*(list(_told_of_tokens(point)) for point in curve), strict=True)
+    moments: dict[tuple[str, str, int | None], Moment] = {}
+    for series in told if len(steps) > 1 else ():
+        quantity, name, layer, _ = series[0]
+        values = [value for *_, value in series]
+        moments[series[0][:3]] = found = half_way(steps, values)
+        yield {**_row(name, f"half_way_{quantity}", found.step, found.stderr), "layer": layer}
+        yield {**_row(name, f"least_{quantity}", min(values)), "layer": layer}
+    for (quantity, name, layer), found in moments.items():
+        loss = moments.get(("loss", name, None))
+        if loss and quantity != "loss":
+            error = found.step / loss.step * ((found.stderr / found.step) ** 2 + (loss.stderr / loss.step) ** 2) ** 0.5
+            yield {**_row(name, f"half_way_{quantity}_over_loss", found.step / loss.step, error), "layer": layer}
 
 
 def _exit_rows(curve: Sequence[Point]) -> Iterator[Row]:

@@ -9,8 +9,6 @@
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
 import iclab.descent  # noqa: F401  so that files can name its learner
 from iclab.analysis import attention, interpolation
@@ -33,7 +32,9 @@ from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
+from iclab.experiments.identity import SEEDS, identity, machine_problems
 from iclab.experiments.mappings import Nested
+from iclab.experiments.token_experiment import TokenExperiment, about_tokens
 from iclab.features import Features
 from iclab.fitting import RidgeFit
 from iclab.models import LAYOUTS, Architecture, TransformerConfig
@@ -43,7 +44,6 @@ from iclab.regression import FrozenLearner
 from iclab.tasks import Derived, LinearFunctions, RepresentationRegression, Task
 from iclab.training import Learner, Recipe
 
-NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
 USUAL = (TransformerConfig.__name__, Recipe.__name__)
 Analysis = Literal[
     "weights",
@@ -60,9 +60,7 @@ Analysis = Literal[
 ]
 LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
 ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
-SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 NAME = re.compile(r"[A-Za-z_][\w-]*")
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,7 @@ class Experiment:
     start: Start | None = None
 
     def __post_init__(self) -> None:
-        found = [] if 0 <= self.seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {self.seed}"]
-        if not DEVICE.fullmatch(self.device):
-            found.append(f"device must be auto, cpu, cuda or cuda:NUMBER, given {self.device!r}")
+        found = machine_problems(self.seed, self.device)
         found += self.model.problems_for(self.task.d) + self.train.problems_for(self.task, self.model)
         found += self._shift_problems() + self._analysis_problems() + self._predictor_problems()
         found += self._construction_problems()
@@ -308,9 +304,11 @@ class Experiment:
     @property
     def id(self) -> str:
         """Twelve digits that stand for everything that can change the numbers."""
-        decisive = {k: _without_usual_kind(v) for k, v in self.mapping().items() if k not in NOT_IN_ID}
-        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return identity({k: _without_usual_kind(v) for k, v in self.mapping().items()})
+
+    def build(self, rng: torch.Generator | None = None) -> nn.Module:
+        """The untrained model, without what it starts from."""
+        return self.model.build(self.task.d, self.task.n, rng)
 
     def mapping(self) -> dict[str, Any]:
         """The settings as a file holds them, every default spelled out."""
@@ -334,7 +332,7 @@ class Experiment:
     @classmethod
     def from_mapping(cls, settings: Nested, source: object) -> "Experiment":
         """An experiment from nested settings. Raises one ``ValueError`` with a line for each problem."""
-        reader = Reader(lambda key: source, list(config.known_keys(cls, settings)))
+        reader = Reader(lambda key: source, list(config.known_keys(kind(settings), settings)))
         experiment = read(settings, reader)
         config.refuse_lines(reader.problems)
         return experiment
@@ -346,10 +344,22 @@ def _without_usual_kind(settings: Any) -> Any:
     return {k: v for k, v in settings.items() if k != "kind"} if usual else settings
 
 
+def kind(settings: Nested) -> type[Experiment] | type[TokenExperiment]:
+    """Which of the two kinds of experiment settings describe."""
+    return TokenExperiment if about_tokens(settings) else Experiment
+
+
+def load(path: Path) -> Experiment | TokenExperiment:
+    """The experiment, of either kind, that a run's `config.toml` describes."""
+    return Experiment.from_mapping(config.load(path), path)
+
+
 def read(settings: Nested, reader: Reader) -> Any:
-    """The experiment, or FAILED with its problems in the reader. The task comes first, because shifts are derived from
-    it, and then the start, because it has a shape."""
+    """The experiment, or FAILED with its problems in the reader. The task comes first, because it decides about the
+    kind of experiment and shifts are derived from it, and then the start, because it has a shape."""
     settings = dict(settings)
+    if about_tokens(settings):
+        return reader.read(TokenExperiment, settings)
     if "task" in settings:
         settings["task"] = reader.read(Task, settings["task"], "task")
         settings["eval"] = _with_bases(settings.get("eval", {}), settings["task"])

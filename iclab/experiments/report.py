@@ -37,7 +37,7 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDE = 220  # columns where the output is no terminal, so that nothing is folded
 # An easier task (the token layout) and handed answers (the targets) must be seen in every table.
 LABELS = {"layout": "model.layout", "targets": "train.targets"}
-RESULTS = ("excess", "risk")
+RESULTS = ("excess", "risk", "accuracy")
 UNBROKEN = {"run", "state", *RESULTS, "expected", "measured", "verdict", "outcome"}  # kept whole when narrow
 WIDTHS = {"claim": 20}
 POINTS = 12  # how many positions of a curve are printed
@@ -98,11 +98,12 @@ def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list
     return [run.id, *chosen, status.state, status.seconds or None, *_results(run, status), status.error]
 
 
-def _results(run: Run, status: Status) -> tuple[str, str]:
-    """Excess, or else risk."""
+def _results(run: Run, status: Status) -> tuple[str, str, str]:
+    """Excess, or else risk; of tokens accuracy."""
     rows = run.rows() if status.state == "done" else []
     excess = value(rows, "transformer", "excess")
-    return excess, "" if excess else value(rows, "transformer", "risk")
+    risk = "" if excess else value(rows, "transformer", "risk")
+    return excess, risk, value(rows, "transformer", "accuracy")
 
 
 def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
@@ -172,8 +173,11 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     yield from (Text(line) for line in _curve_lines(run.curve()))
     findings = Findings(rows)
     yield from (Text(line) for line in findings.sentences())
-    if rows:
+    if any(row["quantity"] == "risk" for row in rows):
         yield _risk_table(rows, labels, to)
+    if any(row["quantity"] == "accuracy" for row in rows):
+        yield _accuracy_table(rows, to)
+        return
     if any(row["quantity"] == "fit_distance" for row in rows):
         yield _distance_table(rows, findings, labels, to)
     if any(row.get("distribution") != TRAINED for row in rows):
@@ -227,6 +231,16 @@ def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     shown = [*positions[:: max(1, -(-len(positions) // POINTS))], *(at for at in found if isinstance(at, str)), None]
     body = [["mean" if at is None else at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
     return table(f"risk by number of examples{labels}", ["examples", *predictors], body, to)
+
+
+def _accuracy_table(rows: Sequence[Row], to: Console) -> Group:
+    """Accuracy of every predictor on each distribution, over all that is asked."""
+    told = [row for row in rows if row["quantity"] == "accuracy" and row.get("position") is None]
+    predictors = list(dict.fromkeys(row["predictor"] for row in told))
+    body = []
+    for name in dict.fromkeys(row["distribution"] for row in told):
+        body.append([name, *(value(told, predictor, "accuracy", None, name) for predictor in predictors)])
+    return table("accuracy", ["distribution", *predictors], body, to)
 
 
 def _distance_table(rows: Sequence[Row], findings: Findings, labels: str, to: Console) -> Group:

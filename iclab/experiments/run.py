@@ -15,7 +15,7 @@ from torch import nn
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
-from iclab.experiments import curves, words
+from iclab.experiments import curves, tokens, words
 from iclab.experiments.beside import Beside
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
@@ -25,6 +25,7 @@ from iclab.experiments.probes import r2_by_layer
 from iclab.experiments.rows import Row, regions
 from iclab.experiments.stitching import stitching_rows
 from iclab.experiments.streams import resolve, stream
+from iclab.experiments.token_experiment import TokenExperiment
 from iclab.files import write_whole
 from iclab.fitting import RidgeFit
 from iclab.models import Transformer
@@ -37,11 +38,15 @@ from iclab.training import Diverged, Recipe, Training
 PROBED = 1024  # prompts of the learning curve, where probes are fitted to half of them
 
 
-def perform(experiment: Experiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]) -> list[Row]:
+def perform(
+    experiment: Experiment | TokenExperiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]
+) -> list[Row]:
     """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder.
 
     `say` takes one dict per point of the learning curve. Raises `iclab.training.Diverged`.
     """
+    if isinstance(experiment, TokenExperiment):
+        return tokens.perform(experiment, folder, say, log)
     device = resolve(experiment.device)
     if isinstance(experiment.train, FrozenLearner):
         made = curves.rows if isinstance(experiment.train, CurveLearner) else words.rows
@@ -128,8 +133,7 @@ def new_training(experiment: Experiment, model: nn.Module) -> Training:
 def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any:
     """The untrained model; its weights are drawn on the CPU, so that they are the same on every device, and those of a
     construction are laid over them where the experiment starts from one."""
-    task = experiment.task
-    model = experiment.model.build(task.d, task.n, stream(experiment, "init"))
+    model: Any = experiment.build(stream(experiment, "init"))
     if experiment.start and isinstance(model, Transformer):
         experiment.start.put_into(model)
     return model.to(device)

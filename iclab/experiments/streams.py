@@ -12,6 +12,7 @@ import torch
 
 from iclab.errors import refuse
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.token_experiment import TokenExperiment
 
 STREAMS = ("init", "train", "curve", "test", "fit", "bootstrap")
 
@@ -26,7 +27,7 @@ def resolve(device: str) -> torch.device:
 
 
 def stream(
-    experiment: Experiment, name: str, device: torch.device | str = "cpu", distribution: str = ""
+    experiment: Experiment | TokenExperiment, name: str, device: torch.device | str = "cpu", distribution: str = ""
 ) -> torch.Generator:
     """The generator of one stream. NumPy's SeedSequence spreads (seed, stream, distribution) over the 32 bits that a
     CPU generator keeps, so that neighbouring seeds share nothing."""

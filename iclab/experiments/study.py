@@ -19,6 +19,7 @@ from iclab.experiments.claims import Claim
 from iclab.experiments.config import FAILED, Reader, known_keys
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import Nested, flatten, merge, put
+from iclab.experiments.token_experiment import TokenExperiment
 
 RECIPES = Path(__file__).parent / "recipes"
 OVERRIDES = "overrides = "
@@ -43,7 +44,7 @@ class Cell:
     """One cell of the grid: the values that were chosen for it, and the experiment that they make."""
 
     values: Mapping[str, Any]
-    experiment: Experiment
+    experiment: Experiment | TokenExperiment
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Draft:
     def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
         """Notes keys of claims that no cell of a sound grid has."""
         settings = [cell.experiment.mapping() for cell in cells]
-        known = {key for s in settings for key in [*flatten(s), *known_keys(Experiment, s)]}
+        known = {key for s in settings for key in [*flatten(s), *known_keys(experiment.kind(s), s)]}
         for claim in heading.claims if heading is not FAILED and not self.problems else ():
             for text in claim.unknown_keys(known):
                 self.note(text)
@@ -205,7 +206,7 @@ class Draft:
             return {}
 
     def _read(self, read: Any, settings: Nested | None = None) -> Any:
-        reader = Reader(self._source, [] if settings is None else list(known_keys(Experiment, settings)))
+        reader = Reader(self._source, [] if settings is None else list(known_keys(experiment.kind(settings), settings)))
         value = read(reader)
         self.problems += reader.problems
         return value

@@ -20,8 +20,8 @@ from iclab.experiments.progress import shown
 from iclab.experiments.store import Run, Status, differing
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Study
+from iclab.experiments.token_experiment import TokenExperiment
 from iclab.files import write_whole
-from iclab.models import Architecture
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
@@ -35,12 +35,12 @@ def plan(study: Study, folder: Path, to: Console) -> None:
     to.print(report.table(f"{len(rows)} runs would be in {folder}; nothing was started", columns, cells, to))
 
 
-def _planned(experiment: Experiment, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _planned(experiment: Experiment | TokenExperiment, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One row of the plan."""
     chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
     settings = flatten(experiment.mapping())
     labels = {name: settings.get(key) for name, key in report.LABELS.items()}
-    size = f"{_parameters(experiment.task.d, experiment.task.n, experiment.model):,}"
+    size = f"{_parameters(experiment):,}"
     state = Run(folder / experiment.id).status().state
     return {"run": experiment.id, **chosen, **labels, "parameters": size, "state": state}
 
@@ -112,10 +112,10 @@ def _label(varied: Mapping[str, Any]) -> str:
 
 
 @cache
-def _parameters(d: int, n: int, model: Architecture) -> int:
+def _parameters(experiment: Experiment | TokenExperiment) -> int:
     """The number of weights of a model, which is not made for it."""
     with torch.device("meta"):
-        return sum(weights.numel() for weights in model.build(d, n).parameters())
+        return sum(weights.numel() for weights in experiment.build().parameters())
 
 
 def _print_heading(study: Study, to: Console) -> None:

@@ -79,13 +79,13 @@ def _perform(run: Run) -> dict[str, Any]:
 
     from iclab.experiments import evolution
     from iclab.experiments.environment import write_environment
-    from iclab.experiments.experiment import Experiment
+    from iclab.experiments.experiment import load
     from iclab.experiments.run import perform
     from iclab.experiments.streams import resolve
     from iclab.training import Diverged
 
     torch.set_num_threads(1)
-    experiment = Experiment.read(run.folder / "config.toml")
+    experiment = load(run.folder / "config.toml")
     _forget_other_device(run, resolve(experiment.device).type)
     write_environment(run.folder / "environment.json", experiment.device)
     try:

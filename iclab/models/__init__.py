@@ -1,9 +1,10 @@
-"""Things with weights: the transformer over prompts or tokens, token layouts, activations, linear models, and models
-whose weights are drawn and never learned but for the last."""
+"""Things with weights: the transformer over prompts or tokens, one that points, token layouts, activations, linear
+models, and models whose weights are drawn and never learned but for the last."""
 
-from iclab.models.architecture import Architecture
+from iclab.models.architecture import Architecture, TokenArchitecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
+from iclab.models.pointer import PointerTransformer, PointerTransformerConfig
 from iclab.models.random_features import (
     FrozenArchitecture,
     RandomAttention,
@@ -26,6 +27,8 @@ __all__ = [
     "LinearAttention",
     "LinearAttentionConfig",
     "LinearModel",
+    "PointerTransformer",
+    "PointerTransformerConfig",
     "RandomAttention",
     "RandomAttentionConfig",
     "RandomFeatures",
@@ -33,6 +36,7 @@ __all__ = [
     "RandomNetworkConfig",
     "RandomSelfAttention",
     "RandomSelfAttentionConfig",
+    "TokenArchitecture",
     "TokenTransformer",
     "TokenTransformerConfig",
     "Transformer",

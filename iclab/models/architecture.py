@@ -1,4 +1,5 @@
-"""What answers, as settings: an `Architecture` builds an untrained model for prompts of d dimensions and n examples."""
+"""What answers, as settings: an `Architecture` builds an untrained model for prompts of d dimensions and n examples, a
+`TokenArchitecture` one for sequences of n tokens."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -24,3 +25,16 @@ class Architecture(ABC):
     @abstractmethod
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> nn.Module:
         """The untrained model over prompts of at most n examples in d dimensions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenArchitecture(ABC):
+    """The shape of a model over tokens. What it builds answers with logits at every position."""
+
+    def problems_for(self, vocab: int, n: int) -> list[str]:
+        """What stands against a model of this shape for sequences of at most n tokens out of `vocab`."""
+        return []
+
+    @abstractmethod
+    def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> nn.Module:
+        """The untrained model over sequences of at most n tokens out of `vocab`."""

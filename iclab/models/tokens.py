@@ -19,18 +19,20 @@ from torch.nn.utils import skip_init
 
 from iclab.errors import refuse
 from iclab.models.activations import Replacement, Taps
+from iclab.models.architecture import TokenArchitecture
 from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenTransformerConfig(BlockConfig):
+class TokenTransformerConfig(BlockConfig, TokenArchitecture):
     """The shape of a transformer over tokens. The default is attention alone, in two layers of softmax: the smallest in
     which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework).
 
     `parallel` lets the MLP read the stream as it was before attention; the first `rotary` channels of queries and keys
     are turned by the position (0: none); `tied_embedding` reads out with the vectors that are read in, drawn as those
     of a read-out. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
-    `iclab.models.pretrained` loads.
+    `iclab.models.pretrained` loads. `position_spread` is the standard deviation of positions before training, where
+    embeddings of tokens have `init_scale`: what is about positions is learned the faster the nearer the two are.
     """
 
     n_layer: int = 2
@@ -40,11 +42,15 @@ class TokenTransformerConfig(BlockConfig):
     rotary_base: float = 10000.0
     norm_eps: float = 1e-5
     tied_embedding: bool = False
+    position_spread: float = 0.02
 
     def _problems(self) -> list[str]:
         found = super()._problems()
         if self.rotary and not found and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
             found.append(f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}")
+        if not 0 <= self.position_spread < inf:
+            told = f"given {self.position_spread}"
+            found.append(f"position_spread must be a standard deviation (0 or more, finite), {told}")
         positive = {name: getattr(self, name) for name in ("rotary_base", "norm_eps")}
         return found + [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
 
@@ -73,10 +79,17 @@ class TokenTransformer(Stack):
         self.read_in = read_in
         self._add_blocks(n, n)
         self.norm = layer_norm(self.config)
-        self.read_out = linear_map(self.config.d_model, vocab, self.config)
+        self._add_read_out()
+        self.initialise(rng or torch.Generator().manual_seed(0))
+
+    @property
+    def position_spread(self) -> float:
+        return self.config.position_spread
+
+    def _add_read_out(self) -> None:
+        self.read_out = linear_map(self.config.d_model, self.vocab, self.config)
         if self.config.tied_embedding:
             self.read_out.weight = self.read_in.weight
-        self.initialise(rng or torch.Generator().manual_seed(0))
 
     def forward(self, tokens: Int[Tensor, "batch n"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
         """Logits of the next token at every position, or at the last m alone."""
@@ -118,7 +131,11 @@ class TokenTransformer(Stack):
     def _answer(self, tokens: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(tokens, taps)
         *_, last = self._stream(tokens, taps)
-        return taps("prediction", self.read_out(self.norm(last if m is None else last[:, -m:])))
+        return taps("prediction", self._read_out(tokens, self.norm(last), taps, m))
+
+    def _read_out(self, tokens: Tensor, h: Tensor, taps: Taps, m: int | None) -> Tensor:
+        """Logits from the normalised residual stream."""
+        return self.read_out(h if m is None else h[:, -m:])
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
         found = self._unknown(taps)

@@ -273,6 +273,11 @@ class Stack(nn.Module):
         own = min(1, self.config.n_layer) if self.config.tied else self.config.n_layer
         self.blocks = nn.ModuleList(Block(self.config, longest) for _ in range(own))
 
+    @property
+    def position_spread(self) -> float:
+        """The standard deviation of positions before training."""
+        return 0.02
+
     @torch.no_grad()
     def initialise(self, rng: torch.Generator) -> None:
         """Draws all weights from `rng`, in the order of their names in the module."""
@@ -288,7 +293,7 @@ class Stack(nn.Module):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.init_scale, generator=rng)
         if self.config.positions:
-            nn.init.normal_(self.position, std=0.02, generator=rng)
+            nn.init.normal_(self.position, std=self.position_spread, generator=rng)
 
     def attention(self, layer: int) -> Attention:
         """The attention of a layer; tied layers share one."""

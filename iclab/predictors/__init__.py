@@ -12,11 +12,13 @@
     Featurised                           any of them on features Φ(x) in the place of x
     HalfSplit                            of several, the best on the second half when fitted to the first
     LogisticRegression, BinaryTest       for labels −1 and 1, and the test whether labels are such
+    Unigram, Bigram                      counts of tokens and of pairs: answers to sequences of tokens
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
 
 from iclab.predictors.averaging import Averaging
+from iclab.predictors.counts import Bigram, TokenPredictor, Unigram
 from iclab.predictors.discrete import DiscreteMMSE
 from iclab.predictors.featurised import Featurised
 from iclab.predictors.gradient import GradientDescent, GradientDescentPlusPlus, StochasticGradientDescent
@@ -41,6 +43,7 @@ __all__ = [
     "AttentionKernel",
     "Averaging",
     "Bayesian",
+    "Bigram",
     "BinaryTest",
     "BoostedTrees",
     "DiscreteMMSE",
@@ -65,6 +68,8 @@ __all__ = [
     "SparsePosterior",
     "Spectral",
     "StochasticGradientDescent",
+    "TokenPredictor",
     "TrainedNetwork",
+    "Unigram",
     "Zero",
 ]

@@ -1,4 +1,4 @@
-"""How prompts are made: laws of inputs, classes of functions, and tasks derived from tasks.
+"""How prompts are made: laws of inputs, classes of functions, tasks derived from tasks; and sequences of tokens.
 
     LinearRegression, SparseLinearRegression, WhitenedLinearRegression      y = w·x
     RepresentationRegression                    y = w·Φ(x), with one Φ in all prompts
@@ -9,7 +9,8 @@
     QueryAndKeys                                one label, a target of a query and its keys
     FinitePool, NoisyLabels, SkewedInputs, ...  a task with one fact changed
 
-Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task.
+Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task. Of tokens,
+LaundryList, IndirectObject, RepeatedSequence, MultiQueryRecall, MarkovChain, Sorting and ConvexHull are a `TokenTask`.
 """
 
 from iclab.tasks.classification import LinearClassification, SignFunctions
@@ -35,11 +36,15 @@ from iclab.tasks.derived import (
 )
 from iclab.tasks.dynamics import DynamicalSystem
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
+from iclab.tasks.laundry import IndirectObject, LaundryList
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
+from iclab.tasks.markov import MarkovChain
 from iclab.tasks.mixture import NoiseMixture, OneOf, RepresentationMixture, TaskMixture
 from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
+from iclab.tasks.ordering import ConvexHull, Ordering, Sorting
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions, Prompts
 from iclab.tasks.query_and_keys import KeyedFunctions, QueryAndKeys
+from iclab.tasks.recall import MultiQueryRecall, RepeatedSequence
 from iclab.tasks.representation import FeatureFunctions, RepresentationRegression
 from iclab.tasks.targets import (
     Alternating,
@@ -54,10 +59,12 @@ from iclab.tasks.targets import (
     labels,
 )
 from iclab.tasks.task import FunctionClass, Task
+from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask
 
 __all__ = [
     "Alternating",
     "Arctangent",
+    "ConvexHull",
     "Cosine",
     "Custom",
     "DecisionTree",
@@ -68,20 +75,25 @@ __all__ = [
     "FunctionClass",
     "Functions",
     "HalfSubspace",
+    "IndirectObject",
     "Inputs",
     "KeyAverage",
     "KeyedFunctions",
+    "LaundryList",
     "LinearClassification",
     "LinearFunctions",
     "LinearRegression",
     "Longer",
+    "MarkovChain",
     "MixedFunctions",
+    "MultiQueryRecall",
     "NoiseMixture",
     "NoisyLabels",
     "Normal",
     "NormalisedLabels",
     "OneOf",
     "OppositeOrthant",
+    "Ordering",
     "Orthant",
     "OrthogonalQuery",
     "Power",
@@ -94,17 +106,22 @@ __all__ = [
     "ReLUNetwork",
     "Recoloured",
     "RepeatedQuery",
+    "RepeatedSequence",
     "RepresentationMixture",
     "RepresentationRegression",
     "ScaledInputs",
     "ScaledWeights",
     "SignFunctions",
+    "SizedTask",
     "SkewedInputs",
+    "Sorting",
     "SparseLinearRegression",
     "Sphere",
     "Target",
     "Task",
     "TaskMixture",
+    "TokenPrompts",
+    "TokenTask",
     "TruePrior",
     "Truncated",
     "Uniform",

@@ -1,0 +1,103 @@
+"""How well sequences of tokens are continued: accuracy and loss at the asked positions, by place, with errors.
+
+Prompts are independent, positions of one prompt are not: a mean over asked positions is the ratio of two means over
+prompts, of a sum and of a count, and carries the delta-method error (`iclab.analysis.risk`).
+
+Of heads (Olsson et al. 2022, arXiv 2209.11895):
+
+    prefix matching    the weight that an asked position t gives to tokens that followed the same token x_t before
+    previous token     the weight that a position t gives to t − 1
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from iclab.analysis.risk import Estimate, ratio
+from iclab.models import TokenTransformer
+from iclab.predictors import TokenPredictor
+from iclab.tasks import TokenPrompts
+
+
+@torch.no_grad()
+def continued(
+    predictors: Mapping[str, TokenPredictor], prompts: TokenPrompts, chunk: int = 256
+) -> dict[str, Float[Tensor, "batch n vocab"]]:
+    """The log-probabilities, float64, that each predictor gives to the next token everywhere."""
+    pieces = prompts.tokens.split(chunk)
+    return {
+        name: torch.cat([f(tokens).double().log_softmax(-1) for tokens in pieces]) for name, f in predictors.items()
+    }
+
+
+def losses(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
+    """−log p(target), in nats."""
+    return -logs.gather(2, prompts.targets.unsqueeze(2)).squeeze(2)
+
+
+def hits(
+    logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts, among_options: bool = False
+) -> Float[Tensor, "batch n"]:
+    """1 where the likeliest token, of all or of the prompt's options, is the target."""
+    allowed = logs.masked_fill(~prompts.options.unsqueeze(1), -torch.inf) if among_options else logs
+    return (allowed.argmax(-1) == prompts.targets).double()
+
+
+def chances(prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
+    """How often a guess among the options is right."""
+    return (1 / prompts.options.double().sum(1)).unsqueeze(1).expand(prompts.tokens.shape)
+
+
+def divergence(
+    logs: Float[Tensor, "batch n vocab"], others: Float[Tensor, "batch n vocab"]
+) -> Float[Tensor, "batch n"]:
+    """KL(p ‖ q) = Σ_j p_j (log p_j − log q_j) of two predictors, in nats."""
+    return (logs.exp() * (logs - others)).sum(-1)
+
+
+def mean_asked(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
+    """The mean over asked positions."""
+    return ratio((terms * prompts.asked).sum(1), prompts.asked.double().sum(1))
+
+
+def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int, Estimate]:
+    """The mean over asked positions of each place."""
+    places = torch.where(prompts.asked, prompts.places, 0)
+    shape = (len(terms), int(places.max()) + 1)
+    sums, counts = (
+        torch.zeros(shape, dtype=torch.float64, device=terms.device).scatter_add(1, places, each * prompts.asked)
+        for each in (terms.double(), torch.ones_like(terms, dtype=torch.float64))
+    )
+    asked = [place for place, count in enumerate(counts.sum(0).tolist()) if count]
+    return {place: ratio(sums[:, place], counts[:, place]) for place in asked}
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of all heads, each in 0..1."""
+
+    prefix_matching: Float[Tensor, "layers heads"]
+    previous_token: Float[Tensor, "layers heads"]
+
+
+@torch.no_grad()
+def head_scores(model: TokenTransformer, prompts: TokenPrompts) -> HeadScores:
+    """The scores of all heads, averaged over positions and prompts; a null slot counts for nothing."""
+    names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
+    patterns = torch.stack(list(model.read(prompts.tokens, names).values()))[..., -prompts.tokens.shape[1] :]
+    matching = (patterns * _matches(prompts.tokens).unsqueeze(1)).sum(-1)
+    asked = prompts.asked.double()
+    return HeadScores(
+        torch.einsum("l b a t, b t -> l a", matching.double(), asked) / asked.sum(),
+        patterns.double().diagonal(-1, -2, -1).mean((1, 3)),
+    )
+
+
+def _matches(tokens: Int[Tensor, "batch n"]) -> Bool[Tensor, "batch n n"]:
+    """Whether token s ≤ t stands behind an earlier occurrence of token t."""
+    same = tokens.unsqueeze(2) == tokens.roll(1, 1).unsqueeze(1)
+    same[:, :, 0] = False
+    return same.tril()

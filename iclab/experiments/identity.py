@@ -1,0 +1,25 @@
+"""What any two kinds of experiment have in common: where they run, their seed, and the hash that names them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
+NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
+
+
+def machine_problems(seed: int, device: str) -> list[str]:
+    """What stands against a seed and a device."""
+    found = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
+    named = DEVICE.fullmatch(device)
+    return found if named else [*found, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
+
+
+def identity(settings: Mapping[str, Any]) -> str:
+    """Twelve digits that stand for everything that can change the numbers."""
+    decisive = {k: v for k, v in settings.items() if k not in NOT_IN_ID}
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

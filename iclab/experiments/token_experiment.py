@@ -1,0 +1,105 @@
+"""TokenExperiment: everything that decides the numbers of one run on sequences of tokens, as an `Experiment` does for
+prompts of examples. A file means one where its task is a `TokenTask`.
+
+    task    what is asked            iclab.tasks
+    model   what answers             iclab.models
+    train   how it learns            iclab.token_training
+    eval    how it is measured
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import nn
+
+from iclab.errors import refuse
+from iclab.experiments import config
+from iclab.experiments.claims import TRAINED
+from iclab.experiments.identity import identity, machine_problems
+from iclab.experiments.mappings import Nested
+from iclab.models import TokenArchitecture, TokenTransformerConfig
+from iclab.tasks import Task, TokenTask
+from iclab.token_training import TokenRecipe
+
+
+@dataclass(frozen=True)
+class TokenEvaluation:
+    """How a trained model is measured: on how many `prompts` of each distribution (more where a task is balanced and
+    its places need it), and on which tasks besides its own and the parts that this has. `every` is the number of steps
+    between two points of the training curve, chosen by the number of steps unless given."""
+
+    prompts: int = 1024
+    shifts: tuple[tuple[str, TokenTask], ...] = ()
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {"prompts": (self.prompts, 2), "every": (1 if self.every is None else self.every, 1)}
+        found = [f"{k} must be at least {least}, given {v}" for k, (v, least) in given.items() if v < least]
+        taken = [name for name, _ in self.shifts if name == TRAINED]
+        refuse("TokenEvaluation", found + [f"the name {name!r} is that of the training distribution" for name in taken])
+
+
+@dataclass(frozen=True)
+class TokenExperiment:
+    """One run: a model trained on a task of tokens, then evaluated. `seed`, `device` and `recipe` mean what they mean
+    for an `Experiment`. The model is made for the longest sequences that it is measured on."""
+
+    task: TokenTask
+    model: TokenArchitecture = field(default_factory=TokenTransformerConfig)
+    train: TokenRecipe = field(default_factory=TokenRecipe)
+    eval: TokenEvaluation = field(default_factory=TokenEvaluation)
+    seed: int = 0
+    device: str = "auto"
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        found = machine_problems(self.seed, self.device) + self.model.problems_for(self.task.vocab, self.longest)
+        found += self.train.problems_for(self.task) + self._shift_problems()
+        found += [f"the recipe {self.recipe!r} is for prompts of examples"] if self.recipe else []
+        refuse("TokenExperiment", found)
+
+    def _shift_problems(self) -> list[str]:
+        vocab, parts = self.task.vocab, self.task.parts()
+        found = [
+            f"shift {name!r} has a vocab of {shift.vocab}, and the model one of {vocab}"
+            for name, shift in self.eval.shifts
+            if shift.vocab != vocab
+        ]
+        taken = [name for name, _ in self.eval.shifts if name in parts]
+        return found + [f"the name {name!r} is that of a part of {type(self.task).__name__}" for name in taken]
+
+    @property
+    def distributions(self) -> dict[str, TokenTask]:
+        """What the model is measured on: its own task, the parts of this, and the shifts."""
+        return {TRAINED: self.task, **self.task.parts(), **dict(self.eval.shifts)}
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest sequence."""
+        return max(task.n for task in self.distributions.values())
+
+    def build(self, rng: torch.Generator | None = None) -> nn.Module:
+        """The untrained model."""
+        return self.model.build(self.task.vocab, self.longest, rng)
+
+    @property
+    def id(self) -> str:
+        """Twelve digits that stand for everything that can change the numbers."""
+        return identity(self.mapping())
+
+    def mapping(self) -> dict[str, Any]:
+        """The settings as a file holds them, every default spelled out."""
+        return config.to_mapping(self)
+
+
+def about_tokens(settings: Nested) -> bool:
+    """Whether the settings are those of a task over tokens: by its kind, or the known one that is nearest to it."""
+    task = settings.get("task")
+    kind = task.get("kind") if isinstance(task, Mapping) else type(task).__name__
+    ours = config.kinds(TokenTask)
+    known = [*config.kinds(Task), *ours]
+    nearest = get_close_matches(kind, known, n=1, cutoff=0.5) if isinstance(kind, str) else []
+    return bool(nearest) and nearest[0] in ours

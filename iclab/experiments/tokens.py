@@ -1,0 +1,170 @@
+"""Runs over sequences of tokens: training, and result rows of each distribution, by place and averaged,
+
+accuracy                 how often the likeliest token is the right one
+accuracy_range           of lists of one length: the largest accuracy of a slot less the smallest
+accuracy_among_options   accuracy where only the options of the prompt are considered (listed items, stored values)
+loss                     −log p of the right token, in nats
+divergence               KL(reference ‖ model), of the predictor named
+answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
+
+"transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
+"unigram" counts. `position` is a place (the slot that is missing, the pair that is asked, the position in a walk), or
+none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor; of
+heads, the largest score of each layer.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iclab.analysis.next_token import (
+    by_place,
+    chances,
+    continued,
+    divergence,
+    head_scores,
+    hits,
+    losses,
+    mean_asked,
+)
+from iclab.analysis.risk import Estimate
+from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.streams import resolve, stream
+from iclab.experiments.token_experiment import TokenExperiment
+from iclab.models import TokenTransformer
+from iclab.predictors import Bigram, TokenPredictor, Unigram
+from iclab.tasks import LaundryList, MarkovChain, RepeatedSequence, TokenPrompts, TokenTask
+from iclab.token_training import TokenTraining
+
+MODEL = "transformer"
+SURE = 1e-3  # α of the counts that answer a repeated block, in which what followed once follows again
+WATCHED = 256  # prompts of the training curve
+
+
+def references(task: TokenTask) -> dict[str, TokenPredictor]:
+    """Closed forms that a model of this task is compared with."""
+    if isinstance(task, MarkovChain):
+        return {"bigram": Bigram(task.vocab, task.alpha), "unigram": Unigram(task.vocab, task.alpha)}
+    return {"bigram": Bigram(task.vocab, SURE)} if isinstance(task, RepeatedSequence) else {}
+
+
+def perform(
+    experiment: TokenExperiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]
+) -> list[Row]:
+    """Trains and measures, as `iclab.experiments.run.perform` does."""
+    device = resolve(experiment.device)
+    model = experiment.build(stream(experiment, "init")).to(device)
+    training = TokenTraining(model, experiment.task, experiment.train, stream(experiment, "train", device))
+    checkpoint = folder / "checkpoint.safetensors"
+    if checkpoint.exists():
+        training.resume(checkpoint)
+        log(f"continues at step {training.step} of {training.recipe.steps}")
+    for point in learning_curve(experiment, training):
+        say(point)
+        training.save(checkpoint)
+    if isinstance(model, TokenTransformer):
+        model.save(folder / "weights.safetensors")
+    log("measures")
+    return measure(experiment, model.eval(), device)
+
+
+def learning_curve(experiment: TokenExperiment, training: TokenTraining) -> Iterator[dict[str, Any]]:
+    """Trains to the end and yields a point each time the curve is measured."""
+    watch, steps = Watch.of(experiment, training.rng.device), training.recipe.steps
+    every = experiment.eval.every or max(1, min(steps // 20, 1000))
+    seconds, seen = 0.0, []
+    while training.step < steps:
+        start = perf_counter()
+        seen.append(training.advance())
+        seconds += perf_counter() - start
+        if training.step % every == 0 or training.step == steps:
+            yield {
+                "step": training.step,
+                "steps": steps,
+                "loss": sum(seen) / len(seen),
+                "lr": training.recipe.rate(training.step - 1),
+                "seconds": round(seconds, 3),
+                "tokens": watch(training.model),
+            }
+            seen = []
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Measures a model in training on fixed prompts of its own task."""
+
+    task: TokenTask
+    prompts: TokenPrompts
+    beside: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, experiment: TokenExperiment, device: torch.device) -> "Watch":
+        """Draws the prompts, and answers them by what the model is compared with."""
+        prompts = experiment.task.sample(experiment.task.evenly(WATCHED), stream(experiment, "curve", device))
+        return cls(experiment.task, prompts, continued(references(experiment.task), prompts))
+
+    def __call__(self, model: nn.Module) -> dict[str, dict[str, Any]]:
+        logs = continued({MODEL: model}, self.prompts)[MODEL]
+        found: dict[str, dict[str, Any]] = {
+            "accuracy": {MODEL: self._mean(hits(logs, self.prompts))},
+            "loss": {MODEL: self._mean(losses(logs, self.prompts))},
+            "divergence": {name: self._mean(divergence(other, logs)) for name, other in self.beside.items()},
+        }
+        if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer):
+            scores = head_scores(model, self.prompts)
+            found["prefix_matching"] = {MODEL: scores.prefix_matching.amax(1).tolist()}
+            found["previous_token"] = {MODEL: scores.previous_token.amax(1).tolist()}
+        return found
+
+    def _mean(self, terms: Tensor) -> float:
+        return mean_asked(terms, self.prompts).value.item()
+
+
+def measure(experiment: TokenExperiment, model: nn.Module, device: torch.device | str = "cpu") -> list[Row]:
+    """All result rows of a trained model, on its own task, on each part of it and on every shift."""
+    found = []
+    for name, task in experiment.distributions.items():
+        prompts = task.sample(task.evenly(experiment.eval.prompts), stream(experiment, "test", device, name))
+        found += [{"distribution": name, **one} for one in rows_of(model, task, prompts)]
+    return found
+
+
+def rows_of(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterator[Row]:
+    """The rows of one distribution."""
+    logs = continued({MODEL: model, **references(task)}, prompts)
+    for name, said in logs.items():
+        yield from _told(name, "accuracy", hits(said, prompts), prompts)
+        yield from _told(name, "accuracy_among_options", hits(said, prompts, among_options=True), prompts)
+        yield from _told(name, "loss", losses(said, prompts), prompts)
+        yield from _told(name, "divergence", divergence(said, logs[MODEL]), prompts) if name != MODEL else ()
+    yield from _told("chance", "accuracy", chances(prompts), prompts)
+    if isinstance(task, LaundryList) and task.balanced:
+        yield _range(hits(logs[MODEL], prompts), prompts)
+        yield from _answered(logs[MODEL], task, prompts)
+
+
+def _told(predictor: str, quantity: str, terms: Tensor, prompts: TokenPrompts) -> Iterator[Row]:
+    """A quantity at each place, and averaged over all asked positions."""
+    yield from rows(predictor, quantity, mean_asked(terms, prompts))
+    for place, found in by_place(terms, prompts).items():
+        yield from rows(predictor, quantity, found, place)
+
+
+def _range(right: Tensor, prompts: TokenPrompts) -> Row:
+    """With the error of a difference of two independent means, which leaves out that they were chosen as extremes."""
+    found = sorted(by_place(right, prompts).values(), key=lambda one: one.value.item())
+    least, most = found[0], found[-1]
+    error = (least.stderr.square() + most.stderr.square()).sqrt().item()
+    return row(MODEL, "accuracy_range", None, (most.value - least.value).item(), error)
+
+
+def _answered(logs: Tensor, task: LaundryList, prompts: TokenPrompts) -> Iterator[Row]:
+    allowed = logs[:, -1].masked_fill(~prompts.options, -torch.inf)
+    named = (prompts.tokens[:, 1 : task.longest + 1] == allowed.argmax(1, keepdim=True)).double()
+    shares = Estimate(named.mean(0), named.std(0) / len(named) ** 0.5)
+    yield from rows(MODEL, "answered", shares)

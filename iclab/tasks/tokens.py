@@ -1,0 +1,91 @@
+"""Sequences of tokens, and tasks that draw them: the second kind of prompt.
+
+A token is a number from 0 to vocab − 1. A learner reads tokens 0 .. i and answers at position i with logits over the
+vocabulary; at the positions that are *asked* there is a right answer, the target. Law (causality): as for prompts of
+examples, the answer at i does not change when a later token does.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from iclab.errors import refuse
+
+
+@dataclass(frozen=True)
+class TokenPrompts:
+    """Sequences of tokens with their questions.
+
+    `asked` marks the positions with a right answer, `targets` holds it (and any number elsewhere). `places` says of
+    each asked position which case it is (the slot of a list, the pair of a memory): accuracy is told by place. A
+    guesser who knows the kind of question chooses among the `options` of its prompt.
+    """
+
+    tokens: Int[Tensor, "batch n"]
+    targets: Int[Tensor, "batch n"]
+    asked: Bool[Tensor, "batch n"]
+    places: Int[Tensor, "batch n"]
+    options: Bool[Tensor, "batch vocab"]
+
+    def __getitem__(self, chosen: slice) -> "TokenPrompts":
+        """Some of the prompts."""
+        return TokenPrompts(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+class TokenTask(ABC):
+    """A distribution over sequences of at most n tokens out of `vocab`."""
+
+    vocab: int
+    n: int
+
+    @abstractmethod
+    def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
+        """`batch` prompts; those of `balanced` tasks, one of each place in turn."""
+
+    def sample(self, batch: int, rng: torch.Generator) -> TokenPrompts:
+        """Draws prompts on the generator's device; the same generator state gives the same prompts.
+
+        Raises ``ValueError`` where `batch` is not positive.
+        """
+        refuse("sample", [] if batch > 0 else [f"batch must be positive, given {batch}"])
+        return self.draw(batch, rng)
+
+    def parts(self) -> dict[str, "TokenTask"]:
+        """Tasks by name on which a model that has learned this one is measured too, such as each length of a list."""
+        return {}
+
+    def evenly(self, batch: int) -> int:
+        """The least number of prompts, `batch` or more, in which every place is asked equally often."""
+        return batch
+
+
+class SizedTask(TokenTask):
+    """A task whose prompts have sizes, which may grow in the course of training."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> int:
+        """The largest size."""
+
+    @abstractmethod
+    def up_to(self, size: int) -> "TokenTask":
+        """The task with no prompts larger than this."""
+
+
+def too_small(given: dict[str, int], least: dict[str, int]) -> list[str]:
+    """What stands against settings that must not fall below a bound."""
+    return [f"{k} must be at least {least[k]}, given {given[k]}" for k in least if given[k] < least[k]]
+
+
+def without_replacement(batch: int, of: int, rng: torch.Generator) -> Int[Tensor, "batch of"]:
+    """Permutations of 0 .. of − 1, one per row, each as likely as any other."""
+    return torch.rand(batch, of, generator=rng, device=rng.device).argsort(dim=1)
+
+
+def marked(batch: int, vocab: int, tokens: Int[Tensor, "batch m"]) -> Bool[Tensor, "batch vocab"]:
+    """Which tokens of the vocabulary occur in each row."""
+    none = torch.zeros(batch, vocab, dtype=torch.bool, device=tokens.device)
+    return none.scatter(1, tokens, torch.ones_like(tokens, dtype=torch.bool))

@@ -1,0 +1,77 @@
+"""Gradient training of a model over tokens.
+
+    minimise  E −1/m Σ_i log softmax(logits_i)[target_i]       over fresh prompts and their m asked positions
+
+The loss is a pure function of (parameters, prompts), as for prompts of examples, and all else is shared with
+`iclab.training`.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from iclab.errors import refuse
+from iclab.tasks import SizedTask, TokenPrompts, TokenTask
+from iclab.training import Descent, GradientTraining, Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeCurriculum:
+    """Starts with prompts of at most `size` and lets them grow by `step` every `every` steps, up to the task's own."""
+
+    size: int
+    step: int = 1
+    every: int = 250
+
+    def __post_init__(self) -> None:
+        given = {k: getattr(self, k) for k in ("size", "step", "every")}
+        refuse("SizeCurriculum", [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1])
+
+    def stage(self, task: TokenTask, step: int) -> TokenTask:
+        """The task of a step: the full one once the size has grown to it."""
+        size = self.size + step // self.every * self.step
+        return task.up_to(size) if isinstance(task, SizedTask) and size < task.largest else task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRecipe(Descent):
+    """How a model over tokens is trained. Settings are this project's."""
+
+    steps: int = 2000
+    batch: int = 64
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = 0.05
+    curriculum: SizeCurriculum | None = None
+
+    def problems_for(self, task: TokenTask) -> list[str]:
+        """What stands against learning this task so."""
+        grows = self.curriculum is None or isinstance(task, SizedTask)
+        return [] if grows else [f"train.curriculum needs prompts that have sizes; {type(task).__name__} has none"]
+
+
+def token_loss(model: nn.Module, parameters: Parameters, prompts: TokenPrompts) -> Float[Tensor, ""]:
+    """Mean cross-entropy at the asked positions, in nats, as a pure function of the parameters."""
+    logits = functional_call(model, dict(parameters), (prompts.tokens,))
+    return cross_entropy(logits[prompts.asked], prompts.targets[prompts.asked])
+
+
+class TokenTraining(GradientTraining):
+    """One model being trained on one task of tokens."""
+
+    def __init__(self, model: nn.Module, task: TokenTask, recipe: TokenRecipe, rng: torch.Generator) -> None:
+        super().__init__(model, recipe, rng)
+        refuse("TokenTraining", recipe.problems_for(task))
+        self.task, self.curriculum = task, recipe.curriculum
+
+    def _loss(self) -> tuple[Float[Tensor, ""], float]:
+        task = self.curriculum.stage(self.task, self.step) if self.curriculum else self.task
+        prompts = task.sample(self.recipe.batch, self.rng)
+        with self._autocast():
+            value = token_loss(self.model, self.parameters, prompts)
+        return value, log(max(2, self.task.vocab))
