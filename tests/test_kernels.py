@@ -171,7 +171,7 @@ def test_rotations_leave_kernels_as_they_are_apart_for_queries_and_keys_where_no
         (AttentionKernel(3.0), lambda m, rng: RandomAttention(8, 5, m, 3.0, rng=rng)),
         (NetworkKernel(), lambda m, rng: RandomNetwork(8, 5, m, rng=rng)),
     ],
-    ids=str,
+    ids=["attention", "biased", "more biased", "network"],
 )
 def test_the_kernel_of_many_heads_tends_to_the_closed_form_as_their_number_to_the_minus_half(kernel, draw):
     """z-scores over independent draws, and the root mean square error at two numbers of heads."""

@@ -9,7 +9,7 @@
     QueryAndKeys                                one label, a target of a query and its keys
     FinitePool, NoisyLabels, SkewedInputs, ...  a task with one fact changed
 
-Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task. Of tokens,
+Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task.
 LaundryList, IndirectObject, RepeatedSequence, MultiQueryRecall, MarkovChain, Sorting and ConvexHull are a `TokenTask`.
 """
 
