@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+SLOPE = "task.representation.slope"
 READ_INS = {"linear": "linear", "linear_copied": "linear, x copied", "one_layer": "one layer"}
 COLORS = dict(zip(READ_INS, ("C0", "C1", "C2"), strict=True))
 UPPER = {"trained": {"marker": "o"}, "untrained": {"marker": "x", "linestyle": "--"}}
@@ -25,22 +26,32 @@ OTHERS = {
 
 
 def draw(table):
-    """A figure of the runs that are done."""
+    """A figure of the runs that are done, with a row for each slope of the leaky ReLU."""
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.2))
-    for name, label in READ_INS.items():
-        line(left, examples(done, name), "position", label=label, color=COLORS[name])
-        for ending, look in zip(("", "_untrained"), UPPER.values(), strict=True):
-            line(right, by_cut(done, f"{name}{ending}"), "layer", color=COLORS[name], **look)
-    for name, (label, look) in OTHERS.items():
-        line(left, examples(done, name), "position", label=label, **look)
-    left.set(xlabel="examples", ylabel="risk on linear regression", yscale="log")
-    right.legend([Line2D([], [], color="gray", **look) for look in UPPER.values()], UPPER)
-    right.set(xlabel="blocks taken away below", ylabel="risk / Bayes risk", yscale="log")
-    right.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(loc="outside lower center", ncols=3)
+    rows = list(done.groupby(SLOPE, sort=False)) if SLOPE in done else [("", done)]
+    figure, grid = plt.subplots(len(rows), 2, figsize=(6.8, 0.7 + 2.6 * len(rows)), squeeze=False)
+    for (left, right), (slope, own) in zip(grid, rows, strict=True):
+        panels(left, right, own)
+        left.set(title=f"slope {slope}" if slope else "", ylabel="risk on linear regression", yscale="log")
+        right.set(ylabel="risk / Bayes risk", ylim=(0.9, None))
+    grid[-1, 0].set(xlabel="examples")
+    grid[-1, 1].set(xlabel="blocks taken away below")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
+
+
+def panels(left, right, table):
+    """Risk by examples, and relative risk by cut."""
+    for name, label in READ_INS.items():
+        line(left, examples(table, name), "position", label=label, color=COLORS[name])
+        for ending, look in zip(("", "_untrained"), UPPER.values(), strict=True):
+            line(right, by_cut(table, f"{name}{ending}"), "layer", color=COLORS[name], **look)
+    for name, (label, look) in OTHERS.items():
+        line(left, examples(table, name), "position", label=label, **look)
+    right.xaxis.get_major_locator().set_params(integer=True)
+    right.legend([Line2D([], [], color="gray", **look) for look in UPPER.values()], UPPER)
 
 
 def examples(table, name):

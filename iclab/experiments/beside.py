@@ -30,6 +30,7 @@ class Beside:
         """Trains what learns in a model on a task; whether that went well. All parts see the same prompts."""
         training = Training(model, task, self.experiment.eval.surgery or USUAL, self.rng("train"))
         checkpoint, last = self.folder / f"checkpoint_{name}.safetensors", training.recipe.steps
+        self.log(f"trains {name}")
         if checkpoint.exists():
             training.resume(checkpoint)
         try:
