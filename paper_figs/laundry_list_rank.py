@@ -22,7 +22,8 @@ def draw(table):
     sized = sized.dropna(subset=["items"]).assign(distribution="own")
     sized = sized.assign(keys=[named(*pair) for pair in zip(sized["model.rank"], sized["model.keys"], strict=True)])
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.1), width_ratios=(1, 1.1))
-    names = list(dict.fromkeys(sized["keys"]))
+    ranked = sized.sort_values(["model.keys", "model.rank"], ascending=[False, True])
+    names = list(dict.fromkeys(ranked["keys"]))
     for name in names:
         look = {"label": name, "color": f"C{names.index(name)}"}
         plots.trend(sized, left, "items", ["transformer"], "accuracy", {"keys": name}, **look)
