@@ -80,9 +80,10 @@ def scales(path):
 
 
 STUDIES = [(path, scale) for path in FILES for scale in scales(path)]
+NAMES = [f"{path.stem} {' '.join(scale)}".strip() for path, scale in STUDIES]
 
 
-@pytest.fixture(params=STUDIES, ids=[f"{path.stem} {' '.join(scale)}".strip() for path, scale in STUDIES])
+@pytest.fixture(params=STUDIES, ids=NAMES)
 def study(request):
     return Study.read(*request.param)
 
@@ -96,6 +97,12 @@ def test_a_file_says_what_it_asks_and_claims_something(study):
     assert study.heading.claims and len(study.cells) >= 1
 
 
+SMOKED = [  # what is of a paper's size takes seconds each, and asks nothing of the code that a laptop's does not
+    pytest.param((path, scale), marks=[pytest.mark.slow] if "scale=paper" in scale else []) for path, scale in STUDIES
+]
+
+
+@pytest.mark.parametrize("study", SMOKED, indirect=True, ids=NAMES)
 def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path, monkeypatch):
     for effort in ("ROUNDS", "STEPS"):  # training a network on each of a paper's 100 prefixes takes minutes
         monkeypatch.setattr(sys.modules["iclab.analysis.references"], effort, 1)
