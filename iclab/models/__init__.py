@@ -1,8 +1,10 @@
-"""Things with weights: the transformer over prompts or tokens, token layouts, activations, and linear models."""
+"""Things with weights: the transformer over prompts or tokens, token layouts, activations, linear models, and GPT-2 and
+Pythia from files."""
 
 from iclab.models.architecture import Architecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
+from iclab.models.pretrained import load_pretrained
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
 
@@ -18,4 +20,5 @@ __all__ = [
     "TokenTransformerConfig",
     "Transformer",
     "TransformerConfig",
+    "load_pretrained",
 ]
