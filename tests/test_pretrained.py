@@ -13,6 +13,7 @@ from iclab.analysis.edits import with_components
 from iclab.analysis.folding import folded
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.models.pretrained import load_pretrained
+from iclab.models.transformer import Attention
 
 transformers = pytest.importorskip("transformers")
 TOKENS = torch.randint(37, (3, 20), generator=generator(1))
@@ -86,6 +87,23 @@ def test_logits_equal_those_of_the_library(saved):
 
 
 @torch.no_grad()
+def test_the_angles_are_all_that_the_two_differ_in(tmp_path, monkeypatch):
+    made = original("gpt_neox", rotary(1.0), torch.float64)
+    made.save_pretrained(tmp_path)
+
+    def with_their_angles(self, x):
+        cos, sin = (each[0, :, :6] for each in made.gpt_neox.rotary_emb(x, torch.arange(20).unsqueeze(0)))
+        a, b = x.split(6, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    one = load_pretrained(tmp_path, torch.float64)
+    before = (one(TOKENS) - made(TOKENS).logits).abs().max()
+    monkeypatch.setattr(Attention, "turned", with_their_angles)
+    torch.testing.assert_close(one(TOKENS), made(TOKENS).logits, atol=1e-12, rtol=1e-12)
+    assert before > 1e-9
+
+
+@torch.no_grad()
 def test_patterns_and_the_residual_stream_equal_those_of_the_library(saved):
     made, folder = saved
     one = load_pretrained(folder, torch.float64)
@@ -129,7 +147,7 @@ def test_heads_are_those_of_the_library(tmp_path):
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
 def test_files_of_old_with_buffers_other_prefixes_and_half_precision_are_read(kind, tmp_path):
-    made = original(kind, {} if kind == "gpt2" else rotary(0.25))
+    made = original(kind, {} if kind == "gpt2" else rotary(0.5))
     made.half().save_pretrained(tmp_path)
     expected = load_pretrained(tmp_path)(TOKENS)
 
@@ -148,7 +166,7 @@ def test_files_of_old_with_buffers_other_prefixes_and_half_precision_are_read(ki
     settings = json.loads((tmp_path / "config.json").read_text())
     if kind == "gpt_neox":
         del settings["rope_parameters"]
-        (tmp_path / "config.json").write_text(json.dumps(settings | {"rotary_pct": 0.25, "rotary_emb_base": 10000}))
+        (tmp_path / "config.json").write_text(json.dumps(settings | {"rotary_pct": 0.5, "rotary_emb_base": 10000}))
     assert torch.equal(load_pretrained(tmp_path)(TOKENS), expected)
 
 
@@ -164,7 +182,7 @@ def test_several_files_are_one_model(tmp_path):
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
 @torch.no_grad()
 def test_any_weight_put_in_another_place_is_seen(kind, tmp_path):
-    """Each of our weights moved by its own size changes the logits: none is mapped and then not used."""
+    """Rows of a weight in another order change the logits: none is mapped and then not used."""
     made = original(kind, {} if kind == "gpt2" else rotary(0.5), torch.float64)
     made.save_pretrained(tmp_path)
     one = load_pretrained(tmp_path, torch.float64)
@@ -172,8 +190,9 @@ def test_any_weight_put_in_another_place_is_seen(kind, tmp_path):
     for name, weight in one.named_parameters():
         kept = weight.clone()
         weight.copy_(weight.roll(1, 0))
-        blind = name.endswith("attn.k.bias") and kind == "gpt2"  # adds the same to all scores of a query
-        assert ((one(TOKENS) - expected).abs().max() < 1e-6) is blind or name == "read_out.bias", name
+        # zeros; and what adds the same to all scores of a query
+        blind = name == "read_out.bias" or (name.endswith("attn.k.bias") and kind == "gpt2")
+        assert bool((one(TOKENS) - expected).abs().max() < 1e-6) is blind, name
         weight.copy_(kept)
     assert (one(TOKENS) - expected).abs().max() < 1e-6
 
@@ -218,7 +237,7 @@ def test_models_of_another_kind_are_refused(changes, message, tmp_path):
 
 
 def test_scaled_rotary_positions_and_folders_without_weights_are_refused(tmp_path):
-    original("gpt_neox", rotary(0.25)).save_pretrained(tmp_path)
+    original("gpt_neox", rotary(0.5)).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     scaled = settings["rope_parameters"] | {"rope_type": "linear", "factor": 2.0}
     (tmp_path / "config.json").write_text(json.dumps(settings | {"rope_parameters": scaled}))

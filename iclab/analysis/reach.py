@@ -69,7 +69,7 @@ def _cones(keys: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
 def sampled_reach(keys: Float[Tensor, "N r"], rng: torch.Generator, draws: int = 100_000) -> Float[Tensor, " N"]:
     """The same from random directions, in any dimension; a share has a standard error of √(share (1 − share)/draws)."""
     q = torch.randn(draws, keys.shape[1], generator=rng, dtype=torch.float64)
-    return torch.bincount((q @ keys.double().mT).argmax(1), minlength=len(keys)) / draws
+    return torch.bincount((q @ keys.double().mT).argmax(1), minlength=len(keys)).double() / draws
 
 
 def ceiling(reached: Float[Tensor, " N"]) -> float:

@@ -1,10 +1,11 @@
 """Things with weights: the transformer over prompts or tokens, one that points, token layouts, activations, linear
-models, and models whose weights are drawn and never learned but for the last."""
+models, models whose weights are drawn and never learned but for the last, and GPT-2 and Pythia from files."""
 
 from iclab.models.architecture import Architecture, TokenArchitecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
 from iclab.models.pointer import PointerTransformer, PointerTransformerConfig
+from iclab.models.pretrained import load_pretrained
 from iclab.models.random_features import (
     FrozenArchitecture,
     RandomAttention,
@@ -41,4 +42,5 @@ __all__ = [
     "TokenTransformerConfig",
     "Transformer",
     "TransformerConfig",
+    "load_pretrained",
 ]
