@@ -46,8 +46,7 @@ def _copy(model: Model) -> Model:
     changes = {"bias": True} | ({"tied_embedding": False} if isinstance(model, TokenTransformer) else {})
     made = cast(Any, type(model))(*(getattr(model, size) for size in model.sizes), replace(model.config, **changes))
     made.to(next(model.parameters()))
-    nothing = {name: torch.zeros_like(each) for name, each in made.state_dict().items()}
-    made.load_state_dict(nothing | model.state_dict())
+    made.load_state_dict(model.state_dict(), strict=False)  # what it does not have are biases, and they begin at zero
     return made
 
 
