@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_tokens import assert_tokens_causal
 
 from iclab.analysis.evolution import half_way
-from iclab.analysis.next_token import by_place, continued, head_scores, hits, losses, mean_asked
+from iclab.analysis.next_token import by_place, continued, head_scores, hits, losses, mean_asked, mean_of_places
 from iclab.constructed.induction import induction_head
 from iclab.experiments import config, evolution, experiment, tokens
 from iclab.experiments.run import perform
@@ -177,6 +177,19 @@ def test_accuracy_and_loss_by_place_equal_plain_loops(seed):
             assert abs(float(found[place].value) - sum(values) / len(values)) < 1e-9
         everything = [value for values in seen.values() for value in values]
         assert abs(float(mean_asked(terms, prompts).value) - sum(everything) / len(everything)) < 1e-9
+
+
+def test_where_places_are_balanced_their_differences_are_no_error():
+    task = LaundryList(items=6, longest=4).of_length(4)
+    prompts = task.sample(400, generator())
+    always = (prompts.places < 2).double()  # right in two slots of four, never in the others: 1/2, without any doubt
+    found, naive = mean_of_places(always, prompts), mean_asked(always, prompts)
+    assert (found.value, found.stderr) == (0.5, 0) and naive.value == 0.5 and naive.stderr > 0.02
+    said = torch.stack(
+        [mean_of_places(torch.rand(400, 10, generator=generator(i)).double(), prompts).value for i in range(200)]
+    )
+    one = mean_of_places(torch.rand(400, 10, generator=generator(0)).double(), prompts)
+    assert abs(one.stderr / said.std() - 1) < 0.2
 
 
 def test_among_its_options_a_guess_is_never_outside_of_them():

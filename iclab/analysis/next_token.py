@@ -75,6 +75,13 @@ def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int
     return {place: ratio(sums[:, place], counts[:, place]) for place in asked}
 
 
+def mean_of_places(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
+    """The mean over places, each asked equally often by design: how places differ adds nothing to its error."""
+    found = list(by_place(terms, prompts).values())
+    errors = torch.stack([one.stderr for one in found]).square().sum().sqrt()
+    return Estimate(torch.stack([one.value for one in found]).mean(), errors / len(found))
+
+
 @dataclass(frozen=True)
 class HeadScores:
     """Scores of all heads, each in 0..1."""

@@ -31,6 +31,7 @@ from iclab.analysis.next_token import (
     hits,
     losses,
     mean_asked,
+    mean_of_places,
 )
 from iclab.analysis.risk import Estimate
 from iclab.experiments.rows import Row, row, rows
@@ -136,21 +137,24 @@ def measure(experiment: TokenExperiment, model: nn.Module, device: torch.device 
 
 def rows_of(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterator[Row]:
     """The rows of one distribution."""
+    whole = mean_of_places if isinstance(task, LaundryList) and task.balanced else mean_asked
     logs = continued({MODEL: model, **references(task)}, prompts)
     for name, said in logs.items():
-        yield from _told(name, "accuracy", hits(said, prompts), prompts)
-        yield from _told(name, "accuracy_among_options", hits(said, prompts, among_options=True), prompts)
-        yield from _told(name, "loss", losses(said, prompts), prompts)
-        yield from _told(name, "divergence", divergence(said, logs[MODEL]), prompts) if name != MODEL else ()
-    yield from _told("chance", "accuracy", chances(prompts), prompts)
+        yield from _told(name, "accuracy", hits(said, prompts), prompts, whole)
+        yield from _told(name, "accuracy_among_options", hits(said, prompts, among_options=True), prompts, whole)
+        yield from _told(name, "loss", losses(said, prompts), prompts, whole)
+        yield from _told(name, "divergence", divergence(said, logs[MODEL]), prompts, whole) if name != MODEL else ()
+    yield from _told("chance", "accuracy", chances(prompts), prompts, whole)
     if isinstance(task, LaundryList) and task.balanced:
         yield _range(hits(logs[MODEL], prompts), prompts)
         yield from _answered(logs[MODEL], task, prompts)
 
 
-def _told(predictor: str, quantity: str, terms: Tensor, prompts: TokenPrompts) -> Iterator[Row]:
+def _told(
+    predictor: str, quantity: str, terms: Tensor, prompts: TokenPrompts, whole: Callable[..., Estimate]
+) -> Iterator[Row]:
     """A quantity at each place, and averaged over all asked positions."""
-    yield from rows(predictor, quantity, mean_asked(terms, prompts))
+    yield from rows(predictor, quantity, whole(terms, prompts))
     for place, found in by_place(terms, prompts).items():
         yield from rows(predictor, quantity, found, place)
 
