@@ -12,7 +12,7 @@ from iclab.experiments.bench import baselines, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure
 from iclab.experiments.rows import regions
-from iclab.experiments.run import learning_curve, new_model, perform
+from iclab.experiments.run import curve, new_model, perform
 from iclab.experiments.streams import STREAMS, resolve, stream
 from iclab.fitting import RidgeFit
 from iclab.models import LinearAttention, LinearAttentionConfig, Transformer, TransformerConfig
@@ -230,7 +230,7 @@ def test_the_curve_is_measured_on_other_prompts_than_the_end():
 
 def test_the_curve_counts_every_step_once():
     training = Training(new_model(SMALL), TASK, SMALL.train, stream(SMALL, "train"))
-    points = list(learning_curve(SMALL, training))
+    points = list(curve(SMALL, training))
     assert [p["step"] for p in points] == [3, 6, 9, 12] and all(p["steps"] == 12 for p in points)
     assert all(np.isfinite(p["loss"]) and p["excess"] > 0 for p in points)
 
@@ -472,7 +472,7 @@ def test_the_last_layer_read_out_is_near_what_the_model_is_near():
 
 def test_the_evolution_is_followed_at_powers_of_two():
     training = Training(new_model(ANALYSED), TASK, ANALYSED.train, stream(ANALYSED, "train"))
-    points = list(learning_curve(ANALYSED, training))
+    points = list(curve(ANALYSED, training))
     assert [p["step"] for p in points] == [1, 2, 3, 4, 6, 8, 9, 12]
     assert all({"ridge", "zero", "gradient_descent_1"} <= set(p["distances"]) for p in points)
     assert all(list(p["distances"].values()) == sorted(p["distances"].values()) for p in points)
@@ -481,14 +481,14 @@ def test_the_evolution_is_followed_at_powers_of_two():
     assert all(p["probes"].keys() == targets for p in points if "probes" in p)
     assert all(len(by_layer) == 2 for p in points for by_layer in p.get("probes", {}).values())
     plain = replace(ANALYSED, eval=replace(ANALYSED.eval, analyses=("evolution",)))
-    unprobed = list(learning_curve(plain, Training(new_model(plain), TASK, plain.train, stream(plain, "train"))))
+    unprobed = list(curve(plain, Training(new_model(plain), TASK, plain.train, stream(plain, "train"))))
     assert not any("probes" in p for p in unprobed)
 
 
 def test_where_all_prompts_have_one_w_the_curve_has_no_r2_of_it(tmp_path):
     pool = replace(ANALYSED, task=FinitePool(TASK, size=1))
     training = Training(new_model(pool), pool.task, pool.train, stream(pool, "train"))
-    probed = next(learning_curve(pool, training))["probes"]
+    probed = next(curve(pool, training))["probes"]
     assert "w" not in probed and "moment" in probed
 
 

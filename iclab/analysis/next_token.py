@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis.risk import Estimate, ratio
+from iclab.analysis.roles import attention_to, induction, patterns, previous
 from iclab.models import TokenTransformer
 from iclab.predictors import TokenPredictor
 from iclab.tasks import TokenPrompts
@@ -93,18 +94,5 @@ class HeadScores:
 @torch.no_grad()
 def head_scores(model: TokenTransformer, prompts: TokenPrompts) -> HeadScores:
     """The scores of all heads, averaged over positions and prompts; a null slot counts for nothing."""
-    names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
-    patterns = torch.stack(list(model.read(prompts.tokens, names).values()))[..., -prompts.tokens.shape[1] :]
-    matching = (patterns * _matches(prompts.tokens).unsqueeze(1)).sum(-1)
-    asked = prompts.asked.double()
-    return HeadScores(
-        torch.einsum("l b a t, b t -> l a", matching.double(), asked) / asked.sum(),
-        patterns.double().diagonal(-1, -2, -1).mean((1, 3)),
-    )
-
-
-def _matches(tokens: Int[Tensor, "batch n"]) -> Bool[Tensor, "batch n n"]:
-    """Whether token s ≤ t stands behind an earlier occurrence of token t."""
-    same = tokens.unsqueeze(2) == tokens.roll(1, 1).unsqueeze(1)
-    same[:, :, 0] = False
-    return same.tril()
+    seen, tokens = patterns(model, prompts.tokens).double(), prompts.tokens
+    return HeadScores(attention_to(seen, induction(tokens), prompts.asked), attention_to(seen, previous(tokens)))

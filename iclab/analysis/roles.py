@@ -65,9 +65,12 @@ def induction(tokens: Int[Tensor, "b t"]) -> Bool[Tensor, "b t s"]:
 PLACES: dict[str, Callable[[Tensor], Tensor]] = {"previous": previous, "duplicate": duplicate, "induction": induction}
 
 
-def attention_to(pattern: Float[Tensor, "*heads b t s"], places: Bool[Tensor, "b t s"]) -> Float[Tensor, "*heads"]:
-    """The mean mass that falls on the places, over the queries that have some. Raises ``ValueError`` if none has."""
-    asked = places.any(-1)
+def attention_to(
+    pattern: Float[Tensor, "*heads b t s"], places: Bool[Tensor, "b t s"], asked: Bool[Tensor, "b t"] | None = None
+) -> Float[Tensor, "*heads"]:
+    """The mean mass that falls on the places, over the queries that are `asked`, or that have some. Raises
+    ``ValueError`` if there is none."""
+    asked = places.any(-1) if asked is None else asked
     refuse("attention_to", [] if asked.any() else ["no query has such a place: no token is repeated, or there is one"])
     return ((pattern * places).sum(-1) * asked).sum((-2, -1)) / asked.sum()
 

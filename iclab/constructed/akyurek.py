@@ -370,7 +370,7 @@ def _product_error(case: Case) -> float:
 
 def _product_bound(case: Case) -> float:
     product = Product(case.variant, case.scale)  # type: ignore[arg-type]
-    eps = torch.finfo(case.precision).eps
+    eps = case.eps
     return case.size**2 * (product.error(eps) + 4 * eps)
 
 
@@ -462,7 +462,7 @@ THEOREMS: list[Theorem] = [
         "one decoder layer copies rows of a column into a later column and changes no other",
         {"d": Integers(1, 8), "n": Integers(1, 8), "dtype": DTYPE},
         _moved,
-        lambda case: 2 * torch.finfo(case.precision).eps,
+        lambda case: 2 * case.eps,
         "attention is one-hot to the last bit; (h + z) − h rounds once, values being at most 1",
     ),
     Theorem(
@@ -497,7 +497,7 @@ THEOREMS: list[Theorem] = [
         "one GELU layer computes an affine function, exactly",
         {"size": Reals(1e-6, 1e6, log=True), "dtype": DTYPE},
         _passed,
-        lambda case: 8 * case.size * torch.finfo(case.precision).eps,
+        lambda case: 8 * case.size * case.eps,
         "the sum of two rounded numbers of at most 1, times a bound of 2·size",
     ),
     PADS,

@@ -55,20 +55,14 @@ def newton(d: int, n: int, steps: int, first: float) -> Bounded:
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
 
-def _prompt(case: Case) -> tuple[Tensor, Tensor]:
-    """The prompt in the precision of the case."""
-    xs, ys = case.prompt()
-    return xs.to(case.precision), ys.to(case.precision)
-
-
 def _answer(case: Case, xs: Tensor, ys: Tensor, first: float) -> Tensor:
     """What the construction answers the query."""
-    return newton(case.d, case.n + 1, case.layers, first).to(case.precision)(xs, ys, 1).double()
+    return case.asked(newton(case.d, case.n + 1, case.layers, first), xs, ys, 1)
 
 
 def _spectrum(xs: Tensor) -> Tensor:
     """The eigenvalues of S that are not zero."""
-    singular = torch.linalg.svdvals(xs[0, :-1].double()).square()
+    singular = torch.linalg.svdvals(xs[0, :-1]).square()
     return singular[singular > singular[0] * len(singular) * torch.finfo(torch.float64).eps]
 
 
@@ -76,28 +70,26 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     """The last paragraph above."""
     spectrum, growth = _spectrum(xs), 2.0**case.layers
     largest, inverse = spectrum[0], torch.minimum(growth / spectrum[0], 1 / spectrum[-1])
-    made = (case.n + case.d) * torch.finfo(xs.dtype).eps * inverse * (1 + largest * inverse)
-    xs, ys = xs.double(), ys.double()
+    made = (case.n + case.d) * case.eps * inverse * (1 + largest * inverse)
     return float(8 * growth * made * xs[0, -1].norm() * (xs[0, :-1].abs().T @ ys[0, :-1].abs()).norm())
 
 
 @lru_cache(64)
 def _iterated(case: Case) -> tuple[float, float]:
-    xs, ys = _prompt(case)
+    xs, ys = case.prompt()
     said = _answer(case, xs, ys, float(_spectrum(xs)[0] ** -2))
-    exact = Newton(case.layers)(xs.double(), ys.double())[:, -1:]
+    exact = Newton(case.layers)(xs, ys)[:, -1:]
     return (said - exact).abs().item(), _rounding(case, xs, ys)
 
 
 @lru_cache(64)
 def _converged(case: Case, times: float = 1.0) -> tuple[float, float]:
-    prompt = _prompt(case)
-    spectrum = _spectrum(prompt[0])
-    said = _answer(case, *prompt, float(times * spectrum[0] ** -2))
-    exact, (xs, ys) = LeastSquares(), (each.double() for each in prompt)
+    xs, ys = case.prompt()
+    spectrum, exact = _spectrum(xs), LeastSquares()
+    said = _answer(case, xs, ys, float(times * spectrum[0] ** -2))
     left = (1 - (spectrum[-1] / spectrum[0]) ** 2) ** 2**case.layers
     far = float(left * xs[0, -1].norm() * exact.weights(xs, ys)[0, -1].norm())
-    return (said - exact(xs, ys)[:, -1:]).abs().item(), far + _rounding(case, *prompt)
+    return (said - exact(xs, ys)[:, -1:]).abs().item(), far + _rounding(case, xs, ys)
 
 
 _PROMPTS = {

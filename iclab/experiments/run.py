@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from iclab.experiments import curves, tokens, words
 from iclab.experiments.beside import Beside
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.learning import follow, learning_curve
 from iclab.experiments.measure import measure
 from iclab.experiments.pasting import pasting_rows
 from iclab.experiments.probes import r2_by_layer
@@ -106,12 +106,7 @@ def train(
 ) -> None:
     """Trains a model in place by gradient descent, saving as it goes."""
     training = new_training(experiment, model)
-    if checkpoint.exists():
-        training.resume(checkpoint)
-        log(f"continues at step {training.step} of {training.recipe.steps}")
-    for point in learning_curve(experiment, training):
-        say(point)
-        training.save(checkpoint)
+    follow(training, checkpoint, curve(experiment, training), say, log)
 
 
 def unknown_bayes(task: Task) -> str:
@@ -139,25 +134,14 @@ def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any
     return model.to(device)
 
 
-def learning_curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:
-    """Trains to the end and yields a point each time the curve is measured: step, mean loss since the last point,
-    seconds of training in this process, and what `Watch` sees; where the evolution is followed, also on each shift."""
-    watch, recipe = watched(experiment, training.rng.device), training.recipe
-    seconds, losses = 0.0, []
-    while training.step < recipe.steps:
-        start = perf_counter()
-        losses.append(training.advance())
-        seconds += perf_counter() - start
-        if due(experiment, training.step, recipe.steps):
-            yield {
-                "step": training.step,
-                "steps": recipe.steps,
-                "loss": sum(losses) / len(losses),
-                "lr": recipe.rate(training.step - 1),
-                "seconds": round(seconds, 3),
-                **watch(training.model, early(experiment, training.step)),
-            }
-            losses = []
+def curve(experiment: Experiment, training: Training) -> Iterator[dict[str, Any]]:
+    """The learning curve, with what `Watch` sees; where the evolution is followed, also on each shift."""
+    watch = watched(experiment, training.rng.device)
+    return learning_curve(
+        training,
+        lambda step: due(experiment, step, training.recipe.steps),
+        lambda step: watch(training.model, early(experiment, step)),
+    )
 
 
 def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor, bool], dict[str, Any]]:
@@ -175,10 +159,10 @@ def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
-    """Whether the curve is measured at a step: every so often and at the end; where the evolution of the algorithm is
-    followed, also at every power of two, since most of it happens early."""
+    """Whether the curve is measured at a step: every so often, and where the evolution of the algorithm is followed also
+    at every power of two, since most of it happens early."""
     every = experiment.eval.every or max(1, min(steps // 20, 1000))
-    return step % every == 0 or step == steps or early(experiment, step)
+    return step % every == 0 or early(experiment, step)
 
 
 def early(experiment: Experiment, step: int) -> bool:

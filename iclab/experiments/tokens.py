@@ -16,7 +16,6 @@ heads, the largest score of each layer.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from iclab.analysis.next_token import (
     mean_of_places,
 )
 from iclab.analysis.risk import Estimate
+from iclab.experiments.learning import follow, learning_curve
 from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
@@ -61,38 +61,18 @@ def perform(
     device = resolve(experiment.device)
     model = experiment.build(stream(experiment, "init")).to(device)
     training = TokenTraining(model, experiment.task, experiment.train, stream(experiment, "train", device))
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        training.resume(checkpoint)
-        log(f"continues at step {training.step} of {training.recipe.steps}")
-    for point in learning_curve(experiment, training):
-        say(point)
-        training.save(checkpoint)
+    follow(training, folder / "checkpoint.safetensors", curve(experiment, training), say, log)
     if isinstance(model, TokenTransformer):
         model.save(folder / "weights.safetensors")
     log("measures")
     return measure(experiment, model.eval(), device)
 
 
-def learning_curve(experiment: TokenExperiment, training: TokenTraining) -> Iterator[dict[str, Any]]:
-    """Trains to the end and yields a point each time the curve is measured."""
-    watch, steps = Watch.of(experiment, training.rng.device), training.recipe.steps
-    every = experiment.eval.every or max(1, min(steps // 20, 1000))
-    seconds, seen = 0.0, []
-    while training.step < steps:
-        start = perf_counter()
-        seen.append(training.advance())
-        seconds += perf_counter() - start
-        if training.step % every == 0 or training.step == steps:
-            yield {
-                "step": training.step,
-                "steps": steps,
-                "loss": sum(seen) / len(seen),
-                "lr": training.recipe.rate(training.step - 1),
-                "seconds": round(seconds, 3),
-                "tokens": watch(training.model),
-            }
-            seen = []
+def curve(experiment: TokenExperiment, training: TokenTraining) -> Iterator[dict[str, Any]]:
+    """The learning curve, with what `Watch` sees under "tokens"."""
+    watch = Watch.of(experiment, training.rng.device)
+    every = experiment.eval.every or max(1, min(training.recipe.steps // 20, 1000))
+    return learning_curve(training, lambda step: step % every == 0, lambda step: {"tokens": watch(training.model)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,46 @@
+"""Training as an experiment follows it: from its checkpoint on, a point of the learning curve at a time."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from iclab.training import GradientTraining
+
+
+def learning_curve(
+    training: GradientTraining, due: Callable[[int], bool], watch: Callable[[int], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Trains to the end and yields a point after each step that is `due`, and after the last: step, mean loss since the
+    last point, rate, seconds of training in this process, and what `watch` sees."""
+    recipe, seconds, losses = training.recipe, 0.0, []
+    while training.step < recipe.steps:
+        start = perf_counter()
+        losses.append(training.advance())
+        seconds += perf_counter() - start
+        if due(training.step) or training.step == recipe.steps:
+            yield {
+                "step": training.step,
+                "steps": recipe.steps,
+                "loss": sum(losses) / len(losses),
+                "lr": recipe.rate(training.step - 1),
+                "seconds": round(seconds, 3),
+                **watch(training.step),
+            }
+            losses = []
+
+
+def follow(
+    training: GradientTraining,
+    checkpoint: Path,
+    points: Iterator[dict[str, Any]],
+    say: Callable[[dict], None],
+    log: Callable[[str], None],
+) -> None:
+    """Goes on from the checkpoint, if there is one, and tells and saves at every point of the curve."""
+    if checkpoint.exists():
+        training.resume(checkpoint)
+        log(f"continues at step {training.step} of {training.recipe.steps}")
+    for point in points:
+        say(point)
+        training.save(checkpoint)
