@@ -159,8 +159,8 @@ def watched(experiment: Experiment, device: torch.device) -> Callable[[Predictor
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
-    """Whether the curve is measured at a step: every so often, and where the evolution of the algorithm is followed also
-    at every power of two, since most of it happens early."""
+    """Whether the curve is measured at a step: every so often, and where the evolution of the algorithm is followed
+    also at every power of two, since most of it happens early."""
     every = experiment.eval.every or max(1, min(steps // 20, 1000))
     return step % every == 0 or early(experiment, step)
 
