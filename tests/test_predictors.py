@@ -1258,9 +1258,11 @@ def test_working_in_chunks_changes_nothing(case: Case, monkeypatch: pytest.Monke
 @bound_to("devices")
 def test_devices_agree(case: Case):
     drawn = Drawn(batch=9, n=9, d=4, spread=3, seed=8)
-    predictor = case.make(4, 9)
-    for xs, ys in [(drawn.xs, drawn.ys), *degenerate(drawn).values()]:
-        close(predictor(xs.cuda(), ys.cuda()).cpu(), predictor(xs, ys), slack(xs))
+    for kind, (xs, ys) in {"usual": (drawn.xs, drawn.ys), **degenerate(drawn)}.items():
+        predictor = case.make(4, xs.shape[1])
+        # The evidence of labels of 1e6 is of size 1e13, and its rounding is felt in the weights of a mixture.
+        tolerance = 1e-5 if kind == "huge" else slack(xs)
+        close(predictor(xs.cuda(), ys.cuda()).cpu(), predictor(xs, ys), tolerance)
 
 
 # ---- densities -------------------------------------------------------------------------------------------------------

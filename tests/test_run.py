@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
-from iclab.experiments.bench import baselines, probes, quality, throughput
+from iclab.experiments.bench import baselines, devices, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measure import measure
 from iclab.experiments.rows import regions
@@ -519,6 +519,13 @@ def test_throughput_covers_every_layout_attention_and_width():
     assert len(rows) == 27 and all(row["prompts per second"] > 0 for row in rows)
     own = [row for row in rows if (row["layout"], row["attention"]) == ("interleaved", "softmax")]
     assert all(row["times the papers'"] == 1 for row in own)
+
+
+def test_steps_are_timed_on_every_device_of_the_machine():
+    rows = list(devices(d=2, n=3, batches=(2,), rounds=1))
+    assert [row["width"] for row in rows if row["device"] == "cpu"] == [64, 256]
+    assert {row["device"].split(",")[0] for row in rows} == {"cpu"} | ({"cuda"} if torch.cuda.is_available() else set())
+    assert all(row["times the CPU"] == 1 for row in rows if row["device"] == "cpu float32")
 
 
 def test_a_race_reports_what_it_did_not_reach():

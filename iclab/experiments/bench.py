@@ -5,6 +5,7 @@
     probes       ridge probes of every layer and position of a model of four layers at once, against a loop of
                  scikit-learn's
     throughput   training steps per second by token layout, attention and width
+    devices      the same by batch on each device of the machine, for the papers' form at two widths
     quality      seconds of training until the excess risk is within 10, 5, 2 and 1 % of the Bayes risk, for recipes of
                  ours and one of the papers', each within a budget
 
@@ -20,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ from iclab.tasks import LinearRegression, Prompts
 from iclab.training import Diverged, Recipe, Training
 
 Row = dict[str, Any]
+Precision = Literal["float32", "bfloat16"]
 LEVELS = (0.10, 0.05, 0.02, 0.01)
 CONTESTS = (  # recipe, dimensions, examples, changes of ours
     ("fast", 5, 17, {}),
@@ -60,7 +62,8 @@ def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
     refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
     torch.set_num_threads(1)
     found = {"environment": environment("cpu"), "budget": budget}
-    sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "quality": lambda: quality(budget)}
+    sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "devices": devices}
+    sections |= {"quality": lambda: quality(budget)}
     for name, section in sections.items():
         found[name] = list(_printed(name, section()))
     if path:
@@ -224,8 +227,44 @@ def throughput(d: int = 5, n: int = 17, batch: int = 64, rounds: int = 7) -> Ite
 def _stepper(width: int, layout: Any, attention: Any, d: int, n: int, batch: int) -> Callable[[], object]:
     mlp = 0 if attention == "linear" else 4 * width
     config = TransformerConfig(d_model=width, d_mlp=mlp, layout=layout, attention=attention)
-    recipe = Recipe(batch=batch, lr=1e-4)
-    return Training(Transformer(d, n, config), LinearRegression(d, n, 0.5), recipe, torch.Generator()).advance
+    return _stepping(config, d, n, batch)
+
+
+def _stepping(
+    config: TransformerConfig, d: int, n: int, batch: int, device: str = "cpu", precision: Precision = "float32"
+) -> Callable[[], object]:
+    recipe = Recipe(batch=batch, lr=1e-4, precision=precision)
+    model, rng = Transformer(d, n, config).to(device), torch.Generator(device)
+    training = Training(model, LinearRegression(d, n, 0.5), recipe, rng)
+
+    def step() -> None:
+        training.advance()
+        if device == "cuda":  # a step has ended when its kernels have
+            torch.cuda.synchronize()
+
+    return step
+
+
+def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds: int = 5) -> Iterator[Row]:
+    """Training steps of four layers, interleaved softmax with MLP, on one thread and on the GPU where there is one.
+
+    Small models are bound by the launches of kernels there, so that what is gained grows with the batch and the width.
+    """
+    here: dict[str, tuple[str, Precision]] = {"cpu": ("cpu", "float32")}
+    if torch.cuda.is_available():
+        here |= {"cuda": ("cuda", "float32"), "cuda, bfloat16": ("cuda", "bfloat16")}
+    for width, batch in product((64, 256), batches):
+        config = TransformerConfig(n_head=4, d_model=width, d_mlp=4 * width, layout="interleaved", attention="softmax")
+        seconds = _take_turns({name: _stepping(config, d, n, batch, *at) for name, at in here.items()}, rounds)
+        for name, taken in seconds.items():
+            yield {
+                "width": width,
+                "batch": batch,
+                "device": name,
+                "ms per step": 1e3 * taken,
+                "prompts per second": round(batch / taken),
+                "times the CPU": seconds["cpu"] / taken,
+            }
 
 
 # ---- quality -------------------------------------------------------------------------------------------------------
