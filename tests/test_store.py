@@ -12,7 +12,7 @@ import pytest
 
 import iclab
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.store import COLUMNS, Curve, Run, Status, find, load, runs, sweeps
+from iclab.experiments.store import COLUMNS, Curve, Run, Status, find, load, runs, sweeps, telling
 from iclab.files import write_whole
 from iclab.tasks import LinearRegression
 
@@ -218,6 +218,15 @@ def test_the_table_is_tidy(tmp_path):
     assert table.layer.isna().sum() == 9
     assert table.stderr.isna().sum() == 3
     assert (table.state == "done").all()
+
+
+def test_of_the_settings_of_another_kind_only_those_are_shown_that_tell_runs_apart():
+    line = {"kind": "LinearRegression", "seed": 0, "noise": 0.1, "d": 5}
+    mixed = {"kind": "OneOf", "seed": 0, "tasks": [{"noise": 0.1}, {"noise": 0.5}], "base.d": 5}
+    assert telling([mixed, line]) == ["kind"]
+    assert telling([mixed, line, {**line, "noise": 0.5}]) == ["kind", "noise"]
+    assert telling([mixed, {**mixed, "tasks": [{"noise": 1}]}]) == ["tasks"]
+    assert telling([line, {**line, "seed": 1, "d": 6}]) == ["seed", "d"]  # what all have is shown, needed or not
 
 
 def test_a_run_without_results_has_one_row_that_says_why(tmp_path):

@@ -16,7 +16,7 @@ from iclab.experiments.claims import TRAINED, Verdict
 from iclab.experiments.config import dump, load
 from iclab.experiments.findings import Findings, number
 from iclab.experiments.mappings import flatten
-from iclab.experiments.store import STATES, Run, Status, differing, runs, sweeps, verdicts
+from iclab.experiments.store import STATES, Run, Status, runs, sweeps, telling, verdicts
 
 Row = Mapping[str, Any]
 
@@ -87,7 +87,7 @@ def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
     """Runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk, where
     that predictor is not known."""
     settings = [flatten(run.settings()) for run in found]
-    keys = [key for key in differing(settings) if key not in LABELS.values()]
+    keys = [key for key in telling(settings) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
     return table(title, columns, (_run_row(run, chosen, keys) for run, chosen in zip(found, settings, strict=True)), to)
 

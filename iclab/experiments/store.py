@@ -304,7 +304,24 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
 
 
+def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the differing keys those worth a column: all that every run has, and of those that only some have, as another
+    kind of task has other settings, each that tells runs apart which the ones before do not."""
+    keys = differing(settings)
+    told = [key for key in keys if all(key in each for each in settings)]
+    for key in [key for key in keys if key not in told]:
+        told += [key] if _kinds(settings, [*told, key]) > _kinds(settings, told) else []
+    return [key for key in keys if key in told]
+
+
+def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """How many different runs there are, seen by these keys alone."""
+    return len({tuple(_hashable(each.get(key)) for key in keys) for each in settings})
+
+
 def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple((key, _hashable(each)) for key, each in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 

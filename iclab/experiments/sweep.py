@@ -17,7 +17,7 @@ from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import flatten
 from iclab.experiments.progress import shown
-from iclab.experiments.store import Run, Status, differing
+from iclab.experiments.store import Run, Status, telling
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Study
 from iclab.experiments.token_experiment import TokenExperiment
@@ -103,7 +103,7 @@ def _measured(run: Run, settings: Mapping[str, Any], outcomes: Mapping[str, Stat
 def _varied(study: Study) -> list[dict[str, Any]]:
     """What sets each cell apart from the others."""
     settings = [flatten(cell.experiment.mapping()) for cell in study.cells]
-    keys = differing(settings)
+    keys = telling(settings)
     return [{key: chosen.get(key) for key in keys} for chosen in settings]
 
 
