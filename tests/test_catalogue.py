@@ -74,6 +74,23 @@ FIGURES = {
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
 
+LEAST = {  # of what no setting decides
+    "iclab.analysis.references": {"ROUNDS": 1, "STEPS": 1},  # of a network that is trained on each prefix
+    "iclab.experiments.run": {"WATCHED": 24, "PROBED": 48},
+    "iclab.experiments.tokens": {"WATCHED": 24},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_effort():
+    """Runs that are as short as can be: what they measure is not looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, efforts in LEAST.items():
+            for name, least in efforts.items():
+                patch.setattr(sys.modules[module], name, least)
+        yield
+
+
 def scales(path):
     """The settings of the command line that the file knows: none, and each named scale."""
     return [(), *((f"scale={name}",) for name in tomllib.loads(path.read_text()).get("scale", {}))]
@@ -103,9 +120,7 @@ SMOKED = [  # what is of a paper's size takes seconds each, and asks nothing of 
 
 
 @pytest.mark.parametrize("study", SMOKED, indirect=True, ids=NAMES)
-def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path, monkeypatch):
-    for effort in ("ROUNDS", "STEPS"):  # training a network on each of a paper's 100 prefixes takes minutes
-        monkeypatch.setattr(sys.modules["iclab.analysis.references"], effort, 1)
+def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path):
     if isinstance(study.cells[0].experiment, TokenExperiment):
         of_tokens(study, tmp_path)
         return
@@ -285,26 +300,46 @@ def test_every_figure_has_its_task_file():
     assert {path.name for path in (ROOT / "paper_figs").glob("*.py")} == FIGURES.keys() | of_no_sweep
 
 
-def test_a_figure_is_drawn_from_a_finished_sweep(figure, tmp_path):
+@pytest.fixture
+def command(monkeypatch):
+    """Runs a script as a command would, in this process, which has loaded everything already."""
+
+    def run(script, *words):
+        monkeypatch.setattr(sys, "argv", list(map(str, (script, *words))))
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        finally:
+            plt.close("all")
+
+    return run
+
+
+def test_a_figure_is_drawn_from_a_finished_sweep(figure, command, tmp_path):
     script, folder = figure
     picture = tmp_path / "picture.png"
-    subprocess.run([sys.executable, script, folder, picture], check=True)
+    command(script, folder, picture)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     for panel in drawn(script, iclab.load(folder)):
         assert len(panel) >= 2
         assert script.name != "risk_by_examples.py" or any(name.startswith("transformer") for name in panel)
 
 
-def test_a_figure_of_nothing_is_refused(figure, tmp_path):
-    script, _ = figure
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_nothing_is_refused(name, command, tmp_path):
     picture = tmp_path / "picture.png"
-    for experiment in Study.read(ROOT / "tasks" / FIGURES[script.name]).cells:
-        Run(tmp_path / "runs" / experiment.experiment.id).create(experiment.experiment.mapping())
+    for cell in Study.read(ROOT / "tasks" / FIGURES[name]).cells:
+        Run(tmp_path / "runs" / cell.experiment.id).create(cell.experiment.mapping())
     for folder in (tmp_path / "runs", tmp_path / "nothing"):
-        done = subprocess.run([sys.executable, script, folder, picture], capture_output=True, text=True)
-        assert done.returncode == 1
-        assert len(done.stderr.strip().splitlines()) == 1
+        with pytest.raises(SystemExit) as end:
+            command(ROOT / "paper_figs" / name, folder, picture)
+        assert isinstance(end.value.code, str) and len(end.value.code.splitlines()) == 1
         assert not picture.exists()
+
+
+def test_a_figure_is_a_command_of_its_own(tmp_path):
+    script = ROOT / "paper_figs" / "induction.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("figure", [("risk_by_examples.py", "linear_regression.toml")], indirect=True)

@@ -35,7 +35,8 @@ from iclab.regression import CurveLearner, FrozenLearner
 from iclab.tasks import Prompts, Task
 from iclab.training import Diverged, Recipe, Training
 
-PROBED = 1024  # prompts of the learning curve, where probes are fitted to half of them
+WATCHED = 512  # prompts of the learning curve
+PROBED = 1024  # the same, where probes are fitted to half of them
 
 
 def perform(
@@ -191,7 +192,7 @@ class Watch:
         task = dict(experiment.eval.shifts).get(shift, experiment.task)
         follows = "evolution" in experiment.eval.analyses
         lam = right_penalty(task) if follows and not shift and "probes" in experiment.eval.analyses else None
-        prompts = task.sample(512 if lam is None else PROBED, stream(experiment, "curve", device, shift))
+        prompts = task.sample(WATCHED if lam is None else PROBED, stream(experiment, "curve", device, shift))
         best = {name: f for name, f in references(task).items() if name == "bayes"}
         lineup = Lineup(task, prompts, families(task, experiment.task)) if follows else None
         return cls(answer(best, prompts), lineup, prompts, regions(task, experiment.at_query)[None], lam)
