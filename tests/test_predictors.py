@@ -410,7 +410,7 @@ def half_split_formula(formulas: list[Formula]) -> Formula:
 
 
 def logistic_formula(lam: float) -> Formula:
-    """Newton's iteration, each step halved until the objective falls, until no step does."""
+    """Newton's iteration, each step halved until the objective rises by no more than rounding, until none is left."""
 
     def objective(Z, w):
         return sum(np.logaddexp(0, -(Z @ w))) + lam * w @ w / 2
@@ -421,7 +421,7 @@ def logistic_formula(lam: float) -> Formula:
             p = 1 / (1 + np.exp(Z @ w))
             H = lam * np.eye(len(x)) + sum((q * (1 - q) * np.outer(z, z) for q, z in zip(p, Z, strict=True)), 0.0)
             step = np.linalg.solve(H, Z.T @ p - lam * w)
-            while np.abs(step).max() > 1e-16 and objective(Z, w + step) > objective(Z, w):
+            while np.abs(step).max() > 1e-16 and objective(Z, w + step) > objective(Z, w) * (1 + 1e-14):
                 step = step / 2
             w = w + step
             if np.abs(step).max() <= 1e-15 * np.abs(w).max():
