@@ -669,6 +669,22 @@ def test_a_wrong_statement_passes_only_with_a_counter_example_and_a_twin_that_ho
     assert not replace(wrong, corrected=wrong).tried(right.drawn(9)).passes()
 
 
+def test_a_case_is_measured_once():
+    seen = []
+    tally = halving(error=lambda case: seen.append(case) or 0.0).tried(halving().drawn(5))
+    assert seen == [case for case, *_ in tally.results] == list(halving().drawn(5))
+
+
+def test_what_was_printed_differs_from_what_holds_in_words_and_measure_alone():
+    right, wrong = halving(cases=7), halving(0.1).measure
+    printed = right.as_printed("somebody", "size/d is tiny", wrong)
+    assert (printed.name, printed.corrected, printed.expected) == ("halving_printed", right, "fails")
+    told = {"name": "halving", "paper": "nobody", "statement": "size/d is small", "measure": right.measure}
+    assert replace(printed, **told, corrected=None) == right
+    assert right.as_printed("somebody", "", wrong, name="other").name == "other"
+    assert printed.tried(right.drawn(9)).passes()
+
+
 def test_a_range_of_an_unknown_number_is_refused():
     with pytest.raises(ValueError, match=r"unknown range 'lamb'\. Did you mean 'lam'"):
         halving(ranges={"lamb": Reals(0, 1)})
