@@ -175,7 +175,7 @@ class Theorem:
         return "holds" if self.corrected is None else "fails"
 
     def as_printed(self, paper: str, statement: str, measure: Measure, name: str = "") -> "Theorem":
-        """The statement that was published in the place of this one, for the same cases and with the same bound."""
+        """What was published in the place of this statement, for the same cases; its bound has the same reason."""
         name = name or f"{self.name}_printed"
         return replace(self, name=name, paper=paper, statement=statement, measure=measure, corrected=self)
 

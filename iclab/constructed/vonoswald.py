@@ -291,7 +291,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition 1, for one layer with the query among its keys",
         "one layer of linear attention is one step of gradient descent from w = 0, whether or not the query is a key",
         _ONE,
-        lambda case: max(_descent(case), _descent(case, in_sight=True)),  # of the same bound
+        lambda case: max(_descent(case), _descent(case, in_sight=True)),  # their bounds are the same
         ROUNDING,
     ),
     PROPOSITION1,
