@@ -63,8 +63,8 @@ def network(*sizes):
 @settings(max_examples=8)
 @given(data=st.data())
 def test_every_theorem_holds(theorem, data):
-    case = data.draw(cases(theorem))
-    assert theorem.error(case) <= theorem.bound(case)
+    error, bound = theorem.measure(data.draw(cases(theorem)))
+    assert error <= bound
 
 
 @pytest.mark.slow
@@ -72,8 +72,8 @@ def test_every_theorem_holds(theorem, data):
 @settings(max_examples=250)
 @given(data=st.data())
 def test_every_theorem_holds_in_many_cases(theorem, data):
-    case = data.draw(cases(theorem))
-    assert theorem.error(case) <= theorem.bound(case)
+    error, bound = theorem.measure(data.draw(cases(theorem)))
+    assert error <= bound
 
 
 @pytest.mark.parametrize("theorem", WRONG, ids=lambda each: each.name)
@@ -626,10 +626,10 @@ def test_each_operator_alone_can_be_told_from_a_neighbour():
 # ---- theorems as such ----------------------------------------------------------------------------------------------
 
 
-def halving(bound=0.25, **changes):
+def halving(bound=0.25, error=lambda case: case.size / case.d, **changes):
     """A statement about size/d that holds for bound ≥ the largest of it."""
     ranges = {"d": Integers(2, 5), "size": Reals(0.25, 0.5, log=True), "variant": Choices(["a", "b"])}
-    given = {"error": lambda case: case.size / case.d, "bound": lambda case: bound, "ranges": ranges, **changes}
+    given = {"measure": lambda case: (error(case), bound), "ranges": ranges, **changes}
     return Theorem(name="halving", paper="nobody", statement="size/d is small", reason="arithmetic", **given)
 
 
@@ -667,6 +667,22 @@ def test_a_wrong_statement_passes_only_with_a_counter_example_and_a_twin_that_ho
     assert replace(wrong, corrected=right).tried(right.drawn(9)).passes()
     assert not replace(right, corrected=right).tried(right.drawn(9)).passes()
     assert not replace(wrong, corrected=wrong).tried(right.drawn(9)).passes()
+
+
+def test_a_case_is_measured_once():
+    seen = []
+    tally = halving(error=lambda case: seen.append(case) or 0.0).tried(halving().drawn(5))
+    assert seen == [case for case, *_ in tally.results] == list(halving().drawn(5))
+
+
+def test_what_was_printed_differs_from_what_holds_in_words_and_measure_alone():
+    right, wrong = halving(cases=7), halving(0.1).measure
+    printed = right.as_printed("somebody", "size/d is tiny", wrong)
+    assert (printed.name, printed.corrected, printed.expected) == ("halving_printed", right, "fails")
+    told = {"name": "halving", "paper": "nobody", "statement": "size/d is small", "measure": right.measure}
+    assert replace(printed, **told, corrected=None) == right
+    assert right.as_printed("somebody", "", wrong, name="other").name == "other"
+    assert printed.tried(right.drawn(9)).passes()
 
 
 def test_a_range_of_an_unknown_number_is_refused():

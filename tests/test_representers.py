@@ -1,6 +1,5 @@
 """Random-feature attention equals its formula, and its representers represent what they should, at the rate V/M."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from math import pi, sqrt
 
@@ -9,7 +8,7 @@ import torch
 from conftest import generator
 from scipy import integrate, stats
 
-from iclab.constructed import Case, random_features
+from iclab.constructed import Case
 from iclab.constructed.random_features import REPRESENTERS, THEOREMS, random_feature_attention, represented
 from iclab.predictors.kernels import arc_cosine, mean_relu
 
@@ -79,18 +78,7 @@ def test_the_theorems_fail_of_values_of_the_wrong_sign_or_size(name, theorem, mo
     cases = [Case(seed=d, d=d, n=n, heads=theorem.ranges["heads"].high, variant=name) for d, n in sizes]
     times = -1 if theorem.name.endswith("representer") else 2  # the sign of a head does not change its variance
     monkeypatch.setitem(REPRESENTERS, name, replace(one, values=lambda products: times * one.values(products)))
-    with forgotten():
-        assert not theorem.tried(cases).holds
-
-
-@contextmanager
-def forgotten():
-    """What was computed before is computed anew, and forgotten after."""
-    for each in (random_features._error, random_features._spread):
-        each.cache_clear()
-    yield
-    for each in (random_features._error, random_features._spread):
-        each.cache_clear()
+    assert not theorem.tried(cases).holds
 
 
 def test_without_the_bias_the_biased_target_is_missed():

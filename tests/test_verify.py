@@ -89,7 +89,7 @@ def test_the_simplest_counter_example_is_given(only):
 
 def test_the_search_varies_sizes_conditioning_noise_and_precision():
     theorem, seen = named("fu2023_convergence"), []
-    never = replace(theorem, error=lambda case: seen.append(case) or 0.0, bound=lambda case: 1.0)
+    never = replace(theorem, measure=lambda case: (seen.append(case) or 0.0, 1.0))
     assert theorems.counter_example(never, 60)[0] is None
     for key in ("seed", "d", "n", "layers", "size", "condition", "noise"):
         values = {getattr(case, key) for case in seen}
@@ -100,7 +100,7 @@ def test_the_search_varies_sizes_conditioning_noise_and_precision():
 
 
 def test_numbers_of_a_counter_example_are_short(only):
-    far = replace(halving(), error=lambda case: case.size, bound=lambda case: 0.3)
+    far = halving(0.3, error=lambda case: case.size)
     found, _ = theorems.counter_example(far, 100)
     assert found.size == float(f"{found.size:.3g}") and 0.3 < found.size < 0.31
 

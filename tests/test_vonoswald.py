@@ -88,7 +88,8 @@ def test_several_labels_are_answered_at_once_unless_the_query_shows_one_or_value
     theorem = named("vonoswald2022_outputs")
     case = replace(theorem.case({name: 0.7 for name in theorem.ranges}), dtype="float64")
     assert (case.outputs, case.layers) == (3, 4)
-    assert 0 < theorem.error(case) <= theorem.bound(case)
+    error, bound = theorem.measure(case)
+    assert 0 < error <= bound
     prompts, name = drawn(), "blocks.1.resid_post"
     model = vonoswald.gradient_descent(2, 8, 2, 0.2, outputs=2)
     beside = prompts.xs[..., 2]  # the third input is another label

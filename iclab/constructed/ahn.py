@@ -26,14 +26,14 @@ Here all prefixes are answered, and n is the number of examples in the prefix.
 """
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from iclab.constructed import vonoswald
-from iclab.constructed.theorem import CONDITION, DTYPE, Case, Integers, Reals, Theorem
+from iclab.constructed.theorem import DTYPE, PROMPTS, Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import Transformer
 from iclab.predictors import GradientDescent
@@ -71,7 +71,7 @@ def preconditioned(n: int, A: Float[Tensor, "L d d"], B: Float[Tensor, "L d d"] 
 def _matrices(case: Case, symmetric: bool = False) -> tuple[Tensor, Tensor]:
     """A_l of norm lr and B_l of norm gamma, of another generator than the prompt."""
     shape = 2, case.layers, case.d, case.d
-    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(case.seed + 1), dtype=torch.float64)
+    drawn = torch.randn(*shape, generator=case.rng(1), dtype=torch.float64)
     drawn = drawn @ drawn.mT if symmetric else drawn
     A, B = drawn / torch.linalg.matrix_norm(drawn, 2, keepdim=True)
     return case.lr * A, case.gamma * B
@@ -89,7 +89,6 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     return float(8 * case.layers * (case.n + 2 * case.d) * case.eps * largest)
 
 
-@lru_cache(64)
 def _descent(case: Case, symmetric: bool = False, transposed: bool = True) -> tuple[float, float]:
     (xs, ys), (A, _) = case.prompt(), _matrices(case, symmetric)
     seen = torch.arange(case.n + 1, dtype=xs.dtype).clamp(min=1)
@@ -98,7 +97,6 @@ def _descent(case: Case, symmetric: bool = False, transposed: bool = True) -> tu
     return (said - exact).abs().max().item(), _rounding(case, xs, ys)
 
 
-@lru_cache(64)
 def _moving(case: Case) -> tuple[float, float]:
     (xs, ys), (A, B) = case.prompt(), _matrices(case)
     examples, labels = xs[0, :-1], ys[0, :-1]
@@ -110,12 +108,9 @@ def _moving(case: Case) -> tuple[float, float]:
     return abs(float(said - w @ xs[0, -1])), _rounding(case, xs, ys)
 
 
-_PROMPTS = {
+_ANY = {
+    **PROMPTS,
     "d": Integers(2, 5),  # with d = 1 every A is symmetric
-    "n": Integers(1, 12),
-    "size": Reals(0.1, 2.0, log=True),
-    "noise": Reals(0.0, 1.0),
-    "condition": CONDITION,
     "dtype": DTYPE,
     "layers": Integers(1, 4),
     "lr": Reals(0.05, 0.5),
@@ -126,9 +121,8 @@ LEMMA1 = Theorem(
     "ahn2023_lemma1",
     f"{PAPER}, Lemma 1, for any A_l, the step transposed",
     "L layers of linear attention with Q_l = −diag(A_l, 0) are L steps w ← w − A_lᵀ∇R(w) from w = 0",
-    _PROMPTS,
-    lambda case: _descent(case)[0],
-    lambda case: _descent(case)[1],
+    _ANY,
+    _descent,
     ROUNDING,
 )
 
@@ -138,28 +132,21 @@ THEOREMS: list[Theorem] = [
         "ahn2023_lemma1_symmetric",
         f"{PAPER}, Lemma 1, for symmetric A_l, as in its theorems",
         "L layers of linear attention with Q_l = −diag(A_l, 0) are L steps w ← w − A_l∇R(w) from w = 0",
-        {**_PROMPTS, "d": Integers(1, 5)},
-        lambda case: _descent(case, symmetric=True, transposed=False)[0],
-        lambda case: _descent(case, symmetric=True, transposed=False)[1],
+        {**_ANY, "d": PROMPTS["d"]},
+        partial(_descent, symmetric=True, transposed=False),
         ROUNDING,
     ),
-    Theorem(
-        "ahn2023_lemma1_printed",
+    LEMMA1.as_printed(
         f"{PAPER}, Lemma 1 as printed, the step taken for any A_l",
         "L layers of linear attention with Q_l = −diag(A_l, 0) are L steps w ← w − A_l∇R(w) from w = 0",
-        _PROMPTS,
-        lambda case: _descent(case, transposed=False)[0],
-        lambda case: _descent(case, transposed=False)[1],
-        ROUNDING,
-        corrected=LEMMA1,
+        partial(_descent, transposed=False),
     ),
     Theorem(
         "ahn2023_moving",
         f"{PAPER}, the layers of Theorem 4, for any A_l and B_l",
         "with P_l = diag(B_l, 1) the inputs move as well, and the layers are preconditioned descent on moved inputs",
-        {**_PROMPTS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.5)},
-        lambda case: _moving(case)[0],
-        lambda case: _moving(case)[1],
+        {**_ANY, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.5)},
+        _moving,
         ROUNDING + ", and by that of the moves",
     ),
 ]

@@ -50,7 +50,7 @@ Sizes. Operands of a product are divided by a bound on their size, which follows
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -285,6 +285,7 @@ def reader(build: Build, pads: float, balanced: bool = True, d: int = 1) -> Boun
 
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
+PRODUCTS = {"published": Product("published"), "even": Product("even"), "richardson": Product("richardson")}
 VARIANTS = Choices(["richardson", "even", "published", "richardson norm", "published norm"])
 FIRST_ORDER = "errors that the layers make (Taylor remainder of GELU, LayerNorm, rounding), carried on by gradients"
 
@@ -293,7 +294,7 @@ def _build(case: Case) -> Build:
     """Bounds of four standard deviations, at which the prompts are cut off."""
     kind, _, norm = case.variant.partition(" ")
     labels = 4 * (case.d**0.5 * case.size + case.noise)
-    product = Product(kind or "richardson")  # type: ignore[arg-type]
+    product = PRODUCTS[kind or "richardson"]
     return Build(product=product, norm=bool(norm), dtype=case.precision, largest_x=4 * case.size, largest_y=labels)
 
 
@@ -314,7 +315,6 @@ def _distance(model: Bounded, predictor: Predictor, xs: Tensor, ys: Tensor) -> t
     return error.item(), model.tolerance(xs, ys).double()[:, given].max().item()
 
 
-@lru_cache(64)
 def _theorem1(case: Case, printed: bool = False) -> tuple[float, float]:
     build = _build(case)
     w, xs, ys = _prompts(case, build, 2)
@@ -327,14 +327,12 @@ def _theorem1(case: Case, printed: bool = False) -> tuple[float, float]:
     return _distance(sgd_step(w, case.lr, case.lam, build, printed), stepped, xs, ys)
 
 
-@lru_cache(64)
 def _theorem2(case: Case) -> tuple[float, float]:
     build = replace(_build(case), norm=True)
     _, xs, ys = _prompts(case, build, 2)
     return _distance(sherman_morrison(case.d, case.lam, build), Ridge(case.lam), xs, ys)
 
 
-@lru_cache(64)
 def _sgd(case: Case) -> tuple[float, float]:
     build = _build(case)
     _, xs, ys = _prompts(case, build, case.n)
@@ -342,7 +340,6 @@ def _sgd(case: Case) -> tuple[float, float]:
     return _distance(model, StochasticGradientDescent(case.lr, case.lam), xs, ys)
 
 
-@lru_cache(64)
 def _ridge(case: Case) -> tuple[float, float]:
     build = replace(_build(case), norm=True)
     _, xs, ys = _prompts(case, build, case.n)
@@ -357,41 +354,38 @@ def _pairs(case: Case, least: float = 0.0) -> Float[Tensor, "batch one two"]:
     return (case.size * signs * size).to(case.precision)
 
 
-def _multiplied(case: Case, xs: Tensor, largest: float, scale: float | None) -> Float[Tensor, " batch"]:
-    """The errors of the product layer."""
-    product = Product(case.variant, scale)  # type: ignore[arg-type]
-    model = multiplier(Build(product=product, dtype=case.precision, largest_x=largest))
-    return (model(xs, xs[..., 0]).double() - xs.double().prod(-1))[:, 0]
+def _product(case: Case) -> Product:
+    return replace(PRODUCTS[case.variant], scale=case.scale)
 
 
-def _product_error(case: Case) -> float:
-    return _multiplied(case, _pairs(case), case.size, case.scale).abs().max().item()
+def _missed(case: Case, xs: Tensor, largest: float) -> Float[Tensor, " batch"]:
+    """The errors of the product layer, in size."""
+    model = multiplier(Build(product=_product(case), dtype=case.precision, largest_x=largest))
+    return (model(xs, xs[..., 0]).double() - xs.double().prod(-1))[:, 0].abs()
 
 
-def _product_bound(case: Case) -> float:
-    product = Product(case.variant, case.scale)  # type: ignore[arg-type]
-    eps = case.eps
-    return case.size**2 * (product.error(eps) + 4 * eps)
+def _multiplied(case: Case) -> tuple[float, float]:
+    bound = case.size**2 * (_product(case).error(case.eps) + 4 * case.eps)
+    return _missed(case, _pairs(case), case.size).max().item(), bound
 
 
-def _order(case: Case, order: int) -> float:
+def _order(case: Case, order: int) -> tuple[float, float]:
     """How far the error is from that power of the operands: the exponent measured from operands and their halves."""
     xs = _pairs(case, least=0.3)
-    whole, half = (_multiplied(case, x, 1.0, case.scale).abs() for x in (xs, xs / 2))
-    return ((whole / half).log2() - order).abs().max().item()
+    return ((_missed(case, xs, 1.0) / _missed(case, xs / 2, 1.0)).log2() - order).abs().max().item(), 0.05
 
 
-def _falls(case: Case, balanced: bool, order: int) -> float:
+def _falls(case: Case, balanced: bool, order: int) -> tuple[float, float]:
     """How far the error of reading through LayerNorm is from falling as N to the power of −order."""
     xs = _pairs(replace(case, size=1.0), least=0.3).abs()
     near, far = (
         (reader(Build(largest_x=1.0), pads, balanced, 2)(xs, xs[..., 0]) - xs[..., 0]).abs()
         for pads in (case.scale, 10 * case.scale)
     )
-    return ((near / far).log10() - order).abs().max().item()
+    return ((near / far).log10() - order).abs().max().item(), 0.05
 
 
-def _moved(case: Case) -> float:
+def _moved(case: Case) -> tuple[float, float]:
     rng, n = case.rng(), case.n
     xs, ys = torch.randn(2, n, case.d, generator=rng).to(case.precision), torch.zeros(2, n, dtype=case.precision)
     target = int(torch.randint(0, n, (), generator=rng))
@@ -400,17 +394,17 @@ def _moved(case: Case) -> float:
     held = model.read(xs, ys, "blocks.0.resid_mid")["blocks.0.resid_mid"][:, ::2, 1 : case.d + 1]
     start = model.read(xs, ys, "embed")["embed"][:, ::2, 1 : case.d + 1].clone()
     start[:, target] = start[:, source]
-    return (held - start).abs().max().item()
+    return (held - start).abs().max().item(), 2 * case.eps
 
 
-def _passed(case: Case) -> float:
+def _passed(case: Case) -> tuple[float, float]:
     xs = _pairs(case)
     program, value = _single(Build(dtype=case.precision, largest_x=case.size), 2, 2 * case.size)
     program.layer().aff("answer", [value("x").forms.sum(0, keepdim=True)])
-    return (program.model("answer")(xs, xs[..., 0]).double() - xs.double().sum(-1)).abs().max().item()
+    error = (program.model("answer")(xs, xs[..., 0]).double() - xs.double().sum(-1)).abs().max().item()
+    return error, 8 * case.size * case.eps
 
 
-@lru_cache(64)
 def _divided(case: Case) -> tuple[float, float]:
     xs = _pairs(case)
     model = divider(Build(norm=True, dtype=case.precision, largest_x=case.size))
@@ -425,14 +419,20 @@ _STEP = {
     "noise": Reals(0.0, 1.0),
     "condition": CONDITION,
 }
+_UPDATE = {
+    "d": Integers(1, 4),
+    "lam": Reals(0.1, 10.0, log=True),
+    "size": Reals(0.1, 1.0, log=True),
+    "noise": Reals(0.0, 1.0),
+    "condition": CONDITION,
+}
 
 THEOREM1 = Theorem(
     "akyurek2022_theorem1",
     f"{PAPER}, Theorem 1, the sign in step 6 corrected",
     "nine decoder layers answer w'·x_2 after one SGD step on one example, w' = w − lr (x (w·x − y) + lam w)",
     {**_STEP, "variant": VARIANTS, "dtype": DTYPE},
-    lambda case: _theorem1(case)[0],
-    lambda case: _theorem1(case)[1],
+    _theorem1,
     FIRST_ORDER,
 )
 ORDER = Theorem(
@@ -441,17 +441,14 @@ ORDER = Theorem(
     "the error of the GELU product √(π/2)(g(x+y) − g(x) − g(y)) is of fourth order in (x, y)",
     {"scale": Reals(30.0, 300.0, log=True), "variant": Choices(["published"])},
     partial(_order, order=4),
-    lambda case: 0.05,
     "the measured exponent, from operands and their halves; the next order is 1/c² of the leading one",
 )
-
 PADS = Theorem(
     "akyurek2022_lemma6_pads",
     f"{PAPER}, Lemma 6; balanced pads are this project's",
     "LayerNorm beside pads N − s/2 and −N − s/2 passes rows on with an error that falls as 1/N²",
     {"scale": Reals(100.0, 3000.0, log=True)},
     partial(_falls, balanced=True, order=2),
-    lambda case: 0.05,
     "the measured exponent, from N and 10 N",
 )
 
@@ -462,7 +459,6 @@ THEOREMS: list[Theorem] = [
         "one decoder layer copies rows of a column into a later column and changes no other",
         {"d": Integers(1, 8), "n": Integers(1, 8), "dtype": DTYPE},
         _moved,
-        lambda case: 2 * case.eps,
         "attention is one-hot to the last bit; (h + z) − h rounds once, values being at most 1",
     ),
     Theorem(
@@ -470,26 +466,20 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Lemma 4; even and Richardson forms are this project's",
         "one GELU layer multiplies: published, even and extrapolated forms keep their Taylor remainders",
         {
-            "variant": Choices(["published", "even", "richardson"]),
+            "variant": Choices(list(PRODUCTS)),
             "scale": Reals(10.0, 1e6, log=True),
             "size": Reals(0.1, 100.0, log=True),
             "dtype": DTYPE,
         },
-        _product_error,
-        _product_bound,
+        _multiplied,
         "the leading Taylor term at the largest operands, doubled, and 5 to 15 c·eps of rounding",
         cases=40,
     ),
     ORDER,
-    Theorem(
-        "akyurek2022_lemma4_order_printed",
+    ORDER.as_printed(
         f"{PAPER}, Lemma 4 as printed, O(x³ + y³) being read as the order and not only as a bound",
         "the error of the GELU product is of third order in (x, y)",
-        ORDER.ranges,
         partial(_order, order=3),
-        ORDER.bound,
-        ORDER.reason,
-        corrected=ORDER,
     ),
     Theorem(
         "akyurek2022_lemma5_aff",
@@ -497,7 +487,6 @@ THEOREMS: list[Theorem] = [
         "one GELU layer computes an affine function, exactly",
         {"size": Reals(1e-6, 1e6, log=True), "dtype": DTYPE},
         _passed,
-        lambda case: 8 * case.size * case.eps,
         "the sum of two rounded numbers of at most 1, times a bound of 2·size",
     ),
     PADS,
@@ -507,77 +496,49 @@ THEOREMS: list[Theorem] = [
         "LayerNorm beside the published pads N and −N − s passes rows on with an error that falls as 1/N only",
         PADS.ranges,
         partial(_falls, balanced=False, order=1),
-        PADS.bound,
         PADS.reason,
     ),
-    Theorem(
-        "akyurek2022_lemma6_pads_printed",
+    PADS.as_printed(
         f"{PAPER}, Lemma 6, its pads N and −N − s as printed; a second order is what this project asks of them",
         "LayerNorm beside pads N and −N − s passes rows on with an error that falls as 1/N²",
-        PADS.ranges,
         partial(_falls, balanced=False, order=2),
-        PADS.bound,
-        PADS.reason,
-        corrected=PADS,
     ),
     Theorem(
         "akyurek2022_lemma8_div",
         f"{PAPER}, Lemma 8; its pads balanced",
         "LayerNorm beside pads ±Nc divides a row by c = 1 + x² and leaves the stream as it was",
         {"size": Reals(0.1, 30.0, log=True)},
-        lambda case: _divided(case)[0],
-        lambda case: _divided(case)[1],
+        _divided,
         FIRST_ORDER,
     ),
     THEOREM1,
-    Theorem(
-        "akyurek2022_theorem1_printed",
+    THEOREM1.as_printed(
         f"{PAPER}, Theorem 1, proof, step 6 as printed: −lam",
         THEOREM1.statement,
-        THEOREM1.ranges,
-        lambda case: _theorem1(case, printed=True)[0],
-        lambda case: _theorem1(case, printed=True)[1],
-        FIRST_ORDER,
-        corrected=THEOREM1,
+        partial(_theorem1, printed=True),
     ),
     Theorem(
         "akyurek2022_sgd",
         f"{PAPER}, Theorem 1, n steps",
         "2(n − 1) + 1 decoder layers answer as one pass of SGD over the first i examples, for every i",
         {**_STEP, "n": Integers(1, 6), "lr": Reals(0.001, 0.01), "variant": VARIANTS},
-        lambda case: _sgd(case)[0],
-        lambda case: _sgd(case)[1],
+        _sgd,
         FIRST_ORDER,
     ),
     Theorem(
         "akyurek2022_theorem2",
         f"{PAPER}, Theorem 2",
         "thirteen decoder layers answer as ridge regression from one example, by one Sherman-Morrison update",
-        {
-            "d": Integers(1, 4),
-            "lam": Reals(0.1, 10.0, log=True),
-            "size": Reals(0.1, 1.0, log=True),
-            "noise": Reals(0.0, 1.0),
-            "condition": CONDITION,
-        },
-        lambda case: _theorem2(case)[0],
-        lambda case: _theorem2(case)[1],
+        _UPDATE,
+        _theorem2,
         FIRST_ORDER,
     ),
     Theorem(
         "akyurek2022_ridge",
         f"{PAPER}, Theorem 2, n updates",
         "4(n − 1) + 1 decoder layers answer as ridge regression on the first i examples, for every i",
-        {
-            "d": Integers(1, 4),
-            "n": Integers(1, 6),
-            "lam": Reals(0.1, 10.0, log=True),
-            "size": Reals(0.1, 1.0, log=True),
-            "noise": Reals(0.0, 1.0),
-            "condition": CONDITION,
-        },
-        lambda case: _ridge(case)[0],
-        lambda case: _ridge(case)[1],
+        {"d": _UPDATE["d"], "n": Integers(1, 6), **_UPDATE},
+        _ridge,
         FIRST_ORDER,
     ),
 ]

@@ -23,7 +23,7 @@ steps leave at most B_x (B_w/2) e^(−2 log(B_x B_w/(2ε))) ≤ ε once B_x B_w 
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from math import ceil, e, log, pi
 from typing import Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.heads import Block, Kinked, Rows, assemble
-from iclab.constructed.theorem import CONDITION, DTYPE, Case, Choices, Integers, Reals, Theorem
+from iclab.constructed.theorem import DTYPE, PROMPTS, Case, Choices, Integers, Reals, Theorem
 from iclab.errors import refuse, unknown
 from iclab.predictors import GradientDescent, Lasso, Ridge
 
@@ -432,7 +432,6 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     return float(terms * case.layers * case.lr * second * xs[0].norm(dim=-1).max() * grown)
 
 
-@lru_cache(64)
 def _descent(case: Case, decay: bool = True) -> tuple[float, float]:
     (xs, ys), lam = case.prompt(), case.lam if decay else 0.0
     model = gradient_descent(case.d, case.n + 1, case.layers, case.lr, lam)
@@ -445,7 +444,6 @@ def _shrunk(w: Tensor, threshold: float) -> Tensor:
     return w.sign() * (w.abs() - threshold).clamp(min=0)
 
 
-@lru_cache(64)
 def _proximal(case: Case, units: Units = "4d") -> tuple[float, float]:
     """Of too few units, the least error of the four ways to have them."""
     xs, ys = case.prompt()
@@ -464,7 +462,6 @@ def _threshold_rounding(case: Case, xs: Tensor) -> float:
     return float(8 * case.eps * case.layers * case.lr * case.lam * xs[0, -1].abs().sum())
 
 
-@lru_cache(64)
 def _minimised(case: Case) -> tuple[float, float]:
     """The objective above its minimum at the weights that answers to unit vectors show; ε is βB_w²/scale."""
     xs, ys = case.prompt()
@@ -483,7 +480,6 @@ def _minimised(case: Case) -> tuple[float, float]:
     return float(objective(found) - objective(best)), epsilon + rounding
 
 
-@lru_cache(64)
 def _ridge(case: Case) -> tuple[float, float]:
     """ε is 1/scale of the largest answer that the bounds allow."""
     xs, ys = case.prompt()
@@ -500,7 +496,7 @@ def _ridge(case: Case) -> tuple[float, float]:
 
 def _binary(case: Case, link: str) -> tuple[Tensor, Tensor]:
     """Labels 1 with the probability g(w·x), and 0; inputs cut off at two standard deviations."""
-    (xs, scores), rng = case.prompt(), torch.Generator().manual_seed(case.seed + 1)
+    (xs, scores), rng = case.prompt(), case.rng(1)
     drawn = torch.rand(scores.shape, generator=rng, dtype=scores.dtype)
     return xs.clamp(-2 * case.size, 2 * case.size), (drawn < LINKS[link].g(scores)).to(xs)
 
@@ -521,7 +517,6 @@ def _likely_bound(case: Case, link: str, lr: float, largest_x: float) -> float:
     return (epsilon + rounded) * (1 + steepness * case.layers * lr * squared)
 
 
-@lru_cache(64)
 def _likely(case: Case) -> tuple[float, float]:
     """lr is a share of 2/β."""
     (xs, ys), largest_x = _binary(case, case.variant), 2 * case.size
@@ -542,12 +537,11 @@ def _fitted(xs: Tensor, ys: Tensor, v: Tensor, u: Tensor, steps: int, lr: float,
     return (v @ query).square() / 2 @ u
 
 
-@lru_cache(64)
 def _network(case: Case) -> tuple[float, float]:
     """Two hidden units; inputs are cut off at two standard deviations, labels at 1; weights are drawn from the box."""
     (xs, ys), largest_x, lr = case.prompt(), 2 * case.size, case.lr
     xs, ys = xs.clamp(-largest_x, largest_x), ys.clamp(-1, 1)
-    drawn = torch.rand(2, case.d + 1, generator=torch.Generator().manual_seed(case.seed + 1), dtype=xs.dtype)
+    drawn = torch.rand(2, case.d + 1, generator=case.rng(1), dtype=xs.dtype)
     v, u = 2 * drawn[:, :-1] - 1, 2 * drawn[:, -1] - 1
     model = network_descent(v, u, case.n + 1, case.layers, lr, int(case.scale), 1.0, largest_x)
     error = (model(xs, ys, 1)[0, 0] - _fitted(xs, ys, v, u, case.layers, lr, 1.0)).abs().item()
@@ -562,7 +556,6 @@ def _penalties(case: Case) -> list[float]:
     return [case.lam * 4**k for k in range(3)]
 
 
-@lru_cache(64)
 def _validated(case: Case) -> tuple[float, float, float, float]:
     """Error and bound of the answer; excess validation loss and its bound. Half of at least two examples validate."""
     (xs, ys), largest_x, largest_y = case.prompt(), 2 * case.size, 2 * (case.size + case.noise)
@@ -587,7 +580,6 @@ def _validated(case: Case) -> tuple[float, float, float, float]:
     return error, rounded * (1 + 2 * largest**2 / case.scale), float(excess), case.scale + 4 * rounded * largest
 
 
-@lru_cache(64)
 def _tested(case: Case) -> tuple[float, float]:
     """lr is a share of 1/β; real labels are moved out of the bumps."""
     largest_x, largest_y, width = 2 * case.size, 3.0, 0.1
@@ -607,21 +599,12 @@ def _tested(case: Case) -> tuple[float, float]:
     return (model(xs, ys, 1)[0, 0] - exact).abs().item(), epsilon * (1 + case.layers * case.lr / 4) + rounded
 
 
-_PROMPTS = {
-    "d": Integers(1, 5),
-    "n": Integers(1, 12),
-    "size": Reals(0.1, 2.0, log=True),
-    "noise": Reals(0.0, 1.0),
-    "condition": CONDITION,
-}
-_DESCENT = {**_PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "dtype": DTYPE}
-
+_DESCENT = {**PROMPTS, "layers": Integers(1, 8), "lr": Reals(0.01, 0.3), "dtype": DTYPE}
 _SPLIT = {
+    **PROMPTS,
     "d": Integers(1, 4),
     "n": Integers(2, 12),
     "size": Reals(0.2, 1.0, log=True),
-    "noise": Reals(0.0, 1.0),
-    "condition": CONDITION,
     "layers": Integers(0, 8),
     "lam": Reals(0.05, 1.0, log=True),
     "scale": Reals(1e-3, 1.0, log=True),
@@ -634,8 +617,7 @@ NARROW = Theorem(
     f"{PAPER}, Theorem 10, its hidden units corrected",
     "two ReLU heads and 2d + 1 hidden units are one proximal step to the Lasso, exactly",
     _SPARSE,
-    lambda case: _proximal(case, "2d + 1")[0],
-    lambda case: _proximal(case, "2d + 1")[1],
+    partial(_proximal, units="2d + 1"),
     ROUNDING,
 )
 
@@ -645,17 +627,15 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, proof of Theorem 4; the query hidden by the layout",
         "one layer of three ReLU heads is one step of gradient descent on the ridge objective, exactly",
         {**_DESCENT, "lam": Reals(0.0, 1.0)},
-        lambda case: _descent(case)[0],
-        lambda case: _descent(case)[1],
+        _descent,
         "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr (tr XᵀX/N + lam) for each step",
     ),
     Theorem(
         "bai2023_theorem4",
         f"{PAPER}, Theorem 4",
         "⌈2κ log(B_x B_w/(2ε))⌉ + 1 layers answer within ε of ridge regression",
-        {**_PROMPTS, "lam": Reals(0.3, 3.0, log=True), "scale": Reals(10.0, 1e4, log=True)},
-        lambda case: _ridge(case)[0],
-        lambda case: _ridge(case)[1],
+        {**PROMPTS, "lam": Reals(0.3, 3.0, log=True), "scale": Reals(10.0, 1e4, log=True)},
+        _ridge,
         "ε, with B_x, B_w, α and β those of the prompt",
     ),
     Theorem(
@@ -663,8 +643,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition C.2, for the squared error; the query hidden by the layout",
         "one layer of two ReLU heads is one step of gradient descent on the squared error, exactly",
         _DESCENT,
-        lambda case: _descent(case, decay=False)[0],
-        lambda case: _descent(case, decay=False)[1],
+        partial(_descent, decay=False),
         ROUNDING,
     ),
     Theorem(
@@ -672,28 +651,21 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition C.1",
         "two ReLU heads and 4d hidden units are one proximal step to the Lasso, exactly",
         _SPARSE,
-        lambda case: _proximal(case)[0],
-        lambda case: _proximal(case)[1],
+        _proximal,
         ROUNDING,
     ),
     NARROW,
-    Theorem(
-        "bai2023_lasso_narrow_printed",
+    NARROW.as_printed(
         f"{PAPER}, Theorem 10, D′ = 2d as printed",
         "two ReLU heads and 2d hidden units are one proximal step to the Lasso, exactly",
-        _SPARSE,
-        lambda case: _proximal(case, "2d")[0],
-        lambda case: _proximal(case, "2d")[1],
-        ROUNDING,
-        corrected=NARROW,
+        partial(_proximal, units="2d"),
     ),
     Theorem(
         "bai2023_theorem10",
         f"{PAPER}, Theorem 10",
         "⌈βB_w²/ε⌉ + 1 layers come within ε of the least value of the Lasso's objective",
-        {**_PROMPTS, "lam": Reals(0.01, 1.0, log=True), "scale": Reals(2.0, 60.0, log=True)},
-        lambda case: _minimised(case)[0],
-        lambda case: _minimised(case)[1],
+        {**PROMPTS, "lam": Reals(0.01, 1.0, log=True), "scale": Reals(2.0, 60.0, log=True)},
+        _minimised,
         "ε, with β and B_w those of the prompt; rounding of the objective",
     ),
     Theorem(
@@ -701,14 +673,13 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Theorem 13 and Corollary 9, with R for L steps instead of B_x B_w",
         "M + 3 ReLU heads are a step of logistic or probit regression, within ε = h²/8 max|g″| of its gradient",
         {
-            **_PROMPTS,
+            **PROMPTS,
             "layers": Integers(0, 6),
             "lr": Reals(0.05, 1.0, log=True),
             "scale": Reals(8.0, 256.0, log=True),
             "variant": Choices(["logistic", "probit"]),
         },
-        lambda case: _likely(case)[0],
-        lambda case: _likely(case)[1],
+        _likely,
         "steps on a convex objective carry errors on without magnifying them",
     ),
     Theorem(
@@ -716,17 +687,16 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Theorem G.1, for Σ_k u_k (v_k·x)²/2",
         "two layers are a step of projected gradient descent on a two-layer network, within a known error",
         {
+            **PROMPTS,
             "d": Integers(1, 2),
             "n": Integers(1, 6),
             "size": Reals(0.1, 0.5, log=True),
             "noise": Reals(0.0, 0.5),
-            "condition": CONDITION,
             "layers": Integers(0, 4),
             "lr": Reals(0.01, 0.3, log=True),
             "scale": Reals(8.0, 128.0, log=True),
         },
-        lambda case: _network(case)[0],
-        lambda case: _network(case)[1],
+        _network,
         "errors of gradients grow by 1 + ηΛ at most in each step, Λ being a bound on the Hessian",
     ),
     Theorem(
@@ -734,8 +704,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition 15 and Theorem 16",
         "of three ridge regressions made side by side, layers answer by those of least validation loss within γ",
         _SPLIT,
-        lambda case: _validated(case)[0],
-        lambda case: _validated(case)[1],
+        lambda case: _validated(case)[:2],
         "rounding of each sum to eps of its terms; weights of the mixture move by 1/γ of what losses do",
     ),
     Theorem(
@@ -743,8 +712,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition 15",
         "the validation loss of the answers is at most γ above that of the best penalty",
         _SPLIT,
-        lambda case: _validated(case)[2],
-        lambda case: _validated(case)[3],
+        lambda case: _validated(case)[2:],
         "γ, and rounding of the answers",
     ),
     Theorem(
@@ -752,14 +720,13 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition 19",
         "layers answer by logistic regression where labels are 0 and 1, and by least squares where none is nearly so",
         {
-            **_PROMPTS,
+            **PROMPTS,
             "layers": Integers(0, 4),
             "lr": Reals(0.1, 1.0, log=True),
             "scale": Reals(8.0, 128.0, log=True),
             "variant": Choices(["binary", "real"]),
         },
-        lambda case: _tested(case)[0],
-        lambda case: _tested(case)[1],
+        _tested,
         "ε of the sum of ReLUs as for generalised linear models, none in least squares; rounding",
     ),
 ]

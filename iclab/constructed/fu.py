@@ -23,7 +23,7 @@ each step makes an error of eps·n·μ(1 + ‖S‖μ) in M, and k of them sum up
 rounds to eps of Σ |y_i||x_i|, which may be much more than the sum.
 """
 
-from functools import lru_cache
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,7 +74,6 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
     return float(8 * growth * made * xs[0, -1].norm() * (xs[0, :-1].abs().T @ ys[0, :-1].abs()).norm())
 
 
-@lru_cache(64)
 def _iterated(case: Case) -> tuple[float, float]:
     xs, ys = case.prompt()
     said = _answer(case, xs, ys, float(_spectrum(xs)[0] ** -2))
@@ -82,7 +81,6 @@ def _iterated(case: Case) -> tuple[float, float]:
     return (said - exact).abs().item(), _rounding(case, xs, ys)
 
 
-@lru_cache(64)
 def _converged(case: Case, times: float = 1.0) -> tuple[float, float]:
     xs, ys = case.prompt()
     spectrum, exact = _spectrum(xs), LeastSquares()
@@ -107,8 +105,7 @@ CONVERGENCE = Theorem(
     f"{PAPER}, §4 and Theorem 5.1, with a = 1/‖S‖² for M_0 = aS",
     "k + 2 layers of ReLU attention answer as least squares, up to ‖x‖‖w‖(1 − κ⁻²)^(2^k)",
     _PROMPTS,
-    lambda case: _converged(case)[0],
-    lambda case: _converged(case)[1],
+    _converged,
     "the residual squares at each step; rounding at most doubles",
 )
 
@@ -118,19 +115,13 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Theorem 5.1, with a = 1/‖S‖² for M_0 = aS",
         "k + 2 layers of ReLU attention answer as k steps of Newton's iteration",
         {**_PROMPTS, "n": Integers(1, 16)},
-        lambda case: _iterated(case)[0],
-        lambda case: _iterated(case)[1],
+        _iterated,
         "rounding of each sum to eps of its terms, at most doubled at each step",
     ),
     CONVERGENCE,
-    Theorem(
-        "fu2023_convergence_printed",
+    CONVERGENCE.as_printed(
         f"{PAPER}, §4 as printed: a = 2/‖SSᵀ‖",
         CONVERGENCE.statement,
-        CONVERGENCE.ranges,
-        lambda case: _converged(case, 2.0)[0],
-        lambda case: _converged(case, 2.0)[1],
-        CONVERGENCE.reason,
-        corrected=CONVERGENCE,
+        partial(_converged, times=2.0),
     ),
 ]

@@ -41,7 +41,7 @@ contracts by 1 − 1/(2κ), and B (B_w/2) e^(−T/(2κ)) ≤ ε.                
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from itertools import pairwise
 from math import ceil, log
 
@@ -219,7 +219,6 @@ def _positions(case: Case, moving: bool) -> tuple[Tensor, Tensor]:
     return i, (i + 1 if moving else 2 * i + 1)
 
 
-@lru_cache(64)
 def _descent(case: Case, moving: bool) -> tuple[float, float]:
     phi, xs, ys, fs, labels = (_moving if moving else _labelled)(case)
     largest = float(fs.norm(dim=-1).max())
@@ -245,7 +244,6 @@ def _rounding(case: Case, phi: Representation, xs: Tensor, lr: float, largest: f
     return terms * torch.finfo(torch.float64).eps * (largest * made + w * bent)
 
 
-@lru_cache(64)
 def _ridge(case: Case, moving: bool) -> tuple[float, float]:
     """The penalty is lam·B², so that κ = 1 + 1/lam; ε is 1/scale of the largest answer that the bounds allow."""
     phi, xs, ys, fs, labels = (_moving if moving else _labelled)(case)
@@ -291,8 +289,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, proof of Theorem 1; inputs and others told apart without bounds, which is this project's",
         "a decoder computes Φ, copies it to the labels and descends in w at every token at once, exactly",
         _DESCENT,
-        lambda case: _descent(case, False)[0],
-        lambda case: _descent(case, False)[1],
+        partial(_descent, moving=False),
         _ROUNDING,
     ),
     Theorem(
@@ -300,8 +297,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Theorem 1",
         "with ⌈2κ log(B B_w/(2ε))⌉ layers of descent a decoder answers within ε of ridge on Φ at every input",
         _RIDGE,
-        lambda case: _ridge(case, False)[0],
-        lambda case: _ridge(case, False)[1],
+        partial(_ridge, moving=False),
         "ε, with B and B_w those of the prompts",
     ),
     Theorem(
@@ -309,8 +305,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, proof of Theorem 2, for one coordinate of the states",
         "a decoder over states joins the last k of them, computes Φ, copies it by one token and descends, exactly",
         {**_DESCENT, **_WINDOW},
-        lambda case: _descent(case, True)[0],
-        lambda case: _descent(case, True)[1],
+        partial(_descent, moving=True),
         _ROUNDING,
     ),
     Theorem(
@@ -318,8 +313,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Theorem 2, for one coordinate of the states",
         "with ⌈2κ log(B B_w/(2ε))⌉ layers of descent a decoder predicts the next state within ε of ridge on Φ",
         {**_RIDGE, **_WINDOW},
-        lambda case: _ridge(case, True)[0],
-        lambda case: _ridge(case, True)[1],
+        partial(_ridge, moving=True),
         "ε, with B and B_w those of the trajectories",
     ),
 ]

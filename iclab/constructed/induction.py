@@ -36,7 +36,6 @@ from p₀ = min α/(n − 1 + A), the smallest p there is, to 1. On [a, ra] the 
 so that logits lie in [log p_j − δ, log p_j], and the log-probabilities of the softmax within δ of log p_j.
 """
 
-from functools import lru_cache
 from math import log
 
 import torch
@@ -44,7 +43,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclab.constructed.program import SHARP
-from iclab.constructed.theorem import Case, Choices, Integers, Reals, Theorem
+from iclab.constructed.theorem import DTYPE, Case, Choices, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.predictors.counts import followers
@@ -173,52 +172,52 @@ def _prior(case: Case) -> Float[Tensor, " vocab"]:
     return case.lam * (1 + 2 * torch.rand(case.vocab, generator=case.rng()).double())
 
 
-def _eps(case: Case) -> float:
-    return torch.finfo(case.precision).eps
-
-
-def _previous(case: Case) -> float:
+def _previous(case: Case) -> tuple[float, float]:
     """The pattern of layer 0 against ones below the diagonal, and the null slot for token 0."""
     tokens = _tokens(case)
     model = induction_head(case.vocab, case.n).to(case.precision)
     pattern = model.read(tokens, "blocks.0.attn.pattern")["blocks.0.attn.pattern"].double()
-    return (pattern - torch.eye(case.n, case.n + 1).double()).abs().max().item()
+    return (pattern - torch.eye(case.n, case.n + 1).double()).abs().max().item(), 0.0
 
 
-def _induced(case: Case) -> float:
+def _induced(case: Case) -> tuple[float, float]:
     tokens = _tokens(case)
     counts = followers(tokens, case.vocab)
     said = induction_head(case.vocab, case.n).to(case.precision)(tokens)
-    return (said.double() - counts / counts.sum(-1, keepdim=True).clamp(min=1)).abs().max().item()
+    exact = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    return (said.double() - exact).abs().max().item(), 4 * (case.n + 1) * case.eps
 
 
-def _copied(case: Case) -> float:
+def _copied(case: Case) -> tuple[float, float]:
     """How far what the second copy gives the right next token is from 1."""
     block = torch.rand(8, case.vocab, generator=case.rng()).argsort(1)
     model = induction_head(case.vocab, 2 * case.vocab).to(case.precision)
     said = model(block.repeat(1, 2))[:, case.vocab : -1]
     right = said.gather(-1, block[:, 1:].unsqueeze(-1))
-    return (right.double() - 1).abs().max().item() if case.vocab > 1 else 0.0
+    error = (right.double() - 1).abs().max().item() if case.vocab > 1 else 0.0
+    return error, 8 * case.vocab * case.eps
 
 
-def _posterior_error(case: Case) -> float:
+def _smoothed(tokens: Int[Tensor, "batch n"], prior: Float[Tensor, " vocab"]) -> Float[Tensor, "batch n vocab"]:
+    """The posterior mean, from counts."""
+    counts = followers(tokens, len(prior))
+    return (counts + prior) / (counts.sum(-1, keepdim=True) + prior.sum())
+
+
+def _posterior_mean(case: Case) -> tuple[float, float]:
     tokens, prior = _tokens(case), _prior(case)
-    counts = followers(tokens, case.vocab)
     said = bigram_posterior(prior, case.n).to(case.precision)(tokens)
-    return (said.double() - (counts + prior) / (counts.sum(-1, keepdim=True) + prior.sum())).abs().max().item()
+    return (said.double() - _smoothed(tokens, prior)).abs().max().item(), _rounding(case)
 
 
 def _rounding(case: Case) -> float:
     """A score of log A in size is rounded once; the softmax has n + 1 terms and the read-out vocab."""
-    return 4 * (case.n + case.vocab + abs(log(float(_prior(case).sum())))) * _eps(case)
+    return 4 * (case.n + case.vocab + abs(log(float(_prior(case).sum())))) * case.eps
 
 
-@lru_cache(64)
 def _logits(case: Case) -> tuple[float, float]:
     tokens, prior, knots = _tokens(case), _prior(case), int(case.scale)
-    counts = followers(tokens, case.vocab)
-    exact = ((counts + prior) / (counts.sum(-1, keepdim=True) + prior.sum())).log()
-    said = bigram_logits(prior, case.n, knots)(tokens).log_softmax(-1)
+    said, exact = bigram_logits(prior, case.n, knots)(tokens).log_softmax(-1), _smoothed(tokens, prior).log()
     rounded = 2 * knots * (_rounding(case) + torch.finfo(torch.float64).eps) / float(_knots(prior, case.n, knots)[0])
     return (said - exact).abs().max().item(), log_error(prior, case.n, knots) + rounded
 
@@ -227,7 +226,7 @@ _CHAINS = {
     "vocab": Integers(1, 6),
     "n": Integers(1, 24),
     "variant": Choices(["even", "constant", "copied"]),
-    "dtype": Choices(["float64", "float32"]),
+    "dtype": DTYPE,
 }
 _SMOOTHED = {**_CHAINS, "lam": Reals(0.01, 10.0, log=True)}
 _SOFTMAX = "one softmax over n + 1 slots, of scores that are exact"
@@ -239,7 +238,6 @@ THEOREMS: list[Theorem] = [
         "one head attends to the token before alone, and from the first token to nothing, to the last bit",
         _CHAINS,
         _previous,
-        lambda case: 0.0,
         "exp(−1000) is 0 in float32 and float64",
     ),
     Theorem(
@@ -248,16 +246,14 @@ THEOREMS: list[Theorem] = [
         "two layers of one head each answer with the share of each token among those that followed the current one",
         _CHAINS,
         _induced,
-        lambda case: 4 * (case.n + 1) * _eps(case),
         _SOFTMAX,
     ),
     Theorem(
         "elhage2021_copy",
         f"{ELHAGE}; Merullo et al. 2024 (arXiv 2406.09519), the induction head",
         "in the second of two copies of distinct tokens two layers are certain of every next token",
-        {"vocab": Integers(1, 24), "dtype": Choices(["float64", "float32"])},
+        {"vocab": Integers(1, 24), "dtype": DTYPE},
         _copied,
-        lambda case: 8 * case.vocab * _eps(case),
         _SOFTMAX,
     ),
     Theorem(
@@ -265,8 +261,7 @@ THEOREMS: list[Theorem] = [
         f"{EDELMAN}; the exact smoothing by a null slot is this project's",
         "two layers answer with the posterior mean (c_j + α_j)/(N + Σ α) of a Markov chain, for every prefix",
         _SMOOTHED,
-        _posterior_error,
-        _rounding,
+        _posterior_mean,
         "rounding of the score log Σ α, of a softmax over n + 1 slots and of a sum over the vocabulary",
     ),
     Theorem(
@@ -278,8 +273,7 @@ THEOREMS: list[Theorem] = [
             "vocab": Integers(2, 6),
             "scale": Reals(4.0, 128.0, log=True),
         },
-        lambda case: _logits(case)[0],
-        lambda case: _logits(case)[1],
+        _logits,
         "δ, and rounding of p magnified by the slope 1/p₀ of the logarithm",
     ),
 ]

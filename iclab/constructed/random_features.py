@@ -34,7 +34,6 @@ that are fitted to the heads that were drawn do far better than these, which are
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import pi, sqrt
 
 import torch
@@ -159,11 +158,10 @@ DEVIATIONS = 7.0
 
 
 def _prompts(case: Case) -> Float[Tensor, "batch n d"]:
-    xs = torch.randn(4, case.n + 1, case.d, generator=torch.Generator().manual_seed(case.seed + 1)).double()
+    xs = torch.randn(4, case.n + 1, case.d, generator=case.rng(1)).double()
     return xs / xs.norm(dim=-1, keepdim=True)
 
 
-@lru_cache(64)
 def _error(case: Case) -> tuple[float, float]:
     """The error that is the largest part of what is allowed, and what is allowed there."""
     xs, one = _prompts(case), REPRESENTERS[case.variant]
@@ -174,7 +172,6 @@ def _error(case: Case) -> tuple[float, float]:
     return errors[worst].item(), allowed[worst].item()
 
 
-@lru_cache(64)
 def _spread(case: Case) -> tuple[float, float]:
     """The mean square of what single heads add, from f*, against V: M² and M times what f_M has."""
     xs, one = _prompts(case)[:1], REPRESENTERS[case.variant]
@@ -193,8 +190,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, expressivity of random-feature attention; the representers and their constants are this project's",
         "M random heads answer with f* = E f_M, with a mean square error of V/M",
         {**_PROMPTS, "heads": Integers(512, 2048)},
-        lambda case: _error(case)[0],
-        lambda case: _error(case)[1],
+        _error,
         "seven standard deviations √(V/M), V being exact for the prompt",
     ),
     Theorem(
@@ -202,8 +198,7 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, expressivity: the error is of order 1/M; its exact constant is this project's",
         "the error falls as 1/M, no faster and no slower: M times what a head adds is f* on average, of variance V",
         {**_PROMPTS, "heads": Integers(2048, 4096)},
-        lambda case: _spread(case)[0],
-        lambda case: _spread(case)[1],
+        _spread,
         "seven standard errors of a mean of M squares, their fourth moment being bounded for the prompt",
     ),
 ]

@@ -3,8 +3,8 @@
 A theorem draws nothing itself. Its `ranges` say which cases it speaks of, so that a run over random cases and a search
 for a counter-example ask the same question:
 
-    error(case)   the measured distance between what was built and what was promised
-    bound(case)   the largest such distance that the statement allows
+    measure(case) = error, bound    the measured distance between what was built and what was promised, and the largest
+                                    such distance that the statement allows
 
 A published statement that is wrong is a theorem of its own with a `corrected` twin: it must fail where the twin holds.
 """
@@ -70,9 +70,9 @@ class Case:
         dtype = self.precision
         return model.to(dtype)(xs.to(dtype), ys.to(dtype), m).double().detach()
 
-    def rng(self) -> torch.Generator:
-        """A new generator with the case's seed."""
-        return torch.Generator().manual_seed(self.seed)
+    def rng(self, stream: int = 0) -> torch.Generator:
+        """A new generator with the case's seed; another `stream` has other numbers."""
+        return torch.Generator().manual_seed(self.seed + stream)
 
     def prompt(self) -> tuple[Float[Tensor, "one n_1 d"], Float[Tensor, "one n_1"]]:
         """One prompt of n examples and a query: x ~ N(0, size² C), w ~ N(0, I), y = w·x and noise.
@@ -135,15 +135,22 @@ class Choices:
 
 Range = Integers | Reals | Choices
 SEEDS = Integers(0, 2**31 - 1)
-
-
 CONDITION = Reals(1.0, 100.0, log=True)
 DTYPE = Choices(["float64", "float32"])
+PROMPTS: Mapping[str, Range] = {
+    "d": Integers(1, 5),
+    "n": Integers(1, 12),
+    "size": Reals(0.1, 2.0, log=True),
+    "noise": Reals(0.0, 1.0),
+    "condition": CONDITION,
+}
+
+Measure = Callable[[Case], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Theorem:
-    """A statement about a construction: for every case within the ranges, error(case) ≤ bound(case).
+    """A statement about a construction: for every case within the ranges the error is at most the bound.
 
     `paper` names authors, year, arXiv number and place; `reason` says where the bound comes from; `cases` is how many
     cases are tried unless told otherwise.
@@ -153,8 +160,7 @@ class Theorem:
     paper: str
     statement: str
     ranges: Mapping[str, Range]
-    error: Callable[[Case], float]
-    bound: Callable[[Case], float]
+    measure: Measure
     reason: str
     corrected: "Theorem | None" = None
     cases: int = 20
@@ -167,6 +173,19 @@ class Theorem:
     def expected(self) -> Literal["holds", "fails"]:
         """Whether the statement is expected to hold; one with a corrected twin was published wrong."""
         return "holds" if self.corrected is None else "fails"
+
+    def as_printed(self, paper: str, statement: str, measure: Measure, name: str = "") -> "Theorem":
+        """What was published in the place of this statement, for the same cases; its bound has the same reason."""
+        name = name or f"{self.name}_printed"
+        return replace(self, name=name, paper=paper, statement=statement, measure=measure, corrected=self)
+
+    def error(self, case: Case) -> float:
+        """How far apart what was built and what was promised are."""
+        return self.measure(case)[0]
+
+    def bound(self, case: Case) -> float:
+        """How far apart they may be."""
+        return self.measure(case)[1]
 
     def case(self, u: Mapping[str, float], seed: int = 0) -> Case:
         """The case at a point of the unit cube."""
@@ -181,7 +200,7 @@ class Theorem:
 
     def tried(self, cases: Iterable[Case]) -> "Tally":
         """What comes of these cases."""
-        return Tally(self, [(case, self.error(case), self.bound(case)) for case in cases])
+        return Tally(self, [(case, *self.measure(case)) for case in cases])
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ sums over tokens by the length n of the longest prompt, so that P holds n lr and
 """
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from typing import Literal
 
 import torch
@@ -56,7 +56,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.constructed.theorem import CONDITION, DTYPE, Case, Integers, Reals, Theorem
+from iclab.constructed.theorem import DTYPE, PROMPTS, Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus
@@ -99,6 +99,7 @@ def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0, 
     return model
 
 
+@torch.no_grad()
 def feature_descent(
     hidden: Float[Tensor, "k d"], bias: Float[Tensor, " k"], out: Float[Tensor, "m k"], n: int, steps: int, lr: float
 ) -> Transformer:
@@ -107,7 +108,7 @@ def feature_descent(
     (k, d), m = hidden.shape, len(out)
     shape = replace(config(d, steps + 1), tied=False, bias=True, d_model=d + 2 + m, d_mlp=k)
     model = Transformer(d, n, shape).double()
-    weights = {name: each.zero_() for name, each in _free(model).items()}
+    weights = {name: each.zero_() for name, each in model.named_parameters()}
     weights["blocks.0.mlp_in.weight"][:, :d] = hidden
     weights["blocks.0.mlp_in.bias"].copy_(bias)
     weights["blocks.0.mlp_out.weight"][d + 2 :] = out
@@ -122,6 +123,7 @@ def feature_descent(
 Attending = Literal["linear", "softmax"]
 
 
+@torch.no_grad()
 def merging(d: int, n: int, layers: int = 1, attention: Attending = "linear", sharpness: float = 1.0) -> Transformer:
     """A float64 decoder whose first layer writes x_j into the channels 1 + d to 2d of the tokens x_j and y_j.
 
@@ -140,7 +142,7 @@ def merging(d: int, n: int, layers: int = 1, attention: Attending = "linear", sh
         tied=False,
     )
     model = Transformer(d, n, shape).double()
-    weights = {name: each.zero_() for name, each in _free(model).items()}
+    weights = {name: each.zero_() for name, each in model.named_parameters()}
     eye = torch.eye(columns, dtype=torch.float64)
     weights["position"][:, token + d :] = eye
     sources = torch.arange(columns) // 2 * 2  # of x_j and y_j: the column of x_j
@@ -162,11 +164,6 @@ def separate_tokens(d: int, n: int, lr: float) -> Transformer:
     return model
 
 
-def _free(model: Transformer) -> dict[str, Tensor]:
-    """The weights by name, to be written into."""
-    return {name: each.data for name, each in model.named_parameters()}
-
-
 @torch.no_grad()
 def _set(weight: Tensor, diagonal: list[float]) -> None:
     weight.copy_(torch.tensor(diagonal, dtype=weight.dtype).diag())
@@ -174,34 +171,31 @@ def _set(weight: Tensor, diagonal: list[float]) -> None:
 
 # ---- theorems ------------------------------------------------------------------------------------------------------
 
-EPS = torch.finfo(torch.float64).eps
 ROUNDING = "rounding of each sum to eps of its terms, carried on by a norm of 1 + lr ‖X‖² for each step"
 
 
-def _rounding(
-    xs: Tensor, ys: Tensor, steps: int, lr: float, gamma: float = 0.0, extra: int = 0, eps: float = EPS
-) -> float:
+def _rounding(case: Case, xs: Tensor, ys: Tensor, extra: int = 0) -> float:
     """ROUNDING, of sums with `extra` terms more; with `gamma`, of inputs that grow by at most 1 + γ‖X‖² in a layer,
     where ‖X‖² is first what it was and then at most (γ‖X‖² − 1)² times as much."""
+    steps, lr, gamma = case.layers, case.lr / case.n, case.gamma / case.n
     power, query = xs[0, :-1].square().sum(), xs[0].norm(dim=-1).max()
     largest = steps * lr * power.sqrt() * ys[0, :-1].norm() * query
     for _ in range(steps):
         largest, grown = largest * (1 + lr * power) * (1 + gamma * power) ** 3, (gamma * power - 1) ** 2
         power = power * grown.clamp(min=1.0)
     terms = 8 * steps * (sum(xs.shape[1:]) + extra)
-    return float(terms * eps * largest)
+    return float(terms * case.eps * largest)
 
 
 def _largest(difference: Tensor) -> float:
     return difference.detach().abs().max().item()
 
 
-@lru_cache(64)
 def _descent(case: Case, in_sight: bool = False) -> tuple[float, float]:
     """At the last position; `in_sight` has the query among the keys."""
     (xs, ys), lr = case.prompt(), case.lr / case.n
     exact = GradientDescentPlusPlus(case.layers, lr, case.gamma / case.n)(xs, ys)[:, -1]
-    bound = _rounding(xs, ys, case.layers, lr, case.gamma / case.n, eps=case.eps)
+    bound = _rounding(case, xs, ys)
     if in_sight:
         again = torch.zeros_like(ys[:, -1:])
         xs, ys = torch.cat([xs, xs[:, -1:]], dim=1), torch.cat([ys[:, :-1], again, again], dim=1)
@@ -209,7 +203,6 @@ def _descent(case: Case, in_sight: bool = False) -> tuple[float, float]:
     return _largest(case.asked(model, xs, ys, 1)[:, -1] - exact), bound
 
 
-@lru_cache(64)
 def _outputs(case: Case) -> tuple[float, float]:
     """Of several labels at once, at the last position: each against descent on it alone."""
     (xs, _), lr, k = case.prompt(), case.lr / case.n, case.outputs
@@ -223,18 +216,16 @@ def _outputs(case: Case) -> tuple[float, float]:
     last = model.read(*tokens, name)[name][-1, -1, case.d : case.d + k]
     exact = GradientDescentPlusPlus(case.layers, lr, case.gamma / case.n)
     apart = [_largest(exact(xs, labels[..., j])[:, -1] + last[j]) for j in range(k)]
-    rounding = (_rounding(xs, labels[..., j], case.layers, lr, case.gamma / case.n, k, case.eps) for j in range(k))
-    return max(apart), max(rounding)
+    return max(apart), max(_rounding(case, xs, labels[..., j], k) for j in range(k))
 
 
 def _network(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     """W, b and O of random features, twice as many as inputs; of another generator than the prompt."""
-    rng, k = torch.Generator().manual_seed(case.seed + 1), 2 * case.d
+    rng, k = case.rng(1), 2 * case.d
     hidden, bias, out = (torch.randn(*shape, generator=rng).double() for shape in ((k, case.d), (k,), (k, k)))
     return hidden * case.d**-0.5, bias, out * k**-0.5
 
 
-@lru_cache(64)
 def _features(case: Case, kernel: bool = False, printed: bool = False) -> tuple[float, float]:
     """Descent on features, or `kernel` regression by its formula; of an entry of m the terms are at most those of
     |O|(|W||x| + |b|), as |gelu(z)| ≤ |z|, and |gelu′| ≤ 9/8."""
@@ -245,17 +236,15 @@ def _features(case: Case, kernel: bool = False, printed: bool = False) -> tuple[
     if kernel:
         exact = (1.0 if printed else lr) * ((features @ features[:, -1:].mT).squeeze(-1) * ys)[:, :-1].sum(-1)
     most = (xs.abs() @ hidden.abs().mT + bias.abs()) @ out.abs().mT
-    return _largest(said - exact), _rounding(most, ys, case.layers, lr, extra=2 * case.d, eps=case.eps)
+    return _largest(said - exact), _rounding(case, most, ys, 2 * case.d)
 
 
-@lru_cache(64)
 def _separate(case: Case) -> tuple[float, float]:
     (xs, ys), lr = case.prompt(), case.lr / case.n
     said = case.asked(separate_tokens(case.d, case.n + 1, lr), xs, ys)
-    return _largest(said - GradientDescent(1, lr)(xs, ys)), _rounding(xs, ys, 1, lr, eps=case.eps)
+    return _largest(said - GradientDescent(1, lr)(xs, ys)), _rounding(case, xs, ys)
 
 
-@lru_cache(64)
 def _merged(case: Case, attention: Attending = "softmax", sharpened: bool = True) -> tuple[float, float]:
     """How far the tokens x_j and y_j are from holding x_j after the first layer; β is `scale` where `sharpened`."""
     (xs, ys), place = case.prompt(), slice(1 + case.d, 1 + 2 * case.d)
@@ -266,25 +255,17 @@ def _merged(case: Case, attention: Attending = "softmax", sharpened: bool = True
     return _largest(held - xs.repeat_interleave(2, 1)[:, :-1]), float((leaked + 8 * eps) * xs.abs().max())
 
 
-_PROMPTS = {
-    "d": Integers(1, 5),
-    "n": Integers(1, 12),
-    "size": Reals(0.1, 2.0, log=True),
-    "noise": Reals(0.0, 1.0),
-    "condition": CONDITION,
-}
-_EXACT = {**_PROMPTS, "dtype": DTYPE}
-_STEPS = {**_EXACT, "layers": Integers(1, 5), "lr": Reals(0.05, 0.5)}
-_ONE = {**_EXACT, "lr": Reals(0.05, 0.5)}
-_SHARP = {**_PROMPTS, "scale": Reals(5.0, 60.0)}
+_STEPS = {**PROMPTS, "dtype": DTYPE, "layers": Integers(1, 5), "lr": Reals(0.05, 0.5)}
+_ONE = {**PROMPTS, "dtype": DTYPE, "lr": Reals(0.05, 0.5)}
+_MOVING = {**_STEPS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.2)}
+_SHARP = {**PROMPTS, "scale": Reals(5.0, 60.0)}
 
 PROPOSITION1 = Theorem(
     "vonoswald2022_proposition1",
     f"{PAPER}, Proposition 1, with the query hidden from all",
     "k layers of linear attention with the same weights are k steps of gradient descent from w = 0",
     _STEPS,
-    lambda case: _descent(case)[0],
-    lambda case: _descent(case)[1],
+    _descent,
     ROUNDING,
 )
 KERNEL = Theorem(
@@ -292,8 +273,7 @@ KERNEL = Theorem(
     f"{PAPER}, (13), the step size put in",
     "an MLP and one layer of linear attention answer by kernel regression, ŷ = η/N Σ y_j m(x_j)·m(x)",
     _ONE,
-    lambda case: _features(case, kernel=True)[0],
-    lambda case: _features(case, kernel=True)[1],
+    partial(_features, kernel=True),
     "rounding of each sum to eps of its terms, those of m included",
 )
 SOFTMAX = Theorem(
@@ -301,8 +281,7 @@ SOFTMAX = Theorem(
     f"{PAPER}, Proposition 3; the scores times β are this project's",
     "softmax attention to one-hot scores takes over the value of the source, where they are large",
     _SHARP,
-    lambda case: _merged(case)[0],
-    lambda case: _merged(case)[1],
+    _merged,
     "each of t tokens but the source has at most e^(−β) of its weight",
 )
 
@@ -312,37 +291,30 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition 1, for one layer with the query among its keys",
         "one layer of linear attention is one step of gradient descent from w = 0, whether or not the query is a key",
         _ONE,
-        lambda case: max(_descent(case)[0], _descent(case, in_sight=True)[0]),
-        lambda case: _descent(case)[1],
+        lambda case: max(_descent(case), _descent(case, in_sight=True)),  # their bounds are the same
         ROUNDING,
     ),
     PROPOSITION1,
-    Theorem(
-        "vonoswald2022_dropped_mask_printed",
+    PROPOSITION1.as_printed(
         f"{PAPER}, remark that the mask can be dropped where W_0 ≈ 0",
         "k layers of linear attention with the query among their keys are k steps of gradient descent from w = 0",
-        _STEPS,
-        lambda case: _descent(case, in_sight=True)[0],
-        lambda case: _descent(case, in_sight=True)[1],
-        ROUNDING,
-        corrected=PROPOSITION1,
+        partial(_descent, in_sight=True),
+        name="vonoswald2022_dropped_mask_printed",
     ),
     Theorem(
         "vonoswald2022_plus_plus",
         f"{PAPER}, GD++",
         "k layers that also move the inputs by I − γ X Xᵀ are k steps of GD++",
-        {**_STEPS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.2)},
-        lambda case: _descent(case)[0],
-        lambda case: _descent(case)[1],
+        _MOVING,
+        _descent,
         ROUNDING + ", and by that of the moves",
     ),
     Theorem(
         "vonoswald2022_outputs",
         f"{PAPER}, Proposition 1 and GD++ for vectors of labels",
         "k layers answer several labels at once, each by k steps of GD++ on it alone",
-        {**_STEPS, "size": Reals(0.1, 1.0, log=True), "gamma": Reals(0.0, 0.2), "outputs": Integers(1, 4)},
-        lambda case: _outputs(case)[0],
-        lambda case: _outputs(case)[1],
+        {**_MOVING, "outputs": Integers(1, 4)},
+        _outputs,
         ROUNDING + ", and by that of the moves",
     ),
     Theorem(
@@ -350,28 +322,21 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Proposition 2",
         "an MLP and k layers of linear attention are k steps of gradient descent on the MLP's features",
         {**_STEPS, "d": Integers(1, 4), "lr": Reals(0.01, 0.2)},
-        lambda case: _features(case)[0],
-        lambda case: _features(case)[1],
+        _features,
         ROUNDING + " with X the features, whose own sums round too",
     ),
     KERNEL,
-    Theorem(
-        "vonoswald2022_kernel_printed",
+    KERNEL.as_printed(
         f"{PAPER}, (13) as printed, without the step size",
         "an MLP and one layer of linear attention answer by kernel regression, ŷ = Σ y_j m(x_j)·m(x)",
-        _ONE,
-        lambda case: _features(case, kernel=True, printed=True)[0],
-        lambda case: _features(case, kernel=True, printed=True)[1],
-        KERNEL.reason,
-        corrected=KERNEL,
+        partial(_features, kernel=True, printed=True),
     ),
     Theorem(
         "vonoswald2022_proposition3",
         f"{PAPER}, Proposition 3, each token reading the one before it",
         "a decoder layer of linear attention brings the separate tokens x_j and y_j together, exactly",
-        _PROMPTS,
-        lambda case: _merged(case, "linear", sharpened=False)[0],
-        lambda case: _merged(case, "linear", sharpened=False)[1],
+        PROMPTS,
+        partial(_merged, attention="linear", sharpened=False),
         "sums of one term that is not zero; (h + z) rounds once",
     ),
     Theorem(
@@ -379,19 +344,13 @@ THEOREMS: list[Theorem] = [
         f"{PAPER}, Propositions 1 and 3",
         "two decoder layers over separate tokens are one step of gradient descent on the first i examples, for every i",
         _ONE,
-        lambda case: _separate(case)[0],
-        lambda case: _separate(case)[1],
+        _separate,
         ROUNDING,
     ),
     SOFTMAX,
-    Theorem(
-        "vonoswald2022_softmax_copy_printed",
+    SOFTMAX.as_printed(
         f"{PAPER}, Proposition 3 as printed: a softmax leaves one-hot scores as they are",
         "softmax attention to one-hot scores takes over the value of the source, as it stands",
-        _SHARP,
-        lambda case: _merged(case, sharpened=False)[0],
-        lambda case: _merged(case, sharpened=False)[1],
-        SOFTMAX.reason,
-        corrected=SOFTMAX,
+        partial(_merged, sharpened=False),
     ),
 ]

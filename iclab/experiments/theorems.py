@@ -93,7 +93,8 @@ def counter_example(theorem: Theorem, examples: int) -> tuple[Case | None, int]:
     def broken(case: Case) -> bool:
         nonlocal tried
         tried += 1
-        return not theorem.error(case) <= theorem.bound(case)
+        error, bound = theorem.measure(case)
+        return not error <= bound
 
     calm = [HealthCheck.too_slow, HealthCheck.data_too_large]
     plan = settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=calm)
@@ -164,7 +165,7 @@ def _erratum(theorem: Theorem, examples: int) -> str:
     found, tried = counter_example(theorem, examples)
     refuse(theorem.name, [] if found else [f"no counter-example among {tried} cases; look at more (--examples)"])
     assert found is not None
-    error, bound = theorem.error(found), theorem.bound(found)
+    error, bound = theorem.measure(found)
     return (
         f"\n## {theorem.name}\n\n"
         f"- Printed: {theorem.statement} ({theorem.paper}).\n"
