@@ -179,8 +179,7 @@ def by_hand(one, xs, ys):
 def last_by_hand(one, t, mask, n):
     """The residual stream of one sequence after the last block."""
     c = one.config
-    padded = torch.cat([t, torch.zeros(len(t), c.d_model - t.shape[1], dtype=t.dtype)], 1) if len(t) else t
-    h = padded if c.read_in == "identity" else one.read_in(t)
+    h = torch.nn.functional.pad(t, (0, c.d_model - t.shape[1])) if c.read_in == "identity" else one.read_in(t)
     h = h + (one.position[one.layout.positions(n, torch.device("cpu"))] if c.positions else 0)
     return blocks_by_hand(one, h, mask)
 
@@ -219,11 +218,15 @@ def blocks_by_hand(one, h, mask):
     return h
 
 
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+NUMBERS = [name for name in LAYOUT_NAMES if not name.endswith(VECTORS)]
+# Of a model only the two ends are other where labels are vectors: one shape is enough there.
+LOOPED = [(name, shape) for name in LAYOUT_NAMES for shape in (SHAPES if name in NUMBERS else ["softmax with MLP"])]
+
+
+@pytest.mark.parametrize(("layout", "shape"), LOOPED)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 5), d=st.integers(1, 3))
 def test_the_forward_pass_equals_plain_loops(layout, shape, seed, n, d):
-    one = model(layout, shape, d=d, n=5, seed=seed)
+    one = model(layout, SHAPES[shape], d=d, n=5, seed=seed)
     prompts = task_of(layout, d, n).sample(1, generator(seed), torch.float64)
     found, expected = one(prompts.xs, prompts.ys)[0], by_hand(one, prompts.xs[0], prompts.ys[0])
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)  # LayerNorm magnifies rounding up to 300 times
