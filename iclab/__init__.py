@@ -11,14 +11,15 @@ Axes
     vocab   different tokens, where a sequence is of tokens and not of examples; position i has seen the tokens 0 .. i
 
 Symbols
-    xs[batch n d]   inputs x_i                         ys[batch n]   labels as the learner sees them
+    xs[batch n d]   inputs x_i                         ys[batch n]   labels as the learner sees them, or ys[batch n c]
     fs[batch n]     labels before noise                ws[batch d]   weights of linear functions
     Φ               fixed features of an input, such as a representation that all prompts of a task share
     noise           standard deviation of the label noise, σ
     prior           standard deviation of a weight, τ
     lam             ridge penalty of the sum objective ½‖Xw − y‖² + ½·lam·‖w‖²; the mean objective's is lam / i
     lr              step on the gradient of that objective (2α in Akyürek et al. 2022, η/N in von Oswald et al. 2022)
-    risk            E(ŷ_i − y_i)², without ½, against the noisy labels
+    risk            E(ŷ_i − y_i)², without ½, against the noisy labels; of labels that are vectors, as in a dynamical
+                    system, the mean over their c coordinates, so that noise² is its floor as it is of numbers
     excess          E(ŷ − ŷ_Bayes)² / E(ŷ_Bayes − y)², both averaged over positions; expected risk / Bayes risk − 1
 
 Names are imported when they are first used, so that the command line answers at once.

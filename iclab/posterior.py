@@ -41,7 +41,11 @@ from iclab.tasks import (
 
 
 def bayes(task: Task) -> Predictor:
-    """The predictor of least risk. Raises ``ValueError`` where no closed form is known."""
+    """The predictor of least risk. Raises ``ValueError`` where no closed form is known.
+
+    Labels that are vectors are answered coordinate by coordinate, which is Bayes for a `DynamicalSystem`, the one task
+    that has them: its coordinates are independent given the states.
+    """
     if len(components(task)) > 1:
         features, beliefs = gaussian_beliefs(task)
         return Mixture(beliefs) if features == Identity() else Featurised(Mixture(beliefs), features)
@@ -114,7 +118,8 @@ def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
 
 
 def posterior_variance(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
-    """Var(y_i | x_i and the first i examples), label noise included: what Bayes risks there, in expectation.
+    """Var(y_i | x_i and the first i examples), label noise included: what Bayes risks there, in expectation. Of labels
+    that are vectors it is that of a coordinate, and the same for all.
 
     Its mean over prompts is the Bayes risk, with far less noise than a mean of squared errors has. Raises
     ``ValueError`` where weights are not Gaussian.

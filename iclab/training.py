@@ -2,6 +2,7 @@
 
     minimise  E 1/n Σ_i (ŷ_i − y_i)²       over fresh prompts, the loss at every position (or at the last alone)
 
+Of labels that are vectors the loss is the mean over coordinates.
 The loss is a pure function of (parameters, prompts), so that a pack of replicas can be mapped over (`torch.func.vmap`).
 With `targets = "posterior_mean"` the label y_i is replaced by E[y_i | past, x_i]: the expected gradient is the same and
 its noise smaller (Rao-Blackwell), but the model is then handed the Bayes predictor's answers, so that agreement with
@@ -161,11 +162,11 @@ def loss(
     model: nn.Module,
     parameters: Parameters,
     prompts: Prompts,
-    targets: Float[Tensor, "batch n"],
+    targets: Float[Tensor, "batch n *labels"],
     m: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over prompts and positions (the last m alone, where given), as a pure function of the
-    parameters. `m` is handed to the model, which may save the work for the others."""
+    """Mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure function of
+    the parameters. `m` is handed to the model, which may save the work for the others."""
     answers = functional_call(
         model, dict(parameters), (prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)
     )
@@ -280,7 +281,7 @@ class Training(GradientTraining):
     def _stage(self) -> Task:
         return self.curriculum.stage(self.task, self.step) if self.curriculum else self.task
 
-    def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n"]:
+    def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n *labels"]:
         return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
 
 

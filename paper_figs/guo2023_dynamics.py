@@ -2,7 +2,7 @@
 
     python paper_figs/guo2023_dynamics.py runs/guo2023_dynamics [picture.png]
 
-After Guo et al. 2023 (arXiv 2310.10616, Fig. 5). Left: the risk by states seen, for one coordinate of the next state.
+After Guo et al. 2023 (arXiv 2310.10616, Fig. 5). Left: the risk by states seen, per coordinate of the next state.
 Middle and right: R² of probes of states and of representations before the present one, by layer.
 """
 
@@ -35,7 +35,7 @@ def draw(table):
     figure, (risk, *panels) = plt.subplots(1, 3, figsize=(7.8, 3.1), width_ratios=(1.1, 1, 1))
     for name, (label, look) in RISKS.items():
         plots.curves(done, risk, [name], labels={name: label}, **look)
-    risk.set(xlabel="states before", ylabel="risk", ylim=(0, 2), title="")
+    risk.set(xlabel="states before", ylabel="risk per coordinate", ylim=(0, 2), title="")
     risk.legend(fontsize="small")
     for axes, (title, targets) in zip(panels, PANELS.items(), strict=True):
         for i, (name, label) in enumerate(targets.items()):

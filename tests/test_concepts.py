@@ -1,6 +1,7 @@
 """Token probes in experiments: their targets, rows that say what they are called, and mixtures judged by component."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,7 +85,8 @@ def test_half_way_is_where_the_line_between_two_layers_crosses_the_middle():
 
 def rows_of(task, layout="interleaved"):
     drawn, targets = found(task, 400)
-    model = Transformer(3, 6, TransformerConfig(**{**vars(SHAPE), "layout": layout}), generator()).double()
+    shape = replace(SHAPE, layout=layout)
+    model = Transformer(3, 6, shape, generator(), task.labels).double()
     made = list(token_probe_rows(model, drawn, targets, generator(), 20))
     table = {}
     for row in made:
@@ -114,7 +116,7 @@ def test_rows_say_what_their_names_say():
     assert ("bayes", "token_probe_y") not in table
 
 
-@pytest.mark.parametrize(("task", "layout"), [(MIXTURE, "interleaved"), (MOVING, "shifted")])
+@pytest.mark.parametrize(("task", "layout"), [(MIXTURE, "interleaved"), (MOVING, "states"), (MOVING, "lagged")])
 def test_every_task_with_a_representation_has_rows(task, layout):
     names = {name for name, _ in rows_of(task, layout)}
     own = {"true_representation", "other_representation", "true_ridge", "other_ridge"}

@@ -1,6 +1,8 @@
 """What must hold of the transformer, in every layout and with every kind of attention, trained or not."""
 
 import itertools
+import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 
 from iclab.models import LAYOUTS, Transformer, TransformerConfig
 from iclab.predictors import Predictor
-from iclab.tasks import LinearRegression
+from iclab.tasks import DynamicalSystem, LinearRegression
 
-LAYOUT_NAMES = list(LAYOUTS)
+VECTORS = ", vectors"
+LAYOUT_NAMES = [name for name in LAYOUTS if name != "states"] + [name + VECTORS for name in LAYOUTS]
 SHAPES = {
     "softmax with MLP": {"attention": "softmax", "d_mlp": 12},
     "softmax, null scale": {"attention": "softmax", "scale": 0.0, "norm": False},
@@ -27,26 +30,35 @@ SHAPES = {
 
 
 def model(layout, shape, d=3, n=6, seed=0, **more):
-    config = TransformerConfig(**({"n_layer": 2, "n_head": 2, "d_model": 8} | {"layout": layout} | shape | more))
-    return Transformer(d, n, config, generator(seed)).double()
+    """A transformer; of labels that are vectors of d coordinates where the name of the layout says so."""
+    read = {"layout": layout.removesuffix(VECTORS)}
+    config = TransformerConfig(**({"n_layer": 2, "n_head": 2, "d_model": 8} | read | shape | more))
+    return Transformer(d, n, config, generator(seed), d if layout.endswith(VECTORS) else None).double()
 
 
-def assert_causal(predictor, d=3, n=6):
+def task_of(layout, d=3, n=6, noise=0.5):
+    """One whose labels such a model answers."""
+    return DynamicalSystem(d, n, noise) if layout.endswith(VECTORS) else LinearRegression(d, n, noise)
+
+
+def assert_causal(predictor, task=LinearRegression(3, 6, 0.5)):
     """Replacing x_j for j > i and y_j for j ≥ i leaves prediction i as it is, to the last bit or nearly."""
-    first, other = (LinearRegression(d, n, 0.5).sample(3, generator(s), torch.float64) for s in (1, 2))
+    first, other = (task.sample(3, generator(s), torch.float64) for s in (1, 2))
     answers = predictor(first.xs, first.ys)
-    for i in range(n):
+    for i in range(task.n):
         xs, ys = first.xs.clone(), first.ys.clone()
         xs[:, i + 1 :], ys[:, i:] = other.xs[:, i + 1 :], other.ys[:, i:]
         # Matrix products may be split differently for other values; 1e-13 is rounding, a leak is of order 1.
         torch.testing.assert_close(predictor(xs, ys)[:, i], answers[:, i], atol=1e-13, rtol=1e-13)
 
 
-def assert_uses_the_past(predictor, d=3, n=6):
-    """Every label reaches every later prediction (else causality would hold of a model that sees nothing)."""
-    prompts = LinearRegression(d, n).sample(64, generator(1), torch.float64)  # a ReLU may be shut on some of them
+def assert_uses_the_past(predictor, layout=""):
+    """Every label reaches every later prediction (else causality would hold of a model that sees nothing); as the next
+    input, where the layout reads states alone."""
+    prompts = task_of(layout, noise=0.0).sample(64, generator(1), torch.float64)  # a ReLU may be shut on some of them
     ys = prompts.ys.requires_grad_()
-    for i, answers in enumerate(predictor(prompts.xs, ys).mT):
+    xs = torch.cat([prompts.xs[:, :1], ys[:, :-1]], dim=1) if layout.startswith("states") else prompts.xs
+    for i, answers in enumerate(predictor(xs, ys).unbind(1)):
         (gradient,) = torch.autograd.grad(answers.sum(), ys, retain_graph=True)
         assert gradient[:, :i].any(0).all() and not gradient[:, i:].any()
 
@@ -56,32 +68,58 @@ def assert_uses_the_past(predictor, d=3, n=6):
 def test_a_transformer_is_a_causal_predictor_that_uses_the_past(layout, shape):
     one = model(layout, shape)
     assert isinstance(one, Predictor)
-    assert_causal(one)
-    assert_uses_the_past(one)
+    assert_causal(one, task_of(layout))
+    assert_uses_the_past(one, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
 def test_causality_can_fail(layout):
-    honest = model(layout, {})
+    honest, states = model(layout, {}), layout.startswith("states")
+    with pytest.raises(AssertionError):  # reads each label one position early
+        assert_causal(lambda xs, ys: honest(ys if states else xs, ys.roll(-1, dims=1)), task_of(layout))
     with pytest.raises(AssertionError):
-        assert_causal(lambda xs, ys: honest(xs, ys.roll(-1, dims=1)))  # reads each label one position early
+        assert_causal(lambda xs, ys: honest(xs, ys) + 1e-9 * ys, task_of(layout))
     with pytest.raises(AssertionError):
-        assert_causal(lambda xs, ys: honest(xs, ys) + 1e-9 * ys)
-    with pytest.raises(AssertionError):
-        assert_uses_the_past(lambda xs, ys: honest(xs, 0 * ys))
+        assert_uses_the_past(lambda xs, ys: honest(0 * xs if states else xs, 0 * ys), layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_coordinate_is_told_of_every_other(layout):
+    one = model(layout + VECTORS, {})
+    prompts = task_of(VECTORS).sample(64, generator(1), torch.float64)
+    path = torch.cat([prompts.xs, prompts.ys[:, -1:]], dim=1).requires_grad_()
+    for answers in one(path[:, :-1], path[:, 1:])[:, -1].mT:
+        (gradient,) = torch.autograd.grad(answers.sum(), path, retain_graph=True)
+        assert gradient[:, :-1].any(0).all() and not gradient[:, -1].any()
+
+
+def test_labels_of_another_kind_are_refused():
+    prompts, other = (task_of(kind).sample(2, generator()) for kind in ("", VECTORS))
+    with pytest.raises(ValueError, match="labels are vectors of 3 coordinates, the model was made for numbers"):
+        model("lagged", {})(other.xs, other.ys)
+    with pytest.raises(ValueError, match="labels are numbers, the model was made for vectors of 3"):
+        model("lagged" + VECTORS, {})(prompts.xs, prompts.ys)
+    for labels, told in ((None, "numbers"), (2, "of 2 coordinates")):
+        with pytest.raises(ValueError, match=f"next input, of 3 coordinates; labels are {told}"):
+            Transformer(3, 6, TransformerConfig(layout="states"), labels=labels)
+    with pytest.raises(ValueError, match="identity answers a number"):
+        Transformer(3, 6, TransformerConfig(layout="paired", read_in="identity"), labels=2)
+    with pytest.raises(ValueError, match="labels must be at least 1"):
+        Transformer(3, 6, labels=0)
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
 @pytest.mark.parametrize("shape", [{"attention": "softmax"}, {"attention": "linear"}], ids=["softmax", "linear"])
 def test_a_shorter_prompt_gets_the_answers_of_its_prefix(layout, shape):
     one = model(layout, shape)
-    prompts = LinearRegression(3, 6).sample(4, generator(), torch.float64)
+    prompts = task_of(layout).sample(4, generator(), torch.float64)
     torch.testing.assert_close(one(prompts.xs[:, :4], prompts.ys[:, :4]), one(prompts.xs, prompts.ys)[:, :4])
 
 
 def test_layouts_place_tokens_as_their_definition_says():
     xs, ys = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]), torch.tensor([[7.0, 8.0, 9.0]])
-    tokens = {name: layout.tokens(xs, ys)[0].tolist() for name, layout in LAYOUTS.items()}
+    numbers = {name: layout for name, layout in LAYOUTS.items() if name != "states"}
+    tokens = {name: layout.tokens(xs, ys)[0].tolist() for name, layout in numbers.items()}
     assert tokens["interleaved"] == [[0, 1, 2], [7, 0, 0], [0, 3, 4], [8, 0, 0], [0, 5, 6]]
     assert tokens["copied"] == [[0, 1, 2], [7, 1, 2], [0, 3, 4], [8, 3, 4], [0, 5, 6]]
     assert tokens["lagged"] == [[1, 2, 0, 0, 0], [3, 4, 1, 2, 7], [5, 6, 3, 4, 8]]
@@ -98,10 +136,31 @@ def test_layouts_place_tokens_as_their_definition_says():
         read = torch.arange(len(layout.positions(3, torch.device("cpu"))))[None, :, None].float()
         answering = layout.tokens(xs, ys)[0][layout.answers(read).flatten().long()]
         assert all(x in token for x, token in zip([1, 3, 5], answering, strict=True))
-    for layout in LAYOUTS.values():
+    for layout in numbers.values():
         labelled = layout.labels(layout.tokens(torch.cat([xs, 10 * xs]), torch.cat([ys, 10 * ys])))
         for k, row in zip((1, 10), labelled, strict=True):
             assert all(y in token for y, token in zip((7 * k, 8 * k), row, strict=True))
+
+
+def test_layouts_place_vectors_where_a_number_would_stand():
+    xs, ys = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]]), torch.tensor([[[7.0, 0.7], [8.0, 0.8], [9.0, 0.9]]])
+    tokens = {name: layout.tokens(xs, ys)[0] for name, layout in LAYOUTS.items()}
+    y, z = [7, 0.7], [8, 0.8]
+    wanted = {
+        "interleaved": [[0, 0, 1, 2], [*y, 0, 0], [0, 0, 3, 4], [*z, 0, 0], [0, 0, 5, 6]],
+        "copied": [[0, 0, 1, 2], [*y, 1, 2], [0, 0, 3, 4], [*z, 3, 4], [0, 0, 5, 6]],
+        "lagged": [[1, 2, 0, 0, 0, 0], [3, 4, 1, 2, *y], [5, 6, 3, 4, *z]],
+        "shifted": [[1, 2, 0, 0], [3, 4, *y], [5, 6, *z]],
+        "states": [[1, 2], [3, 4], [5, 6]],
+        "paired": [[1, 2, *y, 1], [3, 4, *z, 1], [1, 2, 0, 0, 0], [3, 4, 0, 0, 0], [5, 6, 0, 0, 0]],
+        "encoder": [[1, 2, *y, 1], [3, 4, *z, 1], [1, 2, 0, 0, 0]],
+    }
+    for name, layout in LAYOUTS.items():
+        assert torch.equal(tokens[name], torch.tensor(wanted[name]).float()), name
+        assert layout.width(2, 2) == tokens[name].shape[-1]
+    states = torch.cat([xs, 2 * xs[:, -1:]], dim=1)  # of which each is the label of the one before
+    held = LAYOUTS["states"].labels(LAYOUTS["states"].tokens(states[:, :-1], states[:, 1:]))
+    assert torch.equal(held, states[:, 1:-1])
 
 
 def by_hand(one, xs, ys):
@@ -113,14 +172,14 @@ def by_hand(one, xs, ys):
     if one.config.read_in == "identity":
         label = answers[:, {"interleaved": 0, "paired": one.d, "encoder": one.d}[one.config.layout]]
         return -label if one.config.negated else label
-    return one.read_out(one.norm(answers))[:, 0]
+    said = one.read_out(one.norm(answers))
+    return said[:, 0] if one.labels is None else said
 
 
 def last_by_hand(one, t, mask, n):
     """The residual stream of one sequence after the last block."""
     c = one.config
-    padded = torch.cat([t, torch.zeros(len(t), c.d_model - t.shape[1], dtype=t.dtype)], 1) if len(t) else t
-    h = padded if c.read_in == "identity" else one.read_in(t)
+    h = torch.nn.functional.pad(t, (0, c.d_model - t.shape[1])) if c.read_in == "identity" else one.read_in(t)
     h = h + (one.position[one.layout.positions(n, torch.device("cpu"))] if c.positions else 0)
     return blocks_by_hand(one, h, mask)
 
@@ -159,12 +218,16 @@ def blocks_by_hand(one, h, mask):
     return h
 
 
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+NUMBERS = [name for name in LAYOUT_NAMES if not name.endswith(VECTORS)]
+# Of a model only the two ends are other where labels are vectors: one shape is enough there.
+LOOPED = [(name, shape) for name in LAYOUT_NAMES for shape in (SHAPES if name in NUMBERS else ["softmax with MLP"])]
+
+
+@pytest.mark.parametrize(("layout", "shape"), LOOPED)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 5), d=st.integers(1, 3))
 def test_the_forward_pass_equals_plain_loops(layout, shape, seed, n, d):
-    one = model(layout, shape, d=d, n=5, seed=seed)
-    prompts = LinearRegression(d, n, 0.5).sample(1, generator(seed), torch.float64)
+    one = model(layout, SHAPES[shape], d=d, n=5, seed=seed)
+    prompts = task_of(layout, d, n).sample(1, generator(seed), torch.float64)
     found, expected = one(prompts.xs, prompts.ys)[0], by_hand(one, prompts.xs[0], prompts.ys[0])
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)  # LayerNorm magnifies rounding up to 300 times
     for m in range(1, n + 1):
@@ -248,7 +311,7 @@ def test_tied_layers_are_one_layer_repeated():
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_every_activation_can_be_read_and_put_back_without_a_trace(layout, shape):
     one = model(layout, shape)
-    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
+    prompts = task_of(layout).sample(2, generator(), torch.float64)
     plain = one(prompts.xs, prompts.ys)
     values = one.read(prompts.xs, prompts.ys, one.activations())
     assert list(values) == one.activations()
@@ -302,10 +365,20 @@ def test_a_saved_model_comes_back_with_the_same_answers(layout, shape, tmp_path)
     one = model(layout, shape)
     one.save(tmp_path / "weights.safetensors")
     again = Transformer.load(tmp_path / "weights.safetensors")
-    prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
-    assert again.config == one.config
+    prompts = task_of(layout).sample(2, generator(), torch.float64)
+    assert (again.config, again.labels) == (one.config, one.labels)
     assert torch.equal(again(prompts.xs, prompts.ys), one(prompts.xs, prompts.ys))
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_file_from_before_labels_could_be_vectors_is_a_model_of_numbers(tmp_path):
+    from safetensors.torch import save_file
+
+    one, path = model("lagged", {}), tmp_path / "weights.safetensors"
+    told = json.dumps({"d": 3, "n": 6, "config": asdict(one.config)})
+    save_file(one.state_dict(), path, metadata={"transformer": told})
+    prompts = task_of("lagged").sample(2, generator(), torch.float64)
+    assert torch.equal(Transformer.load(path)(prompts.xs, prompts.ys), one(prompts.xs, prompts.ys))
 
 
 def test_a_file_without_a_transformer_is_refused(tmp_path):

@@ -622,6 +622,17 @@ def obeys_weights(predictor: Linear, drawn: Drawn) -> None:
     close(weighed, predictor(drawn.xs, drawn.ys), slack(drawn.xs))
 
 
+def obeys_coordinates(predictor: Predictor, drawn: Drawn) -> None:
+    """Labels that are vectors are answered coordinate by coordinate, by weights too where there are some."""
+    labels = [drawn.ys, drawn.ys.flip(-1) + 1, 2 - drawn.ys.square()]
+    told = [(predictor, 1)] + ([(predictor.weights, 2)] if isinstance(predictor, Linear) else [])
+    for answer, axes in told:
+        alone = torch.stack([answer(drawn.xs, ys) for ys in labels], dim=-1)
+        found = answer(drawn.xs, torch.stack(labels, dim=-1))
+        assert found.shape == alone.shape and found.ndim == axes + 2
+        close(found, alone, slack(drawn.xs))
+
+
 def obeys_order_freeness(predictor: Predictor, drawn: Drawn) -> None:
     """Shuffling the examples before the last position does not change the answer there."""
     shuffled = torch.cat([torch.randperm(drawn.n - 1, generator=drawn.rng), torch.tensor([drawn.n - 1])])
@@ -713,6 +724,12 @@ def test_degenerate_prompts_have_finite_answers(case: Case, drawn: Drawn):
 def test_no_prompts_and_no_examples_have_no_answers(case: Case):
     for batch, n in ((0, 4), (2, 0)):
         obeys_finiteness(case.make(3, n), torch.zeros(batch, n, 3), torch.zeros(batch, n))
+
+
+@bound_to("coordinates")
+@given(drawn=DRAWN)
+def test_vectors_are_answered_coordinate_by_coordinate(case: Case, drawn: Drawn):
+    obeys_coordinates(case.make(drawn.d, drawn.n), drawn)
 
 
 @bound_to("order")
@@ -826,6 +843,24 @@ def answers_less(xs, ys):
 def test_finiteness_can_fail(cheat: Predictor):
     with pytest.raises(AssertionError):
         obeys_finiteness(cheat, *degenerate(PLAIN)["one input, repeated"])
+
+
+def tells_coordinates_of_each_other(xs, ys):
+    said = LeastSquares()(xs, ys)
+    return said + 1e-6 * said.mean(-1, keepdim=True) if ys.ndim == 3 else said
+
+
+def folds_the_other_way(xs, ys):
+    """Coordinates of one prompt go to another."""
+    if ys.ndim == 2:
+        return LeastSquares()(xs, ys)
+    return LeastSquares()(xs, ys.permute(2, 0, 1).reshape(len(ys), ys.shape[2], -1).mT)
+
+
+@pytest.mark.parametrize("cheat", [tells_coordinates_of_each_other, folds_the_other_way])
+def test_coordinatewise_answers_can_fail(cheat: Predictor):
+    with pytest.raises(AssertionError):
+        obeys_coordinates(cheat, PLAIN)
 
 
 def echoes_the_last_label(xs, ys):
@@ -1100,6 +1135,9 @@ def test_iterations_from_one_decomposition_answer_as_each_on_its_own(drawn: Draw
     together = answers_of_each(each, drawn.xs, drawn.ys)
     for alone, answers in zip(each, together, strict=True):
         close(answers, alone(drawn.xs, drawn.ys), slack(drawn.xs))
+    vectors = torch.stack([drawn.ys, 1 - drawn.ys], dim=-1)
+    for alone, answers in zip(each, answers_of_each(each, drawn.xs, vectors), strict=True):
+        close(answers, alone(drawn.xs, vectors), slack(drawn.xs))
 
 
 def lasso_tends_to_least_squares(make: Callable[[float], Linear], drawn: Drawn) -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from conftest import generator
 from sklearn.linear_model import Ridge as SklearnRidge
-from test_models import SHAPES, assert_causal, assert_uses_the_past, model
+from test_models import LAYOUT_NAMES, SHAPES, assert_causal, assert_uses_the_past, model, task_of
 
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
 from iclab.analysis.stitching import least_squares_map, tokens_after
 from iclab.constructed import ahn, guo, vonoswald
-from iclab.models import LAYOUTS, Transformer
+from iclab.models import Transformer
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Predictor
 from iclab.tasks import LinearRegression
 from iclab.training import Recipe, Training, train
@@ -57,10 +57,10 @@ def gap(one, other, drawn):
     return ((said - wanted).abs().max() / wanted.abs().max()).item()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_a_model_stitched_to_itself_is_itself_wherever_it_is_cut(layout, shape):
-    one, drawn = model(layout, shape), prompts(4)
+    one, drawn = model(layout, shape), task_of(layout).sample(4, generator(), torch.float64)
     for cut in range(one.config.n_layer + 1):
         again = Stitched(one, one, cut)
         torch.testing.assert_close(again(drawn.xs, drawn.ys), one(drawn.xs, drawn.ys))
@@ -73,13 +73,14 @@ def test_a_model_stitched_at_another_depth_or_to_another_model_is_not_itself():
     assert gap(Stitched(one, other, 1), one, drawn) > 0.1 < gap(Stitched(one, other, 1), other, drawn)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
 def test_a_stitched_model_is_a_causal_predictor(layout):
     one, other = model(layout, BARE), model(layout, BARE, seed=1)
-    stitched = Stitched(one, other, 1, into=2, bridge=affine_bridge(one, other, prompts(8), 1, 2))
+    fitted = affine_bridge(one, other, task_of(layout).sample(8, generator(), torch.float64), 1, 2)
+    stitched = Stitched(one, other, 1, into=2, bridge=fitted)
     assert isinstance(stitched, Predictor)
-    assert_causal(stitched)
-    assert_uses_the_past(stitched)
+    assert_causal(stitched, task_of(layout))
+    assert_uses_the_past(stitched, layout)
 
 
 class PeekingBridge(torch.nn.Module):

@@ -118,7 +118,8 @@ def test_every_concrete_kind_is_in_the_matrix():
 def test_prompts_have_the_shapes_they_promise(task):
     prompts = task.sample(7, generator())
     assert prompts.xs.shape == (7, task.n, task.d)
-    assert prompts.ys.shape == prompts.fs.shape == (7, task.n)
+    assert prompts.ys.shape == prompts.fs.shape == (7, task.n) + (() if task.labels is None else (task.labels,))
+    assert not task.moving or torch.equal(prompts.ys[:, :-1], prompts.xs[:, 1:])
     assert prompts.xs.dtype == prompts.ys.dtype == torch.float32
 
 

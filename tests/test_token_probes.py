@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import generator
 from sklearn.linear_model import LinearRegression as SklearnLinear
+from test_models import LAYOUT_NAMES, model, task_of
 
 from iclab.analysis import estimate, token_probes
 from iclab.analysis.token_probes import pooled_terms
-from iclab.models import LAYOUTS, Transformer, TransformerConfig
+from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Ridge
 from iclab.tasks import LinearRegression
 
@@ -134,11 +135,12 @@ def test_a_probe_that_is_tested_on_what_it_was_fitted_to_would_be_noticed():
     assert pooled_terms(*twice).mean() > pooled_terms(h, v).mean() + 0.1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
 def test_every_layout_has_tokens_of_x_and_of_y(layout):
-    drawn = prompts(64)
-    model = Transformer(3, 6, TransformerConfig(layout=layout, n_layer=1), generator()).double()
-    found = by_name(token_probes(model, drawn, {"x": drawn.xs, "y": drawn.ys.unsqueeze(-1)}))
+    drawn = task_of(layout, noise=1.0).sample(64, generator(), torch.float64)
+    ys = drawn.ys if drawn.ys.ndim == 3 else drawn.ys.unsqueeze(-1)
+    one = model(layout, {"attention": "softmax"}, d_model=32, n_layer=1)
+    found = by_name(token_probes(one, drawn, {"x": drawn.xs, "y": ys}))
     assert found["x", "x"].r2.value[0] > 0.999 and found["y", "y"].r2.value[0] > 0.999
     assert found["y", "x"].r2.value[0] < 0.5
     assert all(one.r2.value.shape == (2,) for one in found.values())

@@ -31,7 +31,7 @@ from iclab.predictors import Linear, Predictor
 from iclab.tasks import Prompts
 
 
-def spd(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"]) -> Estimate:
+def spd(f: Float[Tensor, "batch n *labels"], g: Float[Tensor, "batch n *labels"]) -> Estimate:
     """Squared prediction difference at every position, from answers to the same prompts."""
     return estimate(squared(f, g))
 

@@ -2,7 +2,8 @@
 
     of the input x_i        representation Φ*(x_i); layer_l, what layer l < L of Φ* makes of x_i; x, the input itself;
                             unrelated, Φ of the same shape with other weights, which nothing about the task tells
-    answers for x_i         bayes, the posterior mean: ridge on Φ* (for a mixture, the average of K of them)
+    answers for x_i         bayes, the posterior mean: ridge on Φ* (for a mixture, the average of K of them; for labels
+                            that are vectors all coordinates)
 
 In a dynamical system Φ* takes the last k states: x_j and representation_j are those of j states before.
 A mixture has Φ*_k and the answer of ridge on it for every component, named representation_k and ridge_k; the one that
@@ -90,5 +91,5 @@ def _before(rows: Float[Tensor, "batch n m"], j: int) -> Float[Tensor, "batch n 
     return pad(rows, (0, 0, j, 0))[:, : rows.shape[1]]
 
 
-def _answers(predictors: Mapping[str, Predictor], prompts: Prompts) -> dict[str, Float[Tensor, "batch n 1"]]:
-    return {name: f.unsqueeze(-1) for name, f in answer(predictors, prompts).items()}
+def _answers(predictors: Mapping[str, Predictor], prompts: Prompts) -> dict[str, Float[Tensor, "batch n c"]]:
+    return {name: f.unsqueeze(-1) if f.ndim == 2 else f for name, f in answer(predictors, prompts).items()}

@@ -264,7 +264,7 @@ def _posterior_means(task: Task, training: Task | None) -> list[Family]:
     return found if there is None or isinstance(there, LeastSquares) else [*found, single("trained_bayes", there)]
 
 
-def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n"]:
+def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n *labels"]:
     spectral = [f for f in family.members if isinstance(f, Spectral)]
     if len(spectral) == len(family.members):  # one decomposition is enough for all
         return answers_of_each(spectral, prompts.xs, prompts.ys)
@@ -272,12 +272,12 @@ def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n"]:
 
 
 def _fit(
-    family: Family, learned: Float[Tensor, "batch n"], answers: Float[Tensor, "k batch n"]
+    family: Family, learned: Float[Tensor, "batch n *labels"], answers: Float[Tensor, "k batch n *labels"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]:
     """The parameter fitted at each position on the first half, and the squared differences on the second."""
     half, positions = len(learned) // 2, torch.arange(learned.shape[1], device=learned.device)
-    chosen = squared(answers[:, :half], learned[:half]).mean(1).argmin(0)
-    best = answers[chosen, half:, positions].mT
+    chosen = torch.vmap(squared, (0, None))(answers[:, :half], learned[:half]).mean(1).argmin(0)
+    best = answers[chosen, half:, positions].transpose(0, 1)
     return family.grid[chosen.cpu()], squared(best, learned[half:])
 
 

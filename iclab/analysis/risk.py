@@ -1,4 +1,4 @@
-"""Risk: E(ŷ_i − y_i)² at every position, with its error.
+"""Risk: E(ŷ_i − y_i)² at every position, with its error. Of vectors it is the mean over coordinates.
 
 Prompts are independent, positions of one prompt are not: every standard error is taken over prompts, and the mean over
 positions is formed inside each prompt first. A ratio r = E a / E b carries the delta-method error
@@ -19,7 +19,7 @@ from torch import Tensor
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts
 
-Answers = Mapping[str, Float[Tensor, "batch n"]]
+Answers = Mapping[str, Float[Tensor, "batch n *labels"]]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Estimate:
 @torch.no_grad()
 def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1024) -> dict[str, Tensor]:
     """The float64 answers of each predictor to the same prompts; `chunk` bounds the memory of one call, and is less for
-    long prompts, which cost n³ where every prefix is a sequence of its own."""
+    long prompts, which cost n³ where every prefix is a sequence of its own, and for labels of many coordinates."""
     chunk = min(chunk, max(1, 2**25 // prompts.xs.shape[1] ** 3))
+    chunk = max(1, chunk // prompts.ys.shape[2:].numel())
     pieces = list(zip(prompts.xs.split(chunk), prompts.ys.split(chunk), strict=True))
     return {name: torch.cat([f(xs, ys) for xs, ys in pieces]).double() for name, f in predictors.items()}
 
@@ -59,18 +60,22 @@ def ratio_terms(
     return value + (above - value * below) / below.mean(0)
 
 
-def squared(f: Float[Tensor, "*batch n"], g: Float[Tensor, "*#batch n"]) -> Float[Tensor, "*batch n"]:
-    """(f − g)² in float64: of predictions and labels the terms of a risk, of two predictions those of an SPD."""
-    return (f.double() - g.double()).square()
+def squared(f: Float[Tensor, "batch n *labels"], g: Float[Tensor, "batch n *labels"]) -> Float[Tensor, "batch n"]:
+    """(f − g)² in float64, of vectors the mean over coordinates: of predictions and labels the terms of a risk, of two
+    predictions those of an SPD."""
+    terms = (f.double() - g.double()).square()
+    return terms.mean(-1) if terms.ndim == 3 else terms
 
 
-def risk(answers: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]) -> Estimate:
+def risk(answers: Float[Tensor, "batch n *labels"], ys: Float[Tensor, "batch n *labels"]) -> Estimate:
     """E(ŷ_i − y_i)² at every position, against the labels given (noisy or clean)."""
     return estimate(squared(answers, ys))
 
 
 def excess(
-    answers: Float[Tensor, "batch n"], bayes: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]
+    answers: Float[Tensor, "batch n *labels"],
+    bayes: Float[Tensor, "batch n *labels"],
+    ys: Float[Tensor, "batch n *labels"],
 ) -> Estimate:
     """E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number."""
     return ratio(squared(answers, bayes).mean(-1), squared(bayes, ys).mean(-1))

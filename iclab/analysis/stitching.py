@@ -68,8 +68,8 @@ class Stitched(nn.Module):
             parameter.requires_grad_(True)
 
     def forward(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
-    ) -> Float[Tensor, "batch m"]:
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
+    ) -> Float[Tensor, "batch m *labels"]:
         """Predictions at every position, or at the last m alone."""
         h = next(islice(self.lower.stream(xs, ys, m), self.cut, None))
         return self.upper.finish(self.bridge(h), self.into, xs.shape[1], m).to(xs.dtype)

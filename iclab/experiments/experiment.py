@@ -59,6 +59,7 @@ Analysis = Literal[
     "stitching",
 ]
 LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
+ABOUT_NUMBERS = ("weights", "layers", "iterations", "pasting")  # of answers that are no vectors
 ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 
@@ -163,7 +164,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         found = machine_problems(self.seed, self.device)
-        found += self.model.problems_for(self.task.d) + self.train.problems_for(self.task, self.model)
+        found += self.model.problems_for(self.task.d, self.task.labels) + self.train.problems_for(self.task, self.model)
         found += self._shift_problems() + self._analysis_problems() + self._predictor_problems()
         found += self._construction_problems()
         refuse("Experiment", found)
@@ -171,11 +172,29 @@ class Experiment:
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
         d, n = self.task.d, self.task.n if self.model.bounded else max(s.n for s in self._tasks())
-        return [
+        unfit = [
             f"shift {name!r} has d = {shift.d}, n = {shift.n}; the model is made for d = {d} and at most n = {n}"
             for name, shift in self.eval.shifts
             if shift.d != d or shift.n > n
         ]
+        return unfit + self._label_problems()
+
+    def _label_problems(self) -> list[str]:
+        """All labels must be of one kind, and of that which a layout, an analysis or a construction is about."""
+        partners = {name: partner.task or self.task for name, partner in self.eval.partners}
+        others = {**dict(self.eval.shifts), **partners}
+        found = [
+            f"the labels of {k!r} are not of the task's kind" for k, t in others.items() if t.labels != self.task.labels
+        ]
+        if self.task.labels is None:
+            return found
+        still = [type(t).__name__ for t in (*self._tasks(), *partners.values()) if not t.moving]
+        if still and isinstance(self.model, TransformerConfig) and self.model.layout == "states":
+            found.append(f"model.layout = states is for labels that are the next input; {still[0]} has others")
+        asked = [f"the analysis {k!r}" for k in ABOUT_NUMBERS if k in self.eval.analyses]
+        asked += ["a construction"] if self.start or self.eval.constructions else []
+        told = f"is about labels that are numbers; those of {type(self.task).__name__} are vectors"
+        return found + [f"{each} {told}" for each in asked]
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
@@ -308,6 +327,8 @@ class Experiment:
 
     def build(self, rng: torch.Generator | None = None) -> nn.Module:
         """The untrained model, without what it starts from."""
+        if isinstance(self.model, TransformerConfig):
+            return self.model.build(self.task.d, self.task.n, rng, self.task.labels)
         return self.model.build(self.task.d, self.task.n, rng)
 
     def mapping(self) -> dict[str, Any]:

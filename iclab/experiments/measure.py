@@ -27,8 +27,9 @@ preconditioners, descent    the steps that the weights of linear attention spell
 
 Rows of what is trained beside a model, pasting and stitching, come from `iclab.experiments.run.surgery`.
 
-"transformer" is the model, whatever its kind, and "oracle" is told which task of a mixture a prompt is from. `position`
-is a number of examples, a region (see `iclab.experiments.rows`), or none for the mean over all positions.
+Of labels that are vectors, risks and distances are means over coordinates. "transformer" is the model, whatever its
+kind, and "oracle" is told which task of a mixture a prompt is from. `position` is a number of examples, a region (see
+`iclab.experiments.rows`), or none for the mean over all positions.
 """
 
 from collections.abc import Iterator
@@ -184,7 +185,7 @@ class Measurement:
         for name, f in answers.items():
             errors, difference = squared(f, ys), squared(answers["transformer"], f)
             yield from averaged(name, "risk", errors, parts)
-            yield from relative(name, "normalised_risk", errors, ys.double().square(), single | parts)
+            yield from relative(name, "normalised_risk", errors, squared(ys, torch.zeros_like(ys)), single | parts)
             yield from _bands(name, errors, rng, self.draws)
             if name != "transformer":
                 yield from averaged(name, "spd", difference, parts)
@@ -280,7 +281,7 @@ class Measurement:
     def probing(self) -> Probing:
         """The model beside itself before training, for probes."""
         model, rng = self.transformer, stream(self.experiment, "init")
-        untrained = Transformer(model.d, model.n, model.config, rng).to(self.prompts.xs.device)
+        untrained = Transformer(model.d, model.n, model.config, rng, model.labels).to(self.prompts.xs.device)
         return Probing(model, untrained, self.prompts, right_penalty(self.task))
 
     def probes(self) -> Iterator[Row]:

@@ -18,9 +18,10 @@ class Architecture(ABC):
         """Whether the model takes no prompts that are longer than those it was made for."""
         return False
 
-    def problems_for(self, d: int) -> list[str]:
-        """What stands against a model of this shape for inputs of d dimensions."""
-        return []
+    def problems_for(self, d: int, labels: int | None = None) -> list[str]:
+        """What stands against a model of this shape for inputs of d dimensions and such labels (`Task.labels`)."""
+        name = type(self).__name__
+        return [] if labels is None else [f"{name} answers numbers, and labels are vectors of {labels} coordinates"]
 
     @abstractmethod
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> nn.Module:

@@ -7,7 +7,8 @@
     lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
                  that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
     shifted      (x_i, y_{i-1})                         n tokens; y_{i-1} must be bound to the input before it.
-                 In a dynamical system y_{i-1} is a coordinate of the state x_i: a token is then a state and no more.
+    states       x_i                                    n tokens, for inputs that are each the label of the one before:
+                 those of a dynamical system, as Guo et al. 2023 have it (§5.2).
     paired       (x_j, y_j) for j < n − 1, then (x_i, ·) one token per example and one per query, 2n − 1 tokens.
                  Query i sees itself and the examples j < i: the one-query prompts of von Oswald et al. 2022
                  (arXiv 2212.07677, §2), all prefixes at once; example j sees the examples before it and itself.
@@ -15,7 +16,8 @@
                  examples and never the query, as theorems about one-query prompts have it (von Oswald et al. 2022; Ahn
                  et al. 2023, arXiv 2306.00297). Each example is processed anew for each i, at n times the cost.
 
-`m` asks for the last m positions alone (all n unless given). An encoder's sequences are [(batch m) n width].
+`m` asks for the last m positions alone (all n unless given). An encoder's sequences are [(batch m) n width]. Where a
+label is a vector, its c coordinates stand where the number would.
 
 Law (causality): what token i may see contains no x_j with j > i and no y_j with j ≥ i.
 """
@@ -35,15 +37,15 @@ class Layout(ABC):
 
     causal: bool  # whether the mask is the plain lower triangle
     shared: bool = False  # whether all tokens of a sequence see the same ones; each prefix is then a sequence
-    label: int | None  # the channel of an answering token in which a label would stand, empty there (if any)
+    label: int | None  # the channel of an answering token in which a number would stand, empty there (if any)
 
     @abstractmethod
-    def width(self, d: int) -> int:
-        """Channels of a token."""
+    def width(self, d: int, c: int = 1) -> int:
+        """Channels of a token, where a label takes c of them."""
 
     @abstractmethod
     def tokens(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "sequences length width"]:
         """The sequence that is read in, or one for each of the last m positions."""
 
@@ -79,12 +81,13 @@ class Interleaved(Layout):
     causal = True
     label = 0
 
-    def width(self, d: int) -> int:
-        return d + 1
+    def width(self, d: int, c: int = 1) -> int:
+        return d + c
 
     def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
-        labelled = torch.cat([ys.unsqueeze(-1), xs if self.copies else torch.zeros_like(xs)], dim=-1)
-        pairs = torch.stack([F.pad(xs, (1, 0)), labelled], dim=2)
+        labels = _channels(ys)
+        labelled = torch.cat([labels, xs if self.copies else torch.zeros_like(xs)], dim=-1)
+        pairs = torch.stack([F.pad(xs, (labels.shape[-1], 0)), labelled], dim=2)
         return rearrange(pairs, "batch n two width -> batch (n two) width")[:, :-1]
 
     def positions(self, n: int, device: torch.device) -> Tensor:
@@ -109,11 +112,11 @@ class Lagged(Layout):
     causal = True
     label = None
 
-    def width(self, d: int) -> int:
-        return 2 * d + 1
+    def width(self, d: int, c: int = 1) -> int:
+        return 2 * d + c
 
     def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
-        finished = torch.cat([xs, ys.unsqueeze(-1)], dim=-1)
+        finished = torch.cat([xs, _channels(ys)], dim=-1)
         return torch.cat([xs, F.pad(finished[:, :-1], (0, 0, 1, 0))], dim=-1)
 
     def positions(self, n: int, device: torch.device) -> Tensor:
@@ -135,11 +138,21 @@ class Lagged(Layout):
 class Shifted(Lagged):
     """Token i = [x_i, y_{i-1}], with a zero for the label before the first."""
 
-    def width(self, d: int) -> int:
-        return d + 1
+    def width(self, d: int, c: int = 1) -> int:
+        return d + c
 
     def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
-        return torch.cat([xs, F.pad(ys[:, :-1], (1, 0)).unsqueeze(-1)], dim=-1)
+        return torch.cat([xs, F.pad(_channels(ys)[:, :-1], (0, 0, 1, 0))], dim=-1)
+
+
+class States(Lagged):
+    """Token i = x_i, which is y_{i-1}: labels are not read a second time."""
+
+    def width(self, d: int, c: int = 1) -> int:
+        return d
+
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
+        return xs
 
 
 class Paired(Layout):
@@ -148,12 +161,12 @@ class Paired(Layout):
     causal = False
     label = -2
 
-    def width(self, d: int) -> int:
-        return d + 2
+    def width(self, d: int, c: int = 1) -> int:
+        return d + c + 1
 
     def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
-        examples = F.pad(torch.cat([xs, ys.unsqueeze(-1)], dim=-1)[:, :-1], (0, 1), value=1.0)
-        return torch.cat([examples, F.pad(xs, (0, 2))], dim=1)
+        examples = _finished(xs, ys)
+        return torch.cat([examples, F.pad(xs, (0, examples.shape[-1] - xs.shape[-1]))], dim=1)
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         return torch.cat([torch.arange(n - 1, device=device), torch.arange(n, device=device)])
@@ -182,13 +195,13 @@ class Encoder(Layout):
     shared = True
     label = -2
 
-    def width(self, d: int) -> int:
-        return d + 2
+    def width(self, d: int, c: int = 1) -> int:
+        return d + c + 1
 
     def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
-        n = xs.shape[1]
-        examples = F.pad(torch.cat([xs, ys.unsqueeze(-1)], dim=-1)[:, :-1], (0, 1), value=1.0)
-        queries = rearrange(F.pad(_last(xs, m), (0, 2)), "batch m width -> (batch m) 1 width")
+        n, examples = xs.shape[1], _finished(xs, ys)
+        padded = F.pad(_last(xs, m), (0, examples.shape[-1] - xs.shape[-1]))
+        queries = rearrange(padded, "batch m width -> (batch m) 1 width")
         return torch.cat([repeat(examples, "batch j width -> (batch m) j width", m=m or n), queries], dim=1)
 
     def positions(self, n: int, device: torch.device) -> Tensor:
@@ -209,6 +222,16 @@ class Encoder(Layout):
         return tokens[n - 1 :: n, :-1]
 
 
+def _channels(ys: Float[Tensor, "batch n *labels"]) -> Float[Tensor, "batch n c"]:
+    """Labels as vectors: a number has one coordinate."""
+    return ys.unsqueeze(-1) if ys.ndim == 2 else ys
+
+
+def _finished(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]) -> Float[Tensor, "batch j width"]:
+    """[x_j, y_j, 1] for all examples but the last, whose label is asked."""
+    return F.pad(torch.cat([xs, _channels(ys)], dim=-1)[:, :-1], (0, 1), value=1.0)
+
+
 def _last(positions: Shaped[Tensor, "batch n width"], m: int | None) -> Shaped[Tensor, "batch m width"]:
     return positions if m is None else positions[:, -m:]
 
@@ -222,6 +245,7 @@ LAYOUTS: dict[str, Layout] = {
     "copied": Interleaved(copies=True),
     "lagged": Lagged(),
     "shifted": Shifted(),
+    "states": States(),
     "paired": Paired(),
     "encoder": Encoder(),
 }

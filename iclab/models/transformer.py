@@ -21,7 +21,7 @@ Letters: b batch, t token, s token that is seen, a head, c channel of a head.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
@@ -120,7 +120,7 @@ class TransformerConfig(BlockConfig, Architecture):
     arXiv 2212.07677, §2).
     """
 
-    layout: Literal["interleaved", "copied", "lagged", "shifted", "paired", "encoder"] = "lagged"
+    layout: Literal["interleaved", "copied", "lagged", "shifted", "states", "paired", "encoder"] = "lagged"
     read_in: Literal["learned", "identity"] = "learned"
     negated: bool = False
 
@@ -136,11 +136,18 @@ class TransformerConfig(BlockConfig, Architecture):
             [f"read_in = identity needs a layout with an empty label channel; {self.layout} has none"] if full else []
         )
 
-    def problems_for(self, d: int) -> list[str]:
-        """What stands against a model of this shape for inputs of d dimensions."""
-        width = LAYOUTS[self.layout].width(d)
-        narrow = self.read_in == "identity" and self.d_model < width
-        return [f"read_in = identity needs d_model of {width} or more, given {self.d_model}"] if narrow else []
+    def problems_for(self, d: int, labels: int | None = None) -> list[str]:
+        found, width, identity = [], LAYOUTS[self.layout].width(d), self.read_in == "identity"
+        if identity and self.d_model < width:
+            found.append(f"read_in = identity needs d_model of {width} or more, given {self.d_model}")
+        if identity and labels is not None:
+            found.append(f"read_in = identity answers a number, and labels are vectors of {labels} coordinates")
+        if self.layout == "states" and labels != d:
+            told = "numbers" if labels is None else f"of {labels} coordinates"
+            found.append(
+                f"layout = states is for labels that are the next input, of {d} coordinates; labels are {told}"
+            )
+        return found
 
     @property
     def bounded(self) -> bool:
@@ -150,8 +157,8 @@ class TransformerConfig(BlockConfig, Architecture):
     def shared(self) -> bool:
         return LAYOUTS[self.layout].shared
 
-    def build(self, d: int, n: int, rng: torch.Generator | None = None) -> "Transformer":
-        return Transformer(d, n, self, rng)
+    def build(self, d: int, n: int, rng: torch.Generator | None = None, labels: int | None = None) -> "Transformer":
+        return Transformer(d, n, self, rng, labels)
 
 
 class Attention(nn.Module):
@@ -378,48 +385,56 @@ class Stack(nn.Module):
         with opened as file:
             shape = json.loads((file.metadata() or {}).get(cls.kind, "null"))
             refuse(f"{path}", [] if shape else [f"no {cls.kind} was saved in this file"])
-            model = cls(*(shape[name] for name in cls.sizes), cls.shape(**shape["config"])).to(device)
+            sizes = {name: shape.get(name) for name in cls.sizes}  # some are younger than files
+            model = cls(**sizes, config=cls.shape(**shape["config"])).to(device)
             weights = load_file(path, str(device))
         model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
         return model
 
 
 class Transformer(Stack):
-    """A transformer over prompts of at most n examples in d dimensions. It is a `Predictor`."""
+    """A transformer over prompts of at most n examples in d dimensions, whose labels are numbers, or vectors of so many
+    coordinates as `labels` says. It is a `Predictor`."""
 
     kind = "transformer"
     shape = TransformerConfig
-    sizes = ("d", "n")
+    sizes = ("d", "n", "labels")
     config: TransformerConfig
 
     def __init__(
-        self, d: int, n: int, config: TransformerConfig | None = None, rng: torch.Generator | None = None
+        self,
+        d: int,
+        n: int,
+        config: TransformerConfig | None = None,
+        rng: torch.Generator | None = None,
+        labels: int | None = None,
     ) -> None:
         super().__init__()
-        self.d, self.n, self.config = d, n, config or TransformerConfig()
-        found = [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1]
-        refuse("Transformer", found + self.config.problems_for(d))
+        self.d, self.n, self.config, self.labels = d, n, config or TransformerConfig(), labels
+        least = {"d": d, "n": n, "labels": 1 if labels is None else labels}
+        found = [f"{k} must be at least 1, given {v}" for k, v in least.items() if v < 1]
+        refuse("Transformer", found + self.config.problems_for(d, labels))
         self.layout = LAYOUTS[self.config.layout]
         learned = self.config.read_in == "learned"
         if learned:
-            self.read_in = linear_map(self.layout.width(d), self.config.d_model, self.config)
+            self.read_in = linear_map(self.layout.width(d, labels or 1), self.config.d_model, self.config)
         positions = self.layout.positions(n, torch.device("cpu"))
         self._add_blocks(int(positions.max()) + 1, len(positions))
         if learned:
             self.norm = layer_norm(self.config)
-            self.read_out = linear_map(self.config.d_model, 1, self.config)
+            self.read_out = linear_map(self.config.d_model, labels or 1, self.config)
         self.initialise(rng or torch.Generator().manual_seed(0))
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
-    ) -> Float[Tensor, "batch m"]:
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
+    ) -> Float[Tensor, "batch m *labels"]:
         """Predictions at every position, or at the last m alone."""
         return self._answer(xs, ys, Taps(), m)
 
     def stream(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], m: int | None = None
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
         """The residual stream: after the read-in, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
@@ -427,7 +442,7 @@ class Transformer(Stack):
 
     def finish(
         self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None
-    ) -> Float[Tensor, "batch m"]:
+    ) -> Float[Tensor, "batch m *labels"]:
         """Predictions at all n positions, or at the last m, where `h` is the stream after the first `cut` blocks: what
         the blocks above make of a stream, whatever wrote it."""
         *_, last = self._onward(h, cut, n, Taps(), m)
@@ -436,7 +451,7 @@ class Transformer(Stack):
     def read(
         self,
         xs: Float[Tensor, "batch n d"],
-        ys: Float[Tensor, "batch n"],
+        ys: Float[Tensor, "batch n *labels"],
         names: str | Iterable[str],
         replace: Mapping[str, Replacement] | None = None,
     ) -> dict[str, Tensor]:
@@ -449,8 +464,8 @@ class Transformer(Stack):
         return taps.values
 
     def replaced(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], replace: Mapping[str, Replacement]
-    ) -> Float[Tensor, "batch n"]:
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], replace: Mapping[str, Replacement]
+    ) -> Float[Tensor, "batch n *labels"]:
         """Predictions when the named activations are replaced by a tensor or by a function of themselves."""
         return self._answer(xs, ys, Taps(replace=replace))
 
@@ -473,9 +488,10 @@ class Transformer(Stack):
             return self.read_in(tokens)
         return F.pad(tokens, (0, self.config.d_model - tokens.shape[-1]))
 
-    def _read_out(self, answers: Float[Tensor, "batch m d_model"]) -> Float[Tensor, "batch m"]:
+    def _read_out(self, answers: Float[Tensor, "batch m d_model"]) -> Float[Tensor, "batch m *labels"]:
         if self.config.read_in == "learned":
-            return self.read_out(self.norm(answers)).squeeze(-1)
+            said = self.read_out(self.norm(answers))
+            return said.squeeze(-1) if self.labels is None else said
         label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
         return -label if self.config.negated else label
 
@@ -485,14 +501,21 @@ class Transformer(Stack):
         return taps("prediction", self._read_out(self.layout.answers(last, m))).to(xs.dtype)
 
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
-        found = self._unknown(taps)
-        if xs.shape[:-1] != ys.shape:
+        found, wanted = self._unknown(taps), [] if self.labels is None else [self.labels]
+        if list(ys.shape[2:]) != wanted:
+            found.append(f"the labels are {_told(ys.shape[2:])}, the model was made for {_told(wanted)}")
+        if xs.shape[:2] != ys.shape[:2]:
             found.append(f"xs {tuple(xs.shape)} and ys {tuple(ys.shape)} are not of the same prompts")
         if xs.shape[-1] != self.d:
             found.append(f"the inputs have d = {xs.shape[-1]}, the model was made for d = {self.d}")
         if self.config.positions and xs.shape[1] > self.n:
             found.append(f"prompts of n = {xs.shape[1]} are longer than the learned positions, n = {self.n}")
         refuse("Transformer", found)
+
+
+def _told(shape: Sequence[int]) -> str:
+    """What labels are, from their shape."""
+    return f"vectors of {shape[0]} coordinates" if shape else "numbers"
 
 
 def layer_norm(config: BlockConfig, wanted: bool = True) -> nn.Module:

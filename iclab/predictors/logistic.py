@@ -91,6 +91,8 @@ class BinaryTest(Predictor):
     classifier: Predictor
     regressor: Predictor
 
-    def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    def __call__(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
+    ) -> Float[Tensor, "batch n *labels"]:
         others = exclusive_cumsum((ys.abs() != 1).to(ys.dtype))
         return torch.where(others == 0, self.classifier(xs, ys), self.regressor(xs, ys))

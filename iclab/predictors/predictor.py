@@ -2,6 +2,10 @@
 
 The trained transformer, the transformer with weights set by hand and ridge regression are the same kind of thing:
 a map from the inputs and labels of a prompt to a prediction at every position at once.
+
+Closed forms are written for labels that are numbers. To vectors they answer coordinate by coordinate, as if each were
+the label of a prompt of its own with the same inputs: where functions and noises of the coordinates are independent,
+the posterior of one has nothing to learn from the others, and the Bayes predictor of all is that of each.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +15,7 @@ from functools import wraps
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,14 +25,30 @@ Method = TypeVar("Method", bound=Callable[..., Tensor])
 
 
 def in_double(method: Method) -> Method:
-    """Runs a method of tensors in float64 and answers in the precision of the first: prefixes of length near d are
-    ill-conditioned, and float32 has no digits to lose there."""
+    """Runs a method of inputs (and labels) in float64 and answers in the precision of the inputs: prefixes of length
+    near d are ill-conditioned, and float32 has no digits to lose there. The labels that it sees are numbers: of vectors
+    each coordinate is handed to it as a prompt of its own, and is the last axis of the answer."""
 
     @wraps(method)
-    def widened(self: object, *tensors: Tensor) -> Tensor:
-        return method(self, *(tensor.double() for tensor in tensors)).to(tensors[0].dtype)
+    def widened(self: object, xs: Tensor, *ys: Tensor) -> Tensor:
+        if ys and ys[0].ndim == 3:
+            found = method(self, *(each.double() for each in apart(xs, *ys)))
+            return together(found, ys[0].shape[-1]).to(xs.dtype)
+        return method(self, xs.double(), *(each.double() for each in ys)).to(xs.dtype)
 
     return cast(Method, widened)
+
+
+def apart(
+    xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n c"]
+) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
+    """Each coordinate of the labels as a prompt of its own."""
+    return xs.repeat_interleave(ys.shape[-1], dim=0), rearrange(ys, "batch n c -> (batch c) n")
+
+
+def together(found: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
+    """What was found `apart`, with the coordinate as the last axis."""
+    return rearrange(found, "(batch c) n ... -> batch n ... c", c=c)
 
 
 @runtime_checkable
@@ -36,18 +57,22 @@ class Predictor(Protocol):
 
     Law (causality): prediction i does not change when x_j (j > i) or y_j (j ≥ i) change.
 
-    The closed forms say that they are predictors by deriving from this; a model need not.
+    An answer is what a label is, a number or a vector. The closed forms say that they are predictors by deriving from
+    this; a model need not.
     """
 
     @abstractmethod
-    def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]: ...
+    def __call__(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
+    ) -> Float[Tensor, "batch n *labels"]: ...
 
 
 class Linear(Predictor, ABC):
     """A predictor that answers w_i·x_i, where w_i are the weights learned from the first i examples.
 
-    Finals implement `weights`; the weights are also what probes look for. Work is done in float64 and the answer
-    returned in the precision of the inputs, because prefixes of length near d are ill-conditioned.
+    Finals implement `weights`; the weights are also what probes look for, [batch n d c] where labels are vectors. Work
+    is done in float64 and the answer returned in the precision of the inputs, because prefixes of length near d are
+    ill-conditioned.
     """
 
     @abstractmethod
@@ -79,6 +104,7 @@ def needs_noise(noise: float) -> None:
 class Zero(Linear):
     """Answers 0: the floor against which every risk is read."""
 
+    @in_double
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         return torch.zeros_like(xs)
 

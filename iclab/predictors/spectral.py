@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.predictors.predictor import Linear, in_double
+from iclab.predictors.predictor import Linear, apart, in_double, together
 from iclab.predictors.prefixes import in_chunks, moments
 
 
@@ -42,9 +42,12 @@ class Spectral(Linear):
 
 
 def answers_of_each(
-    iterations: Sequence[Spectral], xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-) -> Float[Tensor, "k batch n"]:
+    iterations: Sequence[Spectral], xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
+) -> Float[Tensor, "k batch n *labels"]:
     """What each iteration answers, in float64, from one decomposition of the prefixes."""
+    if ys.ndim == 3:
+        found = answers_of_each(iterations, *apart(xs, ys))
+        return torch.stack([together(each, ys.shape[-1]) for each in found])
 
     def answers(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch k n"]:
         ratio, vectors, along = _decomposed(xs, ys)

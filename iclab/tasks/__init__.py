@@ -2,7 +2,7 @@
 
     LinearRegression, SparseLinearRegression, WhitenedLinearRegression      y = w·x
     RepresentationRegression                    y = w·Φ(x), with one Φ in all prompts
-    DynamicalSystem                             inputs are states, y a coordinate of the next: w·Φ of the last states
+    DynamicalSystem                             inputs are states, y the next one, a vector: Wᵀ Φ of the last states
     LinearClassification                        y = ±1, the sign of w·x
     ReLUNetwork, DecisionTree                   other functions
     OneOf, NoiseMixture, RepresentationMixture  each prompt is of one of several tasks
@@ -34,7 +34,7 @@ from iclab.tasks.derived import (
     TruePrior,
     Truncated,
 )
-from iclab.tasks.dynamics import DynamicalSystem
+from iclab.tasks.dynamics import DynamicalSystem, Transitions
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.laundry import IndirectObject, LaundryList
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
@@ -122,6 +122,7 @@ __all__ = [
     "TaskMixture",
     "TokenPrompts",
     "TokenTask",
+    "Transitions",
     "TruePrior",
     "Truncated",
     "Uniform",

@@ -1,17 +1,16 @@
 """Dynamical systems with a representation: states x_{i+1} = Wᵀ Φ(x̄_i) + noise·z_i, x̄_i the last k of them.
 
-W [D d] is drawn for each prompt and Φ is the same in all. A prompt has the states as inputs, and as label y_i **one
-coordinate** of the next state, the first:
+W [D d] is drawn for each prompt and Φ is the same in all. A prompt has the states as inputs, and as label y_i the next
+state, a vector of d coordinates:
 
-    y_i = (x_{i+1})_0 = w·Φ(x̄_i) + noise·ε_i,        w the first column of W.
+    y_i = x_{i+1} = Wᵀ Φ(x̄_i) + noise·z_i,        z_i ~ N(0, I).
 
-Nothing is lost by that. The columns of W are independent, and so are the noises of the coordinates, so that given the
-states each column has a posterior of its own: it is ridge on the pairs (Φ(x̄_j), the coordinate of x_{j+1}), j < i, and
-what the other coordinates did tells nothing more. All d of them are d such tasks. The label of a state is seen in the
-next state too; it adds no information.
+The columns of W are independent, and so are the noises of the coordinates, so that given the states each column has a
+posterior of its own: it is ridge on the pairs (Φ(x̄_j), the coordinate of x_{j+1}), j < i, and what the other
+coordinates did tells nothing more. So the Bayes predictor is ridge on Φ, coordinate by coordinate.
 
-Source: Guo, Hu, Mei, Wang, Xiong, Savarese, Bai 2023, arXiv 2310.10616, §4.2 and §5.2, where the next state is answered
-in all coordinates. The variance of W and the normalised Φ, which bounds the states, are this project's choice.
+Source: Guo, Hu, Mei, Wang, Xiong, Savarese, Bai 2023, arXiv 2310.10616, §4.2 and §5.2. The variance of W and the
+normalised Φ, which bounds the states, are this project's choice.
 """
 
 from dataclasses import dataclass
@@ -21,13 +20,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.features import Features, Windowed
-from iclab.tasks.prompts import Prompts
-from iclab.tasks.representation import FeatureFunctions, RepresentationRegression
+from iclab.tasks.prompts import Functions, Prompts
+from iclab.tasks.representation import RepresentationRegression
+
+
+@dataclass(frozen=True)
+class Transitions(Functions):
+    """f(x)_i = Wᵀ Φ(x̄_i), with one matrix W for each prompt and one Φ for all."""
+
+    W: Float[Tensor, "batch D c"]
+    features: Features
+
+    def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m c"]:
+        return self.features(xs) @ self.W
 
 
 @dataclass(frozen=True)
 class DynamicalSystem(RepresentationRegression):
-    """The first coordinate of the next state, from n states of d dimensions; Φ takes the last `window` of them.
+    """The next state, from n states of d dimensions; Φ takes the last `window` of them.
 
     `prior` is the standard deviation of an entry of W, `noise` that of the noise of a coordinate, and `inputs` the law
     of the first state, whose moments are those that the task states.
@@ -37,6 +47,14 @@ class DynamicalSystem(RepresentationRegression):
 
     def _problems(self) -> list[str]:
         return super()._problems() + ([] if self.window >= 1 else [f"window must be at least 1, given {self.window}"])
+
+    @property
+    def labels(self) -> int:
+        return self.d
+
+    @property
+    def moving(self) -> bool:
+        return True
 
     @property
     def features(self) -> Features:
@@ -56,8 +74,8 @@ class DynamicalSystem(RepresentationRegression):
         W = self.prior * torch.randn(shape, generator=rng, device=rng.device, dtype=dtype)
         noise = torch.randn(batch, self.n, self.d, generator=rng, device=rng.device, dtype=dtype)
         states = self._states(first, W, self.noise * noise)
-        truth = FeatureFunctions(W[..., 0], self.features)
-        return Prompts(states[:, :-1], states[:, 1:, 0], truth(states[:, :-1]), truth)
+        truth = Transitions(W, self.features)
+        return Prompts(states[:, :-1], states[:, 1:], truth(states[:, :-1]), truth)
 
     def _states(
         self, first: Float[Tensor, "batch 1 d"], W: Float[Tensor, "batch D d"], noise: Float[Tensor, "batch n d"]

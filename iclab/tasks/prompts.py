@@ -10,10 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Functions(ABC):
-    """One function per prompt, evaluated on as many inputs as wanted (fresh queries included)."""
+    """One function per prompt, evaluated on as many inputs as wanted (fresh queries included).
+
+    Its values are numbers [batch m], or vectors [batch m c] where the labels of the task are.
+    """
 
     @abstractmethod
-    def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]: ...
+    def __call__(self, xs: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m *labels"]: ...
 
     def __getitem__(self, chosen: slice) -> "Functions":
         """The functions of some of the prompts."""
@@ -54,12 +57,13 @@ class Prompts:
     """Sequences of labelled examples (x_0, y_0), ..., (x_{n-1}, y_{n-1}), one sequence per row of the batch.
 
     `xs` are the inputs, `ys` the labels as the learner sees them, `fs` the labels before noise and `truth` the
-    functions that made them. At position i a predictor has seen i examples and answers for x_i.
+    functions that made them. At position i a predictor has seen i examples and answers for x_i. A label is a number, or
+    a vector of c coordinates: `Task.labels` says which.
     """
 
     xs: Float[Tensor, "batch n d"]
-    ys: Float[Tensor, "batch n"]
-    fs: Float[Tensor, "batch n"]
+    ys: Float[Tensor, "batch n *labels"]
+    fs: Float[Tensor, "batch n *labels"]
     truth: Functions
 
     @property

@@ -30,6 +30,16 @@ class Task(ABC):
         return False
 
     @property
+    def labels(self) -> int | None:
+        """The number of coordinates of a label; none where labels are numbers."""
+        return None
+
+    @property
+    def moving(self) -> bool:
+        """Whether the label of an input is the input after it."""
+        return False
+
+    @property
     def rank(self) -> int:
         """The dimensions that inputs really have: the rank of Λ."""
         return int(torch.linalg.matrix_rank(self.input_second_moment(), rtol=1e-9))
