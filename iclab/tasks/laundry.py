@@ -182,9 +182,7 @@ class LaundryList(SizedTask):
         )
 
 
-def new_sets(
-    listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], items: int
-) -> Bool[Tensor, " batch"]:
+def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], items: int) -> Bool[Tensor, " batch"]:
     """Which sets of items, in whatever order they are listed, belong to the fifth that a hash picks out."""
     codes = torch.randint(2**62, (items,), generator=torch.Generator().manual_seed(SALT)).to(listed.device)
     mixed = (codes[listed] * used).sum(1) * 6364136223846793005 + 1442695040888963407  # integers wrap around

@@ -9,8 +9,8 @@ model says to them is no replication to the digit: words, and how they are put, 
 
 Whatever splits text into tokens is given as a function. The answer must be one token, and so must be all words that can
 be listed or named, each with the space before it. A text is put together from the tokens of its pieces; that these are
-the tokens of the whole is tried on examples. Openers differ in length, and so do texts: each ends at the asked position,
-and what follows there is its last token again, which no earlier position of a causal model can see.
+the tokens of the whole is tried on examples. Openers differ in length, and so do texts: each ends at the asked
+position, and what follows there is its last token again, which no earlier position of a causal model can see.
 
 Source: Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5.1 and App. F (objects, openers); Wang et al. 2022,
 arXiv 2211.00593, §2 and App. A (names, places and objects at random; the two orders; three unrelated names).
@@ -47,7 +47,7 @@ THINGS = ("ring", "book", "ball", "basket", "letter", "ticket")
 
 @dataclass(frozen=True)
 class Template:
-    """head A and B middle S tail: what stands around three names, with a place in the middle and a thing in the tail."""
+    """head A and B middle S tail: what stands around the names, with a place in the middle and a thing in the tail."""
 
     head: str
     middle: str
@@ -103,7 +103,9 @@ def _table(encode: Encode, texts: Sequence[str]) -> Int[Tensor, "texts longest"]
     return torch.tensor([tokens + [-1] * (longest - len(tokens)) for tokens in found])
 
 
-def _packed(wide: Int[Tensor, "batch w"], answers: Int[Tensor, " batch"], places: Int[Tensor, " batch"]) -> TokenPrompts:
+def _packed(
+    wide: Int[Tensor, "batch w"], answers: Int[Tensor, " batch"], places: Int[Tensor, " batch"]
+) -> TokenPrompts:
     """Texts without the holes (-1) between their pieces, asked at their last token. Options are not known here."""
     lengths = (wide >= 0).sum(1, keepdim=True)
     tokens = wide.gather(1, (wide < 0).long().argsort(dim=1, stable=True))[:, : int(lengths.max())]
