@@ -169,7 +169,9 @@ def test_a_component_cut_is_one_cut_in_the_weights(bias):
 def test_the_component_that_was_planted_is_the_one_that_is_missed_and_the_head_the_one_that_feeds():
     """The queries of head 1.0 read nothing but what component 3 of head 0.0 writes, and head 0.1 does not write."""
     one, prompts = model(n_layer=2, d_model=24, norm=False, positions=False), named(PROMPTS)
-    v = ov(one)[0, 0].svd().V[:, 3]
+    V = ov(one)[0, 0].svd().V
+    v, key = V[:, 3], one.attention(1).k.weight[:12]
+    key -= key @ V @ V.mT  # what head 0.0 writes is heard by queries alone
     one.attention(1).q.weight[:12] = torch.outer(normal(12, rng=generator(3)), v)
     other = one.attention(0).out.weight[:, 12:]
     other -= torch.outer(v, v @ other)

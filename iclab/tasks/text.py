@@ -227,11 +227,12 @@ class IndirectObjectText(TokenTask):
         """The length of the longest text."""
         return sum(table.shape[1] for table in self._tables()) + len(self.encode(" and")) + 3
 
-    def _tables(self) -> tuple[Int[Tensor, "t m"], Int[Tensor, "tp m"], Int[Tensor, "to m"]]:
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """Heads, middles with every place, tails with every thing."""
         middles = [one.middle.format(place=place) for one in self.templates for place in PLACES]
         tails = [one.tail.format(thing=thing) for one in self.templates for thing in THINGS]
-        return tuple(_table(self.encode, texts) for texts in ([one.head for one in self.templates], middles, tails))
+        heads = [one.head for one in self.templates]
+        return _table(self.encode, heads), _table(self.encode, middles), _table(self.encode, tails)
 
     def evenly(self, batch: int) -> int:
         return batch + batch % 2
@@ -251,7 +252,7 @@ class IndirectObjectText(TokenTask):
     def _ids(self) -> Int[Tensor, " names"]:
         return torch.tensor([self.encode(f" {name}")[0] for name in self.names])
 
-    def _drawn(self, pairs: int, rng: torch.Generator) -> list[Int[Tensor, "batch m"]]:
+    def _drawn(self, pairs: int, rng: torch.Generator) -> list[Tensor]:
         """Head, middle and tail, the same for both prompts of a pair."""
         counts = (len(self.templates), len(PLACES), len(THINGS))
         which, place, thing = (torch.randint(k, (pairs,), generator=rng, device=rng.device) for k in counts)
