@@ -1,6 +1,7 @@
 """`iclab recall` on tiny models: runs on random weights and finds nothing, and finds what was learned."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,12 +45,12 @@ def test_random_weights_do_nothing_of_what_is_claimed():
     found = recall(untrained(), Words(), FEW, lambda line: None)
     assert {one["quantity"] for one in found.rows} >= {claim.quantity for claim in CLAIMS}
     told = outcomes(found)
-    control = "Control: among unrelated names it is not"
-    assert told.pop(control) == "holds"
+    control = "Control: among unrelated names half of the time"
+    assert told.pop(control) != "fails"
     assert sum(outcome == "holds" for outcome in told.values()) <= 2  # by luck: signs, and few slots
     for claim in CLAIMS:
         if claim.quantity in ("accuracy", "accuracy_fall", "above", "logit_difference", "inhibition", "chosen"):
-            assert claim.name == control or told[claim.name] == "fails"
+            assert told.get(claim.name, "fails") == "fails"
 
 
 def test_rotary_queries_have_no_composition_and_the_claims_that_need_it_are_not_measured():
@@ -84,12 +85,12 @@ def test_a_model_that_learned_indirect_objects_is_found_to_have():
     task = IndirectObjectText(encode, 200)
     for text in (*HEADS, *MIDDLES, TAIL, *(f" {word}" for word in OBJECTS)):
         encode(text)  # the words of lists get numbers of their own
-    shape = TokenTransformerConfig(n_layer=2, n_head=2, d_model=64, position_spread=1.0)
+    shape = TokenTransformerConfig(n_layer=2, n_head=4, d_model=64, position_spread=1.0)
     model = TokenTransformer(200, 80, shape, generator())
-    training = TokenTraining(model, task, TokenRecipe(steps=1200), generator(1))
-    for _ in range(1200):
+    training = TokenTraining(model, task, TokenRecipe(steps=800), generator(1))
+    for _ in range(800):
         training.advance()
-    found = recall(model, encode, FEW, lambda line: None)
+    found = recall(model, encode, replace(FEW, prompts=80), lambda line: None)
     told = outcomes(found)
     for claim in CLAIMS:
         if claim.quantity in ("above", "logit_difference"):
