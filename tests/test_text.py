@@ -10,6 +10,8 @@ import torch
 from conftest import generator
 
 from iclab.analysis.movers import named
+from iclab.experiments.config import kinds
+from iclab.tasks import TokenTask
 from iclab.tasks.text import (
     HEADS,
     MIDDLES,
@@ -182,6 +184,10 @@ def test_a_tokenizer_that_joins_pieces_is_refused():
 def test_what_cannot_be_asked_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_texts_hold_a_function_and_are_no_kind_of_task_that_a_file_can_name():
+    assert "LaundryList" in kinds(TokenTask) and not {"LaundryText", "IndirectObjectText"} & kinds(TokenTask).keys()
 
 
 def test_templates_can_be_given():
