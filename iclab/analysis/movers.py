@@ -14,6 +14,7 @@ Sources: Wang et al. 2022, arXiv 2211.00593 (movers, S-inhibition heads, direct 
 arXiv 2406.09519, §3 and 4 (inhibition score of the mover, components cut, what is written set along a line).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,6 +28,7 @@ from iclab.analysis.roles import duplicate, inhibition, patterns
 from iclab.analysis.steering import Direction, component, scale, traverse
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
+from iclab.models.activations import Replacement
 from iclab.models.transformer import Block
 from iclab.tasks import TokenPrompts
 
@@ -98,7 +100,7 @@ def _logits(model: TokenTransformer, tokens: Tensor, end: Tensor) -> Float[Tenso
 def written(model: TokenTransformer, prompts: Named, layers: int) -> Float[Tensor, "l a b d_model"]:
     """What each head of the first `layers` writes at the end."""
     names = [f"blocks.{i}.attn.z" for i in range(layers)]
-    read, at = model.read(prompts.tokens, names), torch.arange(len(prompts.end))
+    read, at = model.read(prompts.tokens, names, m=1), torch.arange(len(prompts.end))
     z = torch.stack([read[name][at, :, prompts.end] for name in names])
     return torch.einsum("lbac,lacd->labd", z, model.W_O[:layers])
 
@@ -141,7 +143,7 @@ def without(
     refuse("without", missing(model, of) + ([] if fits else obstacles))
     layer, head = of
     block = cast(Block, model.blocks[0 if model.config.tied else layer])
-    read = model.read(prompts.tokens, [f"blocks.{layer}.resid_pre", f"blocks.{layer}.attn.k"])
+    read = model.read(prompts.tokens, [f"blocks.{layer}.resid_pre", f"blocks.{layer}.attn.k"], m=1)
     h, k = read[f"blocks.{layer}.resid_pre"], read[f"blocks.{layer}.attn.k"][:, head]
     h = h[torch.arange(len(prompts.end)), prompts.end] - removed
     q = block.attn.q(block.norm_attn(h)).unflatten(-1, (model.config.n_head, -1))[..., head, :]
@@ -174,12 +176,10 @@ def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, 
 def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[Tensor, "e b"]:
     """What of a mover's inhibition is lost when a component of an earlier head is taken out, for each in the order of
     singular values. Those that are but rounding are left out."""
-    name = f"blocks.{of[0]}.attn.pattern"
     count = int(ov(model)[head].svd().directions().any(-2).sum())
-    whole = prompts.score(model.read(prompts.tokens, name)[name][:, of[1]])
     edits = (scale(model, component(model, head, i), 0.0) for i in range(count))
-    left = [prompts.score(model.read(prompts.tokens, name, edit)[name][:, of[1]]) for edit in edits]
-    return whole - torch.stack(left)
+    left = [prompts.score(_looks(model, prompts, of, edit)) for edit in edits]
+    return prompts.score(_looks(model, prompts, of)) - torch.stack(left)
 
 
 @torch.no_grad()
@@ -187,10 +187,17 @@ def steered(
     model: TokenTransformer, prompts: Named, of: Head, direction: Direction, alphas: Float[Tensor, " p"]
 ) -> Float[Tensor, "p b k"]:
     """What a mover gives to each slot where another head writes α v at the end and nothing else."""
-    name = f"blocks.{of[0]}.attn.pattern"
     return traverse(
-        lambda replace: prompts.seen(model.read(prompts.tokens, name, replace)[name][:, of[1]]),
+        lambda replace: prompts.seen(_looks(model, prompts, of, replace)),
         [direction],
         alphas.unsqueeze(1),
         at=prompts.end,
     )
+
+
+def _looks(
+    model: TokenTransformer, prompts: Named, head: Head, replace: Mapping[str, Replacement] | None = None
+) -> Float[Tensor, "b t s"]:
+    """The weights of one head; logits, which are large, are formed at the last position alone."""
+    name = f"blocks.{head[0]}.attn.pattern"
+    return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1]]
