@@ -13,6 +13,7 @@ from iclab.analysis.movers import answered, cut, direct, feeding, mover, named, 
 from iclab.analysis.patching import ablation, path
 from iclab.analysis.roles import attribution, patterns
 from iclab.analysis.steering import component, write
+from iclab.experiments.movers import mover_rows
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.tasks import IndirectObject, LaundryList, MultiQueryRecall
 
@@ -192,3 +193,40 @@ def test_steering_is_writing_and_what_is_written_at_the_end_alone():
         pattern = one.read(prompts.tokens, name, write([along], [alpha], at=prompts.end))[name][:, 0]
         torch.testing.assert_close(seen, prompts.seen(pattern), **EXACT)
     assert written(one, prompts, 2).shape == (2, 2, 12, 12)
+
+
+# ---- result rows ---------------------------------------------------------------------------------------------------
+
+
+def told(one, task, prompts):
+    return {row["quantity"]: row["value"] for row in mover_rows(one, task, prompts)}
+
+
+@torch.no_grad()
+def test_rows_are_of_heads_found_on_one_half_and_measured_on_the_other():
+    task = IndirectObject(names=2, openers=1, locations=1)
+    one, prompts = model(seed=4, n_layer=2), task.sample(40, generator(5))
+    found = told(one, task, prompts)
+    finding, held = named(prompts[:20]), named(prompts[20:])
+    of = mover(one, finding)
+    feeder = (0, int(feeding(one, finding, of).mean(-1).argmax()))
+    assert found["mover_inhibition"] == pytest.approx(score_of(one, held, of).mean().item())
+    lost = (
+        score_of(one, held, of).mean()
+        - score_of(one, held, of, path(one, held.tokens, feeder, of, torch.zeros(20, 7, 6).double(), "q")).mean()
+    )
+    assert found["mover_fed"] == pytest.approx(lost.item())
+    for name, head in (("mover", of), ("feeder", feeder)):
+        silent = one.replaced(held.tokens, ablation(one, [head], "mean", finding.tokens))[:, -1].gather(1, held.options)
+        left = (silent[:, 0] - silent[:, 1]).mean().item() / found["logit_difference"]
+        assert found[f"kept_without_{name}"] == pytest.approx(left)
+
+
+@pytest.mark.parametrize("shape", [{"n_layer": 1}, {"attention": "linear"}, {"null_slot": True}], ids=str)
+def test_there_are_no_rows_where_no_head_hears_another_by_softmax(shape):
+    task = IndirectObject(names=2, openers=1, locations=1)
+    assert not told(model(**shape), task, task.sample(8, generator()))
+
+
+def test_there_are_no_rows_of_other_tasks():
+    assert not told(model(), TASK, PROMPTS)
