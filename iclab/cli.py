@@ -13,7 +13,10 @@ from iclab.errors import Refusal
 
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
-TAKES_VALUE = ("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by")
+TAKES_VALUE = (
+    *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
+    *("--prompts", "--heads"),
+)
 
 # What a command needs is imported inside of it: the help must not wait for torch.
 
@@ -239,6 +242,33 @@ def channels(
     return 0
 
 
+def recall(
+    model: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    *,
+    prompts: int = 100,
+    heads: int = 4,
+    json: Path | None = None,
+) -> int:
+    """Asks a language model on this disk for the missing item of a list and for an indirect object, finds the heads
+    that do it, and judges what was claimed of GPT-2.
+
+    Example: iclab recall ~/models/gpt2 --json gpt2.json
+
+    Nothing is fetched. Texts are this project's reconstructions of those of the papers. Needs the package tokenizers.
+
+    Args:
+        model: A folder of GPT-2 or GPT-NeoX (Pythia) with config.json, weights as safetensors and tokenizer.json.
+        prompts: How many texts of each kind.
+        heads: How many heads that feed the mover are taken apart, component by component.
+        json: A file for the numbers, besides the tables.
+    """
+    from iclab.experiments.recall import Plan, report
+    from iclab.experiments.report import console
+
+    report(model, Plan(prompts=prompts, heads=heads), console(), json)
+    return 0
+
+
 def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
@@ -280,6 +310,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "errata": errata,
     "precision": precision,
     "channels": channels,
+    "recall": recall,
     "bench": bench,
     "doctor": doctor,
 }

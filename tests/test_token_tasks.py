@@ -23,6 +23,7 @@ TASKS = {
     "laundry list, openers held out": LaundryList(items=12, longest=6, holds_out="openers", part="new"),
     "laundry list, one length": LaundryList(items=12, longest=6).of_length(5),
     "indirect object": IndirectObject(),
+    "indirect object, pairs held out": IndirectObject(names=9, holds_out="pairs", part="new"),
     "repeated sequence": RepeatedSequence(vocab=9, shortest=4, longest=6),
     "recall": MultiQueryRecall(vocab=20, n=24, pairs=5),
     "recall, filled": MultiQueryRecall(vocab=20, n=24, pairs=5, filled=True),
@@ -180,6 +181,20 @@ def test_an_indirect_object_is_the_one_who_does_not_give_in_either_order():
         assert {row[1], row[3]} - {row[5]} == {target} and [row[1], row[3]][place] == target
 
 
+def pairs_named(task):
+    return {frozenset(row) for row in task.sample(3000, generator()).tokens[:, [1, 3]].tolist()}
+
+
+def test_pairs_of_names_that_are_held_out_are_never_seen_in_either_order_and_all_others_are():
+    task = IndirectObject(names=12, holds_out="pairs")
+    seen, new = pairs_named(task), pairs_named(task.parts()["new"])
+    assert_apart(seen, new)
+    assert len(seen | new) == 66 and 5 <= len(new) <= 20
+    with pytest.raises(AssertionError):
+        assert_apart(pairs_named(IndirectObject(names=12)), new)
+    assert not IndirectObject().parts()
+
+
 # ---- recall --------------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +349,8 @@ def test_no_other_count_has_a_lower_loss_on_the_chains_it_is_for():
         (lambda: LaundryList(balanced=True), "balanced lists have one length, given 2..10"),
         (lambda: LaundryList(holds_out="openers", separators=1), "separators must be at least 2"),
         (lambda: IndirectObject(names=1, locations=0), "names must be at least 2, given 1; locations must be"),
+        (lambda: IndirectObject(names=4, holds_out="pairs"), "names must be at least 5, given 4"),
+        (lambda: IndirectObject(part="new"), "nothing is held out"),
         (lambda: RepeatedSequence(vocab=9), r"longest must lie between shortest and vocab, 8\.\.9, given 16"),
         (lambda: MultiQueryRecall(n=31, pairs=8, vocab=17, power=0), "n must be even.*= 32.*vocab must.*= 18.*power"),
         (lambda: MarkovChain(states=1, n=1, alpha=0), "states must be at least 2.*n must be at least 2.*alpha"),

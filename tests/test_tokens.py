@@ -106,3 +106,11 @@ def test_tokens_that_cannot_be_read_are_refused_with_everything_that_is_wrong():
         TokenTransformer(0, 0)
     with pytest.raises(ValueError, match="TokenTransformerConfig: n_head"):
         TokenTransformerConfig(n_head=0)
+
+
+def test_reading_with_fewer_logits_reads_the_same():
+    one, tokens = model({}), sequences()
+    names = ["blocks.1.attn.pattern", "prediction"]
+    whole, last = one.read(tokens, names), one.read(tokens, names, m=2)
+    assert torch.equal(whole[names[0]], last[names[0]])
+    torch.testing.assert_close(last["prediction"], whole["prediction"][:, -2:])

@@ -42,7 +42,7 @@ Places = Bool[Tensor, "b t s"]
 def patterns(model: TokenTransformer, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "layer a b t s"]:
     """The weights of attention of every head, without the null slot where there is one."""
     names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
-    read = model.read(tokens, names)
+    read = model.read(tokens, names, m=1)  # logits at one position alone, as they are not asked for
     return torch.stack([read[name] for name in names]).transpose(1, 2)[..., -tokens.shape[1] :]
 
 

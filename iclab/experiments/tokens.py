@@ -7,6 +7,8 @@ loss                     −log p of the right token, in nats
 divergence               KL(reference ‖ model), of the predictor named
 answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
 
+Of indirect objects also which heads are used (`iclab.experiments.movers`).
+
 "transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
 "unigram" counts. `position` is a place (the slot that is missing, the pair that is asked, the position in a walk), or
 none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor; of
@@ -34,6 +36,7 @@ from iclab.analysis.next_token import (
 )
 from iclab.analysis.risk import Estimate
 from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.movers import mover_rows
 from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
@@ -128,6 +131,7 @@ def rows_of(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterato
     if isinstance(task, LaundryList) and task.balanced:
         yield _range(hits(logs[MODEL], prompts), prompts)
         yield from _answered(logs[MODEL], task, prompts)
+    yield from mover_rows(model, task, prompts)
 
 
 def _told(

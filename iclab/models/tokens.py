@@ -105,13 +105,15 @@ class TokenTransformer(Stack):
         tokens: Int[Tensor, "batch n"],
         names: str | Iterable[str],
         replace: Mapping[str, Replacement] | None = None,
+        m: int | None = None,
     ) -> dict[str, Tensor]:
         """The named activations of one call, e.g. ``read(tokens, ["blocks.0.attn.pattern"])``.
 
-        The logits are named "prediction". Raises ``ValueError`` for a name that is not in `activations()`.
+        The logits are named "prediction", and formed at the last m positions alone where m is given. Raises
+        ``ValueError`` for a name that is not in `activations()`.
         """
         taps = Taps(frozenset([names] if isinstance(names, str) else names), replace or {})
-        self._answer(tokens, taps)
+        self._answer(tokens, taps, m)
         return taps.values
 
     def replaced(

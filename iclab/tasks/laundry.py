@@ -135,10 +135,7 @@ class LaundryList(SizedTask):
         """Whether a list belongs to what is held out, as far as its items say."""
         if self.holds_out == "answers":
             return listed.gather(1, missing.unsqueeze(1)).squeeze(1) < self.items // NEW_SETS
-        codes = torch.randint(2**62, (self.items,), generator=torch.Generator().manual_seed(SALT)).to(listed.device)
-        used = torch.arange(listed.shape[1], device=listed.device) < lengths.unsqueeze(1)
-        mixed = (codes[listed] * used).sum(1) * 6364136223846793005 + 1442695040888963407  # integers wrap around
-        return (mixed >> 33) % NEW_SETS == 0
+        return new_sets(listed, torch.arange(listed.shape[1], device=listed.device) < lengths.unsqueeze(1), self.items)
 
     def _order(
         self, lengths: Int[Tensor, " batch"], missing: Int[Tensor, " batch"], rng: torch.Generator
@@ -185,6 +182,13 @@ class LaundryList(SizedTask):
         )
 
 
+def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], items: int) -> Bool[Tensor, " batch"]:
+    """Which sets of items, in whatever order they are listed, belong to the fifth that a hash picks out."""
+    codes = torch.randint(2**62, (items,), generator=torch.Generator().manual_seed(SALT)).to(listed.device)
+    mixed = (codes[listed] * used).sum(1) * 6364136223846793005 + 1442695040888963407  # integers wrap around
+    return (mixed >> 33) % NEW_SETS == 0
+
+
 @dataclass(frozen=True)
 class IndirectObject(TokenTask):
     """Who is given something? The one of two who does not give, told in tokens:
@@ -192,17 +196,28 @@ class IndirectObject(TokenTask):
         opener  A  and  B  went  S  gave  →  the other one,        S = A or B
 
     Place 0 is an indirect object that was named first, place 1 one that was named second; of each two prompts in a row
-    one is of either order. Chance, for who knows the names, is 1/2. Source: Wang et al. 2022, arXiv 2211.00593 (text,
+    one is of either order. Chance, for who knows the names, is 1/2. With `holds_out` one pair of names in five, chosen
+    by a hash and in either order, is kept for the `part` that is new. Source: Wang et al. 2022, arXiv 2211.00593 (text,
     with templates); in Merullo et al. 2024 the case N = 2 of the laundry list.
     """
 
     names: int = 20
     openers: int = 4
     locations: int = 4
+    holds_out: Literal["nothing", "pairs"] = "nothing"
+    part: Literal["seen", "new"] = "seen"
 
     def __post_init__(self) -> None:
-        least = {"names": 2, "openers": 1, "locations": 1}
-        refuse("IndirectObject", too_small({k: getattr(self, k) for k in least}, least))
+        spare = NEW_SETS if self.holds_out == "pairs" else 2
+        least = {"names": spare, "openers": 1, "locations": 1}
+        found = too_small({k: getattr(self, k) for k in least}, least)
+        if self.part == "new" and self.holds_out == "nothing":
+            found.append("nothing is held out, and so nothing is new")
+        refuse("IndirectObject", found + unknown_choices(self))
+
+    def parts(self) -> dict[str, TokenTask]:
+        """The pairs that were held out."""
+        return {} if self.holds_out == "nothing" else {"new": replace(self, part="new")}
 
     @property
     def vocab(self) -> int:
@@ -217,7 +232,7 @@ class IndirectObject(TokenTask):
         return batch + batch % 2
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
-        pair = without_replacement(batch, self.names, rng)[:, :2]
+        pair = self._pairs(batch, rng)
         given = torch.arange(batch, device=rng.device).unsqueeze(1) % 2
         opener = self.names + torch.randint(self.openers, (batch, 1), generator=rng, device=rng.device)
         where = torch.randint(self.locations, (batch, 1), generator=rng, device=rng.device)
@@ -228,3 +243,15 @@ class IndirectObject(TokenTask):
         asked = (torch.arange(self.n, device=rng.device) == self.n - 1).expand(tokens.shape)
         answer = pair.gather(1, given).expand(tokens.shape)
         return TokenPrompts(tokens, answer, asked, given.expand(tokens.shape), marked(batch, self.vocab, pair))
+
+    def _pairs(self, batch: int, rng: torch.Generator) -> Int[Tensor, "batch 2"]:
+        """Two names in random order, drawn again where they belong to the other part."""
+        pair = without_replacement(batch, self.names, rng)[:, :2]
+        while self.holds_out == "pairs" and (wrong := self.is_new(pair) != (self.part == "new")).any():
+            again = without_replacement(int(wrong.sum()), self.names, rng)[:, :2]
+            pair = pair.masked_scatter(wrong.unsqueeze(1), again)
+        return pair
+
+    def is_new(self, pair: Int[Tensor, "batch 2"]) -> Bool[Tensor, " batch"]:
+        """Whether a pair of names belongs to what is held out."""
+        return new_sets(pair, torch.ones_like(pair, dtype=torch.bool), self.names)

@@ -1,0 +1,59 @@
+"""Result rows on the heads that a model over tokens uses for indirect objects, found on one half of the prompts and
+measured on the other:
+
+mover_inhibition     what the mover gives, from the end, to the indirect object less what it gives to the giver
+mover_fed            what of it is lost when its queries do not hear the head that feeds it most
+logit_difference     logit(indirect object) − logit(giver)
+kept_without_mover   the share of it that is left when the mover writes what it writes on average
+kept_without_feeder  … when the head that feeds it most does
+
+They exist for attention by softmax in two layers or more: in one no head hears another.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from iclab.analysis.movers import Named, feeding, mover, named
+from iclab.analysis.patching import Head, ablation
+from iclab.analysis.risk import estimate, ratio
+from iclab.analysis.roles import patterns
+from iclab.experiments.rows import Row, rows
+from iclab.models import TokenTransformer
+from iclab.tasks import IndirectObject, TokenPrompts, TokenTask
+
+MODEL = "transformer"
+
+
+@torch.no_grad()
+def mover_rows(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterator[Row]:
+    """The rows of one distribution; none where there is no such head."""
+    if not isinstance(task, IndirectObject) or type(model) is not TokenTransformer or not _hears(model):
+        return
+    half = len(prompts.tokens) // 2
+    finding, held = named(prompts[:half]), named(prompts[half:])
+    of = mover(model, finding)
+    feeder = divmod(int(feeding(model, finding, of).mean(-1).argmax()), model.config.n_head)
+    yield from rows(MODEL, "mover_inhibition", estimate(held.score(patterns(model, held.tokens)[of])))
+    yield from rows(MODEL, "mover_fed", estimate(feeding(model, held, of)[feeder]))
+    whole = _difference(model, held)
+    yield from rows(MODEL, "logit_difference", estimate(whole))
+    for name, head in (("kept_without_mover", of), ("kept_without_feeder", feeder)):
+        yield from rows(MODEL, name, ratio(_difference(model, held, head, finding), whole))
+
+
+def _hears(model: TokenTransformer) -> bool:
+    config = model.config
+    return config.n_layer > 1 and config.attention == "softmax" and not config.null_slot
+
+
+def _difference(
+    model: TokenTransformer, prompts: Named, silent: Head | None = None, reference: Named | None = None
+) -> Float[Tensor, " b"]:
+    """logit(answer) − mean logit(others), where a head may write but its mean over reference prompts."""
+    edits = {} if silent is None or reference is None else ablation(model, [silent], "mean", reference.tokens)
+    logits = model.replaced(prompts.tokens, edits)[torch.arange(len(prompts.end)), prompts.end]
+    said = logits.gather(1, prompts.options).double()
+    return said[:, 0] - said[:, 1:].mean(1)
