@@ -8,10 +8,10 @@ divergence               KL(reference ‖ model), of the predictor named
 answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
 
 "transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
-"unigram" counts; of Gaussian classes "context", Bayes from the pairs of the context alone, and "known", Bayes from what
-every class of training is, alone. `position` is a place (the slot that is missing, the pair that is asked, the position in a walk), or
-none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor:
-accuracy on each part that the task wants followed (accuracy_PART), and of heads, the largest score of each layer.
+"unigram" counts; of Gaussian classes "context", Bayes from the context alone, and "known", Bayes by heart alone.
+`position` is a place (the slot that is missing, the pair that is asked, the position in a walk, the octave of a class),
+or none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor:
+accuracy also on each part that the task wants followed (accuracy_PART); of heads, the largest score of each layer.
 """
 
 from collections.abc import Callable, Iterator

@@ -8,6 +8,7 @@ that is deep enough to learn by heart; there positions are one-hot in channels o
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -55,7 +56,7 @@ class VectorTransformer(TokenTransformer):
 
     def _add_read_out(self) -> None:
         widths = [self.config.d_model, *[self.config.d_classifier] * 3]
-        hidden = [linear_map(a, b, self.config) for a, b in zip(widths, widths[1:], strict=False)]
+        hidden = [linear_map(a, b, self.config) for a, b in pairwise(widths)]
         layers = [layer for linear in hidden for layer in (linear, nn.ReLU())]
         self.read_out = nn.Sequential(*layers, linear_map(widths[-1], self.vocab, self.config))
 

@@ -1,6 +1,6 @@
 """Items of Gaussian classes with their labels: a class can be known from the context, or by heart.
 
-    x_1 l_1 … x_N l_N  x  →  the label of x's class,       x = (μ_k + ε η) / √(1 + ε²),   μ_k, η ~ N(0, 1/d) each channel
+    x_1 l_1 … x_N l_N  x  →  the label of x's class,     x = (μ_k + ε η) / √(1 + ε²),     μ_k, η ~ N(0, 1/d) per channel
 
 There are K classes; class k, counted from 0, has label k mod L and the frequency ∝ (k + 1)^−α. Items and labels are
 vectors of d channels; those of labels and the means μ are the same in all prompts (the `world`), the noise η is fresh.
