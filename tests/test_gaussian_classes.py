@@ -1,4 +1,4 @@
-"""What must hold of items of Gaussian classes: a class occurs as often as asked, new ones are new, of the two closed forms
+"""What must hold of items of Gaussian classes: a class occurs as often as asked, new ones are new; of the closed forms
 one knows what the context tells and one what is known by heart, neither more."""
 
 from dataclasses import replace
@@ -303,15 +303,17 @@ def test_a_run_on_classes_is_measured_on_every_part_and_followed_on_each(tmp_pat
         assert {(name, who, "accuracy") for who in ("transformer", "context", "known", "chance")} <= told
     curve = {row["quantity"] for row in evolution.rows(points)}
     for name in task.parts():
-        assert {f"{what}_accuracy_{name}" for what in ("evolution", "half_way", "steepest")} <= curve
+        assert {f"{what}_accuracy_{name}" for what in ("evolution", "half_way", "rise")} <= curve
 
 
-def test_the_steepest_part_of_a_curve_is_its_largest_change_and_of_a_flat_one_nothing():
-    curve = [{"step": i, "tokens": {"loss": {"transformer": v}}} for i, v in enumerate((4.0, 3.9, 0.9, 0.0))]
-    flat = [{**point, "tokens": {"loss": {"transformer": 1.0}}} for point in curve]
-    for points, expected in ((curve, 3.0 / 4.0), (flat, 0.0)):
-        (found,) = [row["value"] for row in evolution.rows(points) if row["quantity"] == "steepest_loss"]
-        assert found == pytest.approx(expected)
+def test_a_jump_takes_no_time_and_slower_curves_the_time_they_are_said_to_take():
+    steps = range(1, 4001)
+    shapes = {"jump": lambda s: s > 900, "line": lambda s: s, "exponential": lambda s: 1 - 2.0 ** (-s / 250)}
+    expected = {"jump": 0.0, "line": 0.8, "exponential": 2.32}
+    for name, shape in shapes.items():
+        points = [{"step": s, "tokens": {"accuracy": {"transformer": float(shape(s))}}} for s in steps]
+        (found,) = [row for row in evolution.rows(points) if row["quantity"] == "rise_accuracy"]
+        assert found["value"] == pytest.approx(expected[name], abs=0.02) and found["stderr"] < 0.01
 
 
 @pytest.mark.slow
