@@ -203,7 +203,7 @@ def test_each_closed_form_knows_its_half_and_nothing_of_the_other():
 
 
 def test_on_new_classes_no_other_noise_or_neighbour_has_less_loss_than_bayes():
-    task = replace(SMALL, within=0.8, labels=12).parts()["in_context"]
+    task = replace(SMALL, within=1.2, pairs=8, labels=12).parts()["in_context"]
     drawn = task.sample(4000, generator())
 
     def nearest(tokens):
@@ -212,9 +212,9 @@ def test_on_new_classes_no_other_noise_or_neighbour_has_less_loss_than_bayes():
         return (0.99 * torch.nn.functional.one_hot(named, 12) + 0.01 / 12).log().expand(-1, tokens.shape[1], -1)
 
     lost = {
-        "bayes": ContextClasses(task.label_vectors, 0.8),
-        "less noise": ContextClasses(task.label_vectors, 0.4),
-        "more noise": ContextClasses(task.label_vectors, 1.6),
+        "bayes": ContextClasses(task.label_vectors, 1.2),
+        "less noise": ContextClasses(task.label_vectors, 0.96),
+        "more noise": ContextClasses(task.label_vectors, 1.5),
         "nearest": nearest,
     }
     lost = {name: losses(logs, drawn)[:, -1] for name, logs in continued(lost, drawn).items()}
