@@ -40,11 +40,11 @@ def draw(table):
         guesses = done[done["predictor"].eq("chance") & done["distribution"].eq(part) & done["position"].eq("mean")]
         for panel in axes:
             panel.axhline(guesses["value"].mean(), color="0.6", linestyle=":", zorder=0, label=f"a guess, {part}")
-    left.set(xlabel="classes, all prompts bursty", ylabel="accuracy", ylim=(0, 1.03), xscale="log")
+    left.set(title="all prompts bursty", xlabel="classes", ylabel="accuracy", ylim=(0, 1.03), xscale="log")
     middle.set(xlabel="step", ylabel="", title=f"{most} classes, bursty")
     right.set(xlabel="step", ylabel="", title="Zipf frequencies, some not bursty")
     handles, labels = left.get_legend_handles_labels()
-    left.legend(handles[:3], labels[:3], fontsize=6)
+    middle.legend(handles[: len(PARTS)], labels[: len(PARTS)], fontsize=7, loc=(0.28, 0.2))
     return figure
 
 
