@@ -317,14 +317,14 @@ def test_a_jump_takes_no_time_and_slower_curves_the_time_they_are_said_to_take()
 
 
 @pytest.mark.slow
-def test_of_many_bursty_classes_a_model_learns_to_read_the_context_and_of_few_to_know_them_by_heart():
+def test_many_bursty_classes_are_learned_in_context_and_few_by_heart():
     shape = VectorTransformerConfig(d_model=64, d_classifier=64, position_spread=0.3)
-    for classes, better, worse in ((2048, "in_context", "in_weights"), (16, "in_weights", "in_context")):
+    for classes, better, worse in ((512, "in_context", "in_weights"), (16, "in_weights", "in_context")):
         task = GaussianClasses(classes=classes, labels=16, pairs=4, burst=2, d=31)
         training = TokenTraining(
-            shape.build(16, task.n, generator()), task, TokenRecipe(steps=2000, lr=1e-3), generator()
+            shape.build(16, task.n, generator()), task, TokenRecipe(steps=3000, lr=1e-3), generator()
         )
-        for _ in range(2000):
+        for _ in range(3000):
             training.advance()
         drawn = {name: part.sample(500, generator(1)) for name, part in task.parts().items()}
         right = {
