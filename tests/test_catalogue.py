@@ -62,6 +62,7 @@ FIGURES = {
     "induction.py": "induction.toml",
     "edelman2024_markov.py": "edelman2024_markov.toml",
     "arora2023_recall.py": "arora2023_recall.toml",
+    "reddy2023_classes.py": "reddy2023_classes.toml",
     "probes.py": "akyurek2022_probes.toml",
     "guo2023_representation.py": "guo2023_representation.toml",
     "guo2023_risk.py": "guo2023_risk.toml",

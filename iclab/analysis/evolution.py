@@ -83,7 +83,12 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def half_way(steps: Sequence[float], values: Sequence[float]) -> Moment:
     """When a curve last crossed the middle between its first and its last value: between two points of it."""
-    middle = (values[0] + values[-1]) / 2
-    before = [i for i, value in enumerate(values) if (value - middle) * (values[-1] - middle) <= 0]
+    return crossing(steps, values, 0.5)
+
+
+def crossing(steps: Sequence[float], values: Sequence[float], share: float) -> Moment:
+    """When a curve last crossed the value that is such a share of the way from its first to its last one."""
+    level = values[0] + share * (values[-1] - values[0])
+    before = [i for i, value in enumerate(values) if (value - level) * (values[-1] - level) <= 0]
     last = min(max(before, default=0), len(steps) - 2)
     return Moment.between(steps[last], steps[last + 1])

@@ -49,7 +49,7 @@ def hits(
 
 def chances(prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
     """How often a guess among the options is right."""
-    return (1 / prompts.options.double().sum(1)).unsqueeze(1).expand(prompts.tokens.shape)
+    return (1 / prompts.options.double().sum(1)).unsqueeze(1).expand(prompts.asked.shape)
 
 
 def divergence(

@@ -13,7 +13,9 @@ plateau_exit         when the risk fell fastest
 Of tokens (`iclab.experiments.tokens`) there are evolution_accuracy, _loss and _divergence from a reference, and of a
 repeated sequence the largest score of a head of each layer, evolution_prefix_matching and evolution_previous_token; and
 of each of these half_way_…, the step at which it was half-way between its first and last value, the same relative to
-the loss's, half_way_…_over_loss, and least_…, the smallest value that it ever had.
+the loss's, half_way_…_over_loss, and least_…, the smallest value that it ever had; and rise_…, the steps from half-way
+to nine tenths of the way, relative to those to half-way: 0 for a jump, 0.8 for a straight line, 2.3 for an exponential
+approach. Where a task has parts that are followed, evolution_accuracy_PART is the accuracy on these.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from itertools import chain
 from math import inf, isfinite
 from typing import Any
 
-from iclab.analysis.evolution import Moment, half_way, nearest, plateau_exit, transitions
+from iclab.analysis.evolution import Moment, crossing, half_way, nearest, plateau_exit, transitions
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.rows import Row
 
@@ -81,6 +83,9 @@ def _half_way_rows(curve: Sequence[Point]) -> Iterator[Row]:
         moments[series[0][:3]] = found = half_way(steps, values)
         yield {**_row(name, f"half_way_{quantity}", found.step, found.stderr), "layer": layer}
         yield {**_row(name, f"least_{quantity}", min(values)), "layer": layer}
+        later = crossing(steps, values, 0.9)
+        error = (later.stderr**2 + (later.step / found.step * found.stderr) ** 2) ** 0.5 / found.step
+        yield {**_row(name, f"rise_{quantity}", later.step / found.step - 1, error), "layer": layer}
     for (quantity, name, layer), found in moments.items():
         loss = moments.get(("loss", name, None))
         if loss and quantity != "loss":

@@ -56,7 +56,8 @@ class TokenExperiment:
     recipe: str = ""
 
     def __post_init__(self) -> None:
-        found = machine_problems(self.seed, self.device) + self.model.problems_for(self.task.vocab, self.longest)
+        found = machine_problems(self.seed, self.device)
+        found += self.model.problems_for(self.task.vocab, self.longest, self.task.width)
         found += self.train.problems_for(self.task) + self._shift_problems()
         found += [f"the recipe {self.recipe!r} is for prompts of examples"] if self.recipe else []
         refuse("TokenExperiment", found)

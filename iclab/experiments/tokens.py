@@ -10,9 +10,10 @@ answered                 of lists of one length: the share of prompts in which s
 Of indirect objects also which heads are used (`iclab.experiments.movers`).
 
 "transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
-"unigram" counts. `position` is a place (the slot that is missing, the pair that is asked, the position in a walk), or
-none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor; of
-heads, the largest score of each layer.
+"unigram" counts; of Gaussian classes "context", Bayes from the context alone, and "known", Bayes by heart alone.
+`position` is a place (the slot that is missing, the pair that is asked, the position in a walk, the octave of a class),
+or none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor:
+accuracy also on each part that the task wants followed (accuracy_PART); of heads, the largest score of each layer.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,8 +42,8 @@ from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
 from iclab.models import TokenTransformer
-from iclab.predictors import Bigram, TokenPredictor, Unigram
-from iclab.tasks import LaundryList, MarkovChain, RepeatedSequence, TokenPrompts, TokenTask
+from iclab.predictors import Bigram, ContextClasses, KnownClasses, TokenPredictor, Unigram
+from iclab.tasks import GaussianClasses, LaundryList, MarkovChain, RepeatedSequence, TokenPrompts, TokenTask
 from iclab.token_training import TokenTraining
 
 MODEL = "transformer"
@@ -54,6 +55,11 @@ def references(task: TokenTask) -> dict[str, TokenPredictor]:
     """Closed forms that a model of this task is compared with."""
     if isinstance(task, MarkovChain):
         return {"bigram": Bigram(task.vocab, task.alpha), "unigram": Unigram(task.vocab, task.alpha)}
+    if isinstance(task, GaussianClasses):
+        return {
+            "context": ContextClasses(task.label_vectors, task.within),
+            "known": KnownClasses(task.means, task.frequencies, task.labels, task.within),
+        }
     return {"bigram": Bigram(task.vocab, SURE)} if isinstance(task, RepeatedSequence) else {}
 
 
@@ -85,12 +91,15 @@ class Watch:
     task: TokenTask
     prompts: TokenPrompts
     beside: dict[str, Tensor]
+    followed: dict[str, TokenPrompts]
 
     @classmethod
     def of(cls, experiment: TokenExperiment, device: torch.device) -> "Watch":
         """Draws the prompts, and answers them by what the model is compared with."""
-        prompts = experiment.task.sample(experiment.task.evenly(WATCHED), stream(experiment, "curve", device))
-        return cls(experiment.task, prompts, continued(references(experiment.task), prompts))
+        task, rng = experiment.task, stream(experiment, "curve", device)
+        prompts = task.sample(task.evenly(WATCHED), rng)
+        followed = {name: part.sample(part.evenly(WATCHED), rng) for name, part in task.followed().items()}
+        return cls(task, prompts, continued(references(task), prompts), followed)
 
     def __call__(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         logs = continued({MODEL: model}, self.prompts)[MODEL]
@@ -99,6 +108,9 @@ class Watch:
             "loss": {MODEL: self._mean(losses(logs, self.prompts))},
             "divergence": {name: self._mean(divergence(other, logs)) for name, other in self.beside.items()},
         }
+        for name, prompts in self.followed.items():
+            right = hits(continued({MODEL: model}, prompts)[MODEL], prompts)
+            found[f"accuracy_{name}"] = {MODEL: mean_asked(right, prompts).value.item()}
         if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer):
             scores = head_scores(model, self.prompts)
             found["prefix_matching"] = {MODEL: scores.prefix_matching.amax(1).tolist()}

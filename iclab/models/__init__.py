@@ -1,4 +1,4 @@
-"""Things with weights: the transformer over prompts or tokens, one that points, token layouts, activations, linear
+"""Things with weights: the transformer over prompts, tokens or vectors, one that points, layouts, activations, linear
 models, models whose weights are drawn and never learned but for the last, and GPT-2 and Pythia from files."""
 
 from iclab.models.architecture import Architecture, TokenArchitecture
@@ -18,6 +18,7 @@ from iclab.models.random_features import (
 )
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
+from iclab.models.vectors import VectorTransformer, VectorTransformerConfig
 
 __all__ = [
     "LAYOUTS",
@@ -42,5 +43,7 @@ __all__ = [
     "TokenTransformerConfig",
     "Transformer",
     "TransformerConfig",
+    "VectorTransformer",
+    "VectorTransformerConfig",
     "load_pretrained",
 ]

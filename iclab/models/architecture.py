@@ -32,9 +32,10 @@ class Architecture(ABC):
 class TokenArchitecture(ABC):
     """The shape of a model over tokens. What it builds answers with logits at every position."""
 
-    def problems_for(self, vocab: int, n: int) -> list[str]:
-        """What stands against a model of this shape for sequences of at most n tokens out of `vocab`."""
-        return []
+    def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
+        """What stands against a model of this shape for sequences of at most n tokens out of `vocab`, or of vectors of
+        `width` channels."""
+        return [f"tokens that are vectors of {width} channels need a VectorTransformerConfig"] if width else []
 
     @abstractmethod
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> nn.Module:

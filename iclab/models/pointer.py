@@ -43,9 +43,10 @@ class PointerTransformerConfig(TokenTransformerConfig):
         given = {"items": self.items, "rank": self.rank}
         return super()._problems() + [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1]
 
-    def problems_for(self, vocab: int, n: int) -> list[str]:
+    def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         fits = self.items <= vocab
-        return [] if fits else [f"a pointer to {self.items} items needs as many tokens, and there are {vocab}"]
+        found = [] if fits else [f"a pointer to {self.items} items needs as many tokens, and there are {vocab}"]
+        return super().problems_for(vocab, n, width) + found
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "PointerTransformer":
         return PointerTransformer(vocab, n, self, rng)

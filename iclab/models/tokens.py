@@ -13,7 +13,7 @@ from math import inf
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
@@ -74,9 +74,7 @@ class TokenTransformer(Stack):
         self.vocab, self.n, self.config = vocab, n, config or TokenTransformerConfig()
         given = {"vocab": vocab, "n": n}
         refuse("TokenTransformer", [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1])
-        read_in = skip_init(nn.Embedding, vocab, self.config.d_model)  # drawn below, from its own generator
-        assert isinstance(read_in, nn.Embedding)
-        self.read_in = read_in
+        self._add_read_in()
         self._add_blocks(n, n)
         self.norm = layer_norm(self.config)
         self._add_read_out()
@@ -86,23 +84,28 @@ class TokenTransformer(Stack):
     def position_spread(self) -> float:
         return self.config.position_spread
 
+    def _add_read_in(self) -> None:
+        read_in = skip_init(nn.Embedding, self.vocab, self.config.d_model)  # drawn by `initialise`
+        assert isinstance(read_in, nn.Embedding)
+        self.read_in = read_in
+
     def _add_read_out(self) -> None:
         self.read_out = linear_map(self.config.d_model, self.vocab, self.config)
         if self.config.tied_embedding:
             self.read_out.weight = self.read_in.weight
 
-    def forward(self, tokens: Int[Tensor, "batch n"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
+    def forward(self, tokens: Shaped[Tensor, "batch n *width"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
         """Logits of the next token at every position, or at the last m alone."""
         return self._answer(tokens, Taps(), m)
 
-    def stream(self, tokens: Int[Tensor, "batch n"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
+    def stream(self, tokens: Shaped[Tensor, "batch n *width"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
         """The residual stream: after the embedding, then after each block."""
         self._check(tokens, Taps())
         return self._stream(tokens, Taps())
 
     def read(
         self,
-        tokens: Int[Tensor, "batch n"],
+        tokens: Shaped[Tensor, "batch n *width"],
         names: str | Iterable[str],
         replace: Mapping[str, Replacement] | None = None,
         m: int | None = None,
@@ -117,18 +120,22 @@ class TokenTransformer(Stack):
         return taps.values
 
     def replaced(
-        self, tokens: Int[Tensor, "batch n"], replace: Mapping[str, Replacement]
+        self, tokens: Shaped[Tensor, "batch n *width"], replace: Mapping[str, Replacement]
     ) -> Float[Tensor, "batch n vocab"]:
         """Logits when the named activations are replaced by a tensor or by a function of themselves."""
         return self._answer(tokens, Taps(replace=replace))
 
     def _stream(self, tokens: Tensor, taps: Taps) -> Iterator[Tensor]:
         n = tokens.shape[1]
-        h = self.read_in(tokens)
+        h = self._embedded(tokens)
         if self.config.positions:
             h = h + self.position[:n]
         mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
         return self._through(h, mask, True, taps)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """Tokens as vectors of the stream, without their positions."""
+        return self.read_in(tokens)
 
     def _answer(self, tokens: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(tokens, taps)
@@ -140,11 +147,13 @@ class TokenTransformer(Stack):
         return self.read_out(h if m is None else h[:, -m:])
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
-        found = self._unknown(taps)
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab:
-            found.append(
-                f"tokens are numbers from 0 to {self.vocab - 1}, given {int(tokens.min())} to {int(tokens.max())}"
-            )
+        found = self._unknown(taps) + self._unreadable(tokens)
         if self.config.positions and tokens.shape[1] > self.n:
             found.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
-        refuse("TokenTransformer", found)
+        refuse(type(self).__name__, found)
+
+    def _unreadable(self, tokens: Tensor) -> list[str]:
+        """What is wrong with the tokens, whatever their number."""
+        if not tokens.numel() or 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab:
+            return []
+        return [f"tokens are numbers from 0 to {self.vocab - 1}, given {int(tokens.min())} to {int(tokens.max())}"]

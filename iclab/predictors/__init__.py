@@ -13,11 +13,13 @@
     HalfSplit                            of several, the best on the second half when fitted to the first
     LogisticRegression, BinaryTest       for labels −1 and 1, and the test whether labels are such
     Unigram, Bigram                      counts of tokens and of pairs: answers to sequences of tokens
+    ContextClasses, KnownClasses         whose class an item is, by the items before it or by what all classes are
 
 `Linear` ones answer w_i·x_i and show their `weights`; `Bayesian` ones also know the `log_density` of a label.
 """
 
 from iclab.predictors.averaging import Averaging
+from iclab.predictors.classes import ContextClasses, KnownClasses
 from iclab.predictors.counts import Bigram, TokenPredictor, Unigram
 from iclab.predictors.discrete import DiscreteMMSE
 from iclab.predictors.featurised import Featurised
@@ -46,6 +48,7 @@ __all__ = [
     "Bigram",
     "BinaryTest",
     "BoostedTrees",
+    "ContextClasses",
     "DiscreteMMSE",
     "Featurised",
     "GradientDescent",
@@ -53,6 +56,7 @@ __all__ = [
     "GreedyTree",
     "HalfSplit",
     "Kernel",
+    "KnownClasses",
     "Landweber",
     "Lasso",
     "LeastSquares",

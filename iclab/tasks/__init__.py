@@ -10,7 +10,8 @@
     FinitePool, NoisyLabels, SkewedInputs, ...  a task with one fact changed
 
 Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task.
-LaundryList, IndirectObject, RepeatedSequence, MultiQueryRecall, MarkovChain, Sorting and ConvexHull are a `TokenTask`.
+LaundryList, IndirectObject, RepeatedSequence, MultiQueryRecall, MarkovChain, Sorting and ConvexHull are a `TokenTask`,
+and so is GaussianClasses, whose tokens are vectors.
 """
 
 from iclab.tasks.classification import LinearClassification, SignFunctions
@@ -35,6 +36,7 @@ from iclab.tasks.derived import (
     Truncated,
 )
 from iclab.tasks.dynamics import DynamicalSystem, Transitions
+from iclab.tasks.gaussian_classes import GaussianClasses
 from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
 from iclab.tasks.laundry import IndirectObject, LaundryList
 from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
@@ -74,6 +76,7 @@ __all__ = [
     "FinitePool",
     "FunctionClass",
     "Functions",
+    "GaussianClasses",
     "HalfSubspace",
     "IndirectObject",
     "Inputs",

@@ -2,14 +2,15 @@
 
 A token is a number from 0 to vocab − 1. A learner reads tokens 0 .. i and answers at position i with logits over the
 vocabulary; at the positions that are *asked* there is a right answer, the target. Law (causality): as for prompts of
-examples, the answer at i does not change when a later token does.
+examples, the answer at i does not change when a later token does. Of a task that has a `width` the tokens are vectors
+of so many channels; its vocabulary is that of the answers alone.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from iclab.errors import refuse
@@ -24,7 +25,7 @@ class TokenPrompts:
     guesser who knows the kind of question chooses among the `options` of its prompt.
     """
 
-    tokens: Int[Tensor, "batch n"]
+    tokens: Shaped[Tensor, "batch n *width"]
     targets: Int[Tensor, "batch n"]
     asked: Bool[Tensor, "batch n"]
     places: Int[Tensor, "batch n"]
@@ -36,10 +37,11 @@ class TokenPrompts:
 
 
 class TokenTask(ABC):
-    """A distribution over sequences of at most n tokens out of `vocab`."""
+    """A distribution over sequences of at most n tokens out of `vocab`, or of vectors of `width` channels."""
 
     vocab: int
     n: int
+    width: int = 0
 
     @abstractmethod
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
@@ -55,6 +57,10 @@ class TokenTask(ABC):
 
     def parts(self) -> dict[str, "TokenTask"]:
         """Tasks by name on which a model that has learned this one is measured too, such as each length of a list."""
+        return {}
+
+    def followed(self) -> dict[str, "TokenTask"]:
+        """Those of its parts on which accuracy is also told in the course of training."""
         return {}
 
     def evenly(self, batch: int) -> int:
