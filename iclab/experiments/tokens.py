@@ -34,6 +34,7 @@ from iclab.analysis.next_token import (
 )
 from iclab.analysis.risk import Estimate
 from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.pointing import pointed
 from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
@@ -111,7 +112,9 @@ def measure(experiment: TokenExperiment, model: nn.Module, device: torch.device 
     found = []
     for name, task in experiment.distributions.items():
         prompts = task.sample(task.evenly(experiment.eval.prompts), stream(experiment, "test", device, name))
-        found += [{"distribution": name, **one} for one in rows_of(model, task, prompts)]
+        told = list(rows_of(model, task, prompts))
+        told += pointed(model, task, told, stream(experiment, "bootstrap", distribution=name))
+        found += [{"distribution": name, **one} for one in told]
     return found
 
 
