@@ -34,6 +34,7 @@ from iclab.analysis.next_token import (
 )
 from iclab.analysis.risk import Estimate
 from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.orderings import sequences
 from iclab.experiments.pointing import pointed
 from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
@@ -128,6 +129,7 @@ def rows_of(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterato
         yield from _told(name, "loss", losses(said, prompts), prompts, whole)
         yield from _told(name, "divergence", divergence(said, logs[MODEL]), prompts, whole) if name != MODEL else ()
     yield from _told("chance", "accuracy", chances(prompts), prompts, whole)
+    yield from sequences(model, task, prompts, logs[MODEL])
     if isinstance(task, LaundryList) and task.balanced:
         yield _range(hits(logs[MODEL], prompts), prompts)
         yield from _answered(logs[MODEL], task, prompts)
