@@ -1,6 +1,7 @@
 """What must hold of the rows about what a pointing model could point at, and what it does."""
 
 from math import cos, pi
+from typing import Literal
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from iclab.tasks import LaundryList
 LISTS = LaundryList(items=8, shortest=2, longest=6)
 
 
-def model(keys="positional", rank=2):
+def model(keys: Literal["content", "positional"] = "positional", rank=2):
     shape = PointerTransformerConfig(n_layer=1, n_head=2, d_model=8, items=8, rank=rank, keys=keys)
     return shape.build(LISTS.vocab, LISTS.n, generator())
 
@@ -45,11 +46,10 @@ def with_keys(keys):
 def test_keys_on_a_circle_reach_every_slot_equally():
     one, lists = with_keys(3 * circle(5).float() + 1), LISTS.of_length(5)
     found = table(pointed(one, lists, said([1.0] * 5, [0.2] * 5), generator()))
+    chord = 1 - cos(2 * pi / 5)  # how far a key is from the line through its neighbours
     for slot in range(5):
         assert found["transformer", "reach", slot] == pytest.approx(0.2, abs=1e-6)
-        assert found["transformer", "margin", slot] == pytest.approx(
-            1 - torch.tensor(2 * pi / 5).cos().item(), rel=1e-4
-        )
+        assert found["transformer", "margin", slot] == pytest.approx(chord, rel=1e-4)
         assert found["circle", "margin", slot] == pytest.approx(found["transformer", "margin", slot], rel=1e-4)
     assert found["transformer", "reachable_slots", None] == found["legendre", "reachable_slots", None] == 5
     assert found["transformer", "reach_ends", None] == pytest.approx(0.4, abs=1e-6)
