@@ -7,6 +7,8 @@ loss                     −log p of the right token, in nats
 divergence               KL(reference ‖ model), of the predictor named
 answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
 
+and further ones of models that point (`iclab.experiments.pointing`) and of answers that are sequences (`.orderings`).
+
 "transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
 "unigram" counts. `position` is a place (the slot that is missing, the pair that is asked, the position in a walk), or
 none for the mean over all asked positions. Points of the training curve carry "tokens", by quantity and predictor; of
