@@ -4,7 +4,7 @@ whole_answer       how often every token of the answer is the likeliest, its end
                    back its own likeliest tokens gives the right answer
 unlisted           how often the likeliest token at an asked position is neither an item of the prompt nor the end
 simple_polygons    of hulls of one number of points: how often the answer that is read back so ends, and is a polygon
-                   whose edges do not cross
+                   whose edges do not cross; two corners, the hull of points on a line, are none
 area_covered       the area of those over that of the hull, where this is not 0; above 1 if points are made up
 
 Vinyals et al. 2015, arXiv 1506.03134, §4, measure hulls by whole answers and by the area of simple polygons.
