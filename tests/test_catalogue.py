@@ -59,6 +59,8 @@ FIGURES = {
     "laundry_list.py": "laundry_list.toml",
     "laundry_list_rank.py": "laundry_list_rank.toml",
     "indirect_object.py": "indirect_object.toml",
+    "laundry_list_reach.py": "laundry_list_rank.toml",
+    "vinyals2015_pointer.py": "vinyals2015_hull.toml",
     "induction.py": "induction.toml",
     "edelman2024_markov.py": "edelman2024_markov.toml",
     "arora2023_recall.py": "arora2023_recall.toml",

@@ -2,14 +2,25 @@
 
 from math import pi
 
+import numpy as np
 import pytest
 import torch
 from conftest import generator
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 from scipy.spatial import ConvexHull
 
-from iclab.analysis.reach import ceiling, circle, circle_attention, circle_capacity, legendre, reach, sampled_reach
+from iclab.analysis.reach import (
+    ceiling,
+    circle,
+    circle_attention,
+    circle_capacity,
+    legendre,
+    reach,
+    sampled_reach,
+    slot_margins,
+)
 
 
 def keys(N, r, seed=0):
@@ -114,3 +125,42 @@ def test_what_has_no_exact_answer_is_refused():
         legendre(0, 0)
     with pytest.raises(ValueError, match="needs b ≥ 0"):
         circle_capacity(-1.0)
+
+
+def farthest_query(k, j):
+    """The margin of slot j by least squares with weights ≥ 0 (Lawson and Hanson 1974, ch. 23: least |q| with all
+    q·(k_j − k_i) ≥ 1), a method that shares nothing with a projected gradient."""
+    apart = (k[j] - np.delete(k, j, 0)).T
+    system = np.vstack([apart, np.ones(apart.shape[1])])
+    goal = np.eye(len(system))[-1]
+    rest = goal - system @ nnls(system, goal)[0]
+    return 0.0 if np.linalg.norm(rest) < 1e-9 else rest[-1] / np.linalg.norm(rest[:-1])
+
+
+@given(seed=st.integers(0, 2**31), N=st.integers(2, 9), r=st.integers(1, 6))
+def test_margins_are_those_of_another_method_and_shown_by_no_longer_query(seed, N, r):
+    k = keys(N, r, seed)
+    found = slot_margins(k)
+    expected = [farthest_query(k.numpy(), j) for j in range(N)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(slot_margins(3 * k + 5), 3 * found, atol=1e-5, rtol=1e-5)
+
+
+@given(seed=st.integers(0, 2**31), N=st.integers(6, 12))
+def test_slots_with_a_margin_are_the_corners_of_the_hull_in_three_dimensions_and_those_with_reach_in_two(seed, N):
+    k = keys(N, 3, seed)
+    assert set(slot_margins(k).nonzero().flatten().tolist()) == set(ConvexHull(k.numpy()).vertices.tolist())
+    flat = k[:, :2]
+    assert ((slot_margins(flat) > 0) == (reach(flat) > 0)).all()
+
+
+def test_margins_known_in_advance():
+    square = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1], [1.0, 0.0]])  # the last on an edge
+    assert slot_margins(square).tolist() == pytest.approx([2 / 5**0.5] * 2 + [2**0.5] * 2 + [0])
+    around = 1 - torch.cos(torch.tensor(2 * pi / 8, dtype=torch.float64))
+    torch.testing.assert_close(slot_margins(circle(8)), around.expand(8), atol=1e-6, rtol=1e-6)
+    assert slot_margins(torch.tensor([[2.0, 3.0]])).tolist() == [float("inf")]
+    assert slot_margins(torch.ones(3, 2)).tolist() == [0, 0, 0]
+    assert slot_margins(torch.tensor([[0.0], [0.0], [1.0]])).tolist() == pytest.approx([0, 0, 1])
+    with pytest.raises(ValueError, match="no keys"):
+        slot_margins(torch.zeros(0, 2))

@@ -49,7 +49,7 @@ from iclab.analysis.random_features import (
     predicted_error,
     rkhs_norm,
 )
-from iclab.analysis.reach import reach, sampled_reach
+from iclab.analysis.reach import reach, sampled_reach, slot_margins
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
@@ -147,6 +147,7 @@ __all__ = [
     "roles",
     "sampled_reach",
     "sime",
+    "slot_margins",
     "spd",
     "token_probes",
     "traverse",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclab.analysis.risk import Estimate, ratio
@@ -45,6 +45,20 @@ def hits(
     """1 where the likeliest token, of all or of the prompt's options, is the target."""
     allowed = logs.masked_fill(~prompts.options.unsqueeze(1), -torch.inf) if among_options else logs
     return (allowed.argmax(-1) == prompts.targets).double()
+
+
+def whole(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, " batch"]:
+    """1 where the likeliest token is the target at every asked position."""
+    return ((logs.argmax(-1) == prompts.targets) | ~prompts.asked).all(1).double()
+
+
+@torch.no_grad()
+def decoded(model: TokenPredictor, tokens: Int[Tensor, "batch n"], steps: int) -> Int[Tensor, "batch steps"]:
+    """The next tokens when the likeliest is chosen each time and read again; each needs those before it."""
+    n = tokens.shape[1]
+    for _ in range(steps):
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], dim=1)
+    return tokens[:, n:]
 
 
 def chances(prompts: TokenPrompts) -> Float[Tensor, "batch n"]:

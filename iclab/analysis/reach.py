@@ -10,6 +10,11 @@ if k_j is an extreme point of the convex hull of the keys. The queries that lead
     r = 2    reach_j = max(0, (g_j − π)/2π), where g_j is the widest gap of angle between the differences k_j − k_i
     r > 2    by sampling directions (`sampled_reach`)
 
+Whether there is such a query at all is exact in any dimension. The best one, of length 1, lifts slot j above all others
+by its margin, and that is a distance:
+
+    margin_j = max_{|q| ≤ 1} min_{i ≠ j} q·(k_j − k_i) = the distance of k_j from conv{k_i : i ≠ j}
+
 Softmax needs more than a largest score. With queries of length b along a unit key and all unit keys at angles of 2πi/N
 (`circle`), the slot has the weight 1/Σ_i exp(b (cos(2πi/N) − 1)); its neighbours are only 2π²/N² below, so that the
 largest N at a weight 1 − δ grows like √b.
@@ -70,6 +75,61 @@ def sampled_reach(keys: Float[Tensor, "N r"], rng: torch.Generator, draws: int =
     """The same from random directions, in any dimension; a share has a standard error of √(share (1 − share)/draws)."""
     q = torch.randn(draws, keys.shape[1], generator=rng, dtype=torch.float64)
     return torch.bincount((q @ keys.double().mT).argmax(1), minlength=len(keys)).double() / draws
+
+
+def slot_margins(keys: Keys, tolerance: float = 1e-6, rounds: int = 20_000) -> Float[Tensor, " N"]:
+    """By how much the best query of length 1 lifts each slot above all others; 0 where no query does. A single slot has
+    no others: ∞.
+
+    The nearest point Σ_i w_i k_i of the hull is found by accelerated projected gradient. The query towards k_j from
+    any point of the hull shows a margin that is certainly there, and its length is one that certainly is not exceeded.
+    What is returned is the former, with the two within a share `tolerance` of each other, or 0 where the latter is
+    below `tolerance` times the diameter of the keys; in between where `rounds` did not do.
+    """
+    N = len(keys)
+    refuse("slot_margins", [] if N else ["no keys"])
+    if N == 1:
+        return torch.full((1,), torch.inf, dtype=torch.float64)
+    apart = keys.double().unsqueeze(1) - keys.double()
+    size = apart.norm(dim=2).max()
+    if size == 0:
+        return torch.zeros(N, dtype=torch.float64)
+    others = ~torch.eye(N, dtype=torch.bool, device=keys.device)
+    return _nearest(apart[others].view(N, N - 1, -1) / size, tolerance, rounds) * size
+
+
+def _nearest(apart: Float[Tensor, "N n r"], tolerance: float, rounds: int) -> Float[Tensor, " N"]:
+    """The margin that is shown by the nearest point to 0 of the hull of each slot's differences."""
+    step = 1 / torch.linalg.matrix_norm(apart, 2).square().view(-1, 1)
+    w = ahead = torch.full(apart.shape[:2], 1 / apart.shape[1], dtype=apart.dtype, device=apart.device)
+    speed = torch.ones_like(step)
+    for _ in range(rounds):
+        shown, length = _bounds(w, apart)
+        if ((shown >= (1 - tolerance) * length) | (length <= tolerance)).all():
+            break
+        slope = torch.einsum("jir,jr->ji", apart, torch.einsum("ji,jir->jr", ahead, apart))
+        after = _to_simplex(ahead - step * slope)
+        uphill = ((ahead - after) * (after - w)).sum(1, keepdim=True) > 0
+        faster = (1 + (1 + 4 * speed.square()).sqrt()) / 2
+        ahead = torch.where(uphill, after, after + (speed - 1) / faster * (after - w))
+        w, speed = after, torch.where(uphill, 1, faster)
+    shown, length = _bounds(w, apart)
+    return torch.where(length <= tolerance, 0, shown.clamp(min=0))
+
+
+def _bounds(w: Float[Tensor, "N n"], apart: Float[Tensor, "N n r"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """What the query of these weights shows of a margin, and what no query exceeds."""
+    q = torch.einsum("ji,jir->jr", w, apart)
+    length = q.norm(dim=1)
+    return torch.einsum("jir,jr->ji", apart, q).amin(1) / length.clamp(min=1e-300), length
+
+
+def _to_simplex(w: Float[Tensor, "N n"]) -> Float[Tensor, "N n"]:
+    """The nearest weights that are not negative and add up to 1 (Held, Wolfe, Crowder 1974)."""
+    down = w.sort(dim=1, descending=True).values
+    excess = (down.cumsum(1) - 1) / torch.arange(1, w.shape[1] + 1, dtype=w.dtype, device=w.device)
+    last = (down > excess).sum(1, keepdim=True) - 1
+    return (w - excess.gather(1, last)).clamp(min=0)
 
 
 def ceiling(reached: Float[Tensor, " N"]) -> float:

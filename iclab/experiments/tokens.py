@@ -7,7 +7,8 @@ loss                     −log p of the right token, in nats
 divergence               KL(reference ‖ model), of the predictor named
 answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
 
-Of indirect objects also which heads are used (`iclab.experiments.movers`).
+Of indirect objects also which heads are used (`iclab.experiments.movers`), and further ones of models that point
+(`.pointing`) and of answers that are sequences (`.orderings`).
 
 "transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
 "unigram" counts; of Gaussian classes "context", Bayes from the context alone, and "known", Bayes by heart alone.
@@ -38,6 +39,8 @@ from iclab.analysis.next_token import (
 from iclab.analysis.risk import Estimate
 from iclab.experiments.learning import follow, learning_curve
 from iclab.experiments.movers import mover_rows
+from iclab.experiments.orderings import sequences
+from iclab.experiments.pointing import pointed
 from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
@@ -126,7 +129,9 @@ def measure(experiment: TokenExperiment, model: nn.Module, device: torch.device 
     found = []
     for name, task in experiment.distributions.items():
         prompts = task.sample(task.evenly(experiment.eval.prompts), stream(experiment, "test", device, name))
-        found += [{"distribution": name, **one} for one in rows_of(model, task, prompts)]
+        told = list(rows_of(model, task, prompts))
+        told += pointed(model, task, told, stream(experiment, "bootstrap", distribution=name))
+        found += [{"distribution": name, **one} for one in told]
     return found
 
 
@@ -140,6 +145,7 @@ def rows_of(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterato
         yield from _told(name, "loss", losses(said, prompts), prompts, whole)
         yield from _told(name, "divergence", divergence(said, logs[MODEL]), prompts, whole) if name != MODEL else ()
     yield from _told("chance", "accuracy", chances(prompts), prompts, whole)
+    yield from sequences(model, task, prompts, logs[MODEL])
     if isinstance(task, LaundryList) and task.balanced:
         yield _range(hits(logs[MODEL], prompts), prompts)
         yield from _answered(logs[MODEL], task, prompts)

@@ -1,0 +1,64 @@
+"""Answers that are sequences, taken as a whole: rows of an ordering of items,
+
+whole_answer       how often every token of the answer is the likeliest, its end included: so often a model that reads
+                   back its own likeliest tokens gives the right answer
+unlisted           how often the likeliest token at an asked position is neither an item of the prompt nor the end
+simple_polygons    of hulls of one number of points: how often the answer that is read back so ends, and is a polygon
+                   whose edges do not cross; two corners, the hull of points on a line, are none
+area_covered       the area of those over that of the hull, where this is not 0; above 1 if points are made up
+
+Vinyals et al. 2015, arXiv 1506.03134, §4, measure hulls by whole answers and by the area of simple polygons.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from iclab.analysis.next_token import decoded, mean_asked, whole
+from iclab.analysis.polygons import area, simple
+from iclab.analysis.risk import estimate
+from iclab.experiments.rows import Row, rows
+from iclab.tasks import ConvexHull, TokenPrompts, TokenTask
+from iclab.tasks.ordering import Ordering
+
+MODEL = "transformer"
+
+
+def sequences(
+    model: nn.Module, task: TokenTask, prompts: TokenPrompts, logs: Float[Tensor, "batch n vocab"]
+) -> Iterator[Row]:
+    """The rows of a distribution; none of a task whose answers are single tokens."""
+    if isinstance(task, Ordering):
+        yield from rows(MODEL, "whole_answer", estimate(whole(logs, prompts)))
+        listed = prompts.options.gather(1, logs.argmax(-1))
+        yield from rows(MODEL, "unlisted", mean_asked((~listed).double(), prompts))
+    if isinstance(task, ConvexHull) and task.shortest == task.longest:
+        m = task.longest
+        proper, share = coverage(task, decoded(model, prompts.tokens[:, : m + 2], m + 1), _asked(prompts, m))
+        yield from rows(MODEL, "simple_polygons", estimate(proper.double()))
+        yield from rows(MODEL, "area_covered", estimate(share)) if len(share) > 1 else ()
+
+
+def _asked(prompts: TokenPrompts, m: int) -> Int[Tensor, "batch m_1"]:
+    """The right answers, from the separator on."""
+    return prompts.targets[:, m + 1 : 2 * m + 2]
+
+
+def coverage(
+    task: ConvexHull, answers: Int[Tensor, "batch m"], right: Int[Tensor, "batch m"]
+) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " some"]]:
+    """Which answers are simple polygons, and of these the share of the area of the right one; points up to the first
+    token that is none."""
+    corners = (answers < task.items).long().cumprod(1).sum(1)
+    closed = torch.cat([answers, answers[:, -1:]], dim=1).gather(1, corners.unsqueeze(1)).squeeze(1) == task.vocab - 1
+    proper = closed & simple(*_plane(task, answers), corners)
+    whole = area(*_plane(task, right), (right < task.items).long().cumprod(1).sum(1))
+    found = area(*_plane(task, answers), corners)
+    counts = proper & (whole > 0)
+    return proper, found[counts] / whole[counts]
+
+
+def _plane(task: ConvexHull, tokens: Int[Tensor, "batch m"]) -> tuple[Int[Tensor, "batch m"], Int[Tensor, "batch m"]]:
+    return tokens % task.grid, tokens // task.grid

@@ -1,0 +1,84 @@
+"""What a model that points with keys of a slot's position could point at, beside what it does: rows of lists of one
+length,
+
+reach                  by slot: the share of directions of a query that point there (`iclab.analysis.reach`)
+reach_least            the smallest of them
+reach_ends             those of the first and the last slot together
+margin                 by slot: how far the best query lifts it above the others, in units of the keys' spread (the root
+                       mean square distance from their mean)
+reachable_slots        how many slots some query points at, exactly
+answered_unreachable   how often the likeliest of the options is a slot that no query points at
+reach_correlation      of reach with accuracy, over slots, where either differs between slots
+
+"transformer" are the keys that were learned, "legendre" keys that are a smooth curve of the slot in as many dimensions,
+"circle" keys evenly around one in the plane.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
+from iclab.analysis.risk import Estimate
+from iclab.experiments.rows import Row, row, rows
+from iclab.models import PointerTransformer
+from iclab.tasks import LaundryList, TokenTask
+
+DRAWS = 100_000  # directions, where reach is not known exactly
+MODEL = "transformer"
+
+
+def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:
+    """The rows of a distribution for which what was `found` on it holds accuracy and answers by slot; none of a model
+    without positional keys."""
+    if not (isinstance(model, PointerTransformer) and model.config.keys == "positional"):
+        return
+    if isinstance(task, LaundryList) and task.balanced:
+        N, r = task.longest, model.config.rank
+        keys = model.slot_keys[1 : N + 1].detach().cpu().double()
+        right, answered = (_by_slot(found, quantity, N) for quantity in ("accuracy", "answered"))
+        yield from _could(MODEL, keys, rng)
+        yield from _did(keys, _reach(keys, rng).value, right, answered)
+        yield from _could("legendre", legendre(N, r), rng)
+        yield from _could("circle", circle(N), rng) if r == 2 else ()
+
+
+def _by_slot(found: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
+    said = {
+        each["position"]: each["value"] for each in found if (each["predictor"], each["quantity"]) == (MODEL, quantity)
+    }
+    return torch.tensor([said[slot] for slot in range(N)], dtype=torch.float64)
+
+
+def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
+    """Exact in one and two dimensions, else from samples."""
+    if keys.shape[1] <= 2:
+        return Estimate(reach(keys), torch.zeros(len(keys), dtype=torch.float64))
+    shares = sampled_reach(keys, rng, DRAWS)
+    return Estimate(shares, (shares * (1 - shares) / DRAWS).sqrt())
+
+
+def _could(name: str, keys: Float[Tensor, "N r"], rng: torch.Generator) -> Iterator[Row]:
+    """What geometry says of keys."""
+    shares, lifted = _reach(keys, rng), slot_margins(keys)
+    ends = (shares.value[0] + shares.value[-1]).item()
+    spread = (keys - keys.mean(0)).square().sum(1).mean().sqrt()
+    yield from rows(name, "reach", shares)
+    yield row(name, "reach_least", None, shares.value.min().item(), shares.stderr[shares.value.argmin()].item())
+    yield row(name, "reach_ends", None, ends, (ends * (1 - ends) / DRAWS) ** 0.5 if shares.stderr.any() else 0.0)
+    yield from (row(name, "margin", slot, value) for slot, value in enumerate((lifted / spread).tolist()))
+    yield row(name, "reachable_slots", None, (lifted > 0).sum().item())
+
+
+def _did(
+    keys: Float[Tensor, "N r"],
+    shares: Float[Tensor, " N"],
+    right: Float[Tensor, " N"],
+    answered: Float[Tensor, " N"],
+) -> Iterator[Row]:
+    """What the model makes of it."""
+    yield row(MODEL, "answered_unreachable", None, answered[slot_margins(keys) == 0].sum().item())
+    if len(keys) > 2 and right.std() > 0 and shares.std() > 0:
+        yield row(MODEL, "reach_correlation", None, torch.corrcoef(torch.stack([shares, right]))[0, 1].item())

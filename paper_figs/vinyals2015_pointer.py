@@ -1,0 +1,50 @@
+"""Sorting, or convex hulls, by pointing at the input and by an ordinary read-out: right answers by number of items.
+
+    python paper_figs/vinyals2015_pointer.py runs/vinyals2015_hull [picture.png]
+
+After Vinyals et al. 2015 (arXiv 1506.03134, §4), where hulls are told by whole answers and by area. Left: accuracy of
+each token, beside a guess. Middle: answers that are right as a whole, and of hulls the area covered by those that are
+simple polygons. Right: the loss in training. The dotted line is the largest number of items in training.
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+import iclab
+from iclab import plots
+from iclab.errors import refuse
+
+KINDS = {
+    "PointerTransformerConfig": {"label": "points", "color": "C0", "marker": "o"},
+    "TokenTransformerConfig": {"label": "ordinary read-out", "color": "C1", "marker": "s"},
+}
+
+
+def draw(table):
+    """A figure of the runs that are done, averaged over them."""
+    done = table[table["state"] == "done"]
+    refuse("nothing to draw", ["no run is done"] if done.empty else [])
+    sized = done.assign(items=pd.to_numeric(done["distribution"].str.extract(r"^(\d+)_items$")[0]))
+    sized = sized.dropna(subset=["items"]).assign(distribution="own")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.0))
+    hulls = "area_covered" in set(sized["quantity"])
+    for kind, look in KINDS.items():
+        where = {"model.kind": kind}
+        plots.trend(sized, left, "items", ["transformer"], "accuracy", where, **look)
+        plots.trend(sized, middle, "items", ["transformer"], "whole_answer", where, **look)
+        if hulls:
+            area = {**look, "label": f"{look['label']}: area", "marker": "", "linestyle": ":"}
+            plots.trend(sized, middle, "items", ["transformer"], "area_covered", where, **area)
+        curve = {**look, "marker": ""}
+        plots.trend(done, right, "step", ["transformer"], "evolution_loss", where, **curve)
+    plots.trend(sized, left, "items", ["chance"], "accuracy", label="a guess", color="black", linestyle="--")
+    for axes, said in ((left, "tokens that are right"), (middle, "answers that are right as a whole")):
+        axes.axvline(8, color="0.6", linestyle=":")
+        axes.set(xlabel="items", ylabel=said, ylim=(0, 1.05))
+        axes.legend(fontsize=7)
+    right.set(xlabel="step", ylabel="loss", yscale="log")
+    return figure
+
+
+if __name__ == "__main__":
+    plots.command(__doc__, draw, iclab.load)
