@@ -34,6 +34,7 @@ from iclab.analysis.next_token import (
 )
 from iclab.analysis.risk import Estimate
 from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.rows import Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
@@ -65,7 +66,7 @@ def perform(
     if isinstance(model, TokenTransformer):
         model.save(folder / "weights.safetensors")
     log("measures")
-    return measure(experiment, model.eval(), device)
+    return [*measure(experiment, model.eval(), device), *mechanisms(experiment, model)]
 
 
 def curve(experiment: TokenExperiment, training: TokenTraining) -> Iterator[dict[str, Any]]:
