@@ -34,6 +34,7 @@ from iclab.analysis.roles import attribution, inhibition, last_norm, patterns
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
+from iclab.predictors import TokenPredictor
 from iclab.tasks import TokenPrompts
 
 Lists = TokenPrompts
@@ -200,11 +201,11 @@ class Fit:
 
 
 @torch.no_grad()
-def fit(model: TokenTransformer, prompts: Lists, items: int, of: Callable[[Tensor, Tensor], Tensor]) -> Fit:
+def fit(model: TokenPredictor, prompts: Lists, items: int, of: Callable[[Tensor, Tensor], Tensor]) -> Fit:
     """Least squares on the first half of the prompts, R² on the other. What all items of a prompt share is left out on
     both sides, since no answer depends on it."""
     c1, c2 = (counts(prompts.tokens[:, part(prompts)], items) for part in (first, second))
-    X, y = of(c1, c2), model(prompts.tokens, 1)[:, 0, :items].double()
+    X, y = of(c1, c2), model(prompts.tokens)[:, -1, :items].double()
     X, y = X - X.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     half = len(y) // 2
     gram = einsum(X[:half], X[:half], "b v k, b v h -> k h")
