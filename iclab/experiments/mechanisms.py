@@ -36,6 +36,9 @@ component the one with the largest composition into the reader's keys:
     edit_drop_by_component, edit_composition_by_component     at each component as position
     edit_correlation                 of these two, over components; edit_rank: of the component, by what its cut costs
     edit_scaled                      edit_score with the component ("top") or a random direction times `position`
+    edit_cut_several                 edit_score without so many components (`position`): the "strongest" by composition,
+                                     or the "weakest"; edit_several_lead: of half of them, by how much less is left
+                                     without the strongest
 """
 
 from collections.abc import Iterator
@@ -210,6 +213,7 @@ def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generat
         yield from rows(name, "edit_drop", estimate(told["score"][MODEL] - terms))
     lost = told["score"][MODEL] - scaled(watches["score"], one, writer, cuts(len(scores)))
     yield from _component_rows(lost, scores, top)
+    yield from _several_rows(one, watches["score"], writer, scores)
     yield from _scaled_rows(one, watches["score"], writer, top, rng)
 
 
@@ -240,6 +244,23 @@ def _component_rows(lost: Tensor, scores: Tensor, top: int) -> Iterator[Row]:
     drop = lost.mean(1)
     yield row(MODEL, "edit_correlation", None, correlation(scores, drop))
     yield row(MODEL, "edit_rank", None, 1 + int((drop > drop[top]).sum()))
+
+
+def _several_rows(one: TokenTransformer, watch: Watch, writer: Head, scores: Tensor) -> Iterator[Row]:
+    """Without several components at once, the numbers being eighths of all where there are so many."""
+    e = len(scores)
+    numbers = sorted({e * i // 8 for i in range(9)})
+    place = torch.empty(e, dtype=torch.long).scatter(0, scores.argsort(descending=True), torch.arange(e))
+    orders = {"strongest": place, "weakest": e - 1 - place}
+    found = {
+        name: scaled(watch, one, writer, torch.stack([(order >= m).double() for m in numbers]))
+        for name, order in orders.items()
+    }
+    for name, left in found.items():
+        for m, terms in zip(numbers, left, strict=True):
+            yield from rows(name, "edit_cut_several", estimate(terms), m)
+    half = numbers.index(e // 2)
+    yield from rows(MODEL, "edit_several_lead", estimate(found["weakest"][half] - found["strongest"][half]))
 
 
 def _scaled_rows(one: TokenTransformer, watch: Watch, writer: Head, top: int, rng: torch.Generator) -> Iterator[Row]:
