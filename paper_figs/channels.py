@@ -3,11 +3,11 @@ before, and what is lost without it.
 
     python paper_figs/channels.py runs/channels [picture.png]
 
-After Elhage et al. 2021 (K-composition) and Merullo et al. 2024 (arXiv 2406.09519, Fig. 2, 7 and 10, there GPT-2). Left:
+After Elhage et al. 2021 (K-composition) and Merullo et al. 2024 (arXiv 2406.09519, Fig. 2, 7, 10, there GPT-2). Left:
 of one head in each layer, the composition of each component with the reader's keys against what prefix matching loses
-without it, one colour for each seed; the dotted line is chance, 1/√D. Middle: prefix matching without several components
-at once, the strongest by composition first, or the weakest. Right: prefix matching after an edit of the writer, or of a
-path from it into the reader, by the number of heads in a layer.
+without it, one colour for each seed; the dotted line is chance, 1/√D. Middle: prefix matching without several
+components at once, the strongest by composition first, or the weakest. Right: prefix matching after an edit of the
+writer, or of a path from it into the reader, by the number of heads in a layer.
 """
 
 import matplotlib.pyplot as plt

@@ -180,8 +180,11 @@ def test_silencing_a_head_that_writes_nothing_costs_nothing():
     model, prompts = list_model(), lists()
     with torch.no_grad():
         model.attention(1).out.weight[:, 6:] = 0.0  # of head 1.1
-    for how in ("zero", "mean", "resample"):
-        assert not list_recall.ablated(model, prompts, (1, 1), how, generator()).any()
+    before = list_recall.right(model, prompts, {})
+    for how in list_recall.HOWS:
+        assert torch.equal(list_recall.right_without(model, prompts, (1, 1), how, generator()), before)
+    said, wanted = model(prompts.tokens)[:, -1].argmax(-1).tolist(), prompts.targets[:, -1].tolist()
+    assert before.tolist() == [float(one == other) for one, other in zip(said, wanted, strict=True)]
 
 
 def test_lists_of_several_lengths_are_refused():

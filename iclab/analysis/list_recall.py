@@ -21,6 +21,7 @@ what to leave out). The two alternatives and the prompts that tell them apart ar
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ from iclab.predictors import TokenPredictor
 from iclab.tasks import TokenPrompts
 
 Lists = TokenPrompts
+How = Literal["zero", "mean", "resample"]
+HOWS: tuple[How, ...] = ("zero", "mean", "resample")
 
 
 def length(prompts: Lists) -> int:
@@ -140,12 +143,11 @@ def right(model: TokenTransformer, prompts: Lists, edits: dict[str, Replacement]
     return (said == prompts.targets[:, -1]).double()
 
 
-def ablated(
-    model: TokenTransformer, prompts: Lists, head: tuple[int, int], how: str, rng: torch.Generator
+def right_without(
+    model: TokenTransformer, prompts: Lists, head: tuple[int, int], how: How, rng: torch.Generator
 ) -> Float[Tensor, " b"]:
-    """The accuracy that is lost without a head: what of it is right as it is, and not without, less the reverse."""
-    edits = ablation(model, [head], how, prompts.tokens, rng)  # type: ignore[arg-type]
-    return right(model, prompts, {}) - right(model, prompts, edits)
+    """The same without a head, in one of the ways of `iclab.analysis.patching.ablation` on the prompts themselves."""
+    return right(model, prompts, ablation(model, [head], how, prompts.tokens, rng))
 
 
 # ---- subtraction or set difference ---------------------------------------------------------------------------------

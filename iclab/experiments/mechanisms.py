@@ -106,13 +106,14 @@ def mechanism_rows(
 def _head_rows(
     model: TokenTransformer, task: LaundryList, few: TokenPrompts, found: list_recall.Looks, rng: torch.Generator
 ) -> Iterator[Row]:
-    copied = list_recall.copied(model, few, task.items)
+    copied, before = list_recall.copied(model, few, task.items), list_recall.right(model, few, {})
     parts = {"first": list_recall.first(few), "second": list_recall.second(few)}
     told = {k: getattr(found, k) for k in ("first", "second", "hit", "inhibition")}
     told |= {f"copies_{k}": copied[..., part].mean(-1) for k, part in parts.items()}
     for layer, head in _heads(model):
         each = {k: terms[layer, head] for k, terms in told.items()}
-        each |= {how: list_recall.ablated(model, few, (layer, head), how, rng) for how in ("zero", "mean", "resample")}
+        left = {how: list_recall.right_without(model, few, (layer, head), how, rng) for how in list_recall.HOWS}
+        each |= {how: before - after for how, after in left.items()}
         for quantity, terms in each.items():
             made = rows(_name(layer, head), f"mechanism_{quantity}", estimate(terms))
             yield from ({**one, "layer": layer} for one in made)
