@@ -136,6 +136,18 @@ def test_a_model_that_subtracts_is_told_from_one_that_takes_a_set_difference_whe
     torch.testing.assert_close(made.coefficients, torch.tensor([3.0, 2.0], dtype=torch.float64))
 
 
+def test_logits_by_counts_are_those_of_each_count():
+    apart = list_recall.apart(lists(400), LISTS.items, generator(1))
+    tables = {
+        name: list_recall.by_counts(list_recall.fit(model, apart, LISTS.items, list_recall.any_of_counts))[:3, :3]
+        for name, model in (("subtracts", SUBTRACTS), ("differs", DIFFERS))
+    }
+    subtracts = torch.tensor([[0.0, -2, -4], [3, 1, -1], [6, 4, 2]], dtype=torch.float64)
+    differs = torch.tensor([[0.0, 0, 0], [4, 0, 0], [4, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(tables["differs"], differs, atol=1e-9, rtol=0)
+    torch.testing.assert_close(tables["subtracts"], subtracts, atol=0.2, rtol=0)  # of counts of 4 that it takes for 3
+
+
 def test_on_lists_as_they_are_the_two_cannot_be_told_apart_by_what_is_right():
     """A set difference is explained by subtraction as well as by itself: why the prompts that are apart are needed."""
     whole = lists(400)

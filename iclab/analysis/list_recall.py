@@ -171,6 +171,9 @@ def apart(prompts: Lists, items: int, rng: torch.Generator) -> Lists:
     return replace(prompts, tokens=tokens)
 
 
+MOST = 3
+
+
 def subtraction(c1: Float[Tensor, "b v"], c2: Float[Tensor, "b v"]) -> Float[Tensor, "b v k"]:
     """What logits are linear in where two bags are subtracted."""
     return torch.stack([c1, -c2], -1)
@@ -182,8 +185,9 @@ def difference(c1: Float[Tensor, "b v"], c2: Float[Tensor, "b v"]) -> Float[Tens
 
 
 def any_of_counts(c1: Float[Tensor, "b v"], c2: Float[Tensor, "b v"]) -> Float[Tensor, "b v k"]:
-    """… where all that counts are the two counts, 3 and more being taken for one."""
-    return F.one_hot((c1.clamp(max=3) * 4 + c2.clamp(max=3)).long(), 16).double()
+    """… where all that counts are the two counts, MOST and more being taken for one."""
+    base = MOST + 1
+    return F.one_hot((c1.clamp(max=MOST) * base + c2.clamp(max=MOST)).long(), base**2).double()
 
 
 MODELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -191,6 +195,12 @@ MODELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "set_difference": difference,
     "any_of_counts": any_of_counts,
 }
+
+
+def by_counts(made: "Fit") -> Float[Tensor, "c1 c2"]:
+    """Of a fit of `any_of_counts`: the logit by both counts, above that of an item that occurs in neither list."""
+    logits = made.coefficients.reshape(MOST + 1, MOST + 1)
+    return logits - logits[0, 0]
 
 
 @dataclass(frozen=True)

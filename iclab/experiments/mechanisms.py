@@ -13,6 +13,8 @@ too), a pair of heads ("0.2-1.0": who writes, who reads), a part of the model, o
                                      the counts of an item in the two lists are apart
     …_lead, …_taken                  of "subtraction": by how much its R² exceeds that of "set_difference"; b/a, what
                                      being named once more takes for each that being listed once more adds
+    …_logit                          of "listed_i_named_j": the logit of an item that occurs i and j times in the two
+                                     lists, above that of one that occurs in neither
     last_item_bias                   the share of answers that name the last slot, beyond 1/N
 
 "channels", of weights after folding (`iclab.analysis.composition`), for each way W of Q, K, V:
@@ -76,6 +78,7 @@ from iclab.tasks import LaundryList, RepeatedSequence, TokenPrompts, TokenTask
 MODEL = "transformer"
 OUTLIER = 4.0  # standard deviations of chance
 FEW = 512  # prompts of a mechanism: each head is silenced on them three times
+KNOWN = 3  # counts 0, 1, 2 are told one by one
 DRAWS = 16  # random directions
 FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
@@ -130,6 +133,9 @@ def _fits(model: TokenTransformer, task: LaundryList, prompts: TokenPrompts, qua
         yield from rows(name, quantity, estimate(made.terms))
     lead = fits["subtraction"].terms - fits["set_difference"].terms
     yield from rows("subtraction", f"{quantity}_lead", estimate(lead))
+    logits = list_recall.by_counts(fits["any_of_counts"])[:KNOWN, :KNOWN]
+    for (i, j), value in zip(torch.cartesian_prod(*[torch.arange(KNOWN)] * 2).tolist(), logits.flatten(), strict=True):
+        yield row(f"listed_{i}_named_{j}", f"{quantity}_logit", None, value.item())
     a, b = fits["subtraction"].coefficients.tolist()
     yield row("subtraction", f"{quantity}_taken", None, b / a)
 
