@@ -199,6 +199,30 @@ def test_silencing_a_head_that_writes_nothing_costs_nothing():
     assert before.tolist() == [float(one == other) for one, other in zip(said, wanted, strict=True)]
 
 
+def test_a_route_that_is_blocked_carries_no_weight_and_the_rest_still_adds_up_to_one():
+    model, prompts = list_model(), lists()
+    whole = patterns(model, prompts.tokens)[0].transpose(0, 1).contiguous()
+    routes = list_recall.routes(prompts)
+    assert set(routes) == {"end_to_first", "end_to_second", "second_to_first", "second_to_second"}
+    for who, whom in routes.values():
+        after = list_recall.blocked(who, whom)(whole)
+        torch.testing.assert_close(after.sum(-1), torch.ones_like(after[..., 0]), **EXACT)
+        own = torch.eye(10, dtype=torch.bool)[who, whom]
+        assert not after[..., who, whom][..., ~own].any() and (own.any() == (who == whom))
+        untouched = [t for t in range(10) if t not in range(10)[who]]
+        torch.testing.assert_close(after[..., untouched, :], whole[..., untouched, :], **EXACT)
+
+
+def test_a_model_whose_heads_write_nothing_needs_no_route():
+    model, prompts = list_model(), lists()
+    with torch.no_grad():
+        for layer in range(2):
+            model.attention(layer).out.weight.zero_()
+    before = list_recall.right(model, prompts, {})
+    for route in list_recall.routes(prompts).values():
+        assert torch.equal(list_recall.right_but_for(model, prompts, route), before)
+
+
 def test_lists_of_several_lengths_are_refused():
     with pytest.raises(ValueError, match="lists must be of one length"):
         list_recall.looks(list_model(), LaundryList(items=7, longest=4).sample(20, generator()))

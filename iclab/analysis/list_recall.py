@@ -150,6 +150,34 @@ def right_without(
     return right(model, prompts, ablation(model, [head], how, prompts.tokens, rng))
 
 
+def routes(prompts: Lists) -> dict[str, tuple[slice, slice]]:
+    """Who looks at whom: the end or the second list, at either list."""
+    N, last = length(prompts), slice(-1, None)
+    lists = {"first": first(prompts), "second": second(prompts)}
+    ends = {f"end_to_{name}": (last, part) for name, part in lists.items()}
+    within = {f"second_to_{name}": (lists["second"], part) for name, part in lists.items()}
+    return ends | (within if N > 2 else {"second_to_first": within["second_to_first"]})
+
+
+def blocked(who: slice, whom: slice) -> Callable[[Tensor], Tensor]:
+    """Weights of attention with which some tokens look at some others, but for themselves, not at all, and at the rest
+    so much more."""
+
+    def edited(pattern: Float[Tensor, "b a t s"]) -> Float[Tensor, "b a t s"]:
+        spare = pattern.shape[-1] - pattern.shape[-2]  # a null slot comes first
+        route = torch.zeros_like(pattern[0, 0], dtype=torch.bool)
+        route[who, whom.start + spare : whom.stop + spare] = True
+        left = pattern.masked_fill(route & ~route.new_ones(route.shape).tril(spare).triu(spare), 0.0)
+        return left / left.sum(-1, keepdim=True)
+
+    return edited
+
+
+def right_but_for(model: TokenTransformer, prompts: Lists, route: tuple[slice, slice]) -> Float[Tensor, " b"]:
+    """The same with a route blocked in every head."""
+    return right(model, prompts, {f"blocks.{i}.attn.pattern": blocked(*route) for i in range(model.config.n_layer)})
+
+
 # ---- subtraction or set difference ---------------------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ too), a pair of heads ("0.2-1.0": who writes, who reads), a part of the model, o
     mechanism_copies_first, _second  what it adds to an item's own logit where it looks at it, by list
     mechanism_written                of each part: what it adds to the missing item beyond the other listed ones
     mechanism_zero, _mean, _resample the accuracy that is lost without the head
+    mechanism_route                  … if the end, or the second list, looks at the first or the second list in no head
+                                     ("end_to_first", …)
     mechanism_mover                  by how much the best hit exceeds 1/N (chosen on half of the prompts)
     mechanism_fit, _fit_apart        R² of logits by counts, of the model of that name, on lists as they are, and where
                                      the counts of an item in the two lists are apart
@@ -100,6 +102,9 @@ def mechanism_rows(
     yield from rows(MODEL, "mechanism_mover", list_recall.mover(found, few)[1])
     for name, terms in list_recall.written(model, few).items():
         yield from rows(name.replace("blocks.", "").replace(".head.", "."), "mechanism_written", estimate(terms))
+    before = list_recall.right(model, few, {})
+    for name, route in list_recall.routes(few).items():
+        yield from rows(name, "mechanism_route", estimate(before - list_recall.right_but_for(model, few, route)))
     yield from _head_rows(model, task, few, found, rng)
     yield from _fit_rows(model, task, prompts, rng)
     last = model(few.tokens, 1)[:, 0].masked_fill(~few.options, -torch.inf).argmax(1) == few.tokens[:, N]
