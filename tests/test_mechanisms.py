@@ -361,7 +361,13 @@ def test_analyses_that_cannot_be_made_are_refused_together():
     shape = TokenTransformerConfig(n_layer=1, attention="linear")
     with pytest.raises(ValueError, match=r"'mechanism' needs task\.kind LaundryList, given MarkovChain") as told_of:
         experiment(MarkovChain(), ("mechanism", "edits"), shape, prompts=4)
-    for part in ("'edits' needs task.kind RepeatedSequence", "n_layer of 2 or more", "softmax", "prompts of 8 or more"):
+    for part in (
+        "'mechanism' needs softmax",
+        "'edits' needs task.kind RepeatedSequence",
+        "n_layer of 2 or more",
+        "softmax",
+        "prompts of 8 or more",
+    ):
         assert part in str(told_of.value)
     with pytest.raises(ValueError, match="need a TokenTransformerConfig, given PointerTransformerConfig"):
         experiment(LaundryList(items=7, longest=4), ("mechanism",), PointerTransformerConfig(items=7))
