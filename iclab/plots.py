@@ -169,6 +169,12 @@ def _color(name: str) -> Any:
     return shades(0.3 + 0.08 * int(steps)) if kind == "gradient_descent" else LOOKS.get(name, {}).get("color", "0.5")
 
 
+def sized(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of lists of one length, which is the column `items`, as if all were of one distribution ("own")."""
+    items = pd.to_numeric(table["distribution"].str.extract(r"^(\d+)_items$")[0])
+    return table.assign(items=items).dropna(subset=["items"]).assign(distribution="own")
+
+
 def heat(values: pd.DataFrame, axes: Axes, written: Callable[[float], str], **look: Any) -> Axes:
     """A table of numbers, each written on a field of its colour; the names of its rows and columns beside it. `look` is
     that of `imshow`. Raises ``ValueError`` where an entry is missing."""

@@ -8,7 +8,6 @@ training. Right: accuracy by length and slot of the missing item.
 """
 
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import iclab
 from iclab import plots
@@ -25,8 +24,7 @@ def draw(table):
     """A figure of the runs that are done, averaged over them."""
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    sized = done.assign(items=pd.to_numeric(done["distribution"].str.extract(r"^(\d+)_items$")[0]))
-    sized = sized.dropna(subset=["items"]).assign(distribution="own")
+    sized = plots.sized(done)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1), width_ratios=(1, 1.2))
     for quantity, (predictor, label, look) in LINES.items():
         name = "accuracy" if quantity == "guess" else quantity

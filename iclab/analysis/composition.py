@@ -111,6 +111,11 @@ class Compositions:
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         return torch.einsum("lae,laemh->lamh", weights, self.scores[way].square()).sqrt()
 
+    def heads_z(self, way: Way) -> Float[Tensor, "l a m h"]:
+        """Standard deviations that CS² of whole heads is above chance."""
+        S, T = self.writers.S[:, :, None, None], self.readers[way].S
+        return chance(S, T, self.D).z(self.heads(way))
+
     def chance(self, way: Way) -> Chance:
         """Of a component, for each reader [m h]."""
         S = self.readers[way].S
@@ -193,7 +198,7 @@ def _best(found: Compositions, way: Way, count: int, order: str) -> list[Channel
     """The strongest of one way."""
     values = _standings(found, way)
     layers = found.scores[way].shape[0]
-    ahead = _earlier(layers)[:, None, None, :, None].expand_as(values[order])
+    ahead = earlier(layers)[:, None, None, :, None].expand_as(values[order])
     ranked = values[order].nan_to_num(-torch.inf).masked_fill(~ahead, -torch.inf).flatten()
     top = ranked.topk(min(count, int(ahead.sum()))).indices
     places = torch.stack(torch.unravel_index(top, values[order].shape), -1).tolist()
@@ -219,13 +224,13 @@ def _standings(found: Compositions, way: Way) -> dict[str, Float[Tensor, "l a e 
 
 def _unreachable(scores: Float[Tensor, "l a e m h"]) -> tuple[Float[Tensor, "m h"], Float[Tensor, "m h"]]:
     """Mean and standard deviation, for each reader, of the scores of components in its own layer or a later one."""
-    mask = ~_earlier(scores.shape[0])[:, None, None, :, None].expand_as(scores)
+    mask = ~earlier(scores.shape[0])[:, None, None, :, None].expand_as(scores)
     weights = mask / mask.sum((0, 1, 2))
     mean = (weights * scores).sum((0, 1, 2))
     return mean, (weights * (scores - mean).square()).sum((0, 1, 2)).sqrt()
 
 
-def _earlier(layers: int) -> Bool[Tensor, "l m"]:
+def earlier(layers: int) -> Bool[Tensor, "l m"]:
     """Whether layer l comes before layer m."""
     return torch.ones(layers, layers, dtype=torch.bool).triu(1)
 

@@ -118,7 +118,7 @@ def attribution(
     m, to = m or tokens.shape[1], torch.arange(model.vocab, device=tokens.device) if to is None else to
     parts = {name: part[:, -m:] for name, part in _written(model, tokens)}
     weight, bias = model.read_out.weight[to], model.read_out.bias
-    divide, constant = _last_norm(model.norm, torch.stack(list(parts.values())).sum(0))
+    divide, constant = last_norm(model.norm, torch.stack(list(parts.values())).sum(0))
     read = {name: divide(part) @ weight.mT for name, part in parts.items()}
     shift = constant @ weight.mT + (0 if bias is None else bias[to])
     return read | {"bias": shift.expand(next(iter(read.values())).shape)}
@@ -139,7 +139,7 @@ def _written(model: TokenTransformer, tokens: Tensor) -> Iterator[tuple[str, Flo
             yield f"blocks.{i}.mlp_out", read[f"blocks.{i}.mlp_out"]
 
 
-def _last_norm(norm: nn.Module, stream: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def last_norm(norm: nn.Module, stream: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """The LayerNorm as a linear map, with the scale that it has on this stream, and the vector that it adds."""
     if not isinstance(norm, nn.LayerNorm):
         return lambda x: x, stream.new_zeros(stream.shape[-1])

@@ -7,10 +7,10 @@ prompts of examples. A file means one where its task is a `TokenTask`.
     eval    how it is measured
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,19 +21,26 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.identity import identity, machine_problems
 from iclab.experiments.mappings import Nested
 from iclab.models import TokenArchitecture, TokenTransformerConfig
-from iclab.tasks import Task, TokenTask
+from iclab.tasks import LaundryList, RepeatedSequence, Task, TokenTask
 from iclab.token_training import TokenRecipe
+
+TokenAnalysis = Literal["mechanism", "channels", "edits"]
+ABOUT: dict[str, type[TokenTask]] = {"mechanism": LaundryList, "edits": RepeatedSequence}
+LEAST = 8  # prompts that can be halved, with an error on either side
 
 
 @dataclass(frozen=True)
 class TokenEvaluation:
     """How a trained model is measured: on how many `prompts` of each distribution (more where a task is balanced and
     its places need it), and on which tasks besides its own and the parts that this has. `every` is the number of steps
-    between two points of the training curve, chosen by the number of steps unless given."""
+    between two points of the training curve, chosen by the number of steps unless given. `analyses` are those of heads
+    (`iclab.experiments.mechanisms`): "mechanism" (how a list is recalled), "channels" (which heads read which, by their
+    weights), "edits" (what the heads that continue a repeated sequence lose if components are cut)."""
 
     prompts: int = 1024
     shifts: tuple[tuple[str, TokenTask], ...] = ()
     every: int | None = None
+    analyses: tuple[TokenAnalysis, ...] = ()
 
     def __post_init__(self) -> None:
         given = {"prompts": (self.prompts, 2), "every": (1 if self.every is None else self.every, 1)}
@@ -58,7 +65,7 @@ class TokenExperiment:
     def __post_init__(self) -> None:
         found = machine_problems(self.seed, self.device)
         found += self.model.problems_for(self.task.vocab, self.longest, self.task.width)
-        found += self.train.problems_for(self.task) + self._shift_problems()
+        found += self.train.problems_for(self.task) + self._shift_problems() + self._analysis_problems()
         found += [f"the recipe {self.recipe!r} is for prompts of examples"] if self.recipe else []
         refuse("TokenExperiment", found)
 
@@ -71,6 +78,27 @@ class TokenExperiment:
         ]
         taken = [name for name, _ in self.eval.shifts if name in parts]
         return found + [f"the name {name!r} is that of a part of {type(self.task).__name__}" for name in taken]
+
+    def _analysis_problems(self) -> list[str]:
+        """What an analysis of heads would stumble over after the training."""
+        asked, model = self.eval.analyses, self.model
+        if not asked:
+            return []
+        few = [f"need eval.prompts of {LEAST} or more, given {self.eval.prompts}"] if self.eval.prompts < LEAST else []
+        if type(model) is not TokenTransformerConfig:
+            return [
+                f"analyses {each}" for each in [*few, f"need a TokenTransformerConfig, given {type(model).__name__}"]
+            ]
+        found = [f"analyses {each}" for each in few]
+        for name in asked:
+            kind = ABOUT.get(name, TokenTask)
+            if not isinstance(self.task, kind):
+                found.append(f"the analysis {name!r} needs task.kind {kind.__name__}, given {type(self.task).__name__}")
+            if name == "mechanism" and model.attention != "softmax":
+                found.append(f"the analysis {name!r} needs softmax attention, given {model.attention}")
+            if name != "mechanism" and model.n_layer < 2:
+                found.append(f"the analysis {name!r} needs model.n_layer of 2 or more, given {model.n_layer}")
+        return found + ([f"the analysis 'edits' {text}" for text in _uneditable(model)] if "edits" in asked else [])
 
     @property
     def distributions(self) -> dict[str, TokenTask]:
@@ -94,6 +122,16 @@ class TokenExperiment:
     def mapping(self) -> dict[str, Any]:
         """The settings as a file holds them, every default spelled out."""
         return config.to_mapping(self)
+
+
+def _uneditable(model: TokenTransformerConfig) -> Iterator[str]:
+    """Why components of a head cannot be told, or not be changed alone."""
+    if model.attention != "softmax" or model.null_slot:
+        yield "needs softmax attention without a null slot, so that biases of values can be moved"
+    if model.rotary:
+        yield "needs keys that do not depend on the distance, and positions are rotary"
+    if model.tied:
+        yield "needs layers of their own weights, and they are tied"
 
 
 def about_tokens(settings: Nested) -> bool:

@@ -38,6 +38,7 @@ from iclab.analysis.next_token import (
 )
 from iclab.analysis.risk import Estimate
 from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.movers import mover_rows
 from iclab.experiments.orderings import sequences
 from iclab.experiments.pointing import pointed
@@ -77,7 +78,7 @@ def perform(
     if isinstance(model, TokenTransformer):
         model.save(folder / "weights.safetensors")
     log("measures")
-    return measure(experiment, model.eval(), device)
+    return [*measure(experiment, model.eval(), device), *mechanisms(experiment, model)]
 
 
 def curve(experiment: TokenExperiment, training: TokenTraining) -> Iterator[dict[str, Any]]:
