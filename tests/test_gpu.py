@@ -8,8 +8,30 @@ import torch
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.run import perform
-from iclab.models import Transformer, TransformerConfig
-from iclab.tasks import FinitePool, LinearRegression, OrthogonalQuery, Prompts, SparseLinearRegression
+from iclab.experiments.token_experiment import TokenEvaluation, TokenExperiment
+from iclab.features import Representation
+from iclab.models import (
+    PointerTransformerConfig,
+    TokenTransformerConfig,
+    Transformer,
+    TransformerConfig,
+    VectorTransformerConfig,
+)
+from iclab.tasks import (
+    ConvexHull,
+    DynamicalSystem,
+    FinitePool,
+    GaussianClasses,
+    IndirectObject,
+    LaundryList,
+    LinearRegression,
+    MarkovChain,
+    OrthogonalQuery,
+    Prompts,
+    RepeatedSequence,
+    SparseLinearRegression,
+)
+from iclab.token_training import TokenRecipe
 from iclab.training import Recipe, Training
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -20,7 +42,17 @@ TASKS = [
     FinitePool(BASE, size=5),
     SparseLinearRegression(5, 8, noise=0.5),
     OrthogonalQuery(LinearRegression(6, 4)),
+    DynamicalSystem(3, 6, noise=0.5, representation=Representation(4, 2)),
 ]
+TOKENS = {  # a task, a model that answers it, and what is looked at in its heads
+    "lists": (LaundryList(8, shortest=2, longest=4), TokenTransformerConfig(), ("mechanism",)),
+    "pointing": (LaundryList(8, shortest=2, longest=4), PointerTransformerConfig(items=8, keys="positional"), ()),
+    "hulls": (ConvexHull(3, 5, grid=4), PointerTransformerConfig(items=16, closes=True), ()),
+    "indirect objects": (IndirectObject(), TokenTransformerConfig(), ()),
+    "repeated sequences": (RepeatedSequence(), TokenTransformerConfig(), ("channels", "edits")),
+    "Markov chains": (MarkovChain(3, 8), TokenTransformerConfig(), ()),
+    "Gaussian classes": (GaussianClasses(classes=32, pairs=2), VectorTransformerConfig(), ()),
+}
 
 
 def on_both(task, batch=64):
@@ -69,3 +101,12 @@ def test_a_run_goes_through_and_algorithms_are_identified(tmp_path):
     assert perform(replace(made, device="auto"), tmp_path, lambda point: None, lambda line: None)
     there, _ = on_both(BASE, batch=200)
     assert identify(references(BASE)["ridge"], BASE, there, torch.Generator("cuda").manual_seed(0))[0].family == "ridge"
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_run_over_tokens_goes_through(name, tmp_path):
+    task, model, analyses = TOKENS[name]
+    measured = TokenEvaluation(prompts=32, analyses=analyses)
+    made = TokenExperiment(task, model, TokenRecipe(steps=4), measured, device="cuda")
+    rows = perform(made, tmp_path, lambda point: None, lambda line: None)
+    assert {row["quantity"] for row in rows} >= {"accuracy", "loss"}
