@@ -13,6 +13,7 @@ from iclab.errors import Refusal
 
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
+Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSON
 TAKES_VALUE = (
     *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
     *("--prompts", "--heads"),
@@ -35,12 +36,14 @@ def sweep(
 
     Example: iclab sweep tasks/linear_regression.toml model.n_layer=1,2,4 seed=0:4
 
-    What is done already is not done again: the same command finishes a sweep that was stopped or killed.
+    What is done already is not done again: the same command finishes a sweep that was stopped or killed. A setting has
+    the name that it has in the file: one that is not known is refused, and those that are known are listed.
 
     Args:
         file: The task file (TOML).
         settings: Replace what the file says or add to its [sweep]. Several values: model.n_layer=1,2,4 or seed=0:4 or
-            train.lr=log:1e-4..1e-2:5. With scale=NAME the file's [scale.NAME] counts.
+            train.lr=log:1e-4..1e-2:5. recipe=NAME takes a model and its training by name; with scale=NAME the file's
+            [scale.NAME] counts, such as scale=paper.
         out: Folder of the runs. Default: runs/ and the name of the file.
         jobs: Processes at a time. Default: one for each core that may be used.
         dry_run: Print the grid and start nothing.
@@ -149,7 +152,7 @@ def verify(
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = (),
     *,
     cases: Annotated[int | None, arg(metavar="N")] = None,
-    json: Path | None = None,
+    json: Numbers = None,
 ) -> int:
     """Tries theorems on transformers with weights set by hand: error measured, bound promised, PASS or FAIL.
 
@@ -220,16 +223,19 @@ def channels(
     *,
     top: int = 20,
     by: str = "z",
-    json: Path | None = None,
+    json: Numbers = None,
 ) -> int:
     """Ranks the channels between heads of a model on this disk: what a component of one writes and a later one reads.
 
     Example: iclab channels ~/models/gpt2 --top 30
 
     Nothing is fetched. Read are GPT-2 and GPT-NeoX (Pythia) as folders of safetensors, and token transformers of iclab.
+    A writer "0.1.5" is layer 0, head 1, component 5, and a reader "2.3" head 3 of layer 2, which reads in its queries
+    (Q), keys (K) or values (V). CS is the composition score, between 0 and 1, and z how many standard deviations its
+    square lies above chance: of all pairs of a model the size of GPT-2 small the largest z is about 7 by chance.
 
     Args:
-        model: A folder with config.json and model.safetensors, or a file of weights.
+        model: A folder with config.json and model.safetensors, or the weights.safetensors of a run over tokens.
         top: How many channels to tell.
         by: What to rank by: z (above random rotations), z_unreachable (above components that cannot reach the reader),
             z_head (above the others of the same head), z_robust (the same by medians), score.
@@ -247,7 +253,7 @@ def recall(
     *,
     prompts: int = 100,
     heads: int = 4,
-    json: Path | None = None,
+    json: Numbers = None,
 ) -> int:
     """Asks a language model on this disk for the missing item of a list and for an indirect object, finds the heads
     that do it, and judges what was claimed of GPT-2.
@@ -255,11 +261,13 @@ def recall(
     Example: iclab recall ~/models/gpt2 --json gpt2.json
 
     Nothing is fetched. Texts are this project's reconstructions of those of the papers. Needs the package tokenizers.
+    The mover is the head that looks from the end of the text at the answer; heads that feed it tell its queries where
+    not to look. The quantities of the table are explained at the top of iclab/experiments/recall.py.
 
     Args:
         model: A folder of GPT-2 or GPT-NeoX (Pythia) with config.json, weights as safetensors and tokenizer.json.
-        prompts: How many texts of each kind.
-        heads: How many heads that feed the mover are taken apart, component by component.
+        prompts: How many texts of each kind, 8 or more.
+        heads: How many heads that feed the mover are taken apart, component by component; most of the time goes here.
         json: A file for the numbers, besides the tables.
     """
     from iclab.experiments.recall import Plan, report
@@ -269,14 +277,18 @@ def recall(
     return 0
 
 
-def bench(*, json: Path | None = None, budget: float = 120.0) -> int:
+def bench(*, json: Numbers = None, budget: float = 120.0) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
     Example: iclab bench --budget 60 --json bench.json
 
+    On one thread. Parts, each with a table: baselines (ridge and least squares against loops), probes, throughput
+    (training by layout, attention and width), devices, and quality (seconds until the excess risk is within 10, 5, 2
+    and 1 % of Bayes). The last part takes up to --budget for each of its recipes, the others a few minutes.
+
     Args:
-        json: A file for the numbers, besides the table.
-        budget: Seconds that each recipe may train.
+        json: A file for the numbers, besides the tables.
+        budget: Seconds that each recipe of the last part may train.
     """
     from iclab.experiments.bench import bench
 

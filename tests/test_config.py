@@ -511,6 +511,18 @@ def test_a_kind_of_model_that_is_not_known_is_told_with_the_known_ones():
     assert "unknown architecture 'LinearAttention'" in line and "LinearAttentionConfig" in line
 
 
+def test_what_is_for_the_other_kind_of_prompts_is_told_so():
+    examples = {"task": {"kind": "LinearRegression", "d": 2, "n": 5}, "eval": {"analyses": ["mechanism", "layers"]}}
+    first, second = refusal(Experiment.from_mapping, examples, "f")
+    assert "'mechanism' is for sequences of tokens, and task.kind 'LinearRegression' is about examples" in first
+    assert "unknown value 'mechanism'" in second
+    tokens = {"task": {"kind": "MarkovChain"}, "model": {"kind": "TransformerConfig"}, "eval": {"analyses": ["layers"]}}
+    told = refusal(Experiment.from_mapping, tokens, "f")
+    assert "'TransformerConfig' is for prompts of examples, and task.kind 'MarkovChain' is about tokens" in told[0]
+    assert "'layers' is for prompts of examples" in told[1]
+    assert any("unknown token architecture 'TransformerConfig'" in line for line in told)
+
+
 # ---- shifts --------------------------------------------------------------------------------------------------------
 
 

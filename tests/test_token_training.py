@@ -146,7 +146,7 @@ def test_a_pointer_is_saved_and_comes_back(pointer, tmp_path):
     with pytest.raises(ValueError, match="rank must be at least 1, given 0"):
         PointerTransformerConfig(rank=0)
     assert PointerTransformerConfig(items=9).problems_for(8, 4) == [
-        "a pointer to 9 items needs as many tokens, and there are 8"
+        "items = 9 tokens that can be pointed at, and the task has 8 tokens"
     ]
 
 

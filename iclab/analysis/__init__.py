@@ -1,5 +1,14 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest; and where:
-what is written in the layers, and what they do in other places.
+what is written in the layers, what they do in other places, and what heads tell each other.
+
+Models as a whole
+    answer, risk, excess, ratio, band       predictors on the same prompts, with errors over prompts
+    identify, families, report              which algorithm a model, or each of its layers, is nearest to
+    spd, ilwd, weight_cosine, linearity     agreement of answers; of the weights that answers imply
+    sime, match_iterations                  how alike errors are; how many steps of an iteration a layer is worth
+    weight_distance                         of two models, up to the symmetries of their architecture
+    exact_risk, one_layer_optimum, icl_risk linear attention: exact risk and optimum of one layer, limits
+    predicted_error, inputs_to_learn        learning curves of random features by theory
 
 Layers
     probe, attention_probes, token_probes   is a target written in the stream: at one token, at several, at tokens of
@@ -9,6 +18,14 @@ Layers
     Stitched                                lower blocks of one transformer under upper blocks of another, through no
                                             bridge, an `affine_bridge`, a `relative_bridge`, or one that learns
     pasting, paste, new_read_in             a new read-in that learns under frozen upper blocks, with its controls
+
+Heads of models over tokens
+    roles, attribution, ablation, path      what a head does by itself, what it adds to logits, what is lost without it
+    ov, qk, folded, compositions, channels  circuits as factors; which heads read which, by the weights, against chance
+    with_components, with_reading, traverse components cut, scaled or alone kept; what a head writes along a direction
+    reach, sampled_reach, slot_margins      which slots of a list a query of r numbers can point at
+    `iclab.analysis.movers`, `.list_recall`, `.cuts`    modules: heads that move an answer, how lists are recalled, what
+                                            is lost by cuts
 """
 
 from iclab.analysis.agreement import (

@@ -188,10 +188,15 @@ def channels(found: Compositions, count: int = 20, order: str = "z") -> list[Cha
 
     Raises ``ValueError`` for an order that is not in `ORDERS`.
     """
-    problems = [] if order in ORDERS else [unknown("order", order, ORDERS)]
-    refuse("channels", problems + ([] if count >= 1 else [f"count must be at least 1, given {count}"]))
+    refuse("channels", ordering_problems(count, order))
     best = [channel for way in found.scores for channel in _best(found, way, count, order)]
     return sorted(best, key=lambda channel: -getattr(channel, order))[:count]
+
+
+def ordering_problems(count: int, order: str) -> list[str]:
+    """What stands against so many channels in this order."""
+    problems = [] if order in ORDERS else [unknown("order", order, ORDERS)]
+    return problems + ([] if count >= 1 else [f"count must be at least 1, given {count}"])
 
 
 def _best(found: Compositions, way: Way, count: int, order: str) -> list[Channel]:

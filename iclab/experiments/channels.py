@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from iclab.analysis.composition import WAYS, Channel, channels, compositions, ways_of
+from iclab.analysis.composition import WAYS, Channel, channels, compositions, ordering_problems, ways_of
 from iclab.analysis.folding import folded
+from iclab.errors import refuse
 from iclab.experiments.report import table
 from iclab.files import write_whole
 from iclab.models import TokenTransformer
@@ -25,6 +26,7 @@ COLUMNS = ["by", "writer", "reader", "CS", "of the head", "z", "z unreachable", 
 
 def model(place: Path) -> TokenTransformer:
     """The model in a folder of a pretrained one, or in a file that `TokenTransformer.save` wrote."""
+    refuse(f"{place}", [] if place.exists() else ["no such folder or file"])
     return load_pretrained(place) if place.is_dir() else TokenTransformer.load(place)
 
 
@@ -37,6 +39,7 @@ def ranked(of: TokenTransformer, count: int, order: str) -> list[Channel]:
 
 def report(place: Path, count: int, order: str, to: Console, file: Path | None = None) -> None:
     """Prints the table, and writes all numbers to a file where one is named."""
+    refuse("channels", ordering_problems(count, order))
     one = model(place)
     found = ranked(one, count, order)
     size = f"{one.config.n_layer} layers of {one.config.n_head} heads, d_model {one.config.d_model}"

@@ -14,6 +14,7 @@ A reader goes on after a problem, so that everything wrong with a file is said a
 
 import dataclasses
 import inspect
+import re
 import tomllib
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -293,7 +294,7 @@ class Reader:
         kind = given["kind"]
         if not isinstance(kind, str):
             return self.wrong(join(key, "kind"), str, kind)
-        return self.fail(join(key, "kind"), f"{join(key, 'kind')}: {unknown(base.__name__.lower(), kind, names)}")
+        return self.fail(join(key, "kind"), f"{join(key, 'kind')}: {unknown(_in_words(base), kind, names)}")
 
     def _build(self, final: type, given: Nested, key: str, besides: set[str]) -> Any:
         fields = schema(final)
@@ -321,6 +322,11 @@ class Reader:
             hint, known = f" Did you mean {elsewhere[0]!r}?", ", ".join(sorted(here))
             return self.fail(key, f"unknown key {key!r}.{hint} Known: {known}")
         return self.fail(key, unknown("key", key, here))
+
+
+def _in_words(base: type) -> str:
+    """The name of a class as it is said: "token architecture"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", base.__name__).lower()
 
 
 def read(cls: type[T], mapping: Nested, source: object) -> T:

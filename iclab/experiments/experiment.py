@@ -34,10 +34,10 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.identity import SEEDS, identity, machine_problems
 from iclab.experiments.mappings import Nested
-from iclab.experiments.token_experiment import TokenExperiment, about_tokens
+from iclab.experiments.token_experiment import TokenAnalysis, TokenExperiment, about_tokens
 from iclab.features import Features
 from iclab.fitting import RidgeFit
-from iclab.models import LAYOUTS, Architecture, TransformerConfig
+from iclab.models import LAYOUTS, Architecture, TokenArchitecture, TransformerConfig
 from iclab.posterior import bayes_where_known
 from iclab.predictors import Predictor
 from iclab.regression import FrozenLearner
@@ -379,6 +379,7 @@ def read(settings: Nested, reader: Reader) -> Any:
     """The experiment, or FAILED with its problems in the reader. The task comes first, because it decides about the
     kind of experiment and shifts are derived from it, and then the start, because it has a shape."""
     settings = dict(settings)
+    _note_what_is_of_the_other_kind(settings, reader)
     if about_tokens(settings):
         return reader.read(TokenExperiment, settings)
     if "task" in settings:
@@ -388,6 +389,22 @@ def read(settings: Nested, reader: Reader) -> Any:
         settings["start"] = reader.read(Start | None, settings["start"], "start")
         settings["model"] = _with_shape(settings)
     return reader.read(Experiment, settings)
+
+
+def _note_what_is_of_the_other_kind(settings: Nested, reader: Reader) -> None:
+    """Notes models and analyses that exist, but for the other kind of prompts."""
+    tokens = about_tokens(settings)
+    task, model, evaluation = (
+        section if isinstance(section, Mapping) else {} for section in map(settings.get, ("task", "model", "eval"))
+    )
+    base, analysis = (Architecture, Analysis) if tokens else (TokenArchitecture, TokenAnalysis)
+    asked = evaluation.get("analyses", [])
+    found = {"model.kind": [model["kind"]] if model.get("kind") in [*config.kinds(base)] else []}
+    found["eval.analyses"] = [k for k in asked if k in get_args(analysis)] if isinstance(asked, list | tuple) else []
+    theirs, ours = ("prompts of examples", "tokens") if tokens else ("sequences of tokens", "examples")
+    for key, names in found.items():
+        for name in names if "kind" in task else []:
+            reader.fail(key, f"{key}: {name!r} is for {theirs}, and task.kind {task['kind']!r} is about {ours}")
 
 
 def _with_shape(settings: Nested) -> Any:

@@ -32,7 +32,8 @@ def plan(study: Study, folder: Path, to: Console) -> None:
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
-    to.print(report.table(f"{len(rows)} runs would be in {folder}; nothing was started", columns, cells, to))
+    count = f"{len(rows)} run{'' if len(rows) == 1 else 's'}"
+    to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
 
 
 def _planned(experiment: Experiment | TokenExperiment, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:

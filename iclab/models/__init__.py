@@ -1,5 +1,12 @@
-"""Things with weights: the transformer over prompts, tokens or vectors, one that points, layouts, activations, linear
-models, models whose weights are drawn and never learned but for the last, and GPT-2 and Pythia from files."""
+"""Things with weights, each made by its `…Config`:
+
+Transformer                         over prompts of examples, in one of the token layouts `LAYOUTS`
+LinearAttention                     one layer whose answer is linear in its weights
+RandomAttention, RandomNetwork, RandomSelfAttention     weights are drawn, and only the last are learned
+TokenTransformer, VectorTransformer, PointerTransformer     over sequences of tokens, of vectors, and one that
+                                    answers by pointing at a token of its input
+load_pretrained                     GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
+"""
 
 from iclab.models.architecture import Architecture, TokenArchitecture
 from iclab.models.layouts import LAYOUTS, Layout

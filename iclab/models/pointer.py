@@ -6,7 +6,7 @@
 Slots are the tokens from position 1 on, up to the first that is none of the `items` (tokens 0 .. items − 1). Keys have
 rank r and are read from the stream at the slot ("content"), or are a learned vector of its position alone
 ("positional"): what is asked for then says which slot is meant, whatever is in it, in r numbers. In one dimension only
-the slots with the largest and the smallest key can be pointed at most; in r dimensions those at the corners of the
+the slots with the largest and the smallest key can have the largest weight; in r dimensions those at the corners of the
 convex hull of the keys.
 
 Sources: Vinyals, Fortunato, Jaitly 2015, arXiv 1506.03134, eq. 3 (pointing as the read-out; with additive attention);
@@ -45,7 +45,7 @@ class PointerTransformerConfig(TokenTransformerConfig):
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         fits = self.items <= vocab
-        found = [] if fits else [f"a pointer to {self.items} items needs as many tokens, and there are {vocab}"]
+        found = [] if fits else [f"items = {self.items} tokens that can be pointed at, and the task has {vocab} tokens"]
         return super().problems_for(vocab, n, width) + found
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "PointerTransformer":

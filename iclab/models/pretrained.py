@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from iclab.errors import refuse, unknown
+from iclab.errors import Refusal, refuse, unknown
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 
 ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
@@ -83,10 +83,13 @@ def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> T
 
 
 def _config(folder: Path) -> Settings:
+    file = folder / "config.json"
+    refuse(f"{folder}", [] if file.is_file() else ["no config.json; a model is a folder with this and its safetensors"])
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+        raise Refusal(f"{file}: not JSON: {error}") from None
+    refuse(f"{file}", [] if isinstance(config, dict) else ["not a table of settings"])
     kind = str(config.get("model_type"))
     refuse(f"{folder}", [] if kind in KINDS else [unknown("model_type", kind, KINDS)])
     refuse(f"{folder}", [f"config.json has no {key}" for key in KINDS[kind].needed if key not in config])
@@ -122,7 +125,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         try:
             found |= load_file(folder / name)
         except SafetensorError as error:
-            raise ValueError(f"{folder / name}: no file of weights: {error}") from None
+            raise Refusal(f"{folder / name}: no file of weights (safetensors): {error}") from None
     return {name: value for name, value in found.items() if not name.endswith(BUFFERS)}
 
 

@@ -38,7 +38,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from iclab.errors import refuse, unknown, unknown_choices
+from iclab.errors import Refusal, refuse, unknown, unknown_choices
 from iclab.files import write_whole
 from iclab.models.activations import Inside, Replacement, Taps
 from iclab.models.architecture import Architecture
@@ -145,7 +145,8 @@ class TransformerConfig(BlockConfig, Architecture):
         if self.layout == "states" and labels != d:
             told = "numbers" if labels is None else f"of {labels} coordinates"
             found.append(
-                f"layout = states is for labels that are the next input, of {d} coordinates; labels are {told}"
+                f"layout = states is for labels that are the next input, of {d} coordinates, as those of a "
+                f"DynamicalSystem; labels are {told}"
             )
         return found
 
@@ -381,7 +382,7 @@ class Stack(nn.Module):
         try:
             opened = safe_open(Path(path), framework="pt", device=str(device))
         except SafetensorError as error:
-            raise ValueError(f"{path}: no file of weights: {error}") from None
+            raise Refusal(f"{path}: no file of weights (safetensors): {error}") from None
         with opened as file:
             shape = json.loads((file.metadata() or {}).get(cls.kind, "null"))
             refuse(f"{path}", [] if shape else [f"no {cls.kind} was saved in this file"])

@@ -10,8 +10,14 @@
     FinitePool, NoisyLabels, SkewedInputs, ...  a task with one fact changed
 
 Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`, or `Derived` from another task.
-LaundryList, IndirectObject, RepeatedSequence, MultiQueryRecall, MarkovChain, Sorting and ConvexHull are a `TokenTask`,
-and so is GaussianClasses, whose tokens are vectors.
+
+    LaundryList, IndirectObject                 which item, or who of two, is to be named
+    RepeatedSequence, MultiQueryRecall          what followed a token before
+    MarkovChain                                 the next state
+    Sorting, ConvexHull                         answers that are sequences of the input's own tokens
+    GaussianClasses                             the label of an item; tokens are vectors
+
+These are `TokenTask`s. In `iclab.tasks.text` lists and names are English text, for any tokenizer.
 """
 
 from iclab.tasks.classification import LinearClassification, SignFunctions
