@@ -7,8 +7,9 @@ loss                     −log p of the right token, in nats
 divergence               KL(reference ‖ model), of the predictor named
 answered                 of lists of one length: the share of prompts in which slot j is the likeliest of the options
 
-Of indirect objects also which heads are used (`iclab.experiments.movers`), and further ones of models that point
-(`.pointing`) and of answers that are sequences (`.orderings`).
+Further ones are of indirect objects, which heads are used (`iclab.experiments.movers`); of models that point
+(`.pointing`); of answers that are sequences (`.orderings`); of analyses that are asked for (`.mechanisms`); and of the
+training curve (`.evolution`).
 
 "transformer" is the model, "chance" a guess among the options, and what else a task has as a reference: "bigram" and
 "unigram" counts; of Gaussian classes "context", Bayes from the context alone, and "known", Bayes by heart alone.

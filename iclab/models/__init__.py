@@ -1,11 +1,13 @@
 """Things with weights, each made by its `…Config`:
 
-Transformer                         over prompts of examples, in one of the token layouts `LAYOUTS`
-LinearAttention                     one layer whose answer is linear in its weights
-RandomAttention, RandomNetwork, RandomSelfAttention     weights are drawn, and only the last are learned
-TokenTransformer, VectorTransformer, PointerTransformer     over sequences of tokens, of vectors, and one that
-                                    answers by pointing at a token of its input
-load_pretrained                     GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
+Transformer           over prompts of examples, in one of the token layouts `LAYOUTS`
+LinearAttention       one layer whose answer is linear in its weights
+RandomAttention       weights are drawn, and only the last are learned; so are those of RandomNetwork (its rival) and
+                      RandomSelfAttention
+TokenTransformer      over sequences of tokens
+VectorTransformer     over sequences of vectors
+PointerTransformer    over tokens; its answer points at a token of its input
+load_pretrained       GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
 """
 
 from iclab.models.architecture import Architecture, TokenArchitecture
