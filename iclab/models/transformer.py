@@ -145,8 +145,8 @@ class TransformerConfig(BlockConfig, Architecture):
         if self.layout == "states" and labels != d:
             told = "numbers" if labels is None else f"of {labels} coordinates"
             found.append(
-                f"layout = states is for labels that are the next input, of {d} coordinates, as those of a "
-                f"DynamicalSystem; labels are {told}"
+                f"layout = states is for labels that are the next input, of {d} coordinates; labels are {told} "
+                "(those of a DynamicalSystem are the next input)"
             )
         return found
 
