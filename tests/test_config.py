@@ -143,6 +143,7 @@ def test_each_kind_of_annotation_is_read(key, given, read):
         ("choice", 1, 'choice: expected one of "red", "green", given 1'),
         ("maybe", "some", 'maybe: expected an integer or "none", given "some"'),
         ("several", 1.0, "several: expected a list, each a number, given 1.0"),
+        ("several", "a", 'several: expected a list, each a number, given "a"; in a list: ["a"]'),
         ("several", [1.0, "x"], 'several[1]: expected a number, given "x"'),
         ("pair", [1], "pair: expected a list of 2: an integer, a number, given [1]"),
         ("names", [1], "names: expected a table, given [1]"),

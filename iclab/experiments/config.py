@@ -262,6 +262,9 @@ class Reader:
     def _list(self, hint: Any, given: Any, key: str) -> Any:
         inner = get_args(hint)
         several = inner[-1] is Ellipsis
+        if several and isinstance(given, str):
+            told = f"given {shown(given)}; in a list: [{shown(given)}]"
+            return self.fail(key, f"{key}: expected {described(hint)}, {told}")
         if not isinstance(given, list | tuple) or not (several or len(given) == len(inner)):
             return self.wrong(key, hint, given)
         each = [inner[0]] * len(given) if several else inner

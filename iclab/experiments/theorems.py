@@ -154,6 +154,7 @@ of Python run as they stand. This page is what `iclab errata` prints.
 
 def errata(examples: int) -> str:
     """The page of statements that were published wrong, as Markdown."""
+    refuse("errata", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     wrong = [each for each in THEOREMS if each.corrected]
     lines = [f"| {each.paper} | {each.corrected.paper} | `{each.name}` |" for each in wrong if each.corrected]
     return HEADING + "\n".join(lines) + "\n" + "".join(_erratum(each, examples) for each in wrong)
