@@ -162,7 +162,7 @@ def verify(
     holds. Exit status 4 where one does not pass.
 
     Args:
-        names: The theorems. Default: all.
+        names: The theorems, by name or by how their names begin: iclab verify bai2023. Default: all.
         cases: How many cases to try of each. Default: as many as each asks for.
         json: A file for the numbers, besides the table.
     """

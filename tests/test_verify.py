@@ -37,6 +37,17 @@ def test_the_table_tells_what_was_tried_and_what_came_of_it(capsys, tmp_path):
     assert set(failing["case"]) == {"seed", "d", "lr", "lam", "size", "noise", "condition", "variant", "dtype"}
 
 
+def test_a_beginning_means_all_theorems_that_begin_with_it_and_a_name_itself_alone(capsys, tmp_path):
+    file = tmp_path / "found.json"
+    for words, meant in (
+        (["elhage2021_"], ["elhage2021_previous_token", "elhage2021_induction", "elhage2021_copy"]),
+        (["ahn2023_lemma1", "ahn2023_lemma1"], ["ahn2023_lemma1"]),
+    ):
+        code, _, err = call(capsys, "verify", *words, "--cases", "1", "--json", str(file))
+        assert code in (0, 4), err
+        assert [row["theorem"] for row in json.loads(file.read_text())] == meant
+
+
 def test_without_names_all_theorems_are_tried(capsys, only):
     only(halving(), halving(0.5))
     code, out, _ = call(capsys, "verify")
@@ -55,7 +66,7 @@ def test_a_theorem_that_does_not_hold_ends_with_status_4(capsys, only):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["verify", "akyurek2022_theorem"], "unknown theorem 'akyurek2022_theorem'. Did you mean 'akyurek2022_theorem"),
+        (["verify", "akyurek_theorem1"], "unknown theorem 'akyurek_theorem1'. Did you mean 'akyurek2022_theorem1"),
         (["verify", "--cases", "0"], "--cases must be at least 1, given 0"),
         (["falsify", "akyurek2022_theorm2"], "Did you mean 'akyurek2022_theorem2'?"),
         (["falsify", "akyurek2022_theorem2", "--examples", "0"], "--examples must be at least 1"),

@@ -25,9 +25,7 @@ COLUMNS = ["theorem", "paper", "statement", "worst case", "error", "bound", "mar
 def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Console) -> bool:
     """Tries theorems (all unless named), prints a table and writes JSON to `path`; whether all came out as expected."""
     refuse("verify", [] if cases is None or cases >= 1 else [f"--cases must be at least 1, given {cases}"])
-    known = [each.name for each in THEOREMS]
-    refuse("verify", [unknown("theorem", name, known) for name in names if name not in known])
-    chosen = [named(name) for name in names] or THEOREMS
+    chosen = _meant(names) if names else THEOREMS
     rows = [_row(each.tried(each.drawn(cases or each.cases))) for each in chosen]
     to.print(table("theorems", COLUMNS, [_told(row) for row in rows], to))
     for row in rows:
@@ -36,6 +34,14 @@ def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Conso
     if path is not None:
         write_whole(path, json.dumps(rows, indent=1).encode())
     return all(row["outcome"] == "PASS" for row in rows)
+
+
+def _meant(names: Sequence[str]) -> list[Theorem]:
+    """The theorem of each name, or all those whose names begin with it."""
+    known = [each.name for each in THEOREMS]
+    found = {name: [name] if name in known else [each for each in known if each.startswith(name)] for name in names}
+    refuse("verify", [unknown("theorem", name, known) for name, meant in found.items() if not meant])
+    return [named(each) for each in dict.fromkeys(each for meant in found.values() for each in meant)]
 
 
 def _row(tally: Tally) -> dict[str, Any]:
