@@ -82,6 +82,17 @@ def test_a_model_answers_no_slot_that_its_keys_cannot_reach(rank):
     assert any(sampled) == (rank > 2)
 
 
+@pytest.mark.parametrize("part", ["seen", "new"])
+def test_a_slot_that_is_held_out_and_never_asked_has_no_accuracy_to_go_with_its_reach(part):
+    lists = LaundryList(items=8, longest=6, holds_out="slots", part=part)
+    one = TokenExperiment(lists, model().config, eval=TokenEvaluation(prompts=60), device="cpu")
+    found = table(row for row in measure(one, model()) if row["distribution"] == "6_items")
+    asked = {slot for slot in range(6) if ("transformer", "accuracy", slot) in found}
+    assert asked == ({0, 1, 2, 4, 5} if part == "seen" else {3})
+    assert all(("transformer", "reach", slot) in found for slot in range(6))
+    assert part == "seen" or ("transformer", "reach_correlation", None) not in found
+
+
 def test_there_is_nothing_to_tell_of_keys_that_know_the_content_or_of_lists_of_many_lengths():
     assert not list(pointed(model("content"), LISTS.of_length(4), [], generator()))
     assert not list(pointed(model(), LISTS, [], generator()))
