@@ -71,13 +71,12 @@ from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import Estimate, estimate
 from iclab.analysis.roles import induction
 from iclab.experiments.claims import TRAINED
-from iclab.experiments.rows import Row, finite, row, rows
+from iclab.experiments.rows import MODEL, Row, finite, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.token_experiment import TokenExperiment
 from iclab.models import TokenTransformer
 from iclab.tasks import LaundryList, RepeatedSequence, TokenPrompts, TokenTask
 
-MODEL = "transformer"
 OUTLIER = 4.0  # standard deviations of chance
 FEW = 512  # prompts of a mechanism: each head is silenced on them three times
 KNOWN = 3  # counts 0, 1, 2 are told one by one

@@ -20,11 +20,9 @@ from iclab.analysis.movers import Named, feeding, mover, named
 from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import estimate, ratio
 from iclab.analysis.roles import patterns
-from iclab.experiments.rows import Row, rows
+from iclab.experiments.rows import MODEL, Row, rows
 from iclab.models import TokenTransformer
 from iclab.tasks import IndirectObject, TokenPrompts, TokenTask
-
-MODEL = "transformer"
 
 
 @torch.no_grad()

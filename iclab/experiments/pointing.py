@@ -23,12 +23,11 @@ from torch import Tensor
 
 from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
 from iclab.analysis.risk import Estimate
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import MODEL, Row, row, rows
 from iclab.models import PointerTransformer
 from iclab.tasks import LaundryList, TokenTask
 
 DRAWS = 100_000  # directions, where reach is not known exactly
-MODEL = "transformer"
 
 
 def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:

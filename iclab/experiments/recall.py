@@ -57,14 +57,14 @@ from iclab.analysis.steering import Direction, component, projections, random_di
 from iclab.errors import Refusal, refuse
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
 from iclab.experiments.report import table
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import MODEL, Row, row, rows
 from iclab.files import write_whole
 from iclab.models import TokenTransformer
 from iclab.models.pretrained import load_pretrained
 from iclab.tasks.text import NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, single_tokens
 from iclab.tasks.tokens import without_replacement
 
-MODEL, TOP, OTHERS = "transformer", "top component", "other components"
+TOP, OTHERS = "top component", "other components"
 FEW = 40  # texts on which components are cut: each cut is a run of the whole model
 WIDEST = 4.0  # standard deviations of what is written by itself, to either side
 

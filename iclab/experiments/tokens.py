@@ -42,7 +42,7 @@ from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.movers import mover_rows
 from iclab.experiments.orderings import sequences
 from iclab.experiments.pointing import pointed
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import MODEL, Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
 from iclab.models import TokenTransformer
@@ -50,7 +50,6 @@ from iclab.predictors import Bigram, ContextClasses, KnownClasses, TokenPredicto
 from iclab.tasks import GaussianClasses, LaundryList, MarkovChain, RepeatedSequence, TokenPrompts, TokenTask
 from iclab.token_training import TokenTraining
 
-MODEL = "transformer"
 SURE = 1e-3  # α of the counts that answer a repeated block, in which what followed once follows again
 WATCHED = 256  # prompts of the training curve
 
