@@ -20,11 +20,11 @@ from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclab.analysis.circuits import ov
 from iclab.analysis.patching import Head, missing
-from iclab.analysis.roles import duplicate, inhibition, patterns
+from iclab.analysis.roles import duplicate, inhibition, last_norm, patterns
 from iclab.analysis.steering import Direction, component, scale, traverse
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
@@ -111,11 +111,8 @@ def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
     *_, last = model.stream(prompts.tokens)
     h, W_U = last[torch.arange(len(prompts.end)), prompts.end], model.read_out.weight[prompts.options]
     wanted = W_U[:, 0] - W_U[:, 1:].mean(1)
-    if isinstance(model.norm, nn.LayerNorm):
-        gained = wanted * model.norm.weight
-        spread = (h.var(-1, correction=0, keepdim=True) + model.norm.eps).sqrt()
-        wanted = (gained - gained.mean(-1, keepdim=True)) / spread
-    return torch.einsum("labd,bd->lab", written(model, prompts, model.config.n_layer), wanted)
+    divide, _ = last_norm(model.norm, h)
+    return torch.einsum("labd,bd->lab", divide(written(model, prompts, model.config.n_layer)), wanted)
 
 
 @torch.no_grad()
@@ -166,10 +163,8 @@ def _turned(block: Block, q: Float[Tensor, "w b c"], prompts: Named) -> Float[Te
 def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, "l a b"]:
     """What of a mover's inhibition each earlier head gives it by its queries: what is lost without it."""
     heads = written(model, prompts, of[0])
-    lost = without(model, prompts, of, torch.zeros_like(heads[0, :1])) - without(
-        model, prompts, of, heads.flatten(0, 1)
-    )
-    return lost.unflatten(0, heads.shape[:2])
+    whole = without(model, prompts, of, torch.zeros_like(heads[0, :1]))
+    return (whole - without(model, prompts, of, heads.flatten(0, 1))).unflatten(0, heads.shape[:2])
 
 
 @torch.no_grad()
@@ -178,8 +173,8 @@ def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[
     singular values. Those that are but rounding are left out."""
     count = int(ov(model)[head].svd().directions().any(-2).sum())
     edits = (scale(model, component(model, head, i), 0.0) for i in range(count))
-    left = [prompts.score(_looks(model, prompts, of, edit)) for edit in edits]
-    return prompts.score(_looks(model, prompts, of)) - torch.stack(left)
+    left = [prompts.score(pattern(model, prompts, of, edit)) for edit in edits]
+    return prompts.score(pattern(model, prompts, of)) - torch.stack(left)
 
 
 @torch.no_grad()
@@ -188,16 +183,17 @@ def steered(
 ) -> Float[Tensor, "p b k"]:
     """What a mover gives to each slot where another head writes α v at the end and nothing else."""
     return traverse(
-        lambda replace: prompts.seen(_looks(model, prompts, of, replace)),
+        lambda replace: prompts.seen(pattern(model, prompts, of, replace)),
         [direction],
         alphas.unsqueeze(1),
         at=prompts.end,
     )
 
 
-def _looks(
+@torch.no_grad()
+def pattern(
     model: TokenTransformer, prompts: Named, head: Head, replace: Mapping[str, Replacement] | None = None
 ) -> Float[Tensor, "b t s"]:
-    """The weights of one head; logits, which are large, are formed at the last position alone."""
+    """The weights of one head, without a null slot; logits, which are large, are formed at the last position alone."""
     name = f"blocks.{head[0]}.attn.pattern"
-    return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1]]
+    return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1], :, -prompts.tokens.shape[1] :]

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclab.analysis.movers import Named, feeding, mover, named
+from iclab.analysis.movers import Named, feeding, mover, named, pattern
 from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import estimate, ratio
-from iclab.analysis.roles import patterns
 from iclab.experiments.rows import MODEL, Row, rows
 from iclab.models import TokenTransformer
 from iclab.tasks import IndirectObject, TokenPrompts, TokenTask
@@ -34,7 +33,7 @@ def mover_rows(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iter
     finding, held = named(prompts[:half]), named(prompts[half:])
     of = mover(model, finding)
     feeder = divmod(int(feeding(model, finding, of).mean(-1).argmax()), model.config.n_head)
-    yield from rows(MODEL, "mover_inhibition", estimate(held.score(patterns(model, held.tokens)[of])))
+    yield from rows(MODEL, "mover_inhibition", estimate(held.score(pattern(model, held, of))))
     yield from rows(MODEL, "mover_fed", estimate(feeding(model, held, of)[feeder]))
     whole = _difference(model, held)
     yield from rows(MODEL, "logit_difference", estimate(whole))

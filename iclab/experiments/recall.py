@@ -49,10 +49,10 @@ from torch import Tensor
 from iclab.analysis.circuits import ov, qk
 from iclab.analysis.composition import WAYS, component_scores, ways_of
 from iclab.analysis.folding import folded
-from iclab.analysis.movers import Named, answered, cut, feeding, mover, named, steered
+from iclab.analysis.movers import Named, answered, cut, feeding, mover, named, pattern, steered
 from iclab.analysis.patching import Head
 from iclab.analysis.risk import Estimate, estimate, ratio
-from iclab.analysis.roles import duplicate, patterns, roles
+from iclab.analysis.roles import duplicate, roles
 from iclab.analysis.steering import Direction, component, projections, random_direction
 from iclab.errors import Refusal, refuse
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
@@ -136,7 +136,7 @@ def recall(model: TokenTransformer, encode: Encode, plan: Plan, say: Callable[[s
     found += _answers(model, prompts, task.unrelated(drawn[half:], plan.rng()))
     of, twice = mover(model, finding), duplicate_head(model, plan.rng())
     heads: dict[str, Any] = {"mover": of, "duplicate": twice}
-    found += rows(MODEL, "inhibition", estimate(_paired(prompts.score(_pattern(model, prompts, of)))))
+    found += rows(MODEL, "inhibition", estimate(_paired(prompts.score(pattern(model, prompts, of)))))
     found += rows(MODEL, "duplicate_attention", estimate(_paired(_from_second_to_first(model, prompts, twice))))
     if ways_of(model) == WAYS:
         say("components")
@@ -210,14 +210,10 @@ def duplicate_head(model: TokenTransformer, rng: torch.Generator, size: int = 10
     return divmod(int(score.argmax()), model.config.n_head)
 
 
-def _pattern(model: TokenTransformer, prompts: Named, head: Head) -> Float[Tensor, "b t s"]:
-    return patterns(model, prompts.tokens)[head]
-
-
 def _from_second_to_first(model: TokenTransformer, prompts: Named, head: Head) -> Float[Tensor, " b"]:
     """What a head gives from the second mention of an option to the first."""
     option = (prompts.tokens.unsqueeze(2) == prompts.options.unsqueeze(1)).any(-1, keepdim=True)
-    return (_pattern(model, prompts, head) * (duplicate(prompts.tokens) & option)).sum((-2, -1))
+    return (pattern(model, prompts, head) * (duplicate(prompts.tokens) & option)).sum((-2, -1))
 
 
 # ---- components ----------------------------------------------------------------------------------------------------
@@ -229,7 +225,7 @@ def composed(model: TokenTransformer, head: Head, of: Head) -> Float[Tensor, " e
 
 
 def _cuts(model: TokenTransformer, prompts: Named, of: Head, feeders: list[Head]) -> Iterator[Row]:
-    whole = _paired(prompts.score(_pattern(model, prompts, of)))
+    whole = _paired(prompts.score(pattern(model, prompts, of)))
     tops, others, alike, agree = [], [], [], []
     for head in feeders:
         lost = cut(model, prompts, of, head).double()
