@@ -48,6 +48,7 @@ from torch import Tensor
 
 from iclab.analysis.circuits import ov, qk
 from iclab.analysis.composition import WAYS, component_scores, ways_of
+from iclab.analysis.cuts import correlation
 from iclab.analysis.folding import folded
 from iclab.analysis.movers import Named, answered, cut, feeding, mover, named, pattern, steered
 from iclab.analysis.patching import Head
@@ -76,7 +77,7 @@ CLAIMS = (
     Claim("Of ten items the last listed is preferred", "last_excess", MODEL, (TEN,), at_least=0.0),
     Claim("The indirect object is above the giver, nine times in ten", "above", MODEL, at_least=0.9),
     Claim("The indirect object is above the giver by a logit", "logit_difference", MODEL, at_least=1.0),
-    Claim("Control: among unrelated names half of the time", "above", "unrelated names", within=(0.5, 0.4)),
+    Claim("Control: among unrelated names half of the time", "above", "unrelated names", within=(0.5, 0.3)),
     Claim("A mover looks at the indirect object and not at the giver", "inhibition", MODEL, at_least=0.4),
     Claim("A head of equal tokens looks from giver to giver", "duplicate_attention", MODEL, at_least=0.3),
     Claim("Without the top component of a feeding head the mover loses 5 %", "drop", TOP, at_least=0.05),
@@ -106,9 +107,6 @@ class Plan:
         found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         refuse("recall", found + ([] if self.lengths and min(self.lengths) >= 2 else ["lists have two items or more"]))
 
-    def rng(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed)
-
 
 @dataclass(frozen=True)
 class Recalled:
@@ -125,16 +123,16 @@ class Recalled:
 @torch.no_grad()
 def recall(model: TokenTransformer, encode: Encode, plan: Plan, say: Callable[[str], None]) -> Recalled:
     """Measures a model that reads what `encode` makes of text."""
-    model = folded(model)
+    model, rng = folded(model), torch.Generator().manual_seed(plan.seed)
     say("lists")
-    found = list(_lists(model, encode, plan))
+    found = list(_lists(model, encode, plan, rng))
     say("indirect objects")
     task = IndirectObjectText(encode, model.vocab, single_tokens(encode, NAMES))
     half = task.evenly(plan.prompts)
-    drawn = task.sample(2 * half, plan.rng())
+    drawn = task.sample(2 * half, rng)
     finding, prompts, few = (named(drawn[part]) for part in (slice(half), slice(half, None), slice(half, half + FEW)))
-    found += _answers(model, prompts, task.unrelated(drawn[half:], plan.rng()))
-    of, twice = mover(model, finding), duplicate_head(model, plan.rng())
+    found += _answers(model, prompts, task.unrelated(drawn[half:], rng))
+    of, twice = mover(model, finding), duplicate_head(model, rng)
     heads: dict[str, Any] = {"mover": of, "duplicate": twice}
     found += rows(MODEL, "inhibition", estimate(_paired(prompts.score(pattern(model, prompts, of)))))
     found += rows(MODEL, "duplicate_attention", estimate(_paired(_from_second_to_first(model, prompts, twice))))
@@ -149,19 +147,19 @@ def recall(model: TokenTransformer, encode: Encode, plan: Plan, say: Callable[[s
         say("points along a component")
         along = component(model, feeders[0], tops[0])
         found += _slopes(model, finding, prompts, of, along, plan)
-        found += _ends(model, encode, finding, of, along, plan)
+        found += _ends(model, encode, finding, of, along, plan, rng)
     return Recalled([{"distribution": TRAINED, **one} for one in found], heads)
 
 
 # ---- what is answered ----------------------------------------------------------------------------------------------
 
 
-def _lists(model: TokenTransformer, encode: Encode, plan: Plan) -> Iterator[Row]:
+def _lists(model: TokenTransformer, encode: Encode, plan: Plan, rng: torch.Generator) -> Iterator[Row]:
     words = single_tokens(encode, OBJECTS)
     told = {}
     for length in (length for length in plan.lengths if length <= len(words)):
         task = LaundryText(encode, model.vocab, length, words)
-        prompts = named(task.sample(task.evenly(plan.prompts), plan.rng()))
+        prompts = named(task.sample(task.evenly(plan.prompts), rng))
         logits, options = answered(model, prompts), prompts.options
         right = estimate((logits.argmax(-1) == options[:, 0]).double())
         best = options.gather(1, logits.gather(1, options).argmax(1, keepdim=True))
@@ -233,7 +231,7 @@ def _cuts(model: TokenTransformer, prompts: Named, of: Head, feeders: list[Head]
         top = int(scores.argmax())
         tops.append(lost[top])
         others.append((lost.sum(0) - lost[top]) / max(1, len(lost) - 1))
-        alike.append(torch.corrcoef(torch.stack([scores, lost.mean(1)]))[0, 1])
+        alike.append(correlation(scores, lost.mean(1)))
         agree.append(float(lost.mean(1).argmax() == top))
         for name, value in ((TOP, tops[-1]), (OTHERS, others[-1])):
             told = rows(name, "drop", ratio(_paired(value), whole))
@@ -241,7 +239,7 @@ def _cuts(model: TokenTransformer, prompts: Named, of: Head, feeders: list[Head]
     for name, values in ((TOP, tops), (OTHERS, others)):
         yield from rows(name, "drop", ratio(_paired(torch.stack(values).mean(0)), whole))
     chance = (len(feeders) * max(1, model.config.head_width - 1)) ** -0.5  # of a mean of correlations of e components
-    yield row(MODEL, "correlation", None, torch.stack(alike).mean().item(), chance)
+    yield row(MODEL, "correlation", None, sum(alike) / len(alike), chance)
     yield row(MODEL, "agrees", None, sum(agree) / len(agree))
 
 
@@ -270,11 +268,17 @@ def _slope(seen: Float[Tensor, "p b k"], prompts: Named) -> Float[Tensor, " b"]:
 
 
 def _ends(
-    model: TokenTransformer, encode: Encode, finding: Named, of: Head, along: Direction, plan: Plan
+    model: TokenTransformer,
+    encode: Encode,
+    finding: Named,
+    of: Head,
+    along: Direction,
+    plan: Plan,
+    rng: torch.Generator,
 ) -> Iterator[Row]:
     task = LaundryText(encode, model.vocab, plan.slots, single_tokens(encode, OBJECTS))
-    prompts = named(task.sample(task.evenly(min(plan.prompts, FEW)), plan.rng()))
-    chance = random_direction(model, along.head, plan.rng())
+    prompts = named(task.sample(task.evenly(min(plan.prompts, FEW)), rng))
+    chance = random_direction(model, along.head, rng)
     for name, direction in ((MODEL, along), ("random direction", chance)):
         seen = steered(model, prompts, of, direction, _along(model, finding, direction, plan))
         chosen = seen.mean(1).argmax(1)
