@@ -43,6 +43,12 @@ def with_keys(keys):
     return one
 
 
+def test_a_list_that_is_longer_than_the_learned_keys_is_refused():
+    one = PointerTransformerConfig(items=8, keys="positional", positions=False).build(LISTS.vocab, 6)
+    with pytest.raises(ValueError, match="n = 7 are longer than the learned positions, n = 6"):
+        one(torch.zeros(2, 7, dtype=torch.long))
+
+
 def test_keys_on_a_circle_reach_every_slot_equally():
     one, lists = with_keys(3 * circle(5).float() + 1), LISTS.of_length(5)
     found = table(pointed(one, lists, said([1.0] * 5, [0.2] * 5), generator()))
