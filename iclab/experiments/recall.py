@@ -138,9 +138,7 @@ def recall(model: TokenTransformer, encode: Encode, plan: Plan, say: Callable[[s
     found += rows(MODEL, "duplicate_attention", estimate(_paired(_from_second_to_first(model, prompts, twice))))
     if ways_of(model) == WAYS:
         say("components")
-        fed = feeding(model, finding, of).mean(-1)
-        places = fed.flatten().topk(min(plan.heads, fed.numel())).indices
-        feeders = [divmod(int(place), model.config.n_head) for place in places]
+        feeders = _feeders(model, finding, of, plan.heads)
         tops = [int(composed(model, head, of).argmax()) for head in feeders]
         heads |= {"feeding": feeders, "top components": tops}
         found += _cuts(model, few, of, feeders)
@@ -206,6 +204,13 @@ def duplicate_head(model: TokenTransformer, rng: torch.Generator, size: int = 10
     again = block.gather(1, without_replacement(batch, size, rng))
     score = roles(model, torch.cat([block, again], 1))["duplicate"]
     return divmod(int(score.argmax()), model.config.n_head)
+
+
+def _feeders(model: TokenTransformer, prompts: Named, of: Head, count: int) -> list[Head]:
+    """The heads that give a mover most of its inhibition, by its queries."""
+    fed = feeding(model, prompts, of).mean(-1)
+    places = fed.flatten().topk(min(count, fed.numel())).indices
+    return [divmod(int(place), model.config.n_head) for place in places]
 
 
 def _from_second_to_first(model: TokenTransformer, prompts: Named, head: Head) -> Float[Tensor, " b"]:

@@ -36,7 +36,7 @@ from iclab.analysis.next_token import (
     mean_asked,
     mean_of_places,
 )
-from iclab.analysis.risk import Estimate
+from iclab.analysis.risk import Estimate, estimate
 from iclab.experiments.learning import follow, learning_curve
 from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.movers import mover_rows
@@ -172,5 +172,4 @@ def _range(right: Tensor, prompts: TokenPrompts) -> Row:
 def _answered(logs: Tensor, task: LaundryList, prompts: TokenPrompts) -> Iterator[Row]:
     allowed = logs[:, -1].masked_fill(~prompts.options, -torch.inf)
     named = (prompts.tokens[:, 1 : task.longest + 1] == allowed.argmax(1, keepdim=True)).double()
-    shares = Estimate(named.mean(0), named.std(0) / len(named) ** 0.5)
-    yield from rows(MODEL, "answered", shares)
+    yield from rows(MODEL, "answered", estimate(named))
