@@ -352,6 +352,13 @@ def test_the_mechanism_is_told_of_every_length_and_of_all_heads():
     }
 
 
+def test_where_all_items_are_listed_nothing_is_told_of_what_being_listed_gives():
+    one = experiment(LaundryList(items=4, longest=4), ("mechanism",), LIST_SHAPE)
+    rows = list(mechanisms.mechanisms(one, one.build(generator())))
+    told_of = {row["distribution"] for row in rows if row["quantity"] == "mechanism_fit_taken"}
+    assert told_of == {"2_items", "3_items"} and {row["distribution"] for row in rows} == told_of | {"4_items"}
+
+
 def test_an_attribution_is_of_all_parts():
     model, prompts = list_model(), lists()
     assert set(attribution(model, prompts.tokens, 1)) == set(list_recall.written(model, prompts))
@@ -369,5 +376,9 @@ def test_analyses_that_cannot_be_made_are_refused_together():
         "prompts of 8 or more",
     ):
         assert part in str(told_of.value)
+    with pytest.raises(ValueError, match=r"'mechanism' needs model\.n_layer of 1 or more, given 0"):
+        experiment(LaundryList(items=7, longest=4), ("mechanism",), TokenTransformerConfig(n_layer=0))
+    with pytest.raises(ValueError, match="without layers has no heads"):
+        patterns(TokenTransformerConfig(n_layer=0).build(LISTS.vocab, LISTS.n), lists().tokens)
     with pytest.raises(ValueError, match="need a TokenTransformerConfig, given PointerTransformerConfig"):
         experiment(LaundryList(items=7, longest=4), ("mechanism",), PointerTransformerConfig(items=7))

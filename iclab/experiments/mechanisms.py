@@ -140,8 +140,8 @@ def _fits(model: TokenTransformer, task: LaundryList, prompts: TokenPrompts, qua
     logits = list_recall.by_counts(fits["any_of_counts"])[:KNOWN, :KNOWN]
     for (i, j), value in zip(torch.cartesian_prod(*[torch.arange(KNOWN)] * 2).tolist(), logits.flatten(), strict=True):
         yield row(f"listed_{i}_named_{j}", f"{quantity}_logit", None, value.item())
-    a, b = fits["subtraction"].coefficients.tolist()
-    yield row("subtraction", f"{quantity}_taken", None, b / a)
+    a, b = fits["subtraction"].coefficients  # a is 0 where all items are listed: then there is nothing to tell
+    yield row("subtraction", f"{quantity}_taken", None, (b / a).item())
 
 
 def _heads(model: TokenTransformer) -> Iterator[Head]:

@@ -97,8 +97,9 @@ class TokenExperiment:
                 found.append(f"the analysis {name!r} needs task.kind {kind.__name__}, given {type(self.task).__name__}")
             if name == "mechanism" and model.attention != "softmax":
                 found.append(f"the analysis {name!r} needs softmax attention, given {model.attention}")
-            if name != "mechanism" and model.n_layer < 2:
-                found.append(f"the analysis {name!r} needs model.n_layer of 2 or more, given {model.n_layer}")
+            layers = 1 if name == "mechanism" else 2
+            if model.n_layer < layers:
+                found.append(f"the analysis {name!r} needs model.n_layer of {layers} or more, given {model.n_layer}")
         return found + ([f"the analysis 'edits' {text}" for text in _uneditable(model)] if "edits" in asked else [])
 
     @property

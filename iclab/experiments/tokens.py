@@ -114,7 +114,7 @@ class Watch:
         for name, prompts in self.followed.items():
             right = hits(continued({MODEL: model}, prompts)[MODEL], prompts)
             found[f"accuracy_{name}"] = {MODEL: mean_asked(right, prompts).value.item()}
-        if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer):
+        if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer) and model.config.n_layer:
             scores = head_scores(model, self.prompts)
             found["prefix_matching"] = {MODEL: scores.prefix_matching.amax(1).tolist()}
             found["previous_token"] = {MODEL: scores.previous_token.amax(1).tolist()}
