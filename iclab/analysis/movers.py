@@ -52,6 +52,10 @@ class Named:
         at = torch.arange(self.slots.shape[1], device=self.slots.device)
         return (at != self.index.unsqueeze(1)).long().argsort(dim=1, stable=True)
 
+    def at_end(self, values: Float[Tensor, "b t *rest"]) -> Float[Tensor, "b *rest"]:
+        """Those of the last token of each prompt."""
+        return values[torch.arange(len(self.end)), self.end]
+
     def score(self, pattern: Float[Tensor, "*heads b t s"]) -> Float[Tensor, "*heads b"]:
         """The inhibition of each head."""
         slots = self.slots.gather(1, self._answer_first())
@@ -109,9 +113,9 @@ def written(model: TokenTransformer, prompts: Named, layers: int) -> Float[Tenso
 def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
     """What each head adds at the end to logit(answer) − mean logit(other options)."""
     *_, last = model.stream(prompts.tokens)
-    h, W_U = last[torch.arange(len(prompts.end)), prompts.end], model.read_out.weight[prompts.options]
+    W_U = model.read_out.weight[prompts.options]
     wanted = W_U[:, 0] - W_U[:, 1:].mean(1)
-    divide, _ = last_norm(model.norm, h)
+    divide, _ = last_norm(model.norm, prompts.at_end(last))
     return torch.einsum("labd,bd->lab", divide(written(model, prompts, model.config.n_layer)), wanted)
 
 
@@ -142,8 +146,9 @@ def without(
     block = cast(Block, model.blocks[0 if model.config.tied else layer])
     read = model.read(prompts.tokens, [f"blocks.{layer}.resid_pre", f"blocks.{layer}.attn.k"], m=1)
     h, k = read[f"blocks.{layer}.resid_pre"], read[f"blocks.{layer}.attn.k"][:, head]
-    h = h[torch.arange(len(prompts.end)), prompts.end] - removed
-    q = block.attn.q(block.norm_attn(h)).unflatten(-1, (model.config.n_head, -1))[..., head, :]
+    q = block.attn.q(block.norm_attn(prompts.at_end(h) - removed)).unflatten(-1, (model.config.n_head, -1))[
+        ..., head, :
+    ]
     if model.config.rotary:
         k, q = block.attn.turned(k.unsqueeze(0)).squeeze(0), _turned(block, q, prompts)
     scores = block.attn.scale * torch.einsum("wbc,btc->wbt", q, k)

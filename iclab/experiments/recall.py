@@ -250,7 +250,7 @@ def _cuts(model: TokenTransformer, prompts: Named, of: Head, feeders: list[Head]
 
 def _along(model: TokenTransformer, prompts: Named, direction: Direction, plan: Plan) -> Float[Tensor, " p"]:
     """Evenly spaced points, in the units of the stream, by what is written along a direction at the end."""
-    written = projections(model, prompts.tokens, direction)[torch.arange(len(prompts.end)), prompts.end]
+    written = prompts.at_end(projections(model, prompts.tokens, direction))
     return torch.linspace(-WIDEST, WIDEST, plan.points).to(written) * written.std()
 
 
