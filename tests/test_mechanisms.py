@@ -330,6 +330,24 @@ def test_edits_are_measured_on_prompts_that_did_not_choose_the_heads():
     assert scaled_by["random", 1.0] == pytest.approx(found["transformer", "edit_score"], abs=1e-6)
 
 
+def test_several_components_that_are_cut_are_the_strongest_by_score_or_the_weakest():
+    """Seen is all that a head writes: it is lost the faster the larger what is cut first; a wrong order is told."""
+    model = TokenTransformerConfig(n_head=1, d_model=8).build(5, 6).double()
+    S = ov(model)[WRITER].svd().S.detach()
+
+    def power(edited, edits):
+        return ov(edited)[WRITER].svd().S.square().sum().detach().expand(4)
+
+    for scores, sign in ((S, 1), (-S, -1)):
+        rows = list(mechanisms._several_rows(model, power, WRITER, scores))
+        left = {(row["predictor"], row["position"]): row["value"] for row in rows}
+        for m in range(9):
+            first, last = S[m:].square().sum().item(), S[: 8 - m].square().sum().item()
+            assert left["strongest", m] == pytest.approx(first if sign > 0 else last)
+            assert left["weakest", m] == pytest.approx(last if sign > 0 else first)
+        assert sign * left["transformer", None] > 0
+
+
 def test_the_mechanism_is_told_of_every_length_and_of_all_heads():
     task = LaundryList(items=7, longest=4)
     one = experiment(task, ("mechanism",), LIST_SHAPE)

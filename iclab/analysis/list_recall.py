@@ -95,8 +95,8 @@ def looks(model: TokenTransformer, prompts: Lists) -> Looks:
 
 
 def mover(found: Looks, prompts: Lists) -> tuple[Head, Estimate]:
-    """The head that hits the missing item most often on the first half of prompts, and how much more often than 1/N it
-    does on the other half."""
+    """The head that hits the missing item most often on the first half of prompts, whatever it writes, and how much
+    more often than 1/N it does on the other half."""
     half = len(prompts.tokens) // 2
     layer, head = divmod(int(found.hit[..., :half].mean(-1).argmax()), found.hit.shape[1])
     return (layer, head), estimate(found.hit[layer, head, half:] - 1 / length(prompts))
