@@ -31,7 +31,7 @@ from torch import Tensor
 
 from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import Estimate, estimate, ratio_terms
-from iclab.analysis.roles import attribution, inhibition, last_norm, patterns
+from iclab.analysis.roles import attribution, beyond, inhibition, last_norm, patterns
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
@@ -111,12 +111,7 @@ def written(model: TokenTransformer, prompts: Lists) -> dict[str, Float[Tensor, 
     listed = prompts.tokens[:, first(prompts)]
     parts = attribution(model, prompts.tokens, m=1)
     each = {name: part[:, 0].gather(1, listed).double() for name, part in parts.items()}
-    return {name: _beyond(logits, missing_slot(prompts)) for name, logits in each.items()}
-
-
-def _beyond(logits: Float[Tensor, "b N"], k: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    own = logits.gather(1, k.unsqueeze(1)).squeeze(1)
-    return own - (logits.sum(1) - own) / (logits.shape[1] - 1)
+    return {name: beyond(logits, missing_slot(prompts)) for name, logits in each.items()}
 
 
 @torch.no_grad()

@@ -95,6 +95,12 @@ def inhibition(
     return row.gather(-1, target.expand(row.shape[:-1]).unsqueeze(-1)).squeeze(-1) - row.gather(-1, wide).mean(-1)
 
 
+def beyond(values: Float[Tensor, "*w b k"], index: Int[Tensor, " b"]) -> Float[Tensor, "*w b"]:
+    """What one of k, by its index, has beyond the mean of the others."""
+    own = values.gather(-1, index.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    return own - (values.sum(-1) - own) / (values.shape[-1] - 1)
+
+
 # ---- what heads write ----------------------------------------------------------------------------------------------
 
 

@@ -53,7 +53,7 @@ from iclab.analysis.folding import folded
 from iclab.analysis.movers import Named, answered, cut, feeding, mover, named, pattern, steered
 from iclab.analysis.patching import Head
 from iclab.analysis.risk import Estimate, estimate, ratio
-from iclab.analysis.roles import duplicate, roles
+from iclab.analysis.roles import beyond, duplicate, roles
 from iclab.analysis.steering import Direction, component, projections, random_direction
 from iclab.errors import Refusal, refuse
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
@@ -266,8 +266,7 @@ def _slopes(
 
 def _slope(seen: Float[Tensor, "p b k"], prompts: Named) -> Float[Tensor, " b"]:
     """The slope of the inhibition of each prompt by standard deviation, least squares over the points."""
-    answer = seen.gather(2, prompts.index.expand(len(seen), -1).unsqueeze(2)).squeeze(2)
-    score = answer - (seen.sum(2) - answer) / (seen.shape[2] - 1)
+    score = beyond(seen, prompts.index)
     x = torch.linspace(-WIDEST, WIDEST, len(seen)).to(score)
     return x @ score / x.square().sum()
 
