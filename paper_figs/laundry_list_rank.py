@@ -7,7 +7,6 @@ keys; dashed, 2/N, the most that one dimension allows. Right: accuracy on the lo
 """
 
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import iclab
 from iclab import plots
@@ -18,8 +17,7 @@ def draw(table):
     """A figure of the runs that are done."""
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    sized = done.assign(items=pd.to_numeric(done["distribution"].str.extract(r"^(\d+)_items$")[0]))
-    sized = sized.dropna(subset=["items"]).assign(distribution="own")
+    sized = plots.sized(done)
     sized = sized.assign(keys=[named(*pair) for pair in zip(sized["model.rank"], sized["model.keys"], strict=True)])
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.1), width_ratios=(1, 1.1))
     ranked = sized.sort_values(["model.keys", "model.rank"], ascending=[False, True])

@@ -9,7 +9,6 @@ length of the list, averaged over runs. Right: accuracy of a slot against its sh
 """
 
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import iclab
 from iclab import plots
@@ -23,8 +22,7 @@ def draw(table):
     """A figure of the runs that are done."""
     done = table[table["state"].eq("done") & table["model.keys"].eq("positional")]
     refuse("nothing to draw", ["no run with positional keys is done"] if done.empty else [])
-    sized = done.assign(items=pd.to_numeric(done["distribution"].str.extract(r"^(\d+)_items$")[0]))
-    sized = sized.dropna(subset=["items"]).assign(distribution="own")
+    sized = plots.sized(done)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.0))
     ranks = sorted(set(sized["model.rank"]))
     for rank in ranks:

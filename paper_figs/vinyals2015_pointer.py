@@ -8,7 +8,6 @@ simple polygons. Right: the loss in training. The dotted line is the largest num
 """
 
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import iclab
 from iclab import plots
@@ -24,8 +23,7 @@ def draw(table):
     """A figure of the runs that are done, averaged over them."""
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    sized = done.assign(items=pd.to_numeric(done["distribution"].str.extract(r"^(\d+)_items$")[0]))
-    sized = sized.dropna(subset=["items"]).assign(distribution="own")
+    sized = plots.sized(done)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.0))
     hulls = "area_covered" in set(sized["quantity"])
     for kind, look in KINDS.items():

@@ -24,7 +24,7 @@ from iclab.analysis.folding import folded
 from iclab.analysis.low_rank import LowRank
 from iclab.constructed.induction import induction_head
 from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
-from iclab.tasks import LinearRegression
+from iclab.tasks import DynamicalSystem, LinearRegression
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 SIZES = {"d": st.integers(1, 9), "e": st.integers(1, 12), "seed": st.integers(0, 2**31)}
@@ -165,11 +165,12 @@ def test_folding_changes_no_logit(shape):
     assert (not made.attention(0).v.bias.any()) is rows_sum_to_one
 
 
-@pytest.mark.parametrize("layout", ["lagged", "encoder", "paired"])
+@pytest.mark.parametrize("layout", ["lagged", "encoder", "paired", "states"])
 def test_folding_changes_no_answer_to_prompts(layout):
-    task = LinearRegression(3, 6)
+    task = DynamicalSystem(3, 6) if layout == "states" else LinearRegression(3, 6)
     prompts = task.sample(8, generator(), torch.float64)
-    one = Transformer(3, 6, TransformerConfig(n_layer=2, attention="softmax", layout=layout), generator()).double()
+    shape = TransformerConfig(n_layer=2, attention="softmax", layout=layout)
+    one = Transformer(3, 6, shape, generator(), task.labels).double()
     with torch.no_grad():
         for weight in one.parameters():
             weight.add_(0.2 * normal(*weight.shape, rng=generator(1)))

@@ -20,7 +20,7 @@ from iclab.experiments.run import perform
 from iclab.features import Representation, Windowed, windows
 from iclab.models import LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.predictors import Averaging, Ridge
-from iclab.tasks import DynamicalSystem, LinearRegression, RepresentationMixture, ScaledInputs
+from iclab.tasks import DynamicalSystem, LinearRegression, NoiseMixture, OneOf, RepresentationMixture, ScaledInputs
 from iclab.training import Recipe
 
 TASK = DynamicalSystem(3, 7, 0.4, prior=1.5, representation=Representation(width=4, depth=2, seed=5), window=2)
@@ -197,7 +197,8 @@ class Shuffled(DynamicalSystem):
 def test_nothing_is_derived_from_states_and_a_window_is_positive():
     with pytest.raises(ValueError, match="base cannot be a DynamicalSystem"):
         ScaledInputs(TASK, 2.0)
-    with pytest.raises(ValueError, match="drawn with its functions"):
-        RepresentationMixture(TASK, 2).sample(2, generator())
+    for mixed in (lambda: RepresentationMixture(TASK, 2), lambda: OneOf((TASK, TASK)), lambda: NoiseMixture(TASK)):
+        with pytest.raises(ValueError, match="a DynamicalSystem, whose inputs are drawn with its functions"):
+            mixed()
     with pytest.raises(ValueError, match="window must be at least 1, given 0"):
         DynamicalSystem(3, 7, window=0)

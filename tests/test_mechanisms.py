@@ -330,6 +330,24 @@ def test_edits_are_measured_on_prompts_that_did_not_choose_the_heads():
     assert scaled_by["random", 1.0] == pytest.approx(found["transformer", "edit_score"], abs=1e-6)
 
 
+def test_several_components_that_are_cut_are_the_strongest_by_score_or_the_weakest():
+    """Seen is all that a head writes: it is lost the faster the larger what is cut first; a wrong order is told."""
+    model = TokenTransformerConfig(n_head=1, d_model=8).build(5, 6).double()
+    S = ov(model)[WRITER].svd().S.detach()
+
+    def power(edited, edits):
+        return ov(edited)[WRITER].svd().S.square().sum().detach().expand(4)
+
+    for scores, sign in ((S, 1), (-S, -1)):
+        rows = list(mechanisms._several_rows(model, power, WRITER, scores))
+        left = {(row["predictor"], row["position"]): row["value"] for row in rows}
+        for m in range(9):
+            first, last = S[m:].square().sum().item(), S[: 8 - m].square().sum().item()
+            assert left["strongest", m] == pytest.approx(first if sign > 0 else last)
+            assert left["weakest", m] == pytest.approx(last if sign > 0 else first)
+        assert sign * left["transformer", None] > 0
+
+
 def test_the_mechanism_is_told_of_every_length_and_of_all_heads():
     task = LaundryList(items=7, longest=4)
     one = experiment(task, ("mechanism",), LIST_SHAPE)
@@ -352,6 +370,13 @@ def test_the_mechanism_is_told_of_every_length_and_of_all_heads():
     }
 
 
+def test_where_all_items_are_listed_nothing_is_told_of_what_being_listed_gives():
+    one = experiment(LaundryList(items=4, longest=4), ("mechanism",), LIST_SHAPE)
+    rows = list(mechanisms.mechanisms(one, one.build(generator())))
+    told_of = {row["distribution"] for row in rows if row["quantity"] == "mechanism_fit_taken"}
+    assert told_of == {"2_items", "3_items"} and {row["distribution"] for row in rows} == told_of | {"4_items"}
+
+
 def test_an_attribution_is_of_all_parts():
     model, prompts = list_model(), lists()
     assert set(attribution(model, prompts.tokens, 1)) == set(list_recall.written(model, prompts))
@@ -369,5 +394,9 @@ def test_analyses_that_cannot_be_made_are_refused_together():
         "prompts of 8 or more",
     ):
         assert part in str(told_of.value)
+    with pytest.raises(ValueError, match=r"'mechanism' needs model\.n_layer of 1 or more, given 0"):
+        experiment(LaundryList(items=7, longest=4), ("mechanism",), TokenTransformerConfig(n_layer=0))
+    with pytest.raises(ValueError, match="without layers has no heads"):
+        patterns(TokenTransformerConfig(n_layer=0).build(LISTS.vocab, LISTS.n), lists().tokens)
     with pytest.raises(ValueError, match="need a TokenTransformerConfig, given PointerTransformerConfig"):
         experiment(LaundryList(items=7, longest=4), ("mechanism",), PointerTransformerConfig(items=7))

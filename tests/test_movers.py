@@ -9,7 +9,7 @@ from test_composition import EXACT, normal
 
 from iclab.analysis.circuits import ov
 from iclab.analysis.edits import with_components
-from iclab.analysis.movers import answered, cut, direct, feeding, mover, named, steered, without, written
+from iclab.analysis.movers import answered, cut, direct, feeding, mover, named, pattern, steered, without, written
 from iclab.analysis.patching import ablation, path
 from iclab.analysis.roles import attribution, patterns
 from iclab.analysis.steering import component, write
@@ -180,6 +180,18 @@ def test_the_component_that_was_planted_is_the_one_that_is_missed_and_the_head_t
     assert lost[0] > 1e-3 and lost[1] < 1e-12
     found = cut(one, prompts, (1, 0), (0, 0)).abs().mean(-1)
     assert found[3] > 1e-3 and found[torch.arange(12) != 3].max() < 1e-12
+
+
+@torch.no_grad()
+def test_a_null_slot_moves_no_slot():
+    """What is read of a head, after an edit too, are its weights on the tokens alone."""
+    one, prompts = model(null_slot=True), named(PROMPTS)
+    whole, rows = pattern(one, prompts, (2, 0)), torch.arange(12)
+    torch.testing.assert_close(whole, patterns(one, prompts.tokens)[2, 0], **EXACT)
+    assert (whole.sum(-1) < 1).all()  # the rest is on the null slot
+    alike = steered(one, prompts, (0, 0), component(one, (0, 1), 0), torch.zeros(1).double())  # does not hear it
+    expected = patterns(one, prompts.tokens)[0, 0][rows, prompts.end].gather(1, prompts.slots)
+    torch.testing.assert_close(alike[0], expected, **EXACT)
 
 
 @torch.no_grad()

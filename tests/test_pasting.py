@@ -129,5 +129,7 @@ def test_the_controls_are_what_they_are_called():
 def test_a_paste_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"unknown read-in 'linaer'\. Did you mean 'linear'.*the layout is lagged"):
         new_read_in("linaer", Transformer(3, 6), 3, 6)
+    with pytest.raises(ValueError, match="the model's are vectors"):
+        pasting(Transformer(3, 6, TransformerConfig(layout="interleaved"), labels=2), [1], 3, 6)
     with pytest.raises(ValueError, match=r"into must lie in 0\.\.3, given 4"):
         pasting(source(), [4], 3, 6)

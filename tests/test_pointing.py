@@ -43,6 +43,12 @@ def with_keys(keys):
     return one
 
 
+def test_a_list_that_is_longer_than_the_learned_keys_is_refused():
+    one = PointerTransformerConfig(items=8, keys="positional", positions=False).build(LISTS.vocab, 6)
+    with pytest.raises(ValueError, match="n = 7 are longer than the learned positions, n = 6"):
+        one(torch.zeros(2, 7, dtype=torch.long))
+
+
 def test_keys_on_a_circle_reach_every_slot_equally():
     one, lists = with_keys(3 * circle(5).float() + 1), LISTS.of_length(5)
     found = table(pointed(one, lists, said([1.0] * 5, [0.2] * 5), generator()))
@@ -80,6 +86,17 @@ def test_a_model_answers_no_slot_that_its_keys_cannot_reach(rank):
     assert sum(found["transformer", "reach", slot] for slot in range(6)) == pytest.approx(1)
     sampled = [row["stderr"] for row in rows if row["quantity"] == "reach" and row["predictor"] == "transformer"]
     assert any(sampled) == (rank > 2)
+
+
+@pytest.mark.parametrize("part", ["seen", "new"])
+def test_a_slot_that_is_held_out_and_never_asked_has_no_accuracy_to_go_with_its_reach(part):
+    lists = LaundryList(items=8, longest=6, holds_out="slots", part=part)
+    one = TokenExperiment(lists, model().config, eval=TokenEvaluation(prompts=60), device="cpu")
+    found = table(row for row in measure(one, model()) if row["distribution"] == "6_items")
+    asked = {slot for slot in range(6) if ("transformer", "accuracy", slot) in found}
+    assert asked == ({0, 1, 2, 4, 5} if part == "seen" else {3})
+    assert all(("transformer", "reach", slot) in found for slot in range(6))
+    assert part == "seen" or ("transformer", "reach_correlation", None) not in found
 
 
 def test_there_is_nothing_to_tell_of_keys_that_know_the_content_or_of_lists_of_many_lengths():

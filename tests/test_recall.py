@@ -50,7 +50,7 @@ def test_random_weights_do_nothing_of_what_is_claimed():
     assert sum(outcome == "holds" for outcome in told.values()) <= 2  # by luck: signs, and few slots
     for claim in CLAIMS:
         if claim.quantity in ("accuracy", "accuracy_fall", "above", "logit_difference", "inhibition", "chosen"):
-            assert told.get(claim.name, "fails") == "fails"
+            assert told.get(claim.name, "fails") != "holds"
 
 
 def test_rotary_queries_have_no_composition_and_the_claims_that_need_it_are_not_measured():

@@ -260,3 +260,5 @@ def test_models_of_different_shape_are_refused():
         weight_distance(one, Transformer(3, 6, replace(one.config, n_layer=3)))
     with pytest.raises(ValueError, match="given d = 3 and 4; given n = 6 and 7"):
         weight_distance(one, Transformer(4, 7, one.config))
+    with pytest.raises(ValueError, match="given labels = None and 2"):
+        weight_distance(one, Transformer(3, 6, one.config, labels=2))

@@ -178,8 +178,9 @@ def test_a_tokenizer_that_joins_pieces_is_refused():
         (lambda: LaundryText(Words(several=("and",)), 500), "not one token: ' and'"),
         (lambda: IndirectObjectText(Words(), 500, NAMES[:4]), "names must be at least 5, given 4"),
         (lambda: IndirectObjectText(Words(), 500, templates=()), "no template"),
+        (lambda: LaundryText(Words(), 5), "not in a vocabulary of 5 tokens: "),
     ],
-    ids=["too long", "too short", "twice", "joint", "few names", "no template"],
+    ids=["too long", "too short", "twice", "joint", "few names", "no template", "vocabulary"],
 )
 def test_what_cannot_be_asked_is_refused(make, message):
     with pytest.raises(ValueError, match=message):

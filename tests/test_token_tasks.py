@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_tokens import assert_tokens_causal
 
 from iclab.predictors import Bigram, Unigram
 from iclab.tasks import IndirectObject, LaundryList, MarkovChain, MultiQueryRecall, RepeatedSequence
+from iclab.tasks.laundry import new_sets
 from iclab.tasks.markov import stationary
 
 TASKS = {
@@ -163,6 +165,21 @@ def test_a_fifth_of_the_sets_is_held_out_and_a_set_in_any_order_belongs_to_one_p
     new = task.is_new(listed, lengths, missing)
     assert abs(new.double().mean() - 0.2) < 5 * (0.16 / 4000) ** 0.5
     assert torch.equal(task.is_new(listed.flip(1), lengths, missing), new)
+
+
+@pytest.mark.parametrize("items", range(3, 9))
+def test_lists_of_a_length_that_has_sets_of_one_part_alone_are_refused_and_others_are_drawn(items):
+    """The new part of such lists could be drawn from for ever."""
+    for length in range(2, items):
+        sets = torch.tensor(list(combinations(range(items), length)))
+        new = new_sets(sets, torch.ones_like(sets, dtype=torch.bool), items)
+        if new.all() or not new.any():
+            with pytest.raises(ValueError, match=f"all sets of {length} of {items} items are of one part"):
+                LaundryList(items, length, length, holds_out="sets", part="new")
+        else:
+            assert LaundryList(items, length, length, holds_out="sets", part="new").sample(8, generator())
+    with pytest.raises(ValueError, match="of one part"):
+        LaundryList(items=5, longest=4, holds_out="sets")
 
 
 def test_a_list_grows_up_to_its_longest_and_no_further():

@@ -100,6 +100,9 @@ def test_weights_of_a_token_model_belong_to_their_generator_and_spare_the_global
 def test_tokens_that_cannot_be_read_are_refused_with_everything_that_is_wrong():
     with pytest.raises(ValueError, match=r"numbers from 0 to 4, given -1 to 5.*n = 8.*n = 7"):
         model({})(torch.tensor([[0, 5, -1, 0, 0, 0, 0, 0]]))
+    for tokens in (torch.rand(2, 4), torch.zeros(2, 4, 3).long()):
+        with pytest.raises(ValueError, match=r"tokens are whole numbers \[batch n\], given torch"):
+            model({})(tokens)
     with pytest.raises(ValueError, match=r"Did you mean 'blocks\.0\.attn\.pattern'"):
         model({}).read(sequences(), "blocks.0.attn.patern")
     with pytest.raises(ValueError, match=r"vocab must be at least 1, given 0; n must be at least 1, given 0"):

@@ -44,7 +44,8 @@ def folded(model: Model) -> Model:
 def _copy(model: Model) -> Model:
     """The model with ends of its own and with biases, zero where it had none."""
     changes = {"bias": True} | ({"tied_embedding": False} if isinstance(model, TokenTransformer) else {})
-    made = cast(Any, type(model))(*(getattr(model, size) for size in model.sizes), replace(model.config, **changes))
+    sizes = {size: getattr(model, size) for size in model.sizes}
+    made = cast(Any, type(model))(**sizes, config=replace(model.config, **changes))
     made.to(next(model.parameters()))
     made.load_state_dict(model.state_dict(), strict=False)  # what it does not have are biases, and they begin at zero
     return made

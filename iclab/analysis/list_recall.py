@@ -29,9 +29,9 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclab.analysis.patching import ablation
+from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import Estimate, estimate, ratio_terms
-from iclab.analysis.roles import attribution, inhibition, last_norm, patterns
+from iclab.analysis.roles import attribution, beyond, inhibition, last_norm, patterns
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
@@ -60,8 +60,8 @@ def second(prompts: Lists) -> slice:
     return slice(length(prompts) + 2, 2 * length(prompts) + 1)
 
 
-def missing(prompts: Lists) -> Int[Tensor, " b"]:
-    """The slot that is not named again, from 0."""
+def missing_slot(prompts: Lists) -> Int[Tensor, " b"]:
+    """The slot whose item is not named again, from 0."""
     return prompts.places[:, -1]
 
 
@@ -81,7 +81,7 @@ class Looks:
 
 def looks(model: TokenTransformer, prompts: Lists) -> Looks:
     """Of all heads."""
-    seen, k = patterns(model, prompts.tokens).double(), missing(prompts)
+    seen, k = patterns(model, prompts.tokens).double(), missing_slot(prompts)
     row, N = seen[..., -1, :], length(prompts)
     slots = torch.arange(1, N, device=k.device)
     others = 1 + (slots - 1) + (slots - 1 >= k.unsqueeze(1)).long()  # all slots of the list but the missing one
@@ -94,9 +94,9 @@ def looks(model: TokenTransformer, prompts: Lists) -> Looks:
     )
 
 
-def mover(found: Looks, prompts: Lists) -> tuple[tuple[int, int], Estimate]:
-    """The head that hits the missing item most often on the first half of prompts, and how much more often than 1/N it
-    does on the other half."""
+def mover(found: Looks, prompts: Lists) -> tuple[Head, Estimate]:
+    """The head that hits the missing item most often on the first half of prompts, whatever it writes, and how much
+    more often than 1/N it does on the other half."""
     half = len(prompts.tokens) // 2
     layer, head = divmod(int(found.hit[..., :half].mean(-1).argmax()), found.hit.shape[1])
     return (layer, head), estimate(found.hit[layer, head, half:] - 1 / length(prompts))
@@ -111,12 +111,7 @@ def written(model: TokenTransformer, prompts: Lists) -> dict[str, Float[Tensor, 
     listed = prompts.tokens[:, first(prompts)]
     parts = attribution(model, prompts.tokens, m=1)
     each = {name: part[:, 0].gather(1, listed).double() for name, part in parts.items()}
-    return {name: _beyond(logits, missing(prompts)) for name, logits in each.items()}
-
-
-def _beyond(logits: Float[Tensor, "b N"], k: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    own = logits.gather(1, k.unsqueeze(1)).squeeze(1)
-    return own - (logits.sum(1) - own) / (logits.shape[1] - 1)
+    return {name: beyond(logits, missing_slot(prompts)) for name, logits in each.items()}
 
 
 @torch.no_grad()
@@ -144,7 +139,7 @@ def right(model: TokenTransformer, prompts: Lists, edits: dict[str, Replacement]
 
 
 def right_without(
-    model: TokenTransformer, prompts: Lists, head: tuple[int, int], how: How, rng: torch.Generator
+    model: TokenTransformer, prompts: Lists, head: Head, how: How, rng: torch.Generator
 ) -> Float[Tensor, " b"]:
     """The same without a head, in one of the ways of `iclab.analysis.patching.ablation` on the prompts themselves."""
     return right(model, prompts, ablation(model, [head], how, prompts.tokens, rng))

@@ -20,11 +20,11 @@ from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclab.analysis.circuits import ov
 from iclab.analysis.patching import Head, missing
-from iclab.analysis.roles import duplicate, inhibition, patterns
+from iclab.analysis.roles import duplicate, inhibition, last_norm, patterns
 from iclab.analysis.steering import Direction, component, scale, traverse
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
@@ -51,6 +51,10 @@ class Named:
     def _answer_first(self) -> Int[Tensor, "b k"]:
         at = torch.arange(self.slots.shape[1], device=self.slots.device)
         return (at != self.index.unsqueeze(1)).long().argsort(dim=1, stable=True)
+
+    def at_end(self, values: Float[Tensor, "b t *rest"]) -> Float[Tensor, "b *rest"]:
+        """Those of the last token of each prompt."""
+        return values[torch.arange(len(self.end)), self.end]
 
     def score(self, pattern: Float[Tensor, "*heads b t s"]) -> Float[Tensor, "*heads b"]:
         """The inhibition of each head."""
@@ -109,13 +113,10 @@ def written(model: TokenTransformer, prompts: Named, layers: int) -> Float[Tenso
 def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
     """What each head adds at the end to logit(answer) − mean logit(other options)."""
     *_, last = model.stream(prompts.tokens)
-    h, W_U = last[torch.arange(len(prompts.end)), prompts.end], model.read_out.weight[prompts.options]
+    W_U = model.read_out.weight[prompts.options]
     wanted = W_U[:, 0] - W_U[:, 1:].mean(1)
-    if isinstance(model.norm, nn.LayerNorm):
-        gained = wanted * model.norm.weight
-        spread = (h.var(-1, correction=0, keepdim=True) + model.norm.eps).sqrt()
-        wanted = (gained - gained.mean(-1, keepdim=True)) / spread
-    return torch.einsum("labd,bd->lab", written(model, prompts, model.config.n_layer), wanted)
+    divide, _ = last_norm(model.norm, prompts.at_end(last))
+    return torch.einsum("labd,bd->lab", divide(written(model, prompts, model.config.n_layer)), wanted)
 
 
 @torch.no_grad()
@@ -145,8 +146,9 @@ def without(
     block = cast(Block, model.blocks[0 if model.config.tied else layer])
     read = model.read(prompts.tokens, [f"blocks.{layer}.resid_pre", f"blocks.{layer}.attn.k"], m=1)
     h, k = read[f"blocks.{layer}.resid_pre"], read[f"blocks.{layer}.attn.k"][:, head]
-    h = h[torch.arange(len(prompts.end)), prompts.end] - removed
-    q = block.attn.q(block.norm_attn(h)).unflatten(-1, (model.config.n_head, -1))[..., head, :]
+    q = block.attn.q(block.norm_attn(prompts.at_end(h) - removed)).unflatten(-1, (model.config.n_head, -1))[
+        ..., head, :
+    ]
     if model.config.rotary:
         k, q = block.attn.turned(k.unsqueeze(0)).squeeze(0), _turned(block, q, prompts)
     scores = block.attn.scale * torch.einsum("wbc,btc->wbt", q, k)
@@ -166,10 +168,8 @@ def _turned(block: Block, q: Float[Tensor, "w b c"], prompts: Named) -> Float[Te
 def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, "l a b"]:
     """What of a mover's inhibition each earlier head gives it by its queries: what is lost without it."""
     heads = written(model, prompts, of[0])
-    lost = without(model, prompts, of, torch.zeros_like(heads[0, :1])) - without(
-        model, prompts, of, heads.flatten(0, 1)
-    )
-    return lost.unflatten(0, heads.shape[:2])
+    whole = without(model, prompts, of, torch.zeros_like(heads[0, :1]))
+    return (whole - without(model, prompts, of, heads.flatten(0, 1))).unflatten(0, heads.shape[:2])
 
 
 @torch.no_grad()
@@ -178,8 +178,8 @@ def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[
     singular values. Those that are but rounding are left out."""
     count = int(ov(model)[head].svd().directions().any(-2).sum())
     edits = (scale(model, component(model, head, i), 0.0) for i in range(count))
-    left = [prompts.score(_looks(model, prompts, of, edit)) for edit in edits]
-    return prompts.score(_looks(model, prompts, of)) - torch.stack(left)
+    left = [prompts.score(pattern(model, prompts, of, edit)) for edit in edits]
+    return prompts.score(pattern(model, prompts, of)) - torch.stack(left)
 
 
 @torch.no_grad()
@@ -188,16 +188,17 @@ def steered(
 ) -> Float[Tensor, "p b k"]:
     """What a mover gives to each slot where another head writes α v at the end and nothing else."""
     return traverse(
-        lambda replace: prompts.seen(_looks(model, prompts, of, replace)),
+        lambda replace: prompts.seen(pattern(model, prompts, of, replace)),
         [direction],
         alphas.unsqueeze(1),
         at=prompts.end,
     )
 
 
-def _looks(
+@torch.no_grad()
+def pattern(
     model: TokenTransformer, prompts: Named, head: Head, replace: Mapping[str, Replacement] | None = None
 ) -> Float[Tensor, "b t s"]:
-    """The weights of one head; logits, which are large, are formed at the last position alone."""
+    """The weights of one head, without a null slot; logits, which are large, are formed at the last position alone."""
     name = f"blocks.{head[0]}.attn.pattern"
-    return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1]]
+    return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1], :, -prompts.tokens.shape[1] :]

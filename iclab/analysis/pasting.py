@@ -44,6 +44,7 @@ def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Genera
     found = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
     if model.config.layout not in LAYOUTS:
         found.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
+    found += [] if model.labels is None else ["pasting is about labels that are numbers, and the model's are vectors"]
     refuse("new_read_in", found)
     shape = replace(model.config, **{"read_in": "learned", "negated": False, "tied": False, **READ_INS[kind]})
     return Transformer(d, n, shape, rng).to(next(model.parameters()))

@@ -40,7 +40,9 @@ Places = Bool[Tensor, "b t s"]
 
 @torch.no_grad()
 def patterns(model: TokenTransformer, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "layer a b t s"]:
-    """The weights of attention of every head, without the null slot where there is one."""
+    """The weights of attention of every head, without the null slot where there is one. Raises ``ValueError`` for a
+    model without layers."""
+    refuse("patterns", [] if model.config.n_layer else ["a model without layers has no heads"])
     names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
     read = model.read(tokens, names, m=1)  # logits at one position alone, as they are not asked for
     return torch.stack([read[name] for name in names]).transpose(1, 2)[..., -tokens.shape[1] :]
@@ -91,6 +93,12 @@ def inhibition(
     row = pattern[..., torch.arange(len(at)), at, :]
     wide = others.expand(*row.shape[:-1], -1)
     return row.gather(-1, target.expand(row.shape[:-1]).unsqueeze(-1)).squeeze(-1) - row.gather(-1, wide).mean(-1)
+
+
+def beyond(values: Float[Tensor, "*w b k"], index: Int[Tensor, " b"]) -> Float[Tensor, "*w b"]:
+    """What one of k, by its index, has beyond the mean of the others."""
+    own = values.gather(-1, index.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    return own - (values.sum(-1) - own) / (values.shape[-1] - 1)
 
 
 # ---- what heads write ----------------------------------------------------------------------------------------------

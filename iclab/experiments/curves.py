@@ -42,14 +42,13 @@ from iclab.analysis import (
 from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
 from iclab.descent import AttentionDescent, TrainedAttention, asked
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.rows import Row, row
+from iclab.experiments.rows import MODEL, Row, row
 from iclab.experiments.rows import rows as rows_of
 from iclab.experiments.streams import stream
 from iclab.models import FrozenArchitecture, RandomAttentionConfig, RandomNetworkConfig
 from iclab.regression import CurveLearner
 from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
 
-MODEL = "transformer"
 DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}
 
 

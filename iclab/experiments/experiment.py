@@ -181,14 +181,12 @@ class Experiment:
 
     def _label_problems(self) -> list[str]:
         """All labels must be of one kind, and of that which a layout, an analysis or a construction is about."""
-        partners = {name: partner.task or self.task for name, partner in self.eval.partners}
-        others = {**dict(self.eval.shifts), **partners}
-        found = [
-            f"the labels of {k!r} are not of the task's kind" for k, t in others.items() if t.labels != self.task.labels
-        ]
+        partners = [(name, partner.task or self.task) for name, partner in self.eval.partners]
+        others = [*self.eval.shifts, *partners]
+        found = [f"the labels of {k!r} are not of the task's kind" for k, t in others if t.labels != self.task.labels]
         if self.task.labels is None:
             return found
-        still = [type(t).__name__ for t in (*self._tasks(), *partners.values()) if not t.moving]
+        still = [type(t).__name__ for t in (*self._tasks(), *dict(partners).values()) if not t.moving]
         if still and isinstance(self.model, TransformerConfig) and self.model.layout == "states":
             found.append(f"model.layout = states is for labels that are the next input; {still[0]} has others")
         asked = [f"the analysis {k!r}" for k in ABOUT_NUMBERS if k in self.eval.analyses]

@@ -71,13 +71,12 @@ from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import Estimate, estimate
 from iclab.analysis.roles import induction
 from iclab.experiments.claims import TRAINED
-from iclab.experiments.rows import Row, finite, row, rows
+from iclab.experiments.rows import MODEL, Row, finite, row, rows
 from iclab.experiments.streams import stream
 from iclab.experiments.token_experiment import TokenExperiment
 from iclab.models import TokenTransformer
 from iclab.tasks import LaundryList, RepeatedSequence, TokenPrompts, TokenTask
 
-MODEL = "transformer"
 OUTLIER = 4.0  # standard deviations of chance
 FEW = 512  # prompts of a mechanism: each head is silenced on them three times
 KNOWN = 3  # counts 0, 1, 2 are told one by one
@@ -141,8 +140,8 @@ def _fits(model: TokenTransformer, task: LaundryList, prompts: TokenPrompts, qua
     logits = list_recall.by_counts(fits["any_of_counts"])[:KNOWN, :KNOWN]
     for (i, j), value in zip(torch.cartesian_prod(*[torch.arange(KNOWN)] * 2).tolist(), logits.flatten(), strict=True):
         yield row(f"listed_{i}_named_{j}", f"{quantity}_logit", None, value.item())
-    a, b = fits["subtraction"].coefficients.tolist()
-    yield row("subtraction", f"{quantity}_taken", None, b / a)
+    a, b = fits["subtraction"].coefficients  # a is 0 where all items are listed: then there is nothing to tell
+    yield row("subtraction", f"{quantity}_taken", None, (b / a).item())
 
 
 def _heads(model: TokenTransformer) -> Iterator[Head]:

@@ -16,15 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclab.analysis.movers import Named, feeding, mover, named
+from iclab.analysis.movers import Named, feeding, mover, named, pattern
 from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import estimate, ratio
-from iclab.analysis.roles import patterns
-from iclab.experiments.rows import Row, rows
+from iclab.experiments.rows import MODEL, Row, rows
 from iclab.models import TokenTransformer
 from iclab.tasks import IndirectObject, TokenPrompts, TokenTask
-
-MODEL = "transformer"
 
 
 @torch.no_grad()
@@ -36,7 +33,7 @@ def mover_rows(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iter
     finding, held = named(prompts[:half]), named(prompts[half:])
     of = mover(model, finding)
     feeder = divmod(int(feeding(model, finding, of).mean(-1).argmax()), model.config.n_head)
-    yield from rows(MODEL, "mover_inhibition", estimate(held.score(patterns(model, held.tokens)[of])))
+    yield from rows(MODEL, "mover_inhibition", estimate(held.score(pattern(model, held, of))))
     yield from rows(MODEL, "mover_fed", estimate(feeding(model, held, of)[feeder]))
     whole = _difference(model, held)
     yield from rows(MODEL, "logit_difference", estimate(whole))
@@ -54,6 +51,5 @@ def _difference(
 ) -> Float[Tensor, " b"]:
     """logit(answer) − mean logit(others), where a head may write but its mean over reference prompts."""
     edits = {} if silent is None or reference is None else ablation(model, [silent], "mean", reference.tokens)
-    logits = model.replaced(prompts.tokens, edits)[torch.arange(len(prompts.end)), prompts.end]
-    said = logits.gather(1, prompts.options).double()
+    said = prompts.at_end(model.replaced(prompts.tokens, edits)).gather(1, prompts.options).double()
     return said[:, 0] - said[:, 1:].mean(1)

@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from iclab.analysis.next_token import decoded, mean_asked, whole
 from iclab.analysis.polygons import area, simple
 from iclab.analysis.risk import estimate
-from iclab.experiments.rows import Row, rows
+from iclab.experiments.rows import MODEL, Row, rows
 from iclab.tasks import ConvexHull, TokenPrompts, TokenTask
 from iclab.tasks.ordering import Ordering
-
-MODEL = "transformer"
 
 
 def sequences(

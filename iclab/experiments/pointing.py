@@ -8,13 +8,14 @@ margin                 by slot: how far the best query lifts it above the others
                        mean square distance from their mean)
 reachable_slots        how many slots some query points at, exactly
 answered_unreachable   how often the likeliest of the options is a slot that no query points at
-reach_correlation      of reach with accuracy, over slots, where either differs between slots
+reach_correlation      of reach with accuracy, over the slots that are asked, where both differ between them
 
 "transformer" are the keys that were learned, "legendre" keys that are a smooth curve of the slot in as many dimensions,
 "circle" keys evenly around one in the plane.
 """
 
 from collections.abc import Iterable, Iterator
+from math import nan
 
 import torch
 from jaxtyping import Float
@@ -22,12 +23,11 @@ from torch import Tensor
 
 from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
 from iclab.analysis.risk import Estimate
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import MODEL, Row, row, rows
 from iclab.models import PointerTransformer
 from iclab.tasks import LaundryList, TokenTask
 
 DRAWS = 100_000  # directions, where reach is not known exactly
-MODEL = "transformer"
 
 
 def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:
@@ -46,10 +46,11 @@ def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Gen
 
 
 def _by_slot(found: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
+    """Of a slot that is held out, and so never asked, not a number."""
     said = {
         each["position"]: each["value"] for each in found if (each["predictor"], each["quantity"]) == (MODEL, quantity)
     }
-    return torch.tensor([said[slot] for slot in range(N)], dtype=torch.float64)
+    return torch.tensor([said.get(slot, nan) for slot in range(N)], dtype=torch.float64)
 
 
 def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
@@ -80,5 +81,7 @@ def _did(
 ) -> Iterator[Row]:
     """What the model makes of it."""
     yield row(MODEL, "answered_unreachable", None, answered[slot_margins(keys) == 0].sum().item())
-    if len(keys) > 2 and right.std() > 0 and shares.std() > 0:
+    asked = right.isfinite()
+    shares, right = shares[asked], right[asked]
+    if len(right) > 2 and right.std() > 0 and shares.std() > 0:
         yield row(MODEL, "reach_correlation", None, torch.corrcoef(torch.stack([shares, right]))[0, 1].item())

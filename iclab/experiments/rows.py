@@ -17,6 +17,7 @@ from iclab.tasks import Task
 
 Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
+MODEL = "transformer"  # the predictor that is the model itself, whatever its kind
 
 
 def rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:

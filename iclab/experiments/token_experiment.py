@@ -70,11 +70,12 @@ class TokenExperiment:
         refuse("TokenExperiment", found)
 
     def _shift_problems(self) -> list[str]:
-        vocab, parts = self.task.vocab, self.task.parts()
+        parts = self.task.parts()
         found = [
-            f"shift {name!r} has a vocab of {shift.vocab}, and the model one of {vocab}"
+            f"shift {name!r} has a {size} of {getattr(shift, size)}, and the model one of {getattr(self.task, size)}"
             for name, shift in self.eval.shifts
-            if shift.vocab != vocab
+            for size in ("vocab", "width")
+            if getattr(shift, size) != getattr(self.task, size)
         ]
         taken = [name for name, _ in self.eval.shifts if name in parts]
         return found + [f"the name {name!r} is that of a part of {type(self.task).__name__}" for name in taken]
@@ -96,8 +97,9 @@ class TokenExperiment:
                 found.append(f"the analysis {name!r} needs task.kind {kind.__name__}, given {type(self.task).__name__}")
             if name == "mechanism" and model.attention != "softmax":
                 found.append(f"the analysis {name!r} needs softmax attention, given {model.attention}")
-            if name != "mechanism" and model.n_layer < 2:
-                found.append(f"the analysis {name!r} needs model.n_layer of 2 or more, given {model.n_layer}")
+            layers = 1 if name == "mechanism" else 2
+            if model.n_layer < layers:
+                found.append(f"the analysis {name!r} needs model.n_layer of {layers} or more, given {model.n_layer}")
         return found + ([f"the analysis 'edits' {text}" for text in _uneditable(model)] if "edits" in asked else [])
 
     @property

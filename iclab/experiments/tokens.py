@@ -37,13 +37,13 @@ from iclab.analysis.next_token import (
     mean_asked,
     mean_of_places,
 )
-from iclab.analysis.risk import Estimate
+from iclab.analysis.risk import Estimate, estimate
 from iclab.experiments.learning import follow, learning_curve
 from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.movers import mover_rows
 from iclab.experiments.orderings import sequences
 from iclab.experiments.pointing import pointed
-from iclab.experiments.rows import Row, row, rows
+from iclab.experiments.rows import MODEL, Row, row, rows
 from iclab.experiments.streams import resolve, stream
 from iclab.experiments.token_experiment import TokenExperiment
 from iclab.models import TokenTransformer
@@ -51,7 +51,6 @@ from iclab.predictors import Bigram, ContextClasses, KnownClasses, TokenPredicto
 from iclab.tasks import GaussianClasses, LaundryList, MarkovChain, RepeatedSequence, TokenPrompts, TokenTask
 from iclab.token_training import TokenTraining
 
-MODEL = "transformer"
 SURE = 1e-3  # α of the counts that answer a repeated block, in which what followed once follows again
 WATCHED = 256  # prompts of the training curve
 
@@ -116,7 +115,7 @@ class Watch:
         for name, prompts in self.followed.items():
             right = hits(continued({MODEL: model}, prompts)[MODEL], prompts)
             found[f"accuracy_{name}"] = {MODEL: mean_asked(right, prompts).value.item()}
-        if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer):
+        if isinstance(self.task, RepeatedSequence) and isinstance(model, TokenTransformer) and model.config.n_layer:
             scores = head_scores(model, self.prompts)
             found["prefix_matching"] = {MODEL: scores.prefix_matching.amax(1).tolist()}
             found["previous_token"] = {MODEL: scores.previous_token.amax(1).tolist()}
@@ -174,5 +173,4 @@ def _range(right: Tensor, prompts: TokenPrompts) -> Row:
 def _answered(logs: Tensor, task: LaundryList, prompts: TokenPrompts) -> Iterator[Row]:
     allowed = logs[:, -1].masked_fill(~prompts.options, -torch.inf)
     named = (prompts.tokens[:, 1 : task.longest + 1] == allowed.argmax(1, keepdim=True)).double()
-    shares = Estimate(named.mean(0), named.std(0) / len(named) ** 0.5)
-    yield from rows(MODEL, "answered", shares)
+    yield from rows(MODEL, "answered", estimate(named))

@@ -73,6 +73,10 @@ class PointerTransformer(TokenTransformer):
         if self.config.keys == "positional":
             nn.init.normal_(self.slot_keys, std=self.config.init_scale, generator=rng)
 
+    @property
+    def _bounded(self) -> bool:
+        return self.config.positions or self.config.keys == "positional"
+
     def activations(self) -> list[str]:
         return [*super().activations()[:-1], "pointer.q", "pointer.scores", "prediction"]
 

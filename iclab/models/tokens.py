@@ -148,12 +148,19 @@ class TokenTransformer(Stack):
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
         found = self._unknown(taps) + self._unreadable(tokens)
-        if self.config.positions and tokens.shape[1] > self.n:
+        if self._bounded and tokens.ndim > 1 and tokens.shape[1] > self.n:
             found.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
         refuse(type(self).__name__, found)
 
+    @property
+    def _bounded(self) -> bool:
+        """Whether something is learned of each position."""
+        return self.config.positions
+
     def _unreadable(self, tokens: Tensor) -> list[str]:
         """What is wrong with the tokens, whatever their number."""
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            return [f"tokens are whole numbers [batch n], given {tokens.dtype} of the shape {tuple(tokens.shape)}"]
         if not tokens.numel() or 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab:
             return []
         return [f"tokens are numbers from 0 to {self.vocab - 1}, given {int(tokens.min())} to {int(tokens.max())}"]

@@ -66,4 +66,5 @@ class VectorTransformer(TokenTransformer):
     def _unreadable(self, tokens: Tensor) -> list[str]:
         if tokens.ndim == 3 and tokens.is_floating_point() and tokens.shape[2] <= self.config.d_model:
             return []
-        return [f"tokens are vectors of at most {self.config.d_model} channels, given {tuple(tokens.shape[2:])}"]
+        given = f"given {tokens.dtype} of the shape {tuple(tokens.shape)}"
+        return [f"tokens are vectors [batch n width] of at most {self.config.d_model} channels, {given}"]

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
-from iclab.tasks.dynamics import DynamicalSystem
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
@@ -32,8 +31,8 @@ class Derived(Task):
     def __post_init__(self) -> None:
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
         found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
-        moving = isinstance(self.base, DynamicalSystem)
-        found += ["base cannot be a DynamicalSystem, whose inputs are drawn with its functions"] if moving else []
+        told = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
+        found += [told] if self.base.moving else []
         refuse(type(self).__name__, found or self._problems())
 
     @abstractmethod

@@ -11,6 +11,9 @@ out, are this project's.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from math import comb
 from typing import Literal
 
 import torch
@@ -59,6 +62,9 @@ class LaundryList(SizedTask):
             found.append("nothing is held out, and so nothing is new")
         if self.balanced and self.shortest < self.longest:
             found.append(f"balanced lists have one length, given {self.shortest}..{self.longest}")
+        if self.holds_out == "sets" and not found:
+            whole = [k for k in range(self.shortest, self.longest + 1) if not parted(self.items, k)]
+            found += [f"all sets of {k} of {self.items} items are of one part; take more items" for k in whole]
         refuse("LaundryList", found + unknown_choices(self))
 
     @property
@@ -187,6 +193,16 @@ def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], ite
     codes = torch.randint(2**62, (items,), generator=torch.Generator().manual_seed(SALT)).to(listed.device)
     mixed = (codes[listed] * used).sum(1) * 6364136223846793005 + 1442695040888963407  # integers wrap around
     return (mixed >> 33) % NEW_SETS == 0
+
+
+@cache
+def parted(items: int, size: int) -> bool:
+    """Whether there are sets of this size of either part. Of very many there always are."""
+    if comb(items, size) > 1000:
+        return True
+    sets = torch.tensor(list(combinations(range(items), size)))
+    new = new_sets(sets, torch.ones_like(sets, dtype=torch.bool), items)
+    return bool(new.any()) and not bool(new.all())
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,16 @@ class TaskMixture(Task):
     """One of the components for each prompt. Finals say what these are."""
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self._problems())
+        refuse(type(self).__name__, self._problems() or self._unmixable())
 
     @abstractmethod
     def _problems(self) -> list[str]:
         """What stands against these settings."""
+
+    def _unmixable(self) -> list[str]:
+        """What stands against the components: inputs are drawn before it is known whose functions label them."""
+        moving = sorted({type(task).__name__ for task in self.components if task.moving})
+        return [f"no component can be a {name}, whose inputs are drawn with its functions" for name in moving]
 
     @property
     @abstractmethod

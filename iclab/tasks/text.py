@@ -17,10 +17,10 @@ arXiv 2211.00593, §2 and App. A (names, places and objects at random; the two o
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from iclab.errors import refuse
@@ -81,11 +81,11 @@ def single_tokens(encode: Encode, words: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if len(encode(f" {word}")) == 1)
 
 
-def _unfit(encode: Encode, words: Sequence[str]) -> list[str]:
-    """What stands against words: all that are said twice, and all that are several tokens."""
-    twice = sorted({word for word in words if words.count(word) > 1})
-    several = [word for word in words if word not in single_tokens(encode, words)]
-    found = {"named twice": twice, "not one token with the space before": several}
+def _unfit(encode: Encode, words: Sequence[str], vocab: int) -> list[str]:
+    """What stands against words: all that are said twice, that are several tokens, or one beyond the vocabulary."""
+    twice, single = sorted({word for word in words if words.count(word) > 1}), single_tokens(encode, words)
+    found = {"named twice": twice, "not one token with the space before": [w for w in words if w not in single]}
+    found[f"not in a vocabulary of {vocab} tokens"] = [w for w in single if encode(f" {w}")[0] >= vocab]
     return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
 
 
@@ -103,16 +103,24 @@ def _table(encode: Encode, texts: Sequence[str]) -> Int[Tensor, "texts longest"]
     return torch.tensor([tokens + [-1] * (longest - len(tokens)) for tokens in found])
 
 
+def _words(encode: Encode, words: Sequence[str]) -> Int[Tensor, " words"]:
+    """The token of each word."""
+    return torch.tensor([encode(f" {word}")[0] for word in words])
+
+
 def _packed(
-    wide: Int[Tensor, "batch w"], answers: Int[Tensor, " batch"], places: Int[Tensor, " batch"]
+    wide: Int[Tensor, "batch w"],
+    answers: Int[Tensor, " batch"],
+    places: Int[Tensor, " batch"],
+    options: Bool[Tensor, "batch vocab"],
 ) -> TokenPrompts:
-    """Texts without the holes (-1) between their pieces, asked at their last token. Options are not known here."""
+    """Texts without the holes (-1) between their pieces, asked at their last token."""
     lengths = (wide >= 0).sum(1, keepdim=True)
     tokens = wide.gather(1, (wide < 0).long().argsort(dim=1, stable=True))[:, : int(lengths.max())]
     at = torch.arange(tokens.shape[1], device=wide.device)
     tokens = torch.where(at < lengths, tokens, tokens.gather(1, lengths - 1))
     answers, places = (each.unsqueeze(1).expand(tokens.shape) for each in (answers, places))
-    return TokenPrompts(tokens, answers, at == lengths - 1, places, marked(len(wide), 1, wide[:, :0]))
+    return TokenPrompts(tokens, answers, at == lengths - 1, places, options)
 
 
 # ---- the laundry list ----------------------------------------------------------------------------------------------
@@ -129,7 +137,7 @@ class LaundryText(TokenTask):
     words: tuple[str, ...] = OBJECTS
 
     def __post_init__(self) -> None:
-        found = _unfit(self.encode, self.words)
+        found = _unfit(self.encode, self.words, self.vocab)
         joints = [joint for joint in JOINTS if len(self.encode(joint)) != 1]
         found += [f"not one token: {', '.join(map(repr, joints))}"] if joints else []
         if not 2 <= self.length <= len(self.words):
@@ -156,7 +164,7 @@ class LaundryText(TokenTask):
         return -(-batch // self.length) * self.length
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
-        ids = self._ids(self.words).to(rng.device)
+        ids = _words(self.encode, self.words).to(rng.device)
         listed = without_replacement(batch, len(self.words), rng)[:, : self.length]
         missing = torch.arange(batch, device=rng.device) % self.length
         keys = torch.rand(batch, self.length, generator=rng, device=rng.device)
@@ -165,11 +173,7 @@ class LaundryText(TokenTask):
         parts = [heads, self._first(ids, listed), middles, self._second(ids[listed.gather(1, order)])]
         tail = _table(self.encode, [TAIL]).to(rng.device).expand(batch, -1)
         answers = ids[listed.gather(1, missing.unsqueeze(1))].squeeze(1)
-        made = _packed(torch.cat([*parts, tail], 1), answers, missing)
-        return replace(made, options=marked(batch, self.vocab, ids[listed]))
-
-    def _ids(self, words: Sequence[str]) -> Int[Tensor, " words"]:
-        return torch.tensor([self.encode(f" {word}")[0] for word in words])
+        return _packed(torch.cat([*parts, tail], 1), answers, missing, marked(batch, self.vocab, ids[listed]))
 
     def _drawn(self, texts: Sequence[str], batch: int, rng: torch.Generator) -> Int[Tensor, "batch longest"]:
         which = torch.randint(len(texts), (batch,), generator=rng, device=rng.device)
@@ -210,7 +214,7 @@ class IndirectObjectText(TokenTask):
     templates: tuple[Template, ...] = TEMPLATES
 
     def __post_init__(self) -> None:
-        found = _unfit(self.encode, self.names)
+        found = _unfit(self.encode, self.names, self.vocab)
         found += [] if len(self.names) >= 5 else [f"names must be at least 5, given {len(self.names)}"]
         found += [] if self.templates else ["no template"]
         if not found:
@@ -239,18 +243,15 @@ class IndirectObjectText(TokenTask):
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
         pairs = -(-batch // 2)
-        ids = self._ids().to(rng.device)
+        ids = _words(self.encode, self.names).to(rng.device)
         of, giver = ids[without_replacement(pairs, len(ids), rng)[:, :2]].repeat_interleave(2, 0).T
         swapped = torch.arange(2 * pairs, device=rng.device) % 2
         first, second = torch.where(swapped == 1, giver, of), torch.where(swapped == 1, of, giver)
         head, middle, tail = self._drawn(pairs, rng)
         joint = torch.tensor(self.encode(" and"), device=rng.device).expand(2 * pairs, -1)
         columns = [head, first.unsqueeze(1), joint, second.unsqueeze(1), middle, giver.unsqueeze(1), tail]
-        made = _packed(torch.cat(columns, 1), of, swapped)
-        return replace(made, options=marked(2 * pairs, self.vocab, torch.stack([of, giver], 1)))[:batch]
-
-    def _ids(self) -> Int[Tensor, " names"]:
-        return torch.tensor([self.encode(f" {name}")[0] for name in self.names])
+        options = marked(2 * pairs, self.vocab, torch.stack([of, giver], 1))
+        return _packed(torch.cat(columns, 1), of, swapped, options)[:batch]
 
     def _drawn(self, pairs: int, rng: torch.Generator) -> list[Tensor]:
         """Head, middle and tail, the same for both prompts of a pair."""
@@ -263,7 +264,7 @@ class IndirectObjectText(TokenTask):
     def unrelated(self, prompts: TokenPrompts, rng: torch.Generator) -> Int[Tensor, "batch n"]:
         """The texts of prompts with three other names, all different, in the places of theirs: no one is named twice,
         and no one is the indirect object."""
-        ids = self._ids().to(prompts.tokens.device)
+        ids = _words(self.encode, self.names).to(prompts.tokens.device)
         keys = torch.rand(len(prompts.tokens), len(ids), generator=rng, device=rng.device)
         others = ids[keys.masked_fill(prompts.options[:, ids], 2.0).argsort(1)[:, :3]]
         return prompts.tokens.masked_scatter(prompts.options.gather(1, prompts.tokens), others)
