@@ -36,6 +36,7 @@ def draw(table):
     left.set(xlabel=f"slots of {longest}, by reach", ylabel="share of directions", ylim=(-0.02, 0.55))
     middle.set(xlabel="items of the list", ylabel="smallest share", ylim=(-0.02, 0.55))
     right.set(xlabel="share of directions", ylabel="accuracy of the slot", ylim=(-0.03, 1.03))
+    middle.set_title("dashed: keys on a smooth curve, dotted: on a circle", fontsize=7)
     left.legend(fontsize=7)
     right.legend(fontsize=7)
     return figure
