@@ -218,10 +218,13 @@ def throughput(d: int = 5, n: int = 17, batch: int = 64, rounds: int = 7) -> Ite
             "width": width,
             "layout": layout,
             "attention": attention,
-            "ms per step": 1e3 * taken,
-            "prompts per second": round(batch / taken),
+            **_speed(taken, batch),
             "times the papers'": seconds[f"{width}/interleaved/softmax"] / taken,
         }
+
+
+def _speed(taken: float, batch: int) -> Row:
+    return {"ms per step": 1e3 * taken, "prompts per second": round(batch / taken)}
 
 
 def _stepper(width: int, layout: Any, attention: Any, d: int, n: int, batch: int) -> Callable[[], object]:
@@ -261,8 +264,7 @@ def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds
                 "width": width,
                 "batch": batch,
                 "device": name,
-                "ms per step": 1e3 * taken,
-                "prompts per second": round(batch / taken),
+                **_speed(taken, batch),
                 "times the CPU": seconds["cpu"] / taken,
             }
 

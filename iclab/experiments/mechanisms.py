@@ -104,16 +104,22 @@ def mechanism_rows(
     before = list_recall.right(model, few, {})
     for name, route in list_recall.routes(few).items():
         yield from rows(name, "mechanism_route", estimate(before - list_recall.right_but_for(model, few, route)))
-    yield from _head_rows(model, task, few, found, rng)
+    yield from _head_rows(model, task, few, found, before, rng)
     yield from _fit_rows(model, task, prompts, rng)
     last = model(few.tokens, 1)[:, 0].masked_fill(~few.options, -torch.inf).argmax(1) == few.tokens[:, N]
     yield from rows(MODEL, "last_item_bias", estimate(last.double() - 1 / N))
 
 
 def _head_rows(
-    model: TokenTransformer, task: LaundryList, few: TokenPrompts, found: list_recall.Looks, rng: torch.Generator
+    model: TokenTransformer,
+    task: LaundryList,
+    few: TokenPrompts,
+    found: list_recall.Looks,
+    before: Tensor,
+    rng: torch.Generator,
 ) -> Iterator[Row]:
-    copied, before = list_recall.copied(model, few, task.items), list_recall.right(model, few, {})
+    """Head by head; `before` is whether each prompt was answered rightly by all of them."""
+    copied = list_recall.copied(model, few, task.items)
     parts = {"first": list_recall.first(few), "second": list_recall.second(few)}
     told = {k: getattr(found, k) for k in ("first", "second", "hit", "inhibition")}
     told |= {f"copies_{k}": copied[..., part].mean(-1) for k, part in parts.items()}
@@ -216,14 +222,14 @@ def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generat
     scores = weights_of(model).scores["K"][writer][:, reader[0], reader[1]]
     top = int(scores.argmax())
     watches = {"score": attention_of(reader, others, induction(others.tokens)), "accuracy": accuracy_of(others)}
-    told = {k: _edits(one, watch, others, writer, reader, top, rng) for k, watch in watches.items()}
+    cut = {k: scaled(watch, one, writer, cuts(len(scores))) for k, watch in watches.items()}
+    told = {k: _edits(one, watch, cut[k], others, writer, reader, top, rng) for k, watch in watches.items()}
     for quantity, found in told.items():
         for name, terms in found.items():
             yield from rows(name, f"edit_{quantity}", estimate(terms))
     for name, terms in told["score"].items():
         yield from rows(name, "edit_drop", estimate(told["score"][MODEL] - terms))
-    lost = told["score"][MODEL] - scaled(watches["score"], one, writer, cuts(len(scores)))
-    yield from _component_rows(lost, scores, top)
+    yield from _component_rows(told["score"][MODEL] - cut["score"], scores, top)
     yield from _several_rows(one, watches["score"], writer, scores)
     yield from _scaled_rows(one, watches["score"], writer, top, rng)
 
@@ -231,16 +237,16 @@ def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generat
 def _edits(
     one: TokenTransformer,
     watch: Watch,
+    cut: Tensor,
     prompts: TokenPrompts,
     writer: Head,
     reader: Head,
     top: int,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """What is seen after each edit [b]."""
-    e = size(one, writer)
-    others = [i for i in range(e) if i != top]
-    cut, kept = scaled(watch, one, writer, cuts(e)), scaled(watch, one, writer, keeps(e))
+    """What is seen after each edit [b]; `cut` [e b] is that without each component."""
+    others = [i for i in range(len(cut)) if i != top]
+    kept = scaled(watch, one, writer, keeps(len(cut)))
     found = {MODEL: watch(one, {}), "cut_top": cut[top], "cut_others": cut[others].mean(0)}
     found["cut_random"] = along_random(watch, one, writer, 0.0, DRAWS, rng).mean(0)
     found |= {"keep_top": kept[top], "keep_first": kept[0], "keep_others": kept[others].mean(0)}

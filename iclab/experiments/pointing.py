@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.analysis.cuts import correlation
 from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
 from iclab.analysis.risk import Estimate
 from iclab.experiments.rows import MODEL, Row, row, rows
@@ -39,10 +40,12 @@ def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Gen
         N, r = task.longest, model.config.rank
         keys = model.slot_keys[1 : N + 1].detach().cpu().double()
         right, answered = (_by_slot(found, quantity, N) for quantity in ("accuracy", "answered"))
-        yield from _could(MODEL, keys, rng)
-        yield from _did(keys, _reach(keys, rng).value, right, answered)
-        yield from _could("legendre", legendre(N, r), rng)
-        yield from _could("circle", circle(N), rng) if r == 2 else ()
+        shares, lifted = _reach(keys, rng), slot_margins(keys)
+        yield from _could(MODEL, keys, shares, lifted)
+        yield from _did(shares.value, lifted, right, answered)
+        others = {"legendre": legendre(N, r)} | ({"circle": circle(N)} if r == 2 else {})
+        for name, each in others.items():
+            yield from _could(name, each, _reach(each, rng), slot_margins(each))
 
 
 def _by_slot(found: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
@@ -61,9 +64,8 @@ def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
     return Estimate(shares, (shares * (1 - shares) / DRAWS).sqrt())
 
 
-def _could(name: str, keys: Float[Tensor, "N r"], rng: torch.Generator) -> Iterator[Row]:
-    """What geometry says of keys."""
-    shares, lifted = _reach(keys, rng), slot_margins(keys)
+def _could(name: str, keys: Float[Tensor, "N r"], shares: Estimate, lifted: Float[Tensor, " N"]) -> Iterator[Row]:
+    """What geometry says of keys, by their reach and their margins."""
     ends = (shares.value[0] + shares.value[-1]).item()
     spread = (keys - keys.mean(0)).square().sum(1).mean().sqrt()
     yield from rows(name, "reach", shares)
@@ -74,14 +76,14 @@ def _could(name: str, keys: Float[Tensor, "N r"], rng: torch.Generator) -> Itera
 
 
 def _did(
-    keys: Float[Tensor, "N r"],
     shares: Float[Tensor, " N"],
+    lifted: Float[Tensor, " N"],
     right: Float[Tensor, " N"],
     answered: Float[Tensor, " N"],
 ) -> Iterator[Row]:
     """What the model makes of it."""
-    yield row(MODEL, "answered_unreachable", None, answered[slot_margins(keys) == 0].sum().item())
+    yield row(MODEL, "answered_unreachable", None, answered[lifted == 0].sum().item())
     asked = right.isfinite()
     shares, right = shares[asked], right[asked]
     if len(right) > 2 and right.std() > 0 and shares.std() > 0:
-        yield row(MODEL, "reach_correlation", None, torch.corrcoef(torch.stack([shares, right]))[0, 1].item())
+        yield row(MODEL, "reach_correlation", None, correlation(shares, right))

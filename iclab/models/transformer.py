@@ -137,6 +137,7 @@ class TransformerConfig(BlockConfig, Architecture):
         )
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
+        """As for every architecture, and whether the layout and the read-in fit such labels."""
         found, width, identity = [], LAYOUTS[self.layout].width(d), self.read_in == "identity"
         if identity and self.d_model < width:
             found.append(f"read_in = identity needs d_model of {width} or more, given {self.d_model}")

@@ -98,6 +98,8 @@ class GaussianClasses(TokenTask):
         return self.parts()
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
+        """Classes first, then their items and labels; a guesser may choose among the labels shown where one is right,
+        and among all elsewhere."""
         bursts = torch.rand(batch, 1, generator=rng, device=rng.device) < self._share
         context, query = self._classes(batch, bursts, rng)
         classes = torch.cat([context, query], dim=1)
