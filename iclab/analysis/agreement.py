@@ -28,6 +28,7 @@ from iclab.analysis.risk import Estimate, estimate, squared
 from iclab.errors import refuse
 from iclab.models import Transformer
 from iclab.predictors import Linear, Predictor
+from iclab.predictors.minimum_norm import minimum_norm
 from iclab.tasks import Prompts
 
 
@@ -75,13 +76,14 @@ def implicit_weights(
     """w_i(f): the linear map that fits the predictor's answers to `queries` best, after each number of examples.
 
     A `Linear` predictor's own weights are returned as they are. Needs at least d queries; more average out what is
-    not linear in f. Costs m·q calls for each prompt.
+    not linear in f. Where queries span no more than a subspace the map is that of least norm. Costs m·q calls for each
+    prompt.
     """
     if isinstance(predictor, Linear):
         return predictor.weights(prompts.xs, prompts.ys)[:, -(m or len(prompts.ys[0])) :]
     refuse("implicit_weights", _too_few(queries))
     answers = answers_to(predictor, prompts, queries, m).double()
-    solution = torch.linalg.lstsq(queries.double(), rearrange(answers, "batch n q -> q (batch n)")).solution
+    solution = minimum_norm(queries.double(), rearrange(answers, "batch n q -> q (batch n)"))
     return rearrange(solution, "d (batch n) -> batch n d", batch=len(prompts.xs))
 
 
@@ -91,10 +93,9 @@ def linearity(
     """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
     refuse("linearity", _too_few(queries))
     answers = answers_to(predictor, prompts, queries, m).double()
-    basis, _ = torch.linalg.qr(queries.double())
-    fitted = (answers @ basis).square().sum(-1)
-    total = answers.square().sum(-1)
-    return torch.where(total > 0, fitted / total.clamp(min=1e-300), 1.0)
+    onto = queries.double() @ minimum_norm(queries.double(), torch.eye(len(queries)).to(answers))
+    fitted, total = (part.square().sum(-1) for part in (answers @ onto.mT, answers))
+    return torch.where(total > 0, fitted / total.where(total > 0, 1.0), 1.0)
 
 
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:

@@ -17,7 +17,7 @@ from iclab.predictors.predictor import Linear, exclusive_cumsum, in_double
 class Averaging(Linear):
     """w_i is the mean of y_j x_j over the first i examples, and 0 before any."""
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp_min(1)
         return exclusive_cumsum(xs * ys.unsqueeze(-1)) / seen.unsqueeze(-1)

@@ -62,7 +62,7 @@ class GradientDescent(Linear):
         pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
         return all(a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b) for a, b in pairs)
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         n, d = xs.shape[1:]
         return in_chunks(self._descended, xs, ys, 3 * n * (n + d))
@@ -88,7 +88,7 @@ class GradientDescentPlusPlus(Linear):
     def __post_init__(self) -> None:
         refuse("GradientDescentPlusPlus", _at_least("steps", self.steps, 0))
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         n, d = xs.shape[1:]
         return in_chunks(self._descended, xs, ys, 6 * n * d**2)
@@ -123,7 +123,7 @@ class StochasticGradientDescent(Linear):
     def __post_init__(self) -> None:
         refuse("StochasticGradientDescent", _at_least("lam", self.lam, 0))
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         forgetting = self.lr * self._forgetting(xs)
         errors = torch.linalg.solve_triangular(

@@ -29,7 +29,7 @@ class HalfSplit(Linear):
     def __post_init__(self) -> None:
         refuse("HalfSplit", [] if self.candidates else ["candidates must not be empty"])
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         n, d = xs.shape[1:]
         return in_chunks(self._chosen, xs, ys, 3 * n**2 + len(self.candidates) * n * d)

@@ -44,7 +44,7 @@ class Lasso(Linear):
         given = {"alpha": self.alpha, "steps": self.steps}
         refuse("Lasso", [f"{name} must be positive, given {value}" for name, value in given.items() if not value > 0])
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         n, d = xs.shape[1:]
         return in_chunks(self._minimised, xs, ys, 2 * n * d**2)

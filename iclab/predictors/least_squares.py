@@ -36,7 +36,7 @@ CONDITION_LIMIT = 1e4
 class LeastSquares(Linear):
     """Ordinary least squares of minimum norm, w_i = X⁺y: interpolates while i ≤ rank, then fits."""
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         m = min(xs.shape[1:])
         q, r = torch.linalg.qr(xs[:, :m].mT)

@@ -63,7 +63,8 @@ class LogisticRegression(Predictor):
         hessian = ((wrong * (1 - wrong)) @ squares).unflatten(2, 2 * signed.shape[-1:])
         ridge = (JITTER * hessian.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp_min(self.lam)
         hessian.diagonal(dim1=-2, dim2=-1).add_(ridge.unsqueeze(-1))
-        step = -torch.cholesky_solve(gradient.unsqueeze(-1), torch.linalg.cholesky(hessian)).squeeze(-1)
+        root, _ = torch.linalg.cholesky_ex(hessian)  # not a number where squares overflow, and only there
+        step = -torch.cholesky_solve(gradient.unsqueeze(-1), root).squeeze(-1)
         return self._fraction(signed, ws, margins, step).unsqueeze(-1) * step
 
     def _fraction(
@@ -91,8 +92,7 @@ class BinaryTest(Predictor):
     classifier: Predictor
     regressor: Predictor
 
-    def __call__(
-        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
-    ) -> Float[Tensor, "batch n *labels"]:
+    @in_double
+    def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         others = exclusive_cumsum((ys.abs() != 1).to(ys.dtype))
         return torch.where(others == 0, self.classifier(xs, ys), self.regressor(xs, ys))

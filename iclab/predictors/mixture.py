@@ -36,11 +36,11 @@ class EvidenceWeighted(Bayesian):
         """How many float64 numbers one prompt keeps in memory at once, beside the components' own."""
         return 4 * n * d
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         return in_chunks(lambda x, y: self.mixed(x, y)[1], xs, ys, self.numbers(*xs.shape[1:]))
 
-    @in_double
+    @in_double(label=True)
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). A blank last example makes room for the evidence of all n labels."""
         xs, ys = torch.nn.functional.pad(xs, (0, 0, 0, 1)), torch.nn.functional.pad(ys, (0, 1))

@@ -55,7 +55,7 @@ class Posterior(Bayesian):
         known = self._known(xs)
         return known + self._standard()(xs @ self._root(xs), ys - known)
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         root = self._root(xs)
         us = self._standard().weights(xs @ root, ys - self._known(xs))
@@ -73,7 +73,7 @@ class Posterior(Bayesian):
             spread = spread.masked_scatter(broken, rest.clamp_min(0) + lam)
         return spread
 
-    @in_double
+    @in_double(label=True)
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log N(y_i; ŷ_i, Var(y_i | past)). Raises ``ValueError`` without noise: interpolated labels have none."""
         needs_noise(self.noise)

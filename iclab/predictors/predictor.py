@@ -9,46 +9,15 @@ the posterior of one has nothing to learn from the others, and the Bayes predict
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
-
-Method = TypeVar("Method", bound=Callable[..., Tensor])
-
-
-def in_double(method: Method) -> Method:
-    """Runs a method of inputs (and labels) in float64 and answers in the precision of the inputs: prefixes of length
-    near d are ill-conditioned, and float32 has no digits to lose there. The labels that it sees are numbers: of vectors
-    each coordinate is handed to it as a prompt of its own, and is the last axis of the answer."""
-
-    @wraps(method)
-    def widened(self: object, xs: Tensor, *ys: Tensor) -> Tensor:
-        if ys and ys[0].ndim == 3:
-            found = method(self, *(each.double() for each in apart(xs, *ys)))
-            return together(found, ys[0].shape[-1]).to(xs.dtype)
-        return method(self, xs.double(), *(each.double() for each in ys)).to(xs.dtype)
-
-    return cast(Method, widened)
-
-
-def apart(
-    xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n c"]
-) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
-    """Each coordinate of the labels as a prompt of its own."""
-    return xs.repeat_interleave(ys.shape[-1], dim=0), rearrange(ys, "batch n c -> (batch c) n")
-
-
-def together(found: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
-    """What was found `apart`, with the coordinate as the last axis."""
-    return rearrange(found, "(batch c) n ... -> batch n ... c", c=c)
+from iclab.predictors.door import in_double
 
 
 @runtime_checkable
@@ -104,7 +73,7 @@ def needs_noise(noise: float) -> None:
 class Zero(Linear):
     """Answers 0: the floor against which every risk is read."""
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         return torch.zeros_like(xs)
 

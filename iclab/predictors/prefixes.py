@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from iclab.predictors.minimum_norm import minimum_norm
 from iclab.predictors.predictor import exclusive_cumsum
 
-RANK_TOLERANCE = 1e-12  # relative to the largest singular value; float64 loses 1e-14 in rotating a subspace of 100 dims
 BUDGET = 2**20  # float64 numbers that work in chunks holds at once: 8 MB, beyond which a CPU is up to 5 times slower
 
 
@@ -42,7 +42,7 @@ def solve(
     chosen: Bool[Tensor, "batch n"],
     lam: float = 0.0,
 ) -> Float[Tensor, "chosen d"]:
-    """w_i at the chosen positions, each by its own orthogonal factorisation: slow and right whatever the rank."""
+    """w_i at the chosen positions, each by its own singular values: slow and right whatever the rank."""
     return solve_each(xs, ys.unsqueeze(1).expand(-1, ys.shape[1], -1), chosen, lam)
 
 
@@ -54,13 +54,12 @@ def solve_each(
 ) -> Float[Tensor, "chosen d"]:
     """The same where position i has labels of its own, labels[:, i].
 
-    Rows that the prefix has not seen are zeroed, which leaves the minimum-norm solution as it is. A penalty is d more
-    rows √lam·I with label 0, so that X is never squared.
+    Rows that the prefix has not seen are zeroed, which leaves the minimum-norm solution as it is.
     """
     prompt, position = chosen.nonzero(as_tuple=True)
     size = chunk(3 * xs.shape[2] * sum(xs.shape[1:]), xs.device)
     parts = [
-        _minimum_norm(_seen(xs[b], i), _seen(labels[b, i], i), lam)
+        minimum_norm(_seen(xs[b], i), _seen(labels[b, i], i).unsqueeze(-1), lam).squeeze(-1)
         for b, i in zip(prompt.split(size), position.split(size), strict=True)
     ]
     return torch.cat(parts)
@@ -70,18 +69,3 @@ def _seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]
     """Zero from each position on. Chosen, not multiplied: 0 · ∞ is no zero."""
     seen = torch.arange(terms.shape[1], device=terms.device) < position.unsqueeze(-1)
     return terms.where(seen.view(*seen.shape, *[1] * (terms.ndim - 2)), 0.0)
-
-
-def _minimum_norm(
-    rows: Float[Tensor, "chosen n d"], labels: Float[Tensor, "chosen n"], lam: float
-) -> Float[Tensor, "chosen d"]:
-    if lam > 0:
-        penalty = lam**0.5 * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-        rows = torch.cat([rows, penalty.expand(len(rows), -1, -1)], dim=1)
-        labels = torch.nn.functional.pad(labels, (0, rows.shape[-1]))
-    # Large rows first: only then is Householder's error small relative to each row, and a slight penalty is small rows.
-    order = rows.square().sum(-1).argsort(dim=-1, descending=True, stable=True)
-    rows, labels = rows.take_along_dim(order.unsqueeze(-1), 1), labels.take_along_dim(order, 1).unsqueeze(-1)
-    if rows.is_cuda:  # lstsq takes the rank for full there
-        return (torch.linalg.pinv(rows, rtol=RANK_TOLERANCE) @ labels).squeeze(-1)
-    return torch.linalg.lstsq(rows, labels, rcond=RANK_TOLERANCE, driver="gelsy").solution.squeeze(-1)

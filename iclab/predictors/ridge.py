@@ -49,7 +49,7 @@ class Ridge(Linear):
             answers[broken] = (solve(xs, ys, broken, self.lam) * xs[broken]).sum(-1)
         return answers
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         root, broken = factor(xs, self.lam)
         ws = exclusive_cumsum(solve_triangular(root, xs, upper=False) * _innovations(root, ys).unsqueeze(-1))

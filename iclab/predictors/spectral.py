@@ -20,7 +20,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.predictors.predictor import Linear, apart, in_double, together
+from iclab.predictors.door import apart, in_double, together
+from iclab.predictors.predictor import Linear
 from iclab.predictors.prefixes import in_chunks, moments
 
 
@@ -31,7 +32,7 @@ class Spectral(Linear):
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
         """s(ρ) for ρ = λ/λ_max in [0, 1]."""
 
-    @in_double
+    @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
         n, d = xs.shape[1:]
         return in_chunks(self._filtered, xs, ys, 6 * n * d**2)

@@ -1,0 +1,140 @@
+"""The door: what every closed form does with its inputs before it looks at them, and with its answer afterwards.
+
+promoted     NumPy arrays become tensors and integers floats; work is done in float64, the answer has the precision
+             of the inputs
+refused      other shapes than xs[batch n d] and ys[batch n] or ys[batch n c], in one line
+apart        of labels that are vectors each coordinate is a prompt of its own
+unknown      numbers that are not finite (the label of the query, say) count as 0 where they are not to be seen, and
+             an answer that has seen one is not a number: neither other prompts nor earlier positions notice, which
+             0 · nan would see to
+folded       replicas of `torch.vmap` are so many more prompts of one batch, as what follows depends on the data
+"""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, TypeVar, cast, overload
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from iclab.errors import refuse
+
+Method = TypeVar("Method", bound=Callable[..., Tensor])
+
+
+@overload
+def in_double(method: Method) -> Method: ...
+
+
+@overload
+def in_double(*, query: bool = True, label: bool = False) -> Callable[[Method], Method]: ...
+
+
+def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True, label: bool = False) -> Any:
+    """Puts the door before a method of inputs (and labels), whose result at position i has seen the first i examples
+    and, where `query`, the input x_i and, where `label`, the label y_i.
+
+    The method sees finite float64 tensors and labels that are numbers; prefixes of length near d are ill-conditioned,
+    and float32 has no digits to lose there. Raises ``ValueError`` for other shapes.
+    """
+    if method is None:
+        return partial(in_double, query=query, label=label)
+
+    @wraps(method)
+    def widened(self: object, xs: Any, *ys: Any) -> Tensor:
+        prompts, precision = admitted(type(self).__name__, xs, *ys)
+        if ys and prompts[1].ndim == 3:
+            return together(widened(self, *apart(*prompts)), prompts[1].shape[-1]).to(precision)
+        known = [each.where(each.isfinite(), 0.0) for each in prompts]
+        lost = _lost([query, label], prompts)
+        answer = Folded.apply(partial(method, self), *known) if _constant(known) else method(self, *known)
+        return answer.masked_fill(lost.view(*lost.shape, *[1] * (answer.ndim - 2)), torch.nan).to(precision)
+
+    return widened
+
+
+def admitted(what: str, *arrays: Any) -> tuple[list[Tensor], torch.dtype]:
+    """Inputs (and labels) as float64 tensors of one device, and the precision they came in: that of the first which
+    is of floats, PyTorch's default where none is.
+
+    Raises ``ValueError`` where they are no numbers, or their shapes are not those of a batch of prompts.
+    """
+    tensors = [_tensor(what, each) for each in arrays]
+    refuse(what, _shape_problems(*tensors))
+    floats = [each.dtype for each in tensors if each.is_floating_point()]
+    precision = floats[0] if floats else torch.get_default_dtype()
+    return [each.to(tensors[0].device, torch.float64) for each in tensors], precision
+
+
+def _tensor(what: str, given: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        refuse(what, [f"inputs and labels must be tensors or arrays of numbers, given {type(given).__name__}: {error}"])
+        raise
+    refuse(what, ["inputs and labels must be real, given complex numbers"] if found.is_complex() else [])
+    return found
+
+
+def _shape_problems(xs: Tensor, *ys: Tensor) -> list[str]:
+    given = " and ".join([f"xs of shape {tuple(xs.shape)}"] + [f"ys of shape {tuple(labels.shape)}" for labels in ys])
+    if xs.ndim != 3 or (ys and ys[0].ndim not in (2, 3)):
+        single = "; a single prompt is a batch of one: xs[None], ys[None]" if xs.ndim == 2 else ""
+        return [f"prompts are xs [batch, n, d] with ys [batch, n] or [batch, n, c], given {given}{single}"]
+    same = all(each.shape[:2] == xs.shape[:2] for each in ys)
+    return [] if same else [f"xs [batch, n, d] and ys [batch, n] must have the same batch and n, given {given}"]
+
+
+def _constant(tensors: list[Tensor]) -> bool:
+    """Whether no derivative is asked for."""
+    return not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
+
+
+def _lost(at_once: list[bool], tensors: list[Tensor]) -> Bool[Tensor, "batch n"]:
+    """Where a result has seen a number that is not finite: in an earlier example, or in what it has seen `at_once`."""
+    unknown = [~each.isfinite().flatten(2).all(-1) if each.ndim > 2 else ~each.isfinite() for each in tensors]
+    seen = torch.stack([each if now else _earlier(each) for now, each in zip(at_once, unknown, strict=False)])
+    return seen.any(0).cumsum(1) > 0
+
+
+def _earlier(unknown: Bool[Tensor, "batch n"]) -> Bool[Tensor, "batch n"]:
+    return torch.cat([torch.zeros_like(unknown[:, :1]), unknown[:, :-1]], dim=1)
+
+
+def apart(
+    xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n c"]
+) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
+    """Each coordinate of the labels as a prompt of its own."""
+    return xs.repeat_interleave(ys.shape[-1], dim=0), rearrange(ys, "batch n c -> (batch c) n")
+
+
+def together(found: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
+    """What was found `apart`, with the coordinate as the last axis."""
+    return rearrange(found, "(batch c) n ... -> batch n ... c", c=c)
+
+
+class Folded(torch.autograd.Function):
+    """Calls a function of batches; under `torch.vmap` the replicas are folded into the batch and unfolded again."""
+
+    @staticmethod
+    def forward(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """The function's value."""
+        return call(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: there is no derivative."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        """The value for each replica."""
+        call, *tensors = args
+        replicas = info.batch_size
+        whole = [
+            each.unsqueeze(0).expand(replicas, *each.shape) if dim is None else each.movedim(dim, 0)
+            for each, dim in zip(tensors, in_dims[1:], strict=True)
+        ]
+        found = cast(Tensor, Folded.apply(call, *[each.flatten(0, 1) for each in whole]))
+        return found.unflatten(0, (replicas, whole[0].shape[1])), 0
