@@ -47,10 +47,8 @@ def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True
         prompts, precision = admitted(type(self).__name__, xs, *ys)
         if ys and prompts[1].ndim == 3:
             return together(widened(self, *apart(*prompts)), prompts[1].shape[-1]).to(precision)
-        known = [each.where(each.isfinite(), 0.0) for each in prompts]
-        lost = _lost([query, label], prompts)
-        answer = Folded.apply(partial(method, self), *known) if _constant(known) else method(self, *known)
-        return answer.masked_fill(lost.view(*lost.shape, *[1] * (answer.ndim - 2)), torch.nan).to(precision)
+        shielded = partial(_shielded, partial(method, self), [query, label])
+        return (Folded.apply(shielded, *prompts) if _constant(prompts) else shielded(*prompts)).to(precision)
 
     return widened
 
@@ -92,9 +90,18 @@ def _constant(tensors: list[Tensor]) -> bool:
     return not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
 
 
-def _lost(at_once: list[bool], tensors: list[Tensor]) -> Bool[Tensor, "batch n"]:
-    """Where a result has seen a number that is not finite: in an earlier example, or in what it has seen `at_once`."""
-    unknown = [~each.isfinite().flatten(2).all(-1) if each.ndim > 2 else ~each.isfinite() for each in tensors]
+def _shielded(answer: Callable[..., Tensor], at_once: list[bool], *prompts: Tensor) -> Float[Tensor, "batch n ..."]:
+    """The answer, not a number where it has seen one that is not finite."""
+    if all(each.sum().isfinite() for each in prompts):  # one pass; where sums overflow the other way is as right
+        return answer(*prompts)
+    unknown = [~each.isfinite() for each in prompts]
+    found = answer(*(each.masked_fill(where, 0.0) for each, where in zip(prompts, unknown, strict=True)))
+    lost = _lost(at_once, [where.flatten(2).any(-1) if where.ndim > 2 else where for where in unknown])
+    return found.masked_fill(lost.view(*lost.shape, *[1] * (found.ndim - 2)), torch.nan)
+
+
+def _lost(at_once: list[bool], unknown: list[Tensor]) -> Bool[Tensor, "batch n"]:
+    """Where a result has seen what is unknown: in an earlier example, or in what it has seen `at_once`."""
     seen = torch.stack([each if now else _earlier(each) for now, each in zip(at_once, unknown, strict=False)])
     return seen.any(0).cumsum(1) > 0
 
