@@ -4,7 +4,7 @@
 
 Asked is every next token. Source: Edelman et al. 2024, arXiv 2402.11004, §2 (α = 1). A *circulant* P has P_ij = p_{j−i}
 for one p ~ Dirichlet(α): it is doubly stochastic, so that how often tokens occurred tells nothing (the paper draws
-other doubly stochastic matrices).
+other doubly stochastic matrices). Their code starts walks on fewer than 5 states uniformly, not by that law.
 """
 
 from dataclasses import dataclass
