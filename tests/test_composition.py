@@ -351,6 +351,17 @@ def test_no_channel_runs_backwards_or_within_a_layer():
     assert [one.z for one in told] == sorted((one.z for one in told), reverse=True)
 
 
+def test_a_channel_stands_out_of_pairs_that_cannot_compose_as_numpy_says():
+    found = compositions(model())
+    scores = found.scores["K"].numpy()
+    told = [one for one in channels(found, 10**6, "z_unreachable") if one.way == "K"]
+    assert told
+    for one in told:
+        (m, h), at = one.reader, (*one.writer, one.component, *one.reader)
+        others = scores[m:, :, :, m, h]  # of writers in the reader's layer or a later one
+        assert one.z_unreachable == pytest.approx((scores[at] - others.mean()) / others.std(), rel=1e-12)
+
+
 def test_the_induction_head_reads_the_previous_token_head_by_its_keys():
     found = compositions(induction_head(5, 8))
     assert channels(found, 1, "score")[0].way == "K"

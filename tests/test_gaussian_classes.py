@@ -2,6 +2,8 @@
 one knows what the context tells and one what is known by heart, neither more."""
 
 from dataclasses import replace
+from itertools import combinations
+from math import factorial
 
 import numpy as np
 import pytest
@@ -110,6 +112,54 @@ def test_other_classes_are_drawn_by_frequency_among_those_that_are_left():
         expected = torch.where(torch.arange(4) == q, 0.0, p) / (1 - p[q])
         shares = torch.bincount(rest, minlength=4) / len(rest)
         assert ((shares - expected).abs() < 5 * 0.5 / len(rest) ** 0.5).all()
+
+
+def repeats_are_as_drawn(task, replaced):
+    """Of m independent draws by p all are different with the chance m! e_m(p), e_m being the sum over sets of m classes
+    of the products of their p, and each after the first is that of the last item with the chance Σ p²."""
+    m, n = task.pairs // task.burst, 6000
+    context, labels, last, _ = read(task, task.sample(n, generator(3)))
+    p = (np.arange(1, task.classes + 1) ** -task.alpha) / sum(np.arange(1, task.classes + 1) ** -task.alpha)
+    all_differ = factorial(m) * sum(np.prod(chosen) for chosen in combinations(p, m)) if replaced else 1.0
+    differ = np.mean([len(set(row)) == m for row in context])
+    assert abs(differ - all_differ) <= 5 * (all_differ * (1 - all_differ) / n) ** 0.5
+    times = np.array([row.count(q) for row, q in zip(context, last, strict=True)]) / task.burst - 1
+    assert abs(times.mean() - (m - 1) * sum(p**2) * replaced) <= 5 * times.std() / n**0.5
+    assert all(row == [k % task.labels for k in classes] for row, classes in zip(labels, context, strict=True))
+
+
+@pytest.mark.parametrize(("burst", "alpha"), [(2, 0.0), (2, 1.5), (1, 1.0)])
+def test_classes_drawn_with_replacement_repeat_as_often_as_the_exact_probability_says(burst, alpha):
+    repeats_are_as_drawn(replace(SMALL, burst=burst, alpha=alpha, replacement=True), True)
+    repeats_are_as_drawn(replace(SMALL, burst=burst, alpha=alpha), False)
+
+
+def test_that_classes_repeat_can_fail():
+    for replacement in (False, True):
+        with pytest.raises(AssertionError):
+            repeats_are_as_drawn(replace(SMALL, alpha=1.5, replacement=replacement), not replacement)
+
+
+def test_new_classes_of_one_label_are_still_two():
+    """Two draws are of one label but not of one class with the chance Σ_label (Σ p)² − Σ p²: two means."""
+    task, n = replace(SMALL, alpha=1.0, part="in_context", replacement=True), 6000
+    drawn = task.sample(n, generator())
+    items = drawn.tokens[:, ::2]
+    labels = torch.cdist(drawn.tokens[:, 1::2], task.label_vectors).argmin(-1)
+    one_label, near = (labels == labels[:, :1]).all(1), (torch.cdist(items, items) < 0.01).all((1, 2))
+    p = task.frequencies
+    same = p.square().sum().item()
+    for found, chance in ((near, same), (one_label & ~near, p.view(-1, 6).sum(0).square().sum().item() - same)):
+        assert abs(found.double().mean() - chance) < 5 * (chance * (1 - chance) / n) ** 0.5
+    assert (one_label | ~near).all()
+
+
+def test_how_classes_are_drawn_is_part_of_the_id_only_where_it_is_chosen():
+    usual, other = (
+        TokenExperiment(replace(SMALL, replacement=chosen), VectorTransformerConfig()) for chosen in (False, True)
+    )
+    assert "replacement" not in usual.mapping()["task"] and other.mapping()["task"]["replacement"] is True
+    assert usual.id != other.id == experiment.Experiment.from_mapping(other.mapping(), "f").id
 
 
 def test_without_a_copy_the_label_that_is_asked_is_no_rarer_in_the_context_than_any():

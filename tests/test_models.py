@@ -122,6 +122,7 @@ def test_layouts_place_tokens_as_their_definition_says():
     tokens = {name: layout.tokens(xs, ys)[0].tolist() for name, layout in numbers.items()}
     assert tokens["interleaved"] == [[0, 1, 2], [7, 0, 0], [0, 3, 4], [8, 0, 0], [0, 5, 6]]
     assert tokens["copied"] == [[0, 1, 2], [7, 1, 2], [0, 3, 4], [8, 3, 4], [0, 5, 6]]
+    assert tokens["overlaid"] == [[1, 2], [7, 0], [3, 4], [8, 0], [5, 6]]
     assert tokens["lagged"] == [[1, 2, 0, 0, 0], [3, 4, 1, 2, 7], [5, 6, 3, 4, 8]]
     assert tokens["shifted"] == [[1, 2, 0], [3, 4, 7], [5, 6, 8]]
     assert tokens["paired"] == [[1, 2, 7, 1], [3, 4, 8, 1], [1, 2, 0, 0], [3, 4, 0, 0], [5, 6, 0, 0]]
@@ -149,6 +150,7 @@ def test_layouts_place_vectors_where_a_number_would_stand():
     wanted = {
         "interleaved": [[0, 0, 1, 2], [*y, 0, 0], [0, 0, 3, 4], [*z, 0, 0], [0, 0, 5, 6]],
         "copied": [[0, 0, 1, 2], [*y, 1, 2], [0, 0, 3, 4], [*z, 3, 4], [0, 0, 5, 6]],
+        "overlaid": [[1, 2], y, [3, 4], z, [5, 6]],
         "lagged": [[1, 2, 0, 0, 0, 0], [3, 4, 1, 2, *y], [5, 6, 3, 4, *z]],
         "shifted": [[1, 2, 0, 0], [3, 4, *y], [5, 6, *z]],
         "states": [[1, 2], [3, 4], [5, 6]],
@@ -158,6 +160,8 @@ def test_layouts_place_vectors_where_a_number_would_stand():
     for name, layout in LAYOUTS.items():
         assert torch.equal(tokens[name], torch.tensor(wanted[name]).float()), name
         assert layout.width(2, 2) == tokens[name].shape[-1]
+    wider = LAYOUTS["overlaid"].tokens(xs[:, :, :1], ys)  # labels than inputs
+    assert torch.equal(wider, torch.tensor([[[1, 0], y, [3, 0], z, [5, 0]]]))
     states = torch.cat([xs, 2 * xs[:, -1:]], dim=1)  # of which each is the label of the one before
     held = LAYOUTS["states"].labels(LAYOUTS["states"].tokens(states[:, :-1], states[:, 1:]))
     assert torch.equal(held, states[:, 1:-1])

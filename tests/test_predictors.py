@@ -223,12 +223,12 @@ def stochastic_formula(lr: float, lam: float) -> Formula:
     return answer
 
 
-def newton_formula(steps: int) -> Formula:
+def newton_formula(steps: int, norm: Callable[[np.ndarray], float] = lambda S: np.linalg.norm(S @ S, 2)) -> Formula:
     def answer(X, y, x):
         S = X.T @ X
         if not S.any():
             return 0.0
-        M = S / np.linalg.norm(S, 2) ** 2
+        M = S / norm(S)
         for _ in range(steps):
             M = 2 * M - M @ S @ M
         return x @ M @ X.T @ y
@@ -483,6 +483,9 @@ CASES = {
         lambda d, n: StochasticGradientDescent(0.1, 0.3), lambda d: stochastic_formula(0.1, 0.3), free_of=("order",)
     ),
     "newton": Case(lambda d, n: Newton(4), lambda d: newton_formula(4)),
+    "newton from the Frobenius norm": Case(
+        lambda d, n: Newton(5, "frobenius"), lambda d: newton_formula(5, lambda S: np.linalg.norm(S @ S))
+    ),
     "landweber": Case(lambda d, n: Landweber(5), lambda d: landweber_formula(5)),
     "nearest neighbours": Case(lambda d, n: NearestNeighbours(3), lambda d: neighbours_formula(3, 0)),
     "nearest neighbours by distance": Case(
@@ -1110,6 +1113,54 @@ def test_newton_tends_to_least_squares(drawn: Drawn):
 def test_the_limit_of_newton_can_fail():
     with pytest.raises(AssertionError):
         newton_tends_to_least_squares(lambda k: Newton(max(k - 1, 0)), PLAIN)
+
+
+@given(drawn=DRAWN)
+def test_both_starts_of_newton_tend_to_the_same_weights(drawn: Drawn):
+    """From the Frobenius norm ½·log₂ d steps more leave no more than from the spectral norm, to a factor of e."""
+    least, largest = extremes(drawn.xs)
+    d = drawn.xs.shape[-1]
+    for k in (10, 40, 100, 5000):
+        left = (-(2.0 ** min(k, 1000)) / d**0.5 * (least / largest) ** 4).exp()
+        within(Newton(k, "frobenius"), LeastSquares(), drawn, left)
+    same = Newton(2000).weights(drawn.xs, drawn.ys)
+    np.testing.assert_array_equal(Newton(2000, "frobenius").weights(drawn.xs, drawn.ys), same)
+
+
+def newton_is_later_by(make: Callable[[int], Linear], steps: int) -> None:
+    """4^steps equal eigenvalues and a small one: c = 2^steps. Along the small one, where the label is, the two weights
+    differ by a few ρ² = 1e-12 of themselves."""
+    d = 4**steps + 1
+    xs = torch.eye(d + 1, d, dtype=torch.float64).unsqueeze(0)
+    xs[:, d - 1] *= 1e-3  # ρ = 1e-6 in the last direction
+    ys = torch.zeros(1, d + 1, dtype=torch.float64)
+    ys[:, d - 1] = 1.0
+    for k in (0, 30, 38, 41):
+        sooner, later = Newton(k).weights(xs, ys)[0, -1, -1], make(k + steps).weights(xs, ys)[0, -1, -1]
+        torch.testing.assert_close(later, sooner, rtol=1e-11, atol=0.0)
+        assert 0 < sooner < 999  # neither is at the end, which is 1000
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_newton_from_the_frobenius_norm_is_later_by_half_the_binary_logarithm_of_the_dimensions(steps: int):
+    newton_is_later_by(lambda k: Newton(k, "frobenius"), steps)
+
+
+def test_that_newton_is_later_can_fail():
+    with pytest.raises(AssertionError):
+        newton_is_later_by(Newton, 1)
+    with pytest.raises(AssertionError):
+        newton_is_later_by(lambda k: Newton(k + 1, "frobenius"), 1)
+
+
+def test_on_the_largest_eigenvalue_newton_from_the_frobenius_norm_takes_the_steps_it_is_said_to_take():
+    for d, left in ((4, 1e-3), (16, 1e-6), (64, 1e-12)):
+        xs, ys = torch.eye(d + 1, d, dtype=torch.float64).unsqueeze(0), torch.ones(1, d + 1, dtype=torch.float64)
+        assert Newton(0).weights(xs, ys)[0, -1].tolist() == [1.0] * d
+        gaps = [(1 - Newton(k, "frobenius").weights(xs, ys)[0, -1]).abs().max().item() for k in range(12)]
+        first = next(k for k, gap in enumerate(gaps) if gap <= left)
+        told = np.log2(d**0.5 * np.log(1 / left))
+        assert told - 0.5 <= first < told + 1  # a whole number above log₂(ln δ / ln(1 − 1/√d)), which is half below
 
 
 def landweber_tends_to_least_squares(make: Callable[[int], Linear], drawn: Drawn) -> None:

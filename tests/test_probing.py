@@ -1,5 +1,6 @@
 """Probes: equal to a library's ridge, sure of what was planted, blind to what is not there."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import generator
@@ -57,6 +58,44 @@ def test_a_probe_is_the_ridge_regression_of_scikit_learn(seed, layers, n, width,
             torch.testing.assert_close(fitted.slope[layer, i], slope, atol=1e-8, rtol=1e-8)
             expected = torch.as_tensor(oracle.predict(h[layer, :, i].numpy()).reshape(30, m))
             torch.testing.assert_close(answers[layer, :, i], expected, atol=1e-8, rtol=1e-8)
+
+
+def dependent(kind):
+    """Features of 30 prompts at two positions that do not determine a slope."""
+    h = normal(1, 30, 2, 40 if kind == "more than prompts" else 5)
+    if kind == "constant":
+        h[:, :, 0] = 2.0
+    if kind == "double":
+        h[..., 4] = 3 * h[..., 0] - h[..., 1]
+    return h
+
+
+@pytest.mark.parametrize("kind", ["constant", "double", "more than prompts"])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_without_penalty_the_slope_is_that_of_least_norm(kind, unit):
+    h, v = unit * dependent(kind), normal(30, 2, 3, seed=1)
+    slope = fit_map(h, v, 0.0).slope[0]
+    for i in range(2):
+        expected = np.linalg.pinv((h[0, :, i] - h[0, :, i].mean(0)).numpy(), rcond=1e-9) @ v[:, i].numpy()
+        np.testing.assert_allclose(unit * slope[i].numpy(), unit * expected, atol=1e-9)
+
+
+def test_that_the_slope_is_of_least_norm_can_fail():
+    h, v = dependent("double"), normal(30, 2, 3, seed=1)
+    expected = np.linalg.pinv((h[0, :, 0] - h[0, :, 0].mean(0)).numpy(), rcond=1e-9) @ v[:, 0].numpy()
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(fit_map(h, v, 1e-5).slope[0, 0].numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_features_that_are_no_numbers_spoil_the_probe_of_their_layer_and_position_alone(penalty):
+    h, v = normal(2, 30, 2, 4), normal(30, 2, 1, seed=1)
+    whole = fit_map(h, v, penalty).slope
+    h[1, 7, 0, 2] = float("nan")
+    found = fit_map(h, v, penalty).slope
+    assert found[1, 0].isnan().all()
+    torch.testing.assert_close(found[0], whole[0])
+    torch.testing.assert_close(found[1, 1], whole[1, 1])
 
 
 def test_a_planted_vector_is_found_where_it_is_and_nowhere_else():
@@ -261,6 +300,16 @@ def test_probes_of_one_pack_do_not_know_of_each_other():
     torch.testing.assert_close(first.terms[:, 0, 0], second.terms[:, 0, 0])
     torch.testing.assert_close(first.attention[0, 0], second.attention[0, 0])
     assert not torch.equal(first.attention[1, 1], second.attention[1, 1])
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_layer_of_no_numbers_spoils_no_probe_of_another(head):
+    h, target = normal(2, 64, 7, 4), normal(64, 1, 1, seed=1)
+    whole = attention_probes(h, target, ALL, head, QUICK, generator())
+    h[1, 3, 2, 1] = float("nan")
+    found = attention_probes(h, target, ALL, head, QUICK, generator())
+    torch.testing.assert_close(found.terms[:, 0], whole.terms[:, 0])
+    assert found.r2.value[1].isnan().all()
 
 
 def test_a_target_that_does_not_vary_has_no_r2_for_probes_that_attend():

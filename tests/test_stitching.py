@@ -125,6 +125,16 @@ def test_a_penalised_map_is_the_ridge_regression_of_scikit_learn():
     torch.testing.assert_close(found(source).detach(), torch.as_tensor(oracle.predict(source.numpy())))
 
 
+def test_streams_that_hold_no_numbers_are_refused_by_name():
+    for wrong in (float("nan"), float("inf")):
+        source, target = normal(30, 5), normal(30, 3, seed=1)
+        target[3, 1] = wrong
+        with pytest.raises(ValueError, match="the target holds values that are not finite"):
+            least_squares_map(source, target, torch.float64)
+        with pytest.raises(ValueError, match="the source holds values that are not finite"):
+            least_squares_map(target, source, torch.float64)
+
+
 def test_streams_of_different_widths_are_joined_by_a_bridge():
     one, wide = model("interleaved", BARE), model("interleaved", BARE, d_model=12, seed=1)
     with pytest.raises(ValueError, match="streams of 8 and 12 channels need a bridge"):

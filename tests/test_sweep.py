@@ -47,7 +47,9 @@ LONG = ("train.steps=1500", "eval.every=50")  # a few seconds, so that there is 
 
 @pytest.fixture
 def study(tmp_path):
-    path = tmp_path / "study_file.toml"
+    """In a folder whose name needs quotes and more than ASCII."""
+    path = tmp_path / "Übung für zwei" / "study_file.toml"
+    path.parent.mkdir()
     path.write_text(STUDY)
     return path
 

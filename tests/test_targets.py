@@ -87,6 +87,23 @@ def test_a_function_that_only_some_orders_move_is_refused_too(n_keys):
     torch.testing.assert_close(Custom(lambda xs: xs[:, 1:].sum((1, 2)))(xs), xs[:, 1:].sum((1, 2)))
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        KeyAverage(Power(2), Cosine(), 0.5),
+        QueryFunction(Arctangent()),
+        Alternating(),
+        Custom(lambda xs: xs.sum((1, 2))),
+    ],
+    ids=lambda target: type(target).__name__,
+)
+def test_whole_numbers_have_the_values_of_the_same_floats(target):
+    xs = torch.randint(-3, 4, (5, 4, 2), generator=generator())
+    values = target(xs)
+    assert values.dtype == torch.get_default_dtype() and values.count_nonzero() > 2
+    assert torch.equal(values, target(xs.float())) and torch.equal(labels([target], xs)[:, 0], values)
+
+
 @given(st.floats(-1, 1), st.sampled_from([2, 4, 6]), st.integers(0, 5))
 def test_the_turn_is_orthogonal_for_every_overlap(overlap, d, seed):
     turn = KeyAverage(overlap=overlap, seed=seed).turn(d)

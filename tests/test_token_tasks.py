@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -287,6 +288,52 @@ def test_the_stationary_law_is_that_of_numpys_eigenvectors():
         values, vectors = np.linalg.eig(matrix.T)
         one = vectors[:, np.abs(values - 1).argmin()].real
         np.testing.assert_allclose(law, one / one.sum(), atol=1e-10)
+
+
+def exact_law(matrix):
+    """π by Gauss and Jordan in exact fractions, where only π P = π and Σ π = 1 are used."""
+    k, exact = len(matrix), [[Fraction(p) for p in row] for row in matrix]
+    for i in range(k):  # whatever a row lacks in float64 stays in its state
+        exact[i][i] = 1 - sum(p for j, p in enumerate(exact[i]) if j != i)
+    rows = [[exact[j][i] - (i == j) for j in range(k)] + [Fraction(0)] for i in range(k - 1)] + [
+        [Fraction(1)] * (k + 1)
+    ]
+    for i in range(k):
+        pivot = next(r for r in range(i, k) if rows[r][i])
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [v / rows[i][i] for v in rows[i]]
+        for r in (r for r in range(k) if r != i):
+            rows[r] = [a - rows[r][i] * b for a, b in zip(rows[r], rows[i], strict=True)]
+    return [float(row[-1]) for row in rows]
+
+
+@pytest.mark.parametrize("rare", [1e-3, 1e-9, 1e-17, 1e-40])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]])
+def test_states_that_are_hardly_ever_left_have_their_share_to_rounding(rare, order):
+    rows = [[0, 0.5, 0.5, 0], [0.3, 0, 0.7, 0], [0.2, 0.8 - rare, 0, rare], [0, 3 * rare, 0, 1 - 3 * rare]]
+    matrix = torch.tensor(rows, dtype=torch.float64)[order][:, order]
+    expected = torch.tensor(exact_law(matrix.tolist()), dtype=torch.float64)
+    torch.testing.assert_close(stationary(matrix[None])[0], expected, rtol=1e-13, atol=0.0)
+
+
+def test_a_state_that_is_never_left_has_all_and_two_of_them_are_refused():
+    sink = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]], dtype=torch.float64)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        law = stationary(sink[order][:, order].unsqueeze(0))[0]
+        assert law.tolist() == [float(state == 0) for state in order]
+    two = torch.tensor([[0, 0.5, 0.5], [0, 1.0, 0], [0, 0, 1.0]], dtype=torch.float64)
+    task = MarkovChain(states=3, n=4)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        with pytest.raises(ValueError, match="1 of 2 chains have no single stationary law"):
+            task.walks(torch.stack([sink, two[order][:, order]]), generator())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -0.5, 2.0])
+def test_rows_that_are_no_laws_are_refused(wrong):
+    matrices = MarkovChain(states=3, n=4).matrices(5, generator())
+    matrices[2, 1, 0] = wrong
+    with pytest.raises(ValueError, match="not negative and of sum 1; 1 of 5 matrices differ"):
+        MarkovChain(states=3, n=4).walks(matrices, generator())
 
 
 def test_walks_take_steps_with_the_probabilities_of_their_matrix_and_stay_stationary():

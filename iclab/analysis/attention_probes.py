@@ -116,7 +116,7 @@ def _whitened(features: Float[Tensor, "layers batch t D"], half: int) -> Float[T
     tokens = centred[:, :half].flatten(1, 2).double()
     covariance = tokens.mT @ tokens / tokens.shape[1]
     floor = RIDGE * covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
-    root = torch.linalg.cholesky(covariance + torch.diag_embed(floor.unsqueeze(-1).expand(covariance.shape[:-1])))
+    root, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(floor.unsqueeze(-1).expand(covariance.shape[:-1])))
     undo = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False).mT
     return centred.float() @ undo.float().unsqueeze(1)
 

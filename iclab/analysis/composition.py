@@ -230,7 +230,7 @@ def _standings(found: Compositions, way: Way) -> dict[str, Float[Tensor, "l a e 
 def _unreachable(scores: Float[Tensor, "l a e m h"]) -> tuple[Float[Tensor, "m h"], Float[Tensor, "m h"]]:
     """Mean and standard deviation, for each reader, of the scores of components in its own layer or a later one."""
     mask = ~earlier(scores.shape[0])[:, None, None, :, None].expand_as(scores)
-    weights = mask / mask.sum((0, 1, 2))
+    weights = mask.to(scores.dtype) / mask.sum((0, 1, 2))  # a ratio of integers would be float32
     mean = (weights * scores).sum((0, 1, 2))
     return mean, (weights * (scores - mean).square()).sum((0, 1, 2)).sqrt()
 

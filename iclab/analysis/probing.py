@@ -29,6 +29,7 @@ from iclab.predictors.prefixes import moments
 from iclab.tasks import Prompts
 
 LEAST = 16  # prompts; a quarter fits a penalty, a quarter chooses it, a half measures
+RANK = 1e-12  # of the largest eigenvalue of a Gram matrix: smaller ones are those of features that depend on others
 PENALTIES = tuple(10.0**k for k in range(-8, 3))  # of the mean eigenvalue of the features' Gram matrix
 
 
@@ -103,13 +104,22 @@ class Regression:
         return cls(h, v, h.mT @ h if h.shape[-1] <= h.shape[-2] else h @ h.mT, centre, offset)
 
     def at(self, penalty: float | Float[Tensor, "layers n"]) -> LinearMap:
-        """The minimiser, where the intercept is not penalised: (hᵀh + lam)⁻¹ hᵀv = hᵀ (h hᵀ + lam)⁻¹ v."""
+        """The minimiser, where the intercept is not penalised: (hᵀh + lam)⁻¹ hᵀv = hᵀ (h hᵀ + lam)⁻¹ v; that of least
+        norm where lam is 0."""
         lam = torch.as_tensor(penalty, dtype=self.h.dtype, device=self.h.device).expand(self.h.shape[:2])
         left = self.gram + torch.diag_embed(lam.unsqueeze(-1).expand(self.gram.shape[:-1]))
         by_features = self.gram.shape[-1] == self.h.shape[-1]
-        slope = torch.linalg.solve(left, self.h.mT @ self.v if by_features else self.v.expand(len(left), -1, -1, -1))
+        right = self.h.mT @ self.v if by_features else self.v.expand(len(left), -1, -1, -1)
+        slope = torch.linalg.solve(left, right) if (lam > 0).all() else _pseudoinverse(left) @ right
         offset = self.offset.expand(len(self.h), *self.offset.shape)
         return LinearMap(slope if by_features else self.h.mT @ slope, self.centre, offset)
+
+
+def _pseudoinverse(gram: Float[Tensor, "layers n k k"]) -> Float[Tensor, "layers n k k"]:
+    """That of Gram matrices, whose smaller eigenvalues are rounding; not a number where the matrix is none."""
+    whole = gram.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    inverse = torch.linalg.pinv(gram.where(whole, 0.0), hermitian=True, rtol=RANK)
+    return inverse.where(whole, torch.nan)
 
 
 def fit_map(

@@ -164,7 +164,10 @@ def least_squares_map(
 ) -> nn.Linear:
     """The affine map argmin Σ ‖A h + b − k‖² + lam ‖A‖², of least norm, where lam is `penalty` times the mean
     eigenvalue of the Gram matrix; directions in which the source varies by less than a hundred roundings of `dtype`,
-    relative to the largest, are taken as never seen."""
+    relative to the largest, are taken as never seen. Raises ``ValueError`` where a stream is not finite."""
+    streams = {"source": source, "target": target}
+    found = [f"the {name} holds values that are not finite" for name, h in streams.items() if not h.isfinite().all()]
+    refuse("least_squares_map", found)
     centre, offset = source.mean(0), target.mean(0)
     u, sizes, vh = torch.linalg.svd(source - centre, full_matrices=False)
     seen = sizes > 100 * torch.finfo(dtype).eps * sizes[0]

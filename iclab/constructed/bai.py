@@ -12,7 +12,8 @@ q = k = 1 and the value is −η lam w_j: the mean over examples that all carry 
 After the last step two heads with q = ±x of the query, k_j = w_j and value ±1 answer x·w.
 
 The paper lets attention run over the query as well, divides by N + 1 and hides the query with −R(1 − t_j) in the score,
-R being large; here the layout hides it, and the sum is divided by N.
+R being large; here the layout hides it, and the sum is divided by N. The encoders that their code trains attend to the
+query token too and hide nothing.
 
 Theorem 4. Let α ≤ λ(XᵀX/N) ≤ β, κ = (β + lam)/(α + lam), ‖x‖ ≤ B_x and ‖w*‖ ≤ B_w/2 for the ridge solution w*. Then
 

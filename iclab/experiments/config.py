@@ -9,6 +9,9 @@
     an abstract class            a table whose `kind` is the name of the class below it that is meant
     a tensor                     nothing: a field, or an alternative of one, that only Python can set
 
+A field that was added to a class later, `field(default=..., metadata={"younger": True})`, is written only where it has
+another value than its default: what was written before it was there, and every id made of that, stays as it is.
+
 A reader goes on after a problem, so that everything wrong with a file is said at once, each with its dotted key.
 """
 
@@ -357,7 +360,8 @@ def _on_one_line(text: str) -> str:
 
 
 def to_mapping(value: Any, hint: Any = None) -> Any:
-    """The mapping from which `read` makes the same object. Every default is spelled out, except None."""
+    """The mapping from which `read` makes the same object. Every default is spelled out, except None and those of
+    younger fields."""
     if value is None:
         return NONE
     hint = next((m for m in members(hint) if is_table(m) or (m is float and int not in members(hint))), hint)
@@ -376,5 +380,11 @@ def to_mapping(value: Any, hint: Any = None) -> Any:
 def _set_fields(value: Any) -> Iterator[tuple[str, Any, Any]]:
     for name, (spec, hint) in schema(type(value)).items():
         given = getattr(value, name)
-        if given is not None or required(spec) or default(spec) is not None:
+        if required(spec) or not _left_out(given, spec):
             yield name, given, hint
+
+
+def _left_out(given: Any, spec: dataclasses.Field[Any]) -> bool:
+    """Whether a value is a default that no file spells out."""
+    usual = default(spec)
+    return (given is None and usual is None) or (spec.metadata.get("younger", False) and given == usual)

@@ -102,11 +102,11 @@ class Evaluation:
     every: int | None = None
     bootstrap: int = 200
     analyses: tuple[Analysis, ...] = ()
-    predictors: tuple[tuple[str, Predictor], ...] = ()
+    predictors: tuple[tuple[str, Predictor], ...] = field(default=(), metadata={"younger": True})
     probe: ProbeRecipe | None = None
-    constructions: tuple[tuple[str, Construction], ...] = ()
+    constructions: tuple[tuple[str, Construction], ...] = field(default=(), metadata={"younger": True})
     surgery: Recipe | None = None
-    partners: tuple[tuple[str, Partner], ...] = ()
+    partners: tuple[tuple[str, Partner], ...] = field(default=(), metadata={"younger": True})
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -334,13 +334,6 @@ class Experiment:
         settings = config.to_mapping(self)
         for shift in settings["eval"]["shifts"].values():
             _leave_base_out(shift, settings["task"])
-        for name in (
-            "predictors",
-            "constructions",
-            "partners",
-        ):  # so that experiments from before there were any keep their ids
-            if not getattr(self.eval, name):
-                del settings["eval"][name]
         return settings
 
     @classmethod

@@ -1,9 +1,12 @@
 """Token layouts: how a prompt becomes a sequence, which tokens answer, and which tokens each may see.
 
     interleaved  x_0 y_0 x_1 y_1 ... x_{n-1}            2n − 1 tokens, answers at x_i; y_i must first be bound to x_i.
-                 The layout of Garg et al. 2022 and Akyürek et al. 2022 (arXiv 2211.15661, §3).
+                 The layout of Akyürek et al. 2022 (arXiv 2211.15661, §3), and but for channels of Garg et al. 2022.
     copied       the same, but the token of y_i holds x_i too: nothing has to be bound. Guo et al. 2023 (arXiv
                  2310.10616, §5) copy by hand like this where a linear read-in could not do it.
+    overlaid     the same as interleaved, but a token is no wider than x_i, and y_i stands in the first of its channels:
+                 the tokens of the code of Garg et al. 2022 (arXiv 2208.01066). That a token holds x or y is told by its
+                 position alone.
     lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
                  that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
     shifted      (x_i, y_{i-1})                         n tokens; y_{i-1} must be bound to the input before it.
@@ -104,6 +107,21 @@ class Interleaved(Layout):
 
     def labels(self, tokens: Tensor) -> Tensor:
         return tokens[:, 1::2]
+
+
+class Overlaid(Interleaved):
+    """x token = x, y token = [y, 0, …]."""
+
+    label = None
+
+    def width(self, d: int, c: int = 1) -> int:
+        return max(d, c)
+
+    def tokens(self, xs: Tensor, ys: Tensor, m: int | None = None) -> Tensor:
+        labels = _channels(ys)
+        width = self.width(xs.shape[-1], labels.shape[-1])
+        pairs = torch.stack([F.pad(each, (0, width - each.shape[-1])) for each in (xs, labels)], dim=2)
+        return rearrange(pairs, "batch n two width -> batch (n two) width")[:, :-1]
 
 
 class Lagged(Layout):
@@ -243,6 +261,7 @@ def _lower(length: int, device: torch.device) -> Bool[Tensor, "length length"]:
 LAYOUTS: dict[str, Layout] = {
     "interleaved": Interleaved(),
     "copied": Interleaved(copies=True),
+    "overlaid": Overlaid(),
     "lagged": Lagged(),
     "shifted": Shifted(),
     "states": States(),

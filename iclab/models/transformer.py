@@ -120,7 +120,7 @@ class TransformerConfig(BlockConfig, Architecture):
     arXiv 2212.07677, §2).
     """
 
-    layout: Literal["interleaved", "copied", "lagged", "shifted", "states", "paired", "encoder"] = "lagged"
+    layout: Literal["interleaved", "copied", "overlaid", "lagged", "shifted", "states", "paired", "encoder"] = "lagged"
     read_in: Literal["learned", "identity"] = "learned"
     negated: bool = False
 

@@ -8,7 +8,8 @@ to the direction of the largest margin. The minimum is where the gradient vanish
 with, so that this one may have a larger penalty where inputs are so large that rounding would make it singular.
 
 Source: Bai, Chen, Wang, Xiong, Mei 2023, arXiv 2306.04637, §3 (logistic regression) and §4 ("pre-ICL testing",
-Lemma 18 and Prop. 19); the penalty is this project's, as theirs is without.
+Lemma 18 and Prop. 19); the penalty is this project's, as theirs is without. While all labels seen are the same, their
+code answers that label.
 """
 
 from dataclasses import dataclass

@@ -50,7 +50,8 @@ class NearestNeighbours(Predictor):
         nearest = distances.topk(min(self.k, distances.shape[-1]), largest=False).values
         last = nearest.gather(-1, places - 1)
         inside, edge = distances < last, (distances == last) & past
-        share = (places - inside.sum(-1, keepdim=True)) / edge.sum(-1, keepdim=True).clamp_min(1)
+        left = (places - inside.sum(-1, keepdim=True)).to(distances.dtype)  # a ratio of integers would be float32
+        share = left / edge.sum(-1, keepdim=True).clamp_min(1)
         return (inside + share * edge) * self._influence(distances, nearest[..., :1])
 
     def _influence(self, distances: Float[Tensor, "batch n n"], least: Float[Tensor, "batch n _"]) -> Tensor:

@@ -10,29 +10,42 @@ Iterated, rounding errors outside the range of G would double at every step, hen
 
 Source: Fu, Chen, Jia, Sharan 2023, arXiv 2310.17086, §4, who print M_0 = (2/‖G‖²) G. That is the boundary, where the
 iteration does not converge: on the largest eigenvalue the residual is 1 − 2 = −1 at first and 1 for ever after. Hence
-1/‖G‖² here.
+1/‖G‖² here. Their code starts at M_0 = G/‖G²‖_F (`start = "frobenius"`), whose residual on λ is 1 − ρ²/c, with
+
+    ρ = λ/λ_max,    c = ‖G²‖_F/‖G²‖₂ = √Σρ⁴,    1 ≤ c ≤ √d.
+
+As (1 − ρ²/c)^(2^(k + log₂ c)) → (1 − ρ²)^(2^k) for small ρ, where all the steps are spent, it comes log₂ c ≤ ½·log₂ d
+steps later to the same place. On the largest eigenvalue, which is right at once otherwise, a residual of δ takes it
+log₂(c ln(1/δ)) steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.errors import refuse, unknown_choices
 from iclab.predictors.spectral import Spectral
 
 
 @dataclass(frozen=True)
 class Newton(Spectral):
-    """w_i = M_k Xᵀy after k = `steps` of Newton's iteration; tends to minimum-norm least squares, quadratically."""
+    """w_i = M_k Xᵀy after k = `steps` of Newton's iteration; tends to minimum-norm least squares, quadratically.
+    `start` names the norm by which M_0 is scaled."""
 
     steps: int
+    start: Literal["spectral", "frobenius"] = field(default="spectral", metadata={"younger": True})
 
     def __post_init__(self) -> None:
-        refuse("Newton", [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"])
+        found = [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
+        refuse("Newton", found + unknown_choices(self))
 
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
-        """1 − (1 − ρ²)^(2^k)."""
+        """1 − (1 − ρ²)^(2^k), or 1 − (1 − ρ²/c)^(2^k) from the Frobenius norm."""
         squarings = 2.0 ** min(self.steps, 1000)  # as far as float64 goes, and far beyond where anything changes
-        return -torch.expm1(squarings * torch.log1p(-ratio.square()))
+        squares = ratio.square()
+        if self.start == "frobenius":
+            squares = squares / squares.norm(dim=-1, keepdim=True).clamp_min(1.0)  # 1 at least, unless all are 0
+        return -torch.expm1(squarings * torch.log1p(-squares))

@@ -10,9 +10,12 @@ is the same.
 
 Source: Reddy 2023, arXiv 2312.03002, §2 (N = 8, L = 32, d = 63, ε = 0.1), after Chan et al. 2022, arXiv 2205.05055.
 There prompts that are not bursty draw all their classes independently: the class of the last item may be among them.
+By default the code draws the classes of a bursty prompt so too, and `replacement` does: the N/B − 1 others are then
+independent draws by frequency, so that a class may occur 2B times or more, and two may have one label (the closed form
+`ContextClasses` takes them for one class, and is then not Bayes).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -43,6 +46,7 @@ class GaussianClasses(TokenTask):
     within: float = 0.1
     world: int = 0
     part: Literal["trained", "in_context", "relabelled", "in_weights"] = "trained"
+    replacement: bool = field(default=False, metadata={"younger": True})
 
     def __post_init__(self) -> None:
         least = {"labels": 2, "pairs": 1, "burst": 1, "d": 1}
@@ -129,10 +133,21 @@ class GaussianClasses(TokenTask):
         waits = torch.empty(size, device=rng.device).exponential_(generator=rng)
         keys = self.frequencies.log().float().to(rng.device) - waits.log()
         query = keys.argmax(1, keepdim=True)
-        repeated = self._first(keys, self.pairs // self.burst).repeat(1, self.burst)
+        repeated = self._bursts(keys, query, rng).repeat(1, self.burst)
         others = self._first(keys.scatter(1, query, -torch.inf), self.pairs)
         order = without_replacement(batch, self.pairs, rng)
         return torch.where(bursts, repeated, others).gather(1, order), query
+
+    def _bursts(
+        self, keys: Float[Tensor, "batch classes"], query: Int[Tensor, "batch 1"], rng: torch.Generator
+    ) -> Int[Tensor, "batch m"]:
+        """The classes of a bursty prompt, that of the last item first."""
+        m = self.pairs // self.burst
+        if not self.replacement:
+            return self._first(keys, m)
+        chances = self.frequencies.to(rng.device).expand(len(keys), -1)
+        drawn = torch.multinomial(chances, m, replacement=True, generator=rng)
+        return torch.cat([query, drawn[:, 1:]], dim=1)
 
     def _first(self, keys: Float[Tensor, "batch classes"], m: int) -> Int[Tensor, "batch m"]:
         """The m classes with the largest keys among the first of each label."""
@@ -147,9 +162,11 @@ class GaussianClasses(TokenTask):
         labels of a prompt are then as they are in training."""
         if self.part != "in_context":
             return self.means.to(rng.device)[classes], (classes + (self.part == "relabelled")) % self.labels
-        labels = classes % self.labels  # which tell the classes of a bursty prompt apart
+        labels = classes % self.labels  # which tell the classes of a bursty prompt apart where none is drawn again
+        first = (classes.unsqueeze(2) == classes.unsqueeze(1)).byte().argmax(2)  # item of the same class, which do else
+        which = first if self.replacement else labels
         new = torch.randn(len(classes), self.labels, self.d, generator=rng, device=rng.device) / self.d**0.5
-        return new.gather(1, labels.unsqueeze(2).expand(-1, -1, self.d)), labels
+        return new.gather(1, which.unsqueeze(2).expand(-1, -1, self.d)), labels
 
     def _laid_out(
         self, means: Float[Tensor, "batch items d"], labels: Int[Tensor, "batch pairs"], rng: torch.Generator

@@ -4,7 +4,7 @@
 
 Asked is every next token. Source: Edelman et al. 2024, arXiv 2402.11004, §2 (α = 1). A *circulant* P has P_ij = p_{j−i}
 for one p ~ Dirichlet(α): it is doubly stochastic, so that how often tokens occurred tells nothing (the paper draws
-other doubly stochastic matrices).
+other doubly stochastic matrices). Their code starts walks on fewer than 5 states uniformly, not by that law.
 """
 
 from dataclasses import dataclass
@@ -51,15 +51,16 @@ class MarkovChain(TokenTask):
 
     def walks(self, matrices: Float[Tensor, "batch states states"], rng: torch.Generator) -> TokenPrompts:
         """One walk on each matrix, from its stationary law. For every step a successor of each state is drawn at once;
-        the walk is the composition of these maps, of which all prefixes are formed in log₂ n rounds."""
-        batch, k = len(matrices), self.states
+        the walk is the composition of these maps, of which all prefixes are formed in log₂ n rounds. Raises
+        ``ValueError`` where rows are no laws, and where a chain has no single stationary law."""
+        law, batch, k = stationary(matrices), len(matrices), self.states
         draws = torch.multinomial(matrices.flatten(0, 1), self.n - 1, replacement=True, generator=rng)
         maps = draws.unflatten(0, (batch, k)).mT  # maps[b, t, i] is where step t leads from i
         reach = 1
         while reach < self.n - 1:
             maps = torch.cat([maps[:, :reach], maps[:, reach:].gather(2, maps[:, :-reach])], dim=1)
             reach *= 2
-        first = torch.multinomial(stationary(matrices), 1, generator=rng)
+        first = torch.multinomial(law, 1, generator=rng)
         later = maps.gather(2, first.unsqueeze(1).expand(-1, self.n - 1, 1)).squeeze(2)
         return self.prompts(torch.cat([first, later], dim=1))
 
@@ -71,11 +72,34 @@ class MarkovChain(TokenTask):
 
 
 def stationary(matrices: Float[Tensor, "batch k k"]) -> Float[Tensor, "batch k"]:
-    """The law π with π P = π, Σ π_i = 1: the last equation of π (P − I) = 0 follows from the others and makes room."""
-    k = matrices.shape[-1]
-    system = (matrices - torch.eye(k, dtype=matrices.dtype, device=matrices.device)).mT.clone()
-    system[:, -1] = 1.0
-    right = torch.zeros(len(matrices), k, dtype=matrices.dtype, device=matrices.device)
-    right[:, -1] = 1.0
-    law = torch.linalg.solve(system, right).clamp(min=0.0)
-    return law / law.sum(-1, keepdim=True)
+    """The law π with π P = π, Σ π_i = 1. Raises ``ValueError`` where rows are no laws, and where there is more than one
+    such π.
+
+    One state after the other, from the last, is left out, and what goes to it is handed on to where it leads; the law
+    is then built up from state 0, where π_n times what leaves n to those before it is what comes to n from them.
+    Nothing is subtracted, so that states that are left once in 10²⁰ steps have their share to rounding (Grassmann,
+    Taksar, Heyman 1985, Oper. Res. 33). A state that is never left for those before it takes all that they have.
+    """
+    _refuse_what_is_no_law(matrices)
+    chain, k = matrices.clone(), matrices.shape[-1]
+    for n in range(k - 1, 0, -1):
+        left = chain[:, n, :n].sum(-1, keepdim=True)
+        onwards = chain[:, n, :n] / left.where(left > 0, 1.0)
+        chain[:, :n, :n] += chain[:, :n, n : n + 1] * onwards.unsqueeze(1)
+    law = torch.ones_like(matrices[:, :1, 0])
+    for n in range(1, k):
+        left, comes = chain[:, n, :n].sum(-1, keepdim=True), (law * chain[:, :n, n]).sum(-1, keepdim=True)
+        several = int(((left == 0) & (comes == 0)).sum())
+        refuse("stationary", [f"{several} of {len(matrices)} chains have no single stationary law"] if several else [])
+        law = torch.cat([law.where(left > 0, 0.0), (comes / left).where(left > 0, 1.0)], dim=1)
+        law = law / law.sum(-1, keepdim=True)
+    return law
+
+
+def _refuse_what_is_no_law(matrices: Float[Tensor, "batch k k"]) -> None:
+    sums, rounding = matrices.sum(-1), 10 * matrices.shape[-1] * torch.finfo(matrices.dtype).eps
+    wrong = int((~((matrices >= 0).all(-1) & ((sums - 1).abs() <= rounding))).any(-1).sum())
+    said = (
+        f"rows of a transition matrix are laws, not negative and of sum 1; {wrong} of {len(matrices)} matrices differ"
+    )
+    refuse("stationary", [said] if wrong else [])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from iclab.errors import refuse
@@ -92,10 +92,10 @@ class Target(ABC):
         return []
 
     @abstractmethod
-    def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]: ...
+    def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]: ...
 
 
-def labels(targets: Sequence[Target], xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
+def labels(targets: Sequence[Target], xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
     """The values of several targets on the same inputs, one column each.
 
     Raises ``ValueError`` where there are no keys, or a target does not fit the dimension.
@@ -135,7 +135,8 @@ class KeyAverage(Target):
         quarter = basis @ torch.block_diag(*[plane] * (d // 2)) @ basis.mT
         return self.overlap * eye + (1 - self.overlap**2) ** 0.5 * quarter
 
-    def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+    def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+        xs = _real(xs)
         query, keys = xs[:, :1] @ self.turn(xs.shape[-1]).to(xs), xs[:, 1:]
         return (self.correlation((query * keys).sum(-1)) * self.key(keys @ _beta(self.seed, xs))).mean(-1)
 
@@ -147,7 +148,8 @@ class QueryFunction(Target):
     profile: Profile
     seed: int = 0
 
-    def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+    def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+        xs = _real(xs)
         return self.profile(xs[:, 0] @ _beta(self.seed, xs))
 
 
@@ -163,7 +165,8 @@ class Alternating(Target):
     def invariant(self) -> bool:
         return False
 
-    def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+    def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+        xs = _real(xs)
         terms = self.profile(xs[:, 1:] @ _beta(self.seed, xs))
         return (terms[:, 1::2].sum(-1) - terms[:, ::2].sum(-1)) / terms.shape[-1]
 
@@ -179,7 +182,8 @@ class Custom(Target):
 
     function: Callable[[Tensor], Tensor]
 
-    def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+    def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
+        xs = _real(xs)
         values, query, keys = self.function(xs), xs[:, :1], xs[:, 1:]
         exchanged = torch.cat([query, keys[:, :2].flip(1), keys[:, 2:]], dim=1)
         moved = [self.function(other) - values for other in (exchanged, torch.cat([query, keys.roll(1, 1)], dim=1))]
@@ -187,6 +191,11 @@ class Custom(Target):
         allowed = 64 * xs.shape[1] * torch.finfo(xs.dtype).eps * values.abs().max().item()
         refuse("Custom", [] if most <= allowed else [f"the order of the keys moves the function, by {most:.2g}"])
         return values
+
+
+def _real(xs: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Inputs as they are, or whole numbers as float: directions that are cast to integers would be zero."""
+    return xs if xs.is_floating_point() else xs.to(torch.get_default_dtype())
 
 
 def _beta(seed: int, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, " d"]:
