@@ -37,6 +37,7 @@ from iclab.models.architecture import LARGEST
 from iclab.models.stored import Stored, listed, name_problems, open_weights, shape_problems, stored
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 
+Settings = dict[str, Any]
 ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -48,7 +49,6 @@ ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 WRAPPERS = ("_orig_mod.", "module.")  # before all names of a model that was compiled, or trained on several devices
 PLAIN: Settings = {"quantization_config": None, "per_layer_config": None, "transformers_weights": None}
-Settings = dict[str, Any]
 
 
 class Source(NamedTuple):
