@@ -82,7 +82,8 @@ def name_problems(unknown: Iterable[str], missing: Iterable[str]) -> list[str]:
 def shape_problems(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """What stands against weights that are not of the shapes of the model's."""
     shapes = {name: (tuple(value.shape), tuple(given[name].shape)) for name, value in wanted.items()}
-    return [f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other]
+    found = [f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other]
+    return found[:LISTED] + ([f"and {len(found) - LISTED} more"] if len(found) > LISTED else [])
 
 
 def listed(names: list[str]) -> str:

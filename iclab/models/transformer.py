@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -418,6 +418,7 @@ class Stack(nn.Module):
         refuse(cls.kind, wrong_kinds(told, hints | {"config": dict}))
         known = [field.name for field in fields(cls.shape)]
         refuse(cls.kind, [unknown("setting", name, known) for name in told["config"] if name not in known])
+        refuse(cls.kind, wrong_kinds(told["config"], get_type_hints(cls.shape)))
         told["config"] = config = cls.shape(**told["config"])
         layers = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
         wanted = min(1, config.n_layer) if config.tied else config.n_layer

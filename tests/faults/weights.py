@@ -84,7 +84,7 @@ def outcome(folder: Path, load: Callable[[Path], Callable[[Tensor], Tensor]], so
 
 @torch.no_grad()
 def transformed(folder: Path) -> Tensor | None:
-    """The logits of transformers, in float32; None where it does not load the folder, or lacks weights and draws them."""
+    """The logits of transformers, in float32; None where it does not load the folder, or draws weights that lack."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     try:
         made, told = KINDS[kind][1].from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
