@@ -1,7 +1,23 @@
-"""Files that are whole or not there: written under a temporary name, synced, then renamed into place."""
+"""Files: written whole or not at all, and read only where they can be.
 
+What is written is written under a temporary name, synced, then renamed into place. What is read may come from anyone:
+only regular files are opened (a pipe would be waited for without end), no text is longer than `LARGEST_TEXT`, and
+whatever is wrong with a file is a `Refusal` of one line that names it.
+"""
+
+import errno
+import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from iclab.errors import Refusal, refuse
+
+LARGEST_TEXT = 2**26  # bytes; tokenizers of public models reach 35 MB, configs and task files some kB
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,3 +37,69 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def regular(path: Path | str) -> Path:
+    """Returns the path of a regular file, or of a link to one. Raises `Refusal` for anything else: what is missing, a
+    folder, a pipe, a device."""
+    path = Path(path)
+    with readable(path):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    refuse(f"{path}", [] if stat.S_ISREG(mode) else ["not a regular file"])
+    return path
+
+
+def read_bytes(path: Path | str, most: int = LARGEST_TEXT) -> bytes:
+    """Reads a file of at most so many bytes. Raises `Refusal`."""
+    path = regular(path)
+    with readable(path), open(path, "rb") as file:
+        content = file.read(most + 1)
+    refuse(f"{path}", [f"longer than {most} bytes"] if len(content) > most else [])
+    return content
+
+
+def read_text(path: Path | str) -> str:
+    """Reads a file of UTF-8 text. Raises `Refusal`."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads a file of JSON, of whatever kind its value is. Raises `Refusal`."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, source: object) -> Any:
+    """Reads JSON. Raises `Refusal` that names where it came from."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise Refusal(f"{source}: not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise Refusal(f"{source}: not JSON: {error}") from None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the system says against a file into a refusal."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise Refusal(f"{path}: no such file.{_nearest(path)}") from None
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise Refusal(f"{path}: cannot be read: {error}") from None
+
+
+def _nearest(path: Path) -> str:
+    try:
+        beside = os.listdir(path.parent)
+    except OSError:
+        return ""
+    nearest = get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    return f" Did you mean {path.parent / nearest[0]}?" if nearest else ""

@@ -129,5 +129,5 @@ def test_what_is_no_model_is_refused():
         RandomAttention(0, -1, 3)
     with pytest.raises(ValueError, match="neurons must be at least 1, given 0"):
         RandomNetwork(3, 3, 0)
-    with pytest.raises(ValueError, match="orders must be 0 or more, given -1"):
+    with pytest.raises(ValueError, match="orders must be at least 0, given -1"):
         RandomNetwork(3, 3, 3, orders=-1)

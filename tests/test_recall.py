@@ -160,7 +160,7 @@ def test_folders_without_a_tokenizer_or_with_one_that_does_not_fit_are_refused(f
     assert status == 2 and "no tokenizer" in err
     (folder / "tokenizer.json").unlink()
     status, _, err = call(capsys, "recall", str(folder))
-    assert status == 2 and "no file tokenizer.json" in err
+    assert status == 2 and "tokenizer.json: no such file" in err
     more = json.loads(settings)
     more["model"]["vocab"] |= {f"more{i}": len(more["model"]["vocab"]) + i for i in range(9)}
     (folder / "tokenizer.json").write_text(json.dumps(more))

@@ -22,7 +22,6 @@ import tomllib
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
@@ -34,6 +33,7 @@ from jaxtyping import AbstractArray
 
 from iclab.errors import Refusal, unknown
 from iclab.experiments.mappings import Nested, join
+from iclab.files import read_text
 
 T = TypeVar("T")
 
@@ -43,18 +43,6 @@ NONE = "none"
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
-
-
-def load_text(path: Path) -> str:
-    """The text of a file. Raises ``ValueError`` that names the file and, where it is missing, the nearest one."""
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        raise Refusal(f"{path}: no such file.{_nearest_file(path)}") from None
-    except UnicodeDecodeError as error:
-        raise Refusal(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except (OSError, ValueError) as error:
-        raise Refusal(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def parse(text: str, source: object) -> dict[str, Any]:
@@ -69,18 +57,12 @@ def parse(text: str, source: object) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """The mapping in a TOML file."""
-    return parse(load_text(path), path)
+    return parse(read_text(path), path)
 
 
 def dump(mapping: Nested) -> str:
     """TOML text."""
     return tomli_w.dumps(mapping)
-
-
-def _nearest_file(path: Path) -> str:
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    nearest = get_close_matches(path.name, beside, n=1, cutoff=0.5)
-    return f" Did you mean {path.parent / nearest[0]}?" if nearest else ""
 
 
 # ---- the schema that annotations are -------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ from iclab.errors import Refusal, refuse
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
 from iclab.experiments.report import table
 from iclab.experiments.rows import MODEL, Row, row, rows
-from iclab.files import write_whole
+from iclab.files import read_text, write_whole
 from iclab.models import TokenTransformer
 from iclab.models.pretrained import load_pretrained
 from iclab.tasks.text import NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, single_tokens
@@ -301,9 +301,9 @@ def tokenizer(folder: Path, vocab: int) -> Encode:
     except ImportError:
         raise Refusal("text needs the package tokenizers: pip install 'iclab[text]'") from None
     file = folder / "tokenizer.json"
-    refuse(f"{folder}", [] if file.is_file() else ["no file tokenizer.json"])
+    text = read_text(file)
     try:
-        read = Tokenizer.from_file(str(file))
+        read = Tokenizer.from_str(text)
     except Exception as error:  # the library has no kind of its own
         raise Refusal(f"{file}: no tokenizer: {error}") from None
     size = read.get_vocab_size()

@@ -20,6 +20,7 @@ from iclab.experiments.config import FAILED, Reader, known_keys
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import Nested, flatten, merge, put
 from iclab.experiments.token_experiment import TokenExperiment
+from iclab.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"
 OVERRIDES = "overrides = "
@@ -60,7 +61,7 @@ class Study:
     @classmethod
     def read(cls, path: Path, overrides: Iterable[str] = ()) -> "Study":
         """Reads and checks the file and every cell. Raises one ``ValueError`` with a line for each problem."""
-        text = config.load_text(path)
+        text = read_text(path)
         content = config.parse(text, path)
         refuse(str(path), [] if content else ["the file is empty; a task file needs title, question, paper and [task]"])
         recorded = content.pop("overrides", []) if text.startswith(OVERRIDES) else []

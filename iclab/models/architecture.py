@@ -1,11 +1,28 @@
 """What answers, as settings: an `Architecture` builds an untrained model for prompts of d dimensions and n examples, a
-`TokenArchitecture` one for sequences of n tokens."""
+`TokenArchitecture` one for sequences of n tokens.
+
+What is larger than `LARGEST` is a slip of the pen, and refused before anything is allocated. Each bound is far above
+what is trained (GPT-3: 96 layers of 96 heads, d_model 12288). Models that are drawn have at most `MOST_WEIGHTS`
+weights; those of files may have more, as the file has them already.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from iclab.errors import out_of_bounds, refuse
+
+LARGEST = {
+    **dict.fromkeys(("n_layer", "n_head"), 2**10),
+    **dict.fromkeys(("d", "labels", "d_model", "d_head", "rank"), 2**16),
+    **dict.fromkeys(("d_mlp", "d_classifier"), 2**18),
+    **dict.fromkeys(("vocab", "items", "n", "n_keys", "heads", "targets"), 2**20),
+    **{"neurons": 2**24, "orders": 2**10},
+}
+MOST_WEIGHTS = 2**31  # 8 GiB in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +57,13 @@ class TokenArchitecture(ABC):
     @abstractmethod
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> nn.Module:
         """The untrained model over sequences of at most n tokens out of `vocab`."""
+
+
+def refuse_sizes(what: str, given: Mapping[str, int]) -> None:
+    """Refuses the sizes of a model that are below 1 or above `LARGEST`."""
+    refuse(what, out_of_bounds(given, LARGEST))
+
+
+def refuse_weights(what: str, count: int) -> None:
+    """Refuses a model of more weights than any is drawn with."""
+    refuse(what, [] if count <= MOST_WEIGHTS else [f"at most {MOST_WEIGHTS} weights are drawn, {count} were asked for"])

@@ -20,9 +20,8 @@ from jaxtyping import Float
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from iclab.errors import refuse
 from iclab.files import write_whole
-from iclab.models.architecture import Architecture
+from iclab.models.architecture import Architecture, refuse_sizes, refuse_weights
 
 EVERYWHERE = slice(None)
 
@@ -36,9 +35,8 @@ class LinearModel(nn.Module, ABC):
 
     def __init__(self, d: int, n: int, size: int) -> None:
         super().__init__()
-        refuse(
-            type(self).__name__, [f"{k} must be at least 1, given {v}" for k, v in {"d": d, "n": n}.items() if v < 1]
-        )
+        refuse_sizes(type(self).__name__, {"d": d, "n": n})
+        refuse_weights(type(self).__name__, size)
         self.d, self.n = d, n
         self.theta = nn.Parameter(torch.zeros(size, dtype=torch.float64))
 

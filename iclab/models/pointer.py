@@ -22,7 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from iclab.errors import out_of_bounds
 from iclab.models.activations import Taps
+from iclab.models.architecture import LARGEST
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import linear_map
 
@@ -40,8 +42,8 @@ class PointerTransformerConfig(TokenTransformerConfig):
     closes: bool = False
 
     def _problems(self) -> list[str]:
-        given = {"items": self.items, "rank": self.rank}
-        return super()._problems() + [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1]
+        found = super()._problems() + out_of_bounds({"items": self.items, "rank": self.rank}, LARGEST)
+        return found + (["tied_embedding: what points reads nothing out"] if self.tied_embedding else [])
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         fits = self.items <= vocab
@@ -64,7 +66,7 @@ class PointerTransformer(TokenTransformer):
         if self.config.keys == "content":
             self.key = linear_map(self.config.d_model, self.config.rank, self.config)
         else:
-            self.slot_keys = nn.Parameter(torch.empty(self.n, self.config.rank))
+            self.slot_keys = nn.Parameter(torch.empty(self.n, self.config.rank, device="meta"))
 
     @torch.no_grad()
     def initialise(self, rng: torch.Generator) -> None:

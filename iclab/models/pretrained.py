@@ -1,7 +1,9 @@
 """GPT-2 and GPT-NeoX (Pythia) from a folder of safetensors, as a `TokenTransformer`: one code for all models.
 
 A folder holds `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. Nothing is
-looked for anywhere else, and a weight that no one asked for, or that is missing, is refused.
+looked for anywhere else, and a weight that no one asked for, or that is missing, is refused. So are settings of another
+kind than they must be, numbers that are whole, of eight bits or not finite, and sizes beyond all bounds: files may come
+from anyone. Names, shapes and types are compared with the headers before weights take memory.
 
                    GPT-2                                          GPT-NeoX
     maps           h @ W [in out], W_Q|W_K|W_V side by side       W @ h [out in], q, k, v of each head in turn
@@ -9,28 +11,33 @@ looked for anywhere else, and a weight that no one asked for, or that is missing
     MLP            reads what attention has written               reads what attention reads (`use_parallel_residual`)
     read-out       the embedding                                  its own
 
-What our class stores is W @ h, one head after the other. Names in GPT-2 files may or may not begin with "transformer.";
-the read-out of GPT-NeoX is `embed_out.weight`, or in files of late `lm_head.weight`. Buffers of old files (masks,
-angles) are skipped. Weights in half precision are widened.
+What our class stores is W @ h, one head after the other. Names in GPT-2 files may or may not begin with "transformer.",
+and before that with what wrappers of a model put there; the read-out of GPT-NeoX is `embed_out.weight`, or in files of
+late `lm_head.weight`. Buffers of old files (masks, angles) are skipped. Weights in half precision are widened.
+
+Where the settings say that the embedding is the read-out (`tie_word_embeddings`), a file holds one of the two, or both.
+If both are there and differ, both are read: the file has the last word, as in the library transformers.
 
 Source: Radford et al. 2019 (GPT-2); Black et al. 2022 (arXiv 2204.06745); Biderman et al. 2023 (arXiv 2304.01373). The
 names are those of the library transformers, with which the logits are compared in the tests.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from iclab.errors import Refusal, refuse, unknown
+from iclab.errors import out_of_bounds, prefixed, refuse, shown, unknown, wrong_kinds
+from iclab.files import read_json
+from iclab.models.architecture import LARGEST
+from iclab.models.stored import Stored, listed, name_problems, open_weights, shape_problems, stored
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 
+Settings = dict[str, Any]
 ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -40,8 +47,8 @@ ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
     "relu": "relu",
 }
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
-LISTED = 8  # names of weights in a refusal
-Settings = Mapping[str, Any]
+WRAPPERS = ("_orig_mod.", "module.")  # before all names of a model that was compiled, or trained on several devices
+PLAIN: Settings = {"quantization_config": None, "per_layer_config": None, "transformers_weights": None}
 
 
 class Source(NamedTuple):
@@ -54,116 +61,172 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """A family of models: the settings that must be given and what others are unless given, how long its sequences may
-    be, its shape, and its weights without the prefix that their names may have."""
+    """A family of models: the sizes that must be given, each with the largest; what other settings are unless given,
+    kinds of those that have no such value, and other names of settings; what settings must be if they are there; how
+    long its sequences may be; its shape, and its weights without the prefix that their names may have."""
 
-    needed: Sequence[str]
+    needed: dict[str, int]
     presets: Settings
+    kinds: Settings
+    wanted: Settings
     longest: str
     prefix: str
+    embedding: str
+    read_out: Sequence[str]
     shape: Callable[[Settings], TokenTransformerConfig]
     sources: Callable[[TokenTransformerConfig], Iterator[Source]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def ends(self, tied: bool) -> Iterator[Source]:
+        """What is read in, and what is read out with."""
+        if tied:
+            yield Source(["read_in.weight", "read_out.weight"], [self.embedding, *self.read_out], lambda W: [W, W])
+        else:
+            yield Source(["read_in.weight"], [self.embedding])
+            yield Source(["read_out.weight"], self.read_out)
 
 
+@torch.no_grad()
 def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> TokenTransformer:
     """The model in a folder. Raises ``ValueError`` for another kind of model, for settings that our class does not
-    have, and for weights that are missing, not known, or of the wrong shape."""
+    have, and for weights that are missing, not known, of the wrong shape, or no numbers."""
     folder = Path(folder)
-    config = _config(folder)
+    config = _config(folder / "config.json")
     kind = KINDS[config["model_type"]]
-    shape = kind.shape(config)
-    state = _state(folder, kind, shape)
-    model = TokenTransformer(config["vocab_size"], config[kind.longest], shape).to(dtype)
-    state["read_out.bias"] = torch.zeros(model.vocab)
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    wrong = {name: tuple(state[name].shape) for name in own if tuple(state[name].shape) != own[name]}
-    refuse(f"{folder}", [f"{name} must be of shape {own[name]}, given {given}" for name, given in wrong.items()])
-    model.load_state_dict(state)
+    with ExitStack() as files:
+        given = _given(folder, kind, files)
+        config["tie_word_embeddings"] = config["tie_word_embeddings"] and _same_ends(kind, given, dtype)
+        with prefixed(f"{folder / 'config.json'}"):
+            shape = kind.shape(config)
+        sources = _found(folder, kind, shape, given)
+        with torch.device("meta"):
+            model = TokenTransformer(config["vocab_size"], config[kind.longest], shape)
+        _compare(folder, model, sources, given)
+        model.to(dtype).allocate("cpu")
+        weights = model.state_dict()
+        for source, name in sources:
+            for own, value in zip(source.own, source.made(given[name].read(dtype)), strict=True):
+                weights[own].copy_(value)
+    model.read_out.bias.zero_()
     return model
 
 
-def _config(folder: Path) -> Settings:
-    file = folder / "config.json"
-    refuse(f"{folder}", [] if file.is_file() else ["no config.json; a model is a folder with this and its safetensors"])
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise Refusal(f"{file}: not JSON: {error}") from None
+def _config(file: Path) -> Settings:
+    """All settings, of the right kind and within bounds."""
+    config = read_json(file)
     refuse(f"{file}", [] if isinstance(config, dict) else ["not a table of settings"])
-    kind = str(config.get("model_type"))
-    refuse(f"{folder}", [] if kind in KINDS else [unknown("model_type", kind, KINDS)])
-    refuse(f"{folder}", [f"config.json has no {key}" for key in KINDS[kind].needed if key not in config])
-    return {**KINDS[kind].presets, **config}
+    name = config.get("model_type")
+    refuse(f"{file}", [] if name in [*KINDS] else [unknown("model_type", listed([str(name)]), KINDS)])
+    kind = KINDS[str(name)]
+    named = {kind.aliases[key]: value for key, value in config.items() if key in kind.aliases}
+    apart = [k for k, v in named.items() if k in config and config[k] != v]
+    refuse(f"{file}", [f"{k} = {shown(config[k])}, and by its other name {shown(named[k])}" for k in apart])
+    config = kind.presets | named | config
+    refuse(f"{file.parent}", [f"config.json has no {key}" for key in kind.needed if key not in config])
+    kinds: Settings = (
+        dict.fromkeys(kind.needed, int) | {key: type(value) for key, value in kind.presets.items()} | kind.kinds
+    )
+    refuse(f"{file}", wrong_kinds(config, kinds))
+    refuse(f"{file}", out_of_bounds({key: config[key] for key in kind.needed}, kind.needed))
+    wanted = PLAIN | kind.wanted
+    odd = [f"needs {k} = {v}, given {shown(config[k])}" for k, v in wanted.items() if config.get(k, v) != v]
+    refuse(f"{file}: {name}", odd)
+    return config
 
 
-def _state(folder: Path, kind: Kind, shape: TokenTransformerConfig) -> dict[str, Tensor]:
-    """All weights by our names."""
-    given = {name.removeprefix(kind.prefix): value for name, value in _weights(folder).items()}
-    sources = list(kind.sources(shape))
-    unasked = sorted(given.keys() - {name for source in sources for name in source.given})
-    missing = [source.given[0] for source in sources if source.own and not given.keys() & {*source.given}]
-    lists = {"unknown weights": unasked, "missing weights": missing}
-    refuse(f"{folder}", [f"{what}: {_listed(names)}" for what, names in lists.items() if names])
-    state = {}
-    for source in sources:
-        found = [given[name] for name in source.given if name in given]
-        state |= dict(zip(source.own, source.made(found[0]), strict=True)) if source.own else {}
-    return state
+def _activation(name: str) -> Literal["gelu", "gelu_tanh", "relu"]:
+    refuse("activation", [] if name in ACTIVATIONS else [unknown("activation", listed([name]), ACTIVATIONS)])
+    return ACTIVATIONS[name]
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+# ---- weights -------------------------------------------------------------------------------------------------------
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """Everything in the files of a folder but buffers."""
+def _given(folder: Path, kind: Kind, files: ExitStack) -> dict[str, Stored]:
+    """Everything in the files of a folder but buffers, by names without prefixes."""
+    given: dict[str, Stored] = {}
+    for path in _files(folder):
+        for name, one in stored(path, files.enter_context(open_weights(path))).items():
+            plain = _plain(name).removeprefix(kind.prefix)
+            refuse(f"{path}", [f"{listed([name])} is there twice"] if plain in given else [])
+            given |= {} if plain.endswith(BUFFERS) else {plain: one}
+    return given
+
+
+def _plain(name: str) -> str:
+    """The name of a weight without what wrappers put before it."""
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of weights: one, or where this is not there those that an index names."""
     index = folder / "model.safetensors.index.json"
-    names = sorted({*json.loads(index.read_text())["weight_map"].values()} if index.exists() else {"model.safetensors"})
-    refuse(f"{folder}", [f"no file {name}" for name in names if not (folder / name).exists()])
-    found: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            found |= load_file(folder / name)
-        except SafetensorError as error:
-            raise Refusal(f"{folder / name}: no file of weights (safetensors): {error}") from None
-    return {name: value for name, value in found.items() if not name.endswith(BUFFERS)}
+    if (folder / "model.safetensors").exists() or not index.exists():
+        return [folder / "model.safetensors"]
+    told = read_json(index)
+    places = told.get("weight_map") if isinstance(told, dict) else None
+    refuse(f"{index}", [] if isinstance(places, dict) and places else ["no table weight_map of files by weight"])
+    assert isinstance(places, dict)
+    refuse(f"{index}", [f"weight_map: {p}" for p in wrong_kinds(places, dict.fromkeys(places, str))[:1]])
+    names = sorted({*places.values()})
+    outside = [name for name in names if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
+    refuse(f"{index}", [f"weight_map: {shown(name)} is not within the folder" for name in outside])
+    return [folder / name for name in names]
 
 
-def _refuse_settings(config: Settings, wanted: Settings, activation: str) -> None:
-    found = [f"needs {k} = {v}, given {config[k]}" for k, v in wanted.items() if config.get(k, v) != v]
-    known = activation in ACTIVATIONS
-    refuse(config["model_type"], found + ([] if known else [unknown("activation", activation, ACTIVATIONS)]))
+def _same_ends(kind: Kind, given: Mapping[str, Stored], dtype: torch.dtype) -> bool:
+    """Whether all that is in a file for the embedding and the read-out is the same, or only one of them is there."""
+    ends = [given[name] for name in (kind.embedding, *kind.read_out) if name in given]
+    for end in ends:
+        refuse(f"{end.path}", end.problems())
+    values = [end.read(dtype) for end in ends] if len(ends) > 1 else []
+    return all(torch.equal(values[0], value) for value in values)
 
 
-def _ends(embedding: str, tied: bool, *read_out: str) -> Iterator[Source]:
-    """What is read in, and what is read out with; tied, a file may hold the same twice."""
-    if tied:
-        yield Source(["read_in.weight", "read_out.weight"], [embedding], lambda weight: [weight, weight])
-        yield Source([], read_out)
-    else:
-        yield Source(["read_in.weight"], [embedding])
-        yield Source(["read_out.weight"], read_out)
+def _found(
+    folder: Path, kind: Kind, shape: TokenTransformerConfig, given: Mapping[str, Stored]
+) -> list[tuple[Source, str]]:
+    """Every source with the name that it has here."""
+    sources = [*kind.ends(shape.tied_embedding), *kind.sources(shape)]
+    unasked = given.keys() - {name for source in sources for name in source.given}
+    missing = [source.given[0] for source in sources if not given.keys() & {*source.given}]
+    refuse(f"{folder}", name_problems(unasked, missing))
+    names = [[name for name in source.given if name in given] for source in sources]
+    twice = [found for source, found in zip(sources, names, strict=True) if len(source.own) == 1 < len(found)]
+    refuse(f"{folder}", [f"{' and '.join(found)} are both there" for found in twice])
+    return [(source, found[0]) for source, found in zip(sources, names, strict=True)]
+
+
+def _compare(
+    folder: Path, model: TokenTransformer, sources: Sequence[tuple[Source, str]], given: Mapping[str, Stored]
+) -> None:
+    """Refuses weights of types or shapes that are not those of the model's."""
+    for _, name in sources:
+        refuse(f"{given[name].path}", given[name].problems())
+        refuse(f"{given[name].path}", [] if given[name].shape else [f"{name} is a single number"])
+    pieces = [zip(source.own, source.made(given[name].outline()), strict=True) for source, name in sources]
+    outlines = {own: piece for each in pieces for own, piece in each} | {"read_out.bias": model.read_out.bias}
+    refuse(f"{folder}", shape_problems(model.state_dict(), outlines))
 
 
 # ---- GPT-2 ---------------------------------------------------------------------------------------------------------
 
 
 def _gpt2_shape(config: Settings) -> TokenTransformerConfig:
-    wanted = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True, "add_cross_attention": False}
-    _refuse_settings(config, wanted, config["activation_function"])
     return TokenTransformerConfig(
         n_layer=config["n_layer"],
         n_head=config["n_head"],
         d_model=config["n_embd"],
-        d_mlp=config.get("n_inner") or 4 * config["n_embd"],
-        activation=ACTIVATIONS[config["activation_function"]],
+        d_mlp=4 * config["n_embd"] if config.get("n_inner") is None else config["n_inner"],
+        activation=_activation(config["activation_function"]),
         norm_eps=config["layer_norm_epsilon"],
         tied_embedding=config["tie_word_embeddings"],
     )
 
 
 def _gpt2_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
-    yield from _ends("wte.weight", shape.tied_embedding, "lm_head.weight")
     yield Source(["position"], ["wpe.weight"])
     norms = {"norm_attn": "ln_1", "norm_mlp": "ln_2"}
     maps = {"attn.out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
@@ -184,15 +247,18 @@ def _gpt2_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
 def _neox_shape(config: Settings) -> TokenTransformerConfig:
     rotary = {"rope_theta": config["rotary_emb_base"], "partial_rotary_factor": config["rotary_pct"]}
     rotary |= config.get("rope_parameters") or {}  # so they are called in files of late
-    wanted = {"rope_scaling": None, "attention_bias": True, "rope_type": "default"}
-    _refuse_settings({**config, **rotary}, wanted, config["hidden_act"])
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    nested = [key for key, value in rotary.items() if isinstance(value, dict)]
+    refuse("rope_parameters", [f"needs rope_type = default, given {listed([str(kind)])}"] if kind != "default" else [])
+    refuse("rope_parameters", [f"is of layers of several kinds: {listed(nested)}"] if nested else [])
+    refuse("rope_parameters", wrong_kinds(rotary, dict.fromkeys(("rope_theta", "partial_rotary_factor"), float)))
     width = config["hidden_size"] // config["num_attention_heads"]
     return TokenTransformerConfig(
         n_layer=config["num_hidden_layers"],
         n_head=config["num_attention_heads"],
         d_model=config["hidden_size"],
         d_mlp=config["intermediate_size"],
-        activation=ACTIVATIONS[config["hidden_act"]],
+        activation=_activation(config["hidden_act"]),
         positions=False,
         parallel=config["use_parallel_residual"],
         rotary=int(width * rotary["partial_rotary_factor"]),
@@ -207,7 +273,6 @@ def _neox_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
         heads = [head.tensor_split(3) for head in W.tensor_split(shape.n_head)]
         return [torch.cat(pieces) for pieces in zip(*heads, strict=True)]
 
-    yield from _ends("embed_in.weight", shape.tied_embedding, "embed_out.weight", "lm_head.weight")
     parts = {
         "norm_attn": "input_layernorm",
         "norm_mlp": "post_attention_layernorm",
@@ -226,28 +291,44 @@ def _neox_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
 
 KINDS = {
     "gpt2": Kind(
-        needed=["vocab_size", "n_positions", "n_embd", "n_layer", "n_head"],
+        needed={
+            **{"vocab_size": LARGEST["vocab"], "n_positions": LARGEST["n"], "n_embd": LARGEST["d_model"]},
+            **{name: LARGEST[name] for name in ("n_layer", "n_head")},
+        },
         presets={"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+        kinds={"n_inner": int | None},
+        wanted={"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True, "add_cross_attention": False},
         longest="n_positions",
         prefix="transformer.",
+        embedding="wte.weight",
+        read_out=["lm_head.weight"],
         shape=_gpt2_shape,
         sources=_gpt2_sources,
+        aliases={
+            **{"hidden_size": "n_embd", "max_position_embeddings": "n_positions"},
+            **{"num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+        },
     ),
     "gpt_neox": Kind(
-        needed=[
-            *("vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"),
-            *("num_hidden_layers", "num_attention_heads"),
-        ],
+        needed={
+            **{"vocab_size": LARGEST["vocab"], "max_position_embeddings": LARGEST["n"]},
+            **{"hidden_size": LARGEST["d_model"], "intermediate_size": LARGEST["d_mlp"]},
+            **{"num_hidden_layers": LARGEST["n_layer"], "num_attention_heads": LARGEST["n_head"]},
+        },
         presets={
             "hidden_act": "gelu",
             "layer_norm_eps": 1e-5,
             "tie_word_embeddings": False,
             "use_parallel_residual": True,
             "rotary_pct": 0.25,
-            "rotary_emb_base": 10000,
+            "rotary_emb_base": 10000.0,
         },
+        kinds={"rope_parameters": dict | None},
+        wanted={"rope_scaling": None, "attention_bias": True},
         longest="max_position_embeddings",
         prefix="gpt_neox.",
+        embedding="embed_in.weight",
+        read_out=["embed_out.weight", "lm_head.weight"],
         shape=_neox_shape,
         sources=_neox_sources,
     ),

@@ -30,8 +30,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclab.errors import refuse, unknown_choices
-from iclab.models.architecture import Architecture
+from iclab.errors import out_of_bounds, refuse, unknown_choices, wrong_fields
+from iclab.models.architecture import LARGEST, Architecture, refuse_sizes, refuse_weights
 
 CHUNK = 2**22  # numbers that are formed at once
 
@@ -135,7 +135,8 @@ class RandomAttention(RandomFeatures):
         rng: torch.Generator | None = None,
         targets: int = 1,
     ) -> None:
-        _refuse_counts("RandomAttention", d=d, n_keys=n_keys, heads=heads, targets=targets)
+        refuse_sizes("RandomAttention", {"d": d, "n_keys": n_keys, "heads": heads, "targets": targets})
+        refuse_weights("RandomAttention", heads * (d + 1) * (d + 1 + targets))
         known = activation in ("relu", "softmax")
         refuse("RandomAttention", [] if known else [f"activation must be relu or softmax, given {activation!r}"])
         super().__init__(d, n_keys, query_key_products(heads, d, bias, rng), d + 1, targets)
@@ -176,7 +177,8 @@ class RandomSelfAttention(RandomFeatures):
         rng: torch.Generator | None = None,
         targets: int = 1,
     ) -> None:
-        _refuse_counts("RandomSelfAttention", d=d, n_keys=n_keys, heads=heads, targets=targets)
+        refuse_sizes("RandomSelfAttention", {"d": d, "n_keys": n_keys, "heads": heads, "targets": targets})
+        refuse_weights("RandomSelfAttention", heads * d * (d + (n_keys + 1) * targets))
         weights = torch.randn(heads, d, d, generator=rng, dtype=torch.float64) / d**0.5
         super().__init__(d, n_keys, weights, (n_keys + 1) * d, targets)
         self.activation = activation
@@ -208,9 +210,10 @@ class RandomNetwork(RandomFeatures):
         rng: torch.Generator | None = None,
         targets: int = 1,
     ) -> None:
-        _refuse_counts("RandomNetwork", d=d, n_keys=n_keys, neurons=neurons, targets=targets)
-        refuse("RandomNetwork", [] if orders >= 0 else [f"orders must be 0 or more, given {orders}"])
+        refuse_sizes("RandomNetwork", {"d": d, "n_keys": n_keys, "neurons": neurons, "targets": targets})
+        refuse("RandomNetwork", _order_problems(orders))
         width = d * (n_keys + 1) + 1
+        refuse_weights("RandomNetwork", neurons * (width + targets) + orders * n_keys)
         weights = torch.randn(neurons, width, generator=rng, dtype=torch.float64) / (n_keys + 2) ** 0.5
         super().__init__(d, n_keys, weights, 1, targets)
         drawn = [torch.randperm(n_keys, generator=rng) for _ in range(orders)] or [torch.arange(n_keys)]
@@ -252,8 +255,8 @@ def with_one(tokens: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_plus_
     return torch.nn.functional.pad(tokens, (0, 1), value=1.0)
 
 
-def _refuse_counts(what: str, **counts: int) -> None:
-    refuse(what, [f"{name} must be at least 1, given {count}" for name, count in counts.items() if count < 1])
+def _order_problems(orders: int) -> list[str]:
+    return out_of_bounds({"orders": orders}, LARGEST, least=0)
 
 
 # ---- as settings ---------------------------------------------------------------------------------------------------
@@ -269,7 +272,8 @@ class FrozenArchitecture(Architecture):
     heads: int = 1000
 
     def __post_init__(self) -> None:
-        found = [] if self.heads >= 1 else [f"heads must be at least 1, given {self.heads}"]
+        refuse(type(self).__name__, wrong_fields(self))
+        found = out_of_bounds({"heads": self.heads}, LARGEST)
         refuse(type(self).__name__, found + unknown_choices(self) + self._problems())
 
     def _problems(self) -> list[str]:
@@ -308,7 +312,7 @@ class RandomNetworkConfig(FrozenArchitecture):
     orders: int = 0
 
     def _problems(self) -> list[str]:
-        return [] if self.orders >= 0 else [f"orders must be 0 or more, given {self.orders}"]
+        return _order_problems(self.orders)
 
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> RandomNetwork:
         return RandomNetwork(d, n - 1, self.heads * (d + 1), self.orders, rng)

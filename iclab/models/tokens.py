@@ -15,11 +15,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from iclab.errors import refuse
 from iclab.models.activations import Replacement, Taps
-from iclab.models.architecture import TokenArchitecture
+from iclab.models.architecture import TokenArchitecture, refuse_sizes
 from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
 
 
@@ -72,25 +71,29 @@ class TokenTransformer(Stack):
     ) -> None:
         super().__init__()
         self.vocab, self.n, self.config = vocab, n, config or TokenTransformerConfig()
-        given = {"vocab": vocab, "n": n}
-        refuse("TokenTransformer", [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1])
+        refuse_sizes("TokenTransformer", {"vocab": vocab, "n": n})
         self._add_read_in()
         self._add_blocks(n, n)
         self.norm = layer_norm(self.config)
         self._add_read_out()
-        self.initialise(rng or torch.Generator().manual_seed(0))
+        self._draw(rng)
 
     @property
     def position_spread(self) -> float:
         return self.config.position_spread
 
     def _add_read_in(self) -> None:
-        read_in = skip_init(nn.Embedding, self.vocab, self.config.d_model)  # drawn by `initialise`
-        assert isinstance(read_in, nn.Embedding)
-        self.read_in = read_in
+        self.read_in = nn.Embedding(self.vocab, self.config.d_model, device="meta")  # drawn by `initialise`
 
     def _add_read_out(self) -> None:
         self.read_out = linear_map(self.config.d_model, self.vocab, self.config)
+        self._tie()
+
+    def allocate(self, device: torch.device | str) -> None:
+        super().allocate(device)
+        self._tie()  # anew, as each of the two names was given memory of its own
+
+    def _tie(self) -> None:
         if self.config.tied_embedding:
             self.read_out.weight = self.read_in.weight
 

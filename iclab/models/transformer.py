@@ -22,27 +22,25 @@ Letters: b batch, t token, s token that is seen, a head, c channel of a head.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
-from iclab.errors import Refusal, refuse, unknown, unknown_choices
-from iclab.files import write_whole
+from iclab.errors import out_of_bounds, prefixed, refuse, unknown, unknown_choices, wrong_fields, wrong_kinds
+from iclab.files import parse_json, write_whole
 from iclab.models.activations import Inside, Replacement, Taps
-from iclab.models.architecture import Architecture
+from iclab.models.architecture import LARGEST, Architecture, refuse_weights
 from iclab.models.layouts import LAYOUTS
+from iclab.models.stored import FLOATS, compare, fill, open_weights, stored
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 Model = TypeVar("Model", bound="Stack")
@@ -83,18 +81,19 @@ class BlockConfig:
     norm_eps: ClassVar[float] = 1e-5
 
     def __post_init__(self) -> None:
+        refuse(type(self).__name__, wrong_fields(self))  # before any is compared with a number
         refuse(type(self).__name__, self._problems() + unknown_choices(self))
 
     def _problems(self) -> list[str]:
-        least = {"n_head": 1, "d_model": 1, "n_layer": 0, "d_mlp": 0}
-        given = {name: getattr(self, name) for name in least}
-        found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
-        if self.d_head is not None and self.d_head < 1:
-            found.append(f"d_head must be at least 1, given {self.d_head}")
+        head = {} if self.d_head is None else {"d_head": self.d_head}
+        found = out_of_bounds({"n_head": self.n_head, "d_model": self.d_model} | head, LARGEST)
+        found += out_of_bounds({"n_layer": self.n_layer, "d_mlp": self.d_mlp}, LARGEST, least=0)
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
             found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
         if not 0 < self.init_scale < inf:
             found.append(f"init_scale must be positive and finite, given {self.init_scale}")
+        if self.scale is not None and not isfinite(self.scale):
+            found.append(f"scale must be finite, given {self.scale}")
         if self.null_slot and self.attention != "softmax":
             found.append(f"null_slot is of softmax attention; to {self.attention} attention it adds nothing")
         return found
@@ -263,8 +262,11 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Blocks that write into one residual stream, with named activations: a transformer without its two ends.
 
-    A final class reads in and reads out; it calls `_add_blocks` between making the one and the other, and `initialise`
-    at last. Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
+    A final class reads in and reads out; it calls `_add_blocks` between making the one and the other, and `_draw` at
+    last. Until then weights have a shape and no numbers (torch's meta device), so that a model that is too large is
+    refused before it takes any memory; made with meta as torch's default device, it stays like this.
+
+    Weights are drawn from `rng`: matrices N(0, 1/fan_in), those that write into the residual stream divided by
     √(2 n_layer), and by the number of tokens where attention sums over them without a normaliser, embeddings N(0, 1),
     all times `init_scale`; biases zero; positions N(0, 0.02²).
     """
@@ -272,12 +274,13 @@ class Stack(nn.Module):
     kind: ClassVar[str]  # what a file calls it
     shape: ClassVar[type[BlockConfig]]
     sizes: ClassVar[tuple[str, ...]]  # the numbers that it is made for
+    younger: ClassVar[tuple[str, ...]] = ()  # those of them that older files do not have, and that may be none
     config: BlockConfig
 
     def _add_blocks(self, positions: int, longest: int) -> None:
         """`positions` learned vectors, and blocks for sequences of at most `longest` tokens."""
         if self.config.positions:
-            self.position = nn.Parameter(torch.empty(positions, self.config.d_model))
+            self.position = nn.Parameter(torch.empty(positions, self.config.d_model, device="meta"))
         self.longest = longest
         own = min(1, self.config.n_layer) if self.config.tied else self.config.n_layer
         self.blocks = nn.ModuleList(Block(self.config, longest) for _ in range(own))
@@ -287,10 +290,24 @@ class Stack(nn.Module):
         """The standard deviation of positions before training."""
         return 0.02
 
+    def _draw(self, rng: torch.Generator | None) -> None:
+        """Makes the weights, once all shapes are known. Raises ``ValueError`` for too many."""
+        rng = rng or torch.Generator().manual_seed(0)
+        if torch.get_default_device().type != "meta":
+            refuse_weights(type(self).__name__, sum(weights.numel() for weights in self.parameters()))
+            self.allocate(rng.device)
+            self.initialise(rng)
+
+    def allocate(self, device: torch.device | str) -> None:
+        """Gives memory to weights that have a shape alone; what stands in it is not set."""
+        self.to_empty(device=device)
+
     @torch.no_grad()
     def initialise(self, rng: torch.Generator) -> None:
         """Draws all weights from `rng`, in the order of their names in the module."""
         for name, module in self.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
             if isinstance(module, nn.Linear):
                 depth = 2 * self.config.n_layer if name.endswith(("attn.out", "mlp_out")) else 1
                 spread = self.config.init_scale * (module.in_features * depth) ** -0.5
@@ -379,19 +396,34 @@ class Stack(nn.Module):
 
     @classmethod
     def load(cls: type[Model], path: Path | str, device: torch.device | str = "cpu") -> Model:
-        """The model that `save` wrote. Raises ``ValueError`` where the file holds no such model."""
-        try:
-            opened = safe_open(Path(path), framework="pt", device=str(device))
-        except SafetensorError as error:
-            raise Refusal(f"{path}: no file of weights (safetensors): {error}") from None
-        with opened as file:
-            shape = json.loads((file.metadata() or {}).get(cls.kind, "null"))
-            refuse(f"{path}", [] if shape else [f"no {cls.kind} was saved in this file"])
-            sizes = {name: shape.get(name) for name in cls.sizes}  # some are younger than files
-            model = cls(**sizes, config=cls.shape(**shape["config"])).to(device)
-            weights = load_file(path, str(device))
-        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+        """The model that `save` wrote. Raises ``ValueError`` where the file holds no such model: its shape, and the
+        names, shapes and types of weights, are compared before any are read or made."""
+        with open_weights(path) as file:
+            told, given = (file.metadata() or {}).get(cls.kind, "null"), stored(Path(path), file)
+            with prefixed(f"{path}"), torch.device("meta"):
+                model = cls._told(parse_json(told, f"what it tells of the {cls.kind}"), given)
+            compare(Path(path), model, given)
+            model.to(FLOATS[next(iter(given.values())).kind]).allocate(device)
+            fill(model, given)
         return model
+
+    @classmethod
+    def _told(cls: type[Model], shape: Any, given: Iterable[str]) -> Model:
+        """The model of a shape that was read in a file, which holds weights of the given names. Layers are counted
+        before they are made, as each of them takes time."""
+        refuse("not this kind", [] if shape else [f"no {cls.kind} was saved in this file"])
+        refuse(cls.kind, [] if isinstance(shape, dict) else ["its shape is not a table"])
+        told: dict[str, Any] = {name: shape.get(name) for name in (*cls.sizes, "config")}
+        hints = {name: int | None if name in cls.younger else int for name in cls.sizes}
+        refuse(cls.kind, wrong_kinds(told, hints | {"config": dict}))
+        known = [field.name for field in fields(cls.shape)]
+        refuse(cls.kind, [unknown("setting", name, known) for name in told["config"] if name not in known])
+        refuse(cls.kind, wrong_kinds(told["config"], get_type_hints(cls.shape)))
+        told["config"] = config = cls.shape(**told["config"])
+        layers = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
+        wanted = min(1, config.n_layer) if config.tied else config.n_layer
+        refuse(cls.kind, [] if layers == wanted else [f"weights of {wanted} layers, the file has those of {layers}"])
+        return cls(**told)
 
 
 class Transformer(Stack):
@@ -401,6 +433,7 @@ class Transformer(Stack):
     kind = "transformer"
     shape = TransformerConfig
     sizes = ("d", "n", "labels")
+    younger = ("labels",)
     config: TransformerConfig
 
     def __init__(
@@ -413,8 +446,7 @@ class Transformer(Stack):
     ) -> None:
         super().__init__()
         self.d, self.n, self.config, self.labels = d, n, config or TransformerConfig(), labels
-        least = {"d": d, "n": n, "labels": 1 if labels is None else labels}
-        found = [f"{k} must be at least 1, given {v}" for k, v in least.items() if v < 1]
+        found = out_of_bounds({"d": d, "n": n, "labels": 1 if labels is None else labels}, LARGEST)
         refuse("Transformer", found + self.config.problems_for(d, labels))
         self.layout = LAYOUTS[self.config.layout]
         learned = self.config.read_in == "learned"
@@ -425,7 +457,7 @@ class Transformer(Stack):
         if learned:
             self.norm = layer_norm(self.config)
             self.read_out = linear_map(self.config.d_model, labels or 1, self.config)
-        self.initialise(rng or torch.Generator().manual_seed(0))
+        self._draw(rng)
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
@@ -521,11 +553,9 @@ def _told(shape: Sequence[int]) -> str:
 
 
 def layer_norm(config: BlockConfig, wanted: bool = True) -> nn.Module:
-    return nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.norm and wanted else nn.Identity()
+    made = config.norm and wanted
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, device="meta") if made else nn.Identity()
 
 
 def linear_map(inputs: int, outputs: int, config: BlockConfig) -> nn.Linear:
-    # Left uninitialised: the usual constructor would draw from the global generator.
-    made = skip_init(nn.Linear, inputs, outputs, bias=config.bias)
-    assert isinstance(made, nn.Linear)
-    return made
+    return nn.Linear(inputs, outputs, bias=config.bias, device="meta")  # numbers are drawn by `initialise`

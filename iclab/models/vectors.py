@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
+from iclab.errors import out_of_bounds
+from iclab.models.architecture import LARGEST
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import linear_map
 
@@ -29,9 +31,7 @@ class VectorTransformerConfig(TokenTransformerConfig):
     position_spread: float = 0.1
 
     def _problems(self) -> list[str]:
-        found = super()._problems()
-        if self.d_classifier < 1:
-            found.append(f"d_classifier must be at least 1, given {self.d_classifier}")
+        found = super()._problems() + out_of_bounds({"d_classifier": self.d_classifier}, LARGEST)
         return found + (["tied_embedding: vectors have no embedding"] if self.tied_embedding else [])
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
