@@ -50,7 +50,7 @@ LEAST = 20  # prompts; half of them fit the parameters
 LABELS = "labels' mean square"  # what distances are relative to where the Bayes risk is not known, or is zero
 ROUNDING = 1e-10  # of answers in double precision, relative to them: that of prefixes of condition 1e4, squared
 FAR = 1e300  # the distance of what overflows: sums of it are finite
-_DESCENTS = sorted({round(2 ** (k / 2)) for k in range(29)})  # two numbers of steps to each doubling, up to 16384
+_DESCENTS = sorted({round(2 ** (k / 8)) for k in range(113)})  # eight numbers of steps to each doubling, up to 16384
 
 
 @dataclass(frozen=True)
