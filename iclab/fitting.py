@@ -67,14 +67,19 @@ class Moments:
 
     @classmethod
     def of(cls, model: LinearModel, task: Task, fit: RidgeFit, rng: torch.Generator) -> "Moments":
-        """Sums over fresh prompts, some of them at a time."""
+        """Sums over fresh prompts, some of them at a time. Raises ``ValueError`` where features or labels are not
+        finite, as those of a task may be whose scale is extreme."""
         p = len(model.theta)
         gram, moment = (torch.zeros(*shape, dtype=torch.float64, device=rng.device) for shape in ((p, p), (p,)))
-        labels, count = 0.0, 0
+        labels, count, bad = 0.0, 0, 0
         for features, ys in _examples(model, task, fit, rng):
+            bad += int((~features.isfinite().all(-1) | ~ys.isfinite()).sum())
             gram.addmm_(features.mT, features)
             moment.addmv_(features.mT, ys)
             labels, count = labels + ys.square().sum().item(), count + len(ys)
+        refuse("RidgeFit", [f"features or labels are not finite in {bad} of {count} examples"] if bad else [])
+        sound = gram.isfinite().all() and moment.isfinite().all() and labels < float("inf")
+        refuse("RidgeFit", [] if sound else ["features or labels are too large for their squares to be summed"])
         return cls(gram, moment, labels, count)
 
     @cached_property

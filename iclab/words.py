@@ -6,6 +6,10 @@
 A parameter at the end of the grid that was tried is told with ≤ or ≥: nothing better was looked for beyond it.
 """
 
+from collections.abc import Mapping, Sequence
+
+CERTAIN = 0.95  # the probability from which on the nearest family is told without its rivals
+SOME = 3  # rivals that are told by name
 MOST_STEPS = 8  # of gradient descent with a step size to be fitted; the family of so many is the last of its kind
 NAMES = {
     "bayes": "the Bayes predictor",
@@ -44,6 +48,23 @@ def share(value: float) -> str:
     return f"{100 * value:.2g} %" if value < 1 else f"{100 * value:.0f} %"
 
 
-def sentence(where: str, what: str, distance: float, probability: float, scale: str) -> str:
-    """Which algorithm something is nearest to, how far away it is, and how sure that it is the nearest."""
-    return f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
+def sentence(where: str, what: str, distance: float, probability: float, scale: str, alike: Sequence[str] = ()) -> str:
+    """Which algorithm something is nearest to, how far away it is, how sure that it is the nearest, and which families
+    cannot be told apart from it."""
+    found = f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
+    return found + told_apart(alike)
+
+
+def rivals(probabilities: Mapping[str, float], name: str) -> tuple[str, ...]:
+    """The families that cannot be told apart from one, from how probable each is to be the nearest: those that are it
+    in more than a twentieth of the cases, likeliest first, where it does so itself. Of many alike each is rarely the
+    nearest, so the cases are counted relative to the likeliest."""
+    least = (1 - CERTAIN) * max(probabilities.values())
+    near = sorted((k for k, p in probabilities.items() if p > least), key=lambda k: -probabilities[k])
+    return tuple(k for k in near if k != name) if name in near else ()
+
+
+def told_apart(alike: Sequence[str]) -> str:
+    """The end of a sentence about a family that these others cannot be told apart from; empty where there is none."""
+    names = [algorithm(name) for name in alike[:SOME]] + [f"{len(alike) - SOME} more"] * (len(alike) > SOME)
+    return f", not told apart from {', '.join(names)}" if alike else ""

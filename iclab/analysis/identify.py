@@ -2,16 +2,19 @@
 
 For each family {g_θ} and each position i,
 
-    θ_i = argmin_θ E (f_i − g_{θ,i})²        over a grid, on one half of the prompts
+    θ_i = argmin_θ E (f_i − g_{θ,i})²        within a range, on one half of the prompts
     distance_i = E (f_i − g_{θ_i,i})²        on the other half
 
-so that a family gains nothing by fitting noise. The nearest family is the one with the least distance averaged over
-positions, relative to the Bayes risk (or to the mean square label where no Bayes predictor is known); its uncertainty
-is the share of bootstrap resamples of the second half in which it is the nearest. A θ_i at an end of its grid is
-marked, for a better one may lie beyond.
+so that a family gains nothing by fitting noise. A grid finds the neighbourhood of θ_i, and where the family has members
+between its grid points the minimum is then sought among them. The nearest family is the one with the least distance
+averaged over positions, relative to the Bayes risk (or to the mean square label where no Bayes predictor is known, or
+its risk is zero); its uncertainty is the share of bootstrap resamples of the second half in which it is the nearest.
+Families that are as near in more than a twentieth of them cannot be told apart from it with these prompts; those whose
+distances are alike up to rounding share their resamples. A θ_i at an end of its range is marked, for a better one may
+lie beyond.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10
 
@@ -19,8 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.analysis import spectra
+from iclab.analysis.minima import minima
 from iclab.analysis.references import references, right_penalty
-from iclab.analysis.risk import answer, estimate, ratio, resampled, squared
+from iclab.analysis.risk import answer, estimate, not_finite, ratio, resampled, squared, vanishes
+from iclab.analysis.spectra import Between, Spectra, filtered
 from iclab.errors import refuse
 from iclab.posterior import bayes_where_known, same_posterior
 from iclab.predictors import (
@@ -38,18 +44,22 @@ from iclab.predictors import (
 )
 from iclab.predictors.spectral import answers_of_each
 from iclab.tasks import Prompts, Task
-from iclab.words import MOST_STEPS, algorithm, sentence
+from iclab.words import MOST_STEPS, algorithm, rivals, sentence, told_apart
 
 LEAST = 20  # prompts; half of them fit the parameters
-_DESCENTS = sorted({round(2 ** (k / 2)) for k in range(29)})  # two numbers of steps to each doubling, up to 16384
-Fit = tuple[Tensor, Tensor]
+LABELS = "labels' mean square"  # what distances are relative to where the Bayes risk is not known, or is zero
+ROUNDING = 1e-10  # of answers in double precision, relative to them: that of prefixes of condition 1e4, squared
+FAR = 1e300  # the distance of what overflows: sums of it are finite
+_DESCENTS = sorted({round(2 ** (k / 8)) for k in range(113)})  # eight numbers of steps to each doubling, up to 16384
 
 
 @dataclass(frozen=True)
 class Family:
     """Algorithms that differ in one number: `members[k]` is the algorithm whose `parameter` is `grid[k]`.
 
-    A parameter that `counts` cannot be less than the least of its grid; any other might.
+    `between` gives the answers with a positive parameter for each position, anywhere within the grid; without it there
+    are the members and no others. A parameter that `counts` is a whole number and cannot be less than the least of its
+    grid; any other might.
     """
 
     name: str
@@ -57,6 +67,7 @@ class Family:
     grid: Float[Tensor, " k"]
     members: Sequence[Predictor]
     counts: bool = False
+    between: Between | None = None
 
     def words(self, value: float) -> str:
         """The member with a parameter, in words."""
@@ -74,19 +85,31 @@ class Family:
         low, high = self.ends
         return "≤" if value == low else "≥" if value == high else ""
 
-    def resolution(self, value: float) -> float:
-        """Half a step of the grid around one of its values."""
-        place = int((self.grid - value).abs().argmin())
-        beside = self.grid[[max(place - 1, 0), min(place + 1, len(self.grid) - 1)]]
-        return (beside[1] - beside[0]).item() / 4
+    def resolution(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Half a step of the grid around some of its values."""
+        places = (self.grid.unsqueeze(-1) - values).abs().argmin(0)
+        return (self.grid[(places + 1).clamp(max=len(self.grid) - 1)] - self.grid[(places - 1).clamp(min=0)]) / 4
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of one family: at each position the fitted parameter, its standard error (half a step, where nothing
+    better is known), the squared differences on the second half of the prompts, and what of them may be rounding."""
+
+    fitted: Float[Tensor, " n"]
+    stderr: Float[Tensor, " n"]
+    terms: Float[Tensor, "half n"]
+    rounding: Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
 class Match:
     """How near a family comes: per position the fitted parameter and the distance, and over positions the mean distance
     relative to the reference risk (which `scale` names), the probability that no other family is nearer (its error is
-    that of the bootstrap; the parameters are not fitted again), at each position as `shares`, and the median parameter,
-    which is known to half a step of its grid; `edge` is "≤" or "≥" where it is an end of that."""
+    that of the bootstrap; the parameters are not fitted again), at each position as `shares`, and the median parameter
+    with the standard error of a single position as its `resolution` (half a step for one that counts, or has no other
+    members than those of its grid); `edge` is "≤" or "≥" where it is an end of the grid. `alike` names the families
+    that these prompts cannot tell apart from this one: each is the nearest in some of the bootstrap's resamples."""
 
     family: str
     parameter: str
@@ -102,9 +125,11 @@ class Match:
     shares: Float[Tensor, " n"]
     edge: str
     scale: str
+    alike: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.words} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the {self.scale}"
+        found = f"{self.words} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the {self.scale}"
+        return found + told_apart(self.alike)
 
     @property
     def words(self) -> str:
@@ -113,7 +138,7 @@ class Match:
 
     def sentence(self, where: str) -> str:
         """What was found, in words."""
-        return sentence(where, self.words, self.relative, self.probability, self.scale)
+        return sentence(where, self.words, self.relative, self.probability, self.scale, self.alike)
 
 
 def single(name: str, predictor: Predictor) -> Family:
@@ -138,14 +163,11 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
         single("zero", Zero()),
         single("averaging", Averaging()),
         single("least_squares", LeastSquares()),
-        _family("ridge", "lam", penalties, Ridge),
-        *(
-            _family(f"gradient_descent_{k}", "lr·v(i+r+1)", rates, lambda eta, k=k: GradientDescent(k, eta * unit))
-            for k in range(1, MOST_STEPS + 1)
-        ),
-        _family("one_pass_sgd", "lr", rates / (v * (task.rank + 2)), StochasticGradientDescent),
+        _family("ridge", "lam", penalties, Ridge, filtered(spectra.ridge)),
+        *(_descent(k, rates, unit) for k in range(1, MOST_STEPS + 1)),
+        _family("one_pass_sgd", "lr", rates / (v * (task.rank + 2)), StochasticGradientDescent, spectra.one_pass),
         _counted("newton", "steps", range(1, 25), Newton),
-        _counted("landweber", "steps", _DESCENTS, Landweber),
+        _counted("landweber", "steps", _DESCENTS, Landweber, filtered(spectra.landweber)),
         _counted("nearest_neighbours", "k", range(1, 9), NearestNeighbours),
     ]
     return found + _posterior_means(task, training)
@@ -159,16 +181,16 @@ def known_names(task: Task, training: Task) -> set[str]:
 
 class Lineup:
     """The answers of families of algorithms to fixed prompts, with which any number of predictors can be compared: a
-    model, its layers, its checkpoints. Raises ``ValueError`` for fewer than 20 prompts; a thousand make it sharp.
+    model, its layers, its checkpoints. Raises ``ValueError`` for fewer than 20 prompts (a thousand make it sharp), and
+    for prompts that are not the task's or not finite.
     """
 
     def __init__(self, task: Task, prompts: Prompts, among: Sequence[Family] | None = None) -> None:
-        given = len(prompts.xs)
-        refuse("identify", [] if given >= LEAST else [f"needs at least {LEAST} prompts, given {given}"])
-        self.prompts = prompts
+        refuse("identify", _unusable(task, prompts))
+        self.prompts, self.spectra = prompts, Spectra(prompts.xs, prompts.ys)
         self.families = families(task) if among is None else list(among)
-        self.answers = [_answers(family, prompts) for family in self.families]
-        self.scale = "Bayes risk" if bayes_where_known(task) else "labels' mean square"
+        self.answers = [_answers(family, self.spectra, prompts) for family in self.families]
+        self.scale = "Bayes risk" if bayes_where_known(task) else LABELS
         self.reference = _reference_errors(task, prompts)
         # What is averaged over unless something else is asked for: a shift of the query is about the query alone.
         self.part = slice(task.n - 1, task.n) if task.at_query else slice(task.n)
@@ -177,58 +199,76 @@ class Lineup:
         self, predictor: Predictor, rng: torch.Generator, draws: int = 500, part: slice | None = None
     ) -> list[Match]:
         """The families by distance to a predictor, averaged over some positions (all of them, or the query where the
-        task is about it), nearest first."""
+        task is about it), nearest first. Raises ``ValueError`` for answers that are not finite."""
         return self.rank(self.fit(predictor), rng, draws, part)
 
     def rank(self, fits: list[Fit], rng: torch.Generator, draws: int = 500, part: slice | None = None) -> list[Match]:
         """What `identify` does, for a predictor whose fits are at hand: several parts can share them."""
         part = part or self.part
         weights = resampled(len(self.reference), draws, rng)
-        terms = torch.stack([terms for _, terms in fits])
-        shares, at_each = _nearest(weights, terms[..., part].mean(-1, keepdim=True)), _nearest(weights, terms)
-        each = zip(self.families, fits, shares.squeeze(-1).tolist(), at_each, strict=True)
-        matches = [self._match(*found, part, draws) for found in each]
+        terms, rounding = torch.stack([fit.terms for fit in fits]), fits[0].rounding
+        whole = _nearest(weights, terms[..., part].mean(-1, keepdim=True), rounding[part].mean(-1, keepdim=True))
+        shares = dict(zip((family.name for family in self.families), whole.squeeze(-1).tolist(), strict=True))
+        each = zip(self.families, fits, _nearest(weights, terms, rounding), strict=True)
+        matches = [self._match(*found, shares, part, draws) for found in each]
         return sorted(matches, key=lambda match: match.relative)
 
     def distances(self, predictor: Predictor, part: slice | None = None) -> dict[str, float]:
-        """The mean distance of each family to a predictor, relative to the reference risk; nearest first."""
+        """The mean distance of each family to a predictor, relative to the reference risk; nearest first. Raises
+        ``ValueError`` for answers that are not finite."""
         part = part or self.part
+        scale = self.unit(part)[1].mean().item()
         fits = zip(self.families, self.fit(predictor), strict=True)
-        scale = self.reference[:, part].mean().item()
-        found = {family.name: terms[:, part].mean().item() / scale for family, (_, terms) in fits}
+        found = {family.name: fit.terms[:, part].mean().item() / scale for family, fit in fits}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def fit(self, predictor: Predictor) -> list[Fit]:
-        """For each family the parameter fitted at each position [n] on the first half of the prompts, and the squared
-        differences on the second [half n]."""
+        """Each family with its parameters fitted on the first half of the prompts, before the second. Raises
+        ``ValueError`` for answers that are not finite."""
         learned = answer({"f": predictor}, self.prompts)["f"]
+        refuse("identify", not_finite("the predictor's answer", learned))
         pairs = zip(self.families, self.answers, strict=True)
-        return [_fit(family, learned, answers) for family, answers in pairs]
+        return [_fit(family, learned, answers, self.spectra) for family, answers in pairs]
+
+    def unit(self, part: slice) -> tuple[str, Float[Tensor, " half"]]:
+        """What distances over some positions are relative to, and its name: the Bayes risk, unless it is zero there."""
+        ys = self.prompts.ys[len(self.prompts.ys) // 2 :]
+        labels = squared(ys, torch.zeros_like(ys))[:, part].mean(-1)
+        reference = self.reference[:, part].mean(-1)
+        return (LABELS, labels) if vanishes(reference, ys[:, part]) else (self.scale, reference)
 
     def _match(
-        self, family: Family, fit: Fit, probability: float, shares: Float[Tensor, " n"], part: slice, draws: int
+        self,
+        family: Family,
+        fit: Fit,
+        shares: Float[Tensor, " n"],
+        probabilities: Mapping[str, float],
+        part: slice,
+        draws: int,
     ) -> Match:
-        fitted, terms = fit
-        per_position = estimate(terms)
-        overall = ratio(terms[:, part].mean(-1), self.reference[:, part].mean(-1))
-        informed = fitted[max(part.start or 0, 1) : part.stop]  # before the first example nothing can be fitted
-        typical = (informed if len(informed) else fitted).median().item()
+        per_position, (scale, unit) = estimate(fit.terms), self.unit(part)
+        overall = ratio(fit.terms[:, part].mean(-1), unit)
+        informed = range(len(fit.fitted))[max(part.start or 0, 1) : part.stop]  # nothing can be fitted to no example
+        middle = list(informed or range(len(fit.fitted)))
+        typical, place = fit.fitted[middle].median(0)
+        probability = probabilities[family.name]
         shrunk = (probability * draws + 1) / (draws + 2)  # so that a share of 1 in few draws is not certainty
         return Match(
             family=family.name,
             parameter=family.parameter,
-            fitted=fitted,
+            fitted=fit.fitted,
             distance=per_position.value,
             stderr=per_position.stderr,
             relative=overall.value.item(),
             relative_stderr=overall.stderr.item(),
-            typical=typical,
-            resolution=family.resolution(typical),
+            typical=typical.item(),
+            resolution=fit.stderr[middle][place].item(),
             probability=probability,
             probability_stderr=(shrunk * (1 - shrunk) / (draws + 2)) ** 0.5,
             shares=shares,
-            edge=family.edge(typical),
-            scale=self.scale,
+            edge=family.edge(typical.item()),
+            scale=scale,
+            alike=rivals(probabilities, family.name),
         )
 
 
@@ -240,17 +280,32 @@ def identify(
     among: Sequence[Family] | None = None,
     draws: int = 500,
 ) -> list[Match]:
-    """The families by distance to a predictor, nearest first."""
+    """The families by distance to a predictor, nearest first. Raises ``ValueError`` for fewer than 20 prompts, for
+    prompts that are not the task's, and for prompts or answers that are not finite."""
     return Lineup(task, prompts, among).identify(predictor, rng, draws)
 
 
-def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Predictor]) -> Family:
-    return Family(name, parameter, grid, [make(value) for value in grid.tolist()])
+def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Predictor], between: Between) -> Family:
+    return Family(name, parameter, grid, [make(value) for value in grid.tolist()], between=between)
 
 
-def _counted(name: str, parameter: str, grid: Iterable[int], make: Callable[[int], Predictor]) -> Family:
+def _descent(steps: int, rates: Float[Tensor, " k"], unit: Float[Tensor, " n"]) -> Family:
+    def make(eta: float) -> Predictor:
+        return GradientDescent(steps, eta * unit)
+
+    return _family(f"gradient_descent_{steps}", "lr·v(i+r+1)", rates, make, filtered(spectra.descent(steps, unit)))
+
+
+def _counted(
+    name: str,
+    parameter: str,
+    grid: Iterable[int],
+    make: Callable[[int], Predictor],
+    between: Between | None = None,
+) -> Family:
     numbers = list(grid)
-    return Family(name, parameter, torch.tensor(numbers).double(), [make(k) for k in numbers], counts=True)
+    members = [make(k) for k in numbers]
+    return Family(name, parameter, torch.tensor(numbers).double(), members, counts=True, between=between)
 
 
 def _posterior_means(task: Task, training: Task | None) -> list[Family]:
@@ -264,7 +319,20 @@ def _posterior_means(task: Task, training: Task | None) -> list[Family]:
     return found if there is None or isinstance(there, LeastSquares) else [*found, single("trained_bayes", there)]
 
 
-def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n *labels"]:
+def _unusable(task: Task, prompts: Prompts) -> list[str]:
+    """What is wrong with prompts."""
+    batch, n, d = prompts.xs.shape
+    found = [] if batch >= LEAST else [f"needs at least {LEAST} prompts, given {batch}"]
+    if (n, d) != (task.n, task.d):
+        found.append(f"prompts have {n} examples of {d} dimensions, and those of the task {task.n} of {task.d}")
+    return [*found, *not_finite("an input of the prompts", prompts.xs), *not_finite("a label", prompts.ys)]
+
+
+def _answers(family: Family, seen: Spectra, prompts: Prompts) -> Float[Tensor, "k batch n *labels"]:
+    """The answers of the members on the grid."""
+    if family.between:
+        n = prompts.xs.shape[1]
+        return torch.stack([family.between(seen, value.expand(n)) for value in family.grid.to(prompts.xs.device)])
     spectral = [f for f in family.members if isinstance(f, Spectral)]
     if len(spectral) == len(family.members):  # one decomposition is enough for all
         return answers_of_each(spectral, prompts.xs, prompts.ys)
@@ -272,13 +340,63 @@ def _answers(family: Family, prompts: Prompts) -> Float[Tensor, "k batch n *labe
 
 
 def _fit(
-    family: Family, learned: Float[Tensor, "batch n *labels"], answers: Float[Tensor, "k batch n *labels"]
-) -> tuple[Float[Tensor, " n"], Float[Tensor, "half n"]]:
-    """The parameter fitted at each position on the first half, and the squared differences on the second."""
+    family: Family,
+    learned: Float[Tensor, "batch n *labels"],
+    answers: Float[Tensor, "k batch n *labels"],
+    seen: Spectra,
+) -> Fit:
+    """The parameter of least distance at each position on the first half, and what it comes to on the second."""
     half, positions = len(learned) // 2, torch.arange(learned.shape[1], device=learned.device)
-    chosen = torch.vmap(squared, (0, None))(answers[:, :half], learned[:half]).mean(1).argmin(0)
-    best = answers[chosen, half:, positions].transpose(0, 1)
-    return family.grid[chosen.cpu()], squared(best, learned[half:])
+    on_grid = torch.vmap(squared, (0, None))(answers[:, :half], learned[:half]).mean(1).nan_to_num(nan=torch.inf)
+    chosen, rounding = on_grid.argmin(0), ROUNDING**2 * squared(learned, torch.zeros_like(learned)).mean(0)
+    if family.between:
+        fitted, stderr = _refined(family, family.between, learned[:half], seen[:half], on_grid, rounding)
+        best = family.between(seen[half:], fitted)
+    else:
+        fitted = family.grid.to(learned.device)[chosen]
+        stderr = family.resolution(fitted.cpu())
+        best = answers[chosen, half:, positions].transpose(0, 1)
+    terms = squared(best, learned[half:]).nan_to_num(nan=FAR).clamp(max=FAR)
+    return Fit(fitted.cpu(), stderr.cpu(), terms, rounding)
+
+
+def _refined(
+    family: Family,
+    between: Between,
+    learned: Float[Tensor, "half n *labels"],
+    seen: Spectra,
+    on_grid: Float[Tensor, "k n"],
+    rounding: Float[Tensor, " n"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The parameter of least distance at each position, sought on either side of the best of the grid, and its standard
+    error. Parameters are taken by their logarithm, as grids are even in it."""
+    grid, chosen = family.grid.to(on_grid), on_grid.argmin(0)
+    beside = torch.stack([chosen - 1, chosen, chosen + 1]).clamp(0, len(grid) - 1)
+
+    def terms(logarithm: Float[Tensor, " n"]) -> Float[Tensor, "half n"]:
+        return squared(between(seen, logarithm.exp()), learned).nan_to_num(nan=torch.inf)
+
+    bracket = grid.log()[beside]
+    best = minima(lambda x: terms(x).mean(0), bracket, on_grid.gather(0, beside), rounding)
+    fitted = best.exp().where(best != bracket[1], grid[chosen])
+    stderr = fitted * _deviation(terms, best, 1e-3 * (bracket[2] - bracket[0]))
+    known = stderr.isfinite() & (fitted > grid[0]) & (fitted < grid[-1])
+    stderr = stderr.where(known, family.resolution(fitted.cpu()).to(stderr))
+    if not family.counts:
+        return fitted, stderr
+    whole = torch.stack([fitted.floor(), fitted.ceil(), grid[chosen]])
+    nearest = torch.stack([terms(each.log()).mean(0) for each in whole]).argmin(0, keepdim=True)
+    return whole.gather(0, nearest).squeeze(0), stderr.clamp(min=0.5)
+
+
+def _deviation(
+    terms: Callable[[Float[Tensor, " n"]], Float[Tensor, "half n"]], at: Float[Tensor, " n"], by: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """The standard error of the argument that makes a mean of terms least: that of the mean slope, over the curvature.
+    Not finite where the mean does not curve upwards."""
+    below, here, above = terms(at - by), terms(at), terms(at + by)
+    slope = estimate((above - below) / (2 * by)).stderr
+    return slope / ((above + below - 2 * here).mean(0) / by.square()).clamp(min=0)
 
 
 def _reference_errors(task: Task, prompts: Prompts) -> Float[Tensor, "half n"]:
@@ -295,8 +413,11 @@ def _penalties(right: float, v: float, n: int) -> Float[Tensor, " k"]:
     return middle * 10 ** (torch.arange(lowest, highest + 1, dtype=torch.float64) / 6)
 
 
-def _nearest(weights: Float[Tensor, "draws half"], terms: Float[Tensor, "k half m"]) -> Float[Tensor, "k m"]:
-    """For each family the share of bootstrap resamples in which its mean distance is the least; ties are shared."""
+def _nearest(
+    weights: Float[Tensor, "draws half"], terms: Float[Tensor, "k half m"], rounding: Float[Tensor, " m"]
+) -> Float[Tensor, "k m"]:
+    """For each family the share of bootstrap resamples in which its mean distance is the least; ties are shared, and
+    what differs by rounding is a tie."""
     means = torch.einsum("rb,kbm->rkm", weights, terms)
-    wins = (means == means.amin(1, keepdim=True)).double()
+    wins = (means <= means.amin(1, keepdim=True) + rounding).double()
     return (wins / wins.sum(1, keepdim=True)).mean(0)

@@ -15,7 +15,8 @@ layers' own errors soon exceed what the iteration leaves, and k* means nothing. 
 the positions around i = d, where small eigenvalues are. SimE over all positions is governed by these, as errors are
 largest there, and is what is used unless `part` says otherwise.
 
-Errors are those of the bootstrap over prompts, with k* chosen anew in each resample and for all layers together.
+Errors are those of the bootstrap over prompts, with k* chosen anew in each resample and for all layers together. A k*
+at the end of what was tried is marked, for more steps may be more alike.
 
 Source: Fu, Chen, Jia, Sharan 2023, arXiv 2310.17086, §3–4: of 12 layers the middle ones, 3 to 9, make about three steps
 of Newton each.
@@ -29,8 +30,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis.agreement import error_cosines
-from iclab.analysis.identify import Lineup
-from iclab.analysis.risk import Estimate, answer, estimate, resampled
+from iclab.analysis.identify import Family, Lineup
+from iclab.analysis.risk import Estimate, answer, estimate, not_finite, resampled
+from iclab.errors import refuse, unknown
 from iclab.predictors import Predictor
 
 DOUBLES = ("landweber",)  # iterations whose steps are counted in doublings
@@ -39,13 +41,15 @@ DOUBLES = ("landweber",)  # iterations whose steps are counted in doublings
 @dataclass(frozen=True)
 class Matched:
     """The numbers of steps of one iteration that layers are most like: k* and SimE [layers], and the growth of k* (or
-    of log₂ k*) with each of the middle layers. `cosines` are those that SimE is the mean of."""
+    of log₂ k*) with each of the middle layers. `cosines` are those that SimE is the mean of; `edges` holds "≥" for each
+    layer whose k* is the largest number that was tried, and "" for the others."""
 
     family: str
     steps: Estimate
     similarity: Estimate
     growth: Estimate
     cosines: Float[Tensor, "layers half"]
+    edges: tuple[str, ...]
 
 
 def match_iterations(
@@ -56,23 +60,24 @@ def match_iterations(
     part: slice | None = None,
     names: Sequence[str] = ("newton", "landweber"),
 ) -> list[Matched]:
-    """For each named family of a lineup the members that layers (the read-in first) are most like."""
+    """For each named family of a lineup the members that layers (the read-in first) are most like. Raises
+    ``ValueError`` for a layer whose answers are not finite, and for a family that the lineup has not."""
     part = part or lineup.part
-    said = answer({str(i): layer for i, layer in enumerate(layers)}, lineup.prompts)
+    said = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
+    by_name = {family.name: (family, answers) for family, answers in zip(lineup.families, lineup.answers, strict=True)}
+    missing = [unknown("family", name, by_name) for name in names if name not in by_name]
+    bad = [problem for layer, answers in said.items() for problem in not_finite(f"the answer of {layer}", answers)]
+    refuse("match_iterations", missing + bad)
     learned, ys = torch.stack(list(said.values()))[..., part], lineup.prompts.ys[:, part]
     half = len(ys) // 2
     weights = resampled(half, draws, rng)
-    by_name = {family.name: (family, answers) for family, answers in zip(lineup.families, lineup.answers, strict=True)}
     return [
-        _matched(name, by_name[name][0].grid, error_cosines(learned, by_name[name][1][..., part], ys), weights)
-        for name in names
+        _matched(by_name[name][0], error_cosines(learned, by_name[name][1][..., part], ys), weights) for name in names
     ]
 
 
-def _matched(
-    name: str, grid: Float[Tensor, " k"], cosines: Float[Tensor, "layers k batch"], weights: Float[Tensor, "draws half"]
-) -> Matched:
-    half, grid = weights.shape[1], grid.to(weights)
+def _matched(family: Family, cosines: Float[Tensor, "layers k batch"], weights: Float[Tensor, "draws half"]) -> Matched:
+    name, half, grid = family.name, weights.shape[1], family.grid.to(weights)
     chosen = cosines[..., :half].mean(-1).argmax(-1)
     again = torch.einsum("rb,lkb->rlk", weights, cosines[..., :half]).argmax(-1)
     here = cosines[torch.arange(len(cosines)), chosen, half:]
@@ -83,6 +88,7 @@ def _matched(
         estimate(here.mT),
         Estimate(slope(scale[chosen]), slope(scale[again]).std(0)),
         here,
+        tuple(family.edge(steps) for steps in grid[chosen].tolist()),
     )
 
 

@@ -19,8 +19,7 @@ from iclab.analysis.readout import layer_readouts
 from iclab.models import Transformer
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
-
-CERTAIN = 0.95
+from iclab.words import CERTAIN
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.errors import refuse
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts
 
@@ -77,8 +78,34 @@ def excess(
     bayes: Float[Tensor, "batch n *labels"],
     ys: Float[Tensor, "batch n *labels"],
 ) -> Estimate:
-    """E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number."""
-    return ratio(squared(answers, bayes).mean(-1), squared(bayes, ys).mean(-1))
+    """E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number. Raises ``ValueError`` where the
+    Bayes risk is zero, so that nothing is relative to it."""
+    distance, least = squared(answers, bayes).mean(-1), squared(bayes, ys).mean(-1)
+    refuse("excess", [_no_unit(distance)] if vanishes(least, ys) else [])
+    return ratio(distance, least)
+
+
+def vanishes(risk: Float[Tensor, "batch *positions"], ys: Float[Tensor, "batch n *labels"]) -> bool:
+    """Whether squared errors of a best predictor are rounding alone: in the mean below the precision of the labels
+    times their mean square. Half of the digits may be lost where prefixes are ill-conditioned, as with as many examples
+    as dimensions."""
+    return bool(risk.mean() <= torch.finfo(ys.dtype).eps * ys.double().square().mean())
+
+
+def _no_unit(distance: Float[Tensor, " batch"]) -> str:
+    found = estimate(distance)
+    told = f"{found.value.item():.4g} ± {found.stderr.item():.1g}"
+    return f"the Bayes risk is zero here, and the squared distance from Bayes, {told}, is relative to nothing"
+
+
+def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:
+    """The sentence about values that are not finite, where there are such: how many, and where the first is."""
+    bad = ~values.reshape(*values.shape[:2], -1).isfinite().all(-1)
+    if not bad.any():
+        return []
+    prompt, position = bad.nonzero()[0].tolist()
+    many = f"{int(bad.any(1).sum())} of {bad.shape[0]} prompts and {int(bad.any(0).sum())} of {bad.shape[1]} positions"
+    return [f"{what} is not finite in {many}, first in prompt {prompt} at position {position}"]
 
 
 def band(

@@ -10,10 +10,11 @@ from math import isfinite
 from typing import Any
 
 from iclab.experiments.claims import TRAINED
-from iclab.words import algorithm, sentence, share
+from iclab.words import algorithm, rivals, sentence, share
 
 Row = Mapping[str, Any]
 POINTS = 12  # how many positions, or points of a curve, a table shows
+ROUNDING = 2.0**-23  # of labels in single precision: a Bayes risk below it is zero, and no unit
 PROBES = ("probe_r2", "probe_r2_untrained", "probe_r2_bare")
 
 
@@ -43,7 +44,9 @@ class Findings:
             if row.get("distribution") == TRAINED:
                 self.rows.setdefault(row["quantity"], []).append(row)
         known = {row["predictor"] for row in self.rows.get("risk", ())}
-        self.scale = "Bayes risk" if "bayes" in known else "labels' mean square"
+        least = self.one("normalised_risk", "bayes")
+        unit = "bayes" in known and not (least and least["value"] <= ROUNDING)
+        self.scale = "Bayes risk" if unit else "labels' mean square"
 
     def of(self, quantity: str, **place: Any) -> list[Row]:
         """The rows of a quantity at a place: of the whole model, averaged over positions, unless it says otherwise."""
@@ -92,7 +95,13 @@ class Findings:
         if row := self.nearest(**place):
             chance = self.one("fit_probability", row["predictor"], **place)
             told = self.words(row["predictor"], **place)
-            yield sentence(where, told, row["value"], chance["value"] if chance else float("nan"), self.scale)
+            value = chance["value"] if chance else float("nan")
+            yield sentence(where, told, row["value"], value, self.scale, self._alike(row["predictor"], **place))
+
+    def _alike(self, family: str, **place: Any) -> Sequence[str]:
+        """The families that cannot be told apart from one at a place."""
+        chances = {row["predictor"]: row["value"] for row in self.of("fit_probability", **place)}
+        return rivals(chances, family) if family in chances else ()
 
     def _history(self) -> Iterator[str]:
         entries = sorted((row for row in self.of("transition") if isfinite(row["value"])), key=lambda row: row["value"])
@@ -139,12 +148,18 @@ class Findings:
         body = [
             [
                 layer,
-                *(number(self.one(q, n, layer=layer)) for n in names for q in ("matched_steps", "sime")),
+                *(text for n in names for text in self._matched(n, layer)),
             ]
             for layer in self.values("layer", "matched_steps")
         ]
         columns = ["after layer", *(text for n in names for text in (f"{n} steps", f"SimE with {n}"))]
         return Section("the number of steps whose errors are most like those of each layer", columns, body)
+
+    def _matched(self, name: str, layer: int) -> Iterator[str]:
+        """A layer's number of steps, marked where more were not tried, and SimE."""
+        steps = self.one("matched_steps", name, layer=layer)
+        yield f"{self.edge(name, steps)} {number(steps)}".strip()
+        yield number(self.one("sime", name, layer=layer))
 
     def probes(self) -> Section:
         """The best R² over positions of each target in each layer, and the controls at that position."""

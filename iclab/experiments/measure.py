@@ -8,9 +8,10 @@ spd             E(ŷ_model − ŷ)²                                 relative_sp
 errors          the share of classes that are missed, and errors_over_logistic and errors_over_transformer: relative to
                 the number that logistic regression misses, and to the model's
 spd_margin      of each predictor that the experiment names: the least spd of the others named, less its own
-fit_distance    relative distance of the model to an algorithm with fitted parameters; fit_probability that it is the
-                nearest, also by position; fit_parameter by position, and its median; fit_distance_at (absolute) by
-                position; fit_low and fit_high, the ends of its grid beyond which nothing was tried
+fit_distance    distance of the model to an algorithm with fitted parameters, relative to the Bayes risk, or to the mean
+                square label where that is not known or is zero; fit_probability that it is the nearest, also by
+                position; fit_parameter by position, and its median; fit_distance_at (absolute) by position; fit_low and
+                fit_high, the ends of its range beyond which nothing was tried
 exact_risk      of linear attention at the last position, by its weights; of the predictor "asymptotic_theory" the limit
                 that it tends to in large dimension, and theory_gap its relative distance from there (`theory`)
 weight_distance of the weights to those of each construction that the experiment names, up to symmetries: √2 for weights
@@ -60,7 +61,7 @@ from iclab.analysis.concepts import concepts
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
-from iclab.analysis.risk import Answers, squared
+from iclab.analysis.risk import Answers, squared, vanishes
 from iclab.experiments import descent
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.descent import Preconditioners
@@ -177,6 +178,8 @@ class Measurement:
         ys, parts, rng = self.prompts.ys, self.parts, self.rng("bootstrap")
         answers = {**answer({"transformer": self.model, **self.references}, self.prompts), **self._told()}
         least = squared(answers["bayes"], ys) if "bayes" in answers else None
+        if least is not None and vanishes(least, ys):  # nothing is relative to a Bayes risk of zero
+            least = None
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
         yield from self._margins(answers, single | parts)

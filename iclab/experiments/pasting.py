@@ -21,7 +21,7 @@ from torch import Tensor
 
 from iclab.analysis import answer, pasting, ratio, token_probes
 from iclab.analysis.pasting import READ_INS
-from iclab.analysis.risk import squared
+from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.beside import Beside
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.rows import Parts, Row, averaged, regions, relative, row, rows
@@ -83,6 +83,8 @@ def _of_one(answers: Mapping[Name, Tensor], name: str, cut: int | None, ys: Tens
     least, errors, distance = squared(best, ys), squared(answers[name, cut], ys), squared(answers[name, cut], best)
     single: Parts = {i: slice(i, i + 1) for i in range(ys.shape[1])}
     yield from averaged(name, "pasting_risk", errors, parts)
+    if vanishes(least, ys):  # nothing is relative to a Bayes risk of zero
+        return
     yield from relative(name, "pasting_risk_ratio", errors, least, single | parts)
     yield from relative(name, "pasting_excess", distance, least, parts)
     for other, place in _others(name, cut):

@@ -14,6 +14,7 @@ from torch import nn
 from iclab.analysis import Lineup, answer, excess, families, references, risk
 from iclab.analysis.identify import LEAST
 from iclab.analysis.references import right_penalty
+from iclab.analysis.risk import squared, vanishes
 from iclab.experiments import curves, tokens, words
 from iclab.experiments.beside import Beside
 from iclab.experiments.claims import TRAINED
@@ -201,8 +202,9 @@ class Watch:
         learned = answer({"model": model}, self.prompts)["model"]
         ys, part = self.prompts.ys[:, self.part], self.part
         found: dict[str, Any] = {"risk": risk(learned[:, part], ys).value.mean().item()}
-        if "bayes" in self.answers:
-            found["excess"] = excess(learned[:, part], self.answers["bayes"][:, part], ys).value.item()
+        best = self.answers["bayes"][:, part] if "bayes" in self.answers else None
+        if best is not None and not vanishes(squared(best, ys), ys):
+            found["excess"] = excess(learned[:, part], best, ys).value.item()
         if self.lineup:
             found["distances"] = self.lineup.distances(model, self.part)
         return found

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from iclab.analysis import Relative, Stitched, affine_bridge, answer, estimate, features, linear_cka, ratio
 from iclab.analysis import relative_bridge as fitted_bridge
-from iclab.analysis.risk import squared
+from iclab.analysis.risk import squared, vanishes
 from iclab.analysis.similarity import LEAST
 from iclab.experiments.beside import Beside
 from iclab.experiments.rows import Row, row, rows
@@ -98,11 +98,12 @@ class Stitching:
 
     def rows(self) -> Iterator[Row]:
         """Excess at every cut, and CKA."""
-        own = self.distance(self.partner)
-        yield from rows(self.name, "stitching_excess", ratio(own, self.least))
-        for cut in range(1, self.model.config.n_layer):
-            away = {"partner": own} | {name: self.distance(f) for name, f in self.at(cut)}
-            yield from ({**found, "layer": cut} for found in self.compared(away))
+        if not vanishes(self.least, self.prompts.ys):  # nothing is relative to a Bayes risk of zero
+            own = self.distance(self.partner)
+            yield from rows(self.name, "stitching_excess", ratio(own, self.least))
+            for cut in range(1, self.model.config.n_layer):
+                away = {"partner": own} | {name: self.distance(f) for name, f in self.at(cut)}
+                yield from ({**found, "layer": cut} for found in self.compared(away))
         yield from cka_rows(self.name, self.model, self.partner, self.prompts)
 
     def compared(self, away: Mapping[str, Float[Tensor, " batch"]]) -> Iterator[Row]:
