@@ -18,13 +18,13 @@ arXiv 2212.07677, §3, for the gradient form and the cosine; Fu et al. 2023, arX
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iclab.analysis.risk import Estimate, estimate, squared
+from iclab.analysis.scale import unit
 from iclab.errors import refuse
 from iclab.models import Transformer
 from iclab.predictors import Linear, Predictor
@@ -53,7 +53,7 @@ def error_cosines(
     f: Float[Tensor, "l batch n"], g: Float[Tensor, "k batch n"], ys: Float[Tensor, "batch n"]
 ) -> Float[Tensor, "l k batch"]:
     """cos(f − y, g − y) of each f with each g on every prompt; 0 where one of them makes no error."""
-    one, other = (F.normalize(answers.double() - ys.double(), dim=-1) for answers in (f, g))
+    one, other = (unit(answers.double() - ys.double()) for answers in (f, g))
     return torch.einsum("lbn,kbn->lkb", one, other)
 
 
@@ -66,7 +66,8 @@ def weight_cosine(f: Float[Tensor, "batch m d"], g: Float[Tensor, "batch m d"]) 
     """The cosine of the angle between two weight vectors of each prompt and position; not a number where one is zero,
     as before the first example."""
     f, g = f.double(), g.double()
-    return (f * g).sum(-1) / (f.norm(dim=-1) * g.norm(dim=-1))
+    there = f.any(-1) & g.any(-1)
+    return torch.where(there, (unit(f) * unit(g)).sum(-1), torch.nan)
 
 
 def implicit_weights(
@@ -91,10 +92,9 @@ def linearity(
     """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
     refuse("linearity", _too_few(queries))
     answers = answers_to(predictor, prompts, queries, m).double()
-    basis, _ = torch.linalg.qr(queries.double())
-    fitted = (answers @ basis).square().sum(-1)
-    total = answers.square().sum(-1)
-    return torch.where(total > 0, fitted / total.clamp(min=1e-300), 1.0)
+    basis, sizes, _ = torch.linalg.svd(queries.double(), full_matrices=False)
+    basis = basis[:, sizes > len(queries) * torch.finfo(sizes.dtype).eps * sizes[0]]  # what queries span, and no more
+    return torch.where(answers.any(-1), (unit(answers) @ basis).square().sum(-1), 1.0)
 
 
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:

@@ -510,10 +510,8 @@ class Transformer(Stack):
         if self.config.read_in == "learned":
             said = self.read_out(self.norm(answers)).masked_fill(gone, nan)
             return said.squeeze(-1) if self.labels is None else said
-        label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]].masked_fill(
-            gone.squeeze(-1), nan
-        )
-        return -label if self.config.negated else label
+        label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
+        return (-label if self.config.negated else label).masked_fill(gone.squeeze(-1), nan)
 
     def _answer(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(xs, ys, taps)
