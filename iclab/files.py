@@ -1,7 +1,12 @@
-"""Files that are whole or not there: written under a temporary name, synced, then renamed into place."""
+"""Files that are whole or not there: written under a temporary name, synced, then renamed into place. JSON in them
+is strict."""
 
+import json
 import os
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,3 +26,16 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON (RFC 8259), whole: what is not finite, for which it has no word, is null."""
+    write_whole(path, json.dumps(_strict(value), indent=1, allow_nan=False).encode())
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
