@@ -2,16 +2,17 @@
 
 What is written is written under a temporary name, synced, then renamed into place. What is read may come from anyone:
 only regular files are opened (a pipe would be waited for without end), no text is longer than `LARGEST_TEXT`, and
-whatever is wrong with a file is a `Refusal` of one line that names it.
+whatever is wrong with a file is a `Refusal` of one line that names it. JSON that is written is strict.
 """
 
 import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,16 @@ def _nearest(path: Path) -> str:
         return ""
     nearest = get_close_matches(path.name, beside, n=1, cutoff=0.5)
     return f" Did you mean {path.parent / nearest[0]}?" if nearest else ""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON (RFC 8259), whole: what is not finite, for which it has no word, is null."""
+    write_whole(path, json.dumps(_strict(value), indent=1, allow_nan=False).encode())
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -56,12 +56,23 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
     if len(words) not in (1, 2) or words[0].startswith("-"):
         sys.exit(description)
     target = Path(words[-1]) if len(words) == 2 else Path(words[0], f"{Path(sys.argv[0]).stem}.png")
+    table = pd.DataFrame()
     try:
         with style():
-            draw(load(Path(words[0]))).savefig(target)
+            table = load(Path(words[0]))
+            draw(table).savefig(target)
     except Refusal as error:
         sys.exit(str(error))
+    except KeyError as error:
+        if error.args[0] in table or "." not in str(error.args[0]):  # no setting: a bug, which is shown in full
+            raise
+        sys.exit(f"the figure compares runs that differ in {error.args[0]}, and those of {words[0]} do not: sweep it")
     print(f"wrote {target}")
+
+
+def by_seed(table: pd.DataFrame) -> list[tuple[int | None, pd.DataFrame]]:
+    """The rows of each seed, the least first; all, and none, where runs are of one seed, which is then no column."""
+    return [(None, table)] if "seed" not in table else [(int(seed), rows) for seed, rows in table.groupby("seed")]
 
 
 def picture_endings() -> list[str]:

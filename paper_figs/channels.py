@@ -35,12 +35,18 @@ def draw(table):
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=(1, 1, 1.2))
     single = done[done["model.n_head"].eq(1)]
-    for seed, run in single.groupby("seed"):
+    for seed, run in plots.by_seed(single):
         parts = {
             key: plots.rows(run, "component", f"edit_{key}_by_component").set_index("position")["value"]
             for key in ("composition", "drop")
         }
-        left.plot(parts["composition"], parts["drop"], ls="", marker=".", label=f"seed {seed}")
+        left.plot(
+            parts["composition"],
+            parts["drop"],
+            ls="",
+            marker=".",
+            label="components" if seed is None else f"seed {seed}",
+        )
     chance = single[single["predictor"].eq("chance") & single["quantity"].eq("composition_K")]["value"].mean()
     left.axvline(chance, color="0.6", linestyle=":")
     for name, look in {"strongest": "C0", "weakest": "C3"}.items():

@@ -33,7 +33,8 @@ def draw(table):
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.6), width_ratios=(1.1, 0.7, 1.1))
-    first = done[done["run"].eq(done.sort_values("seed")["run"].iloc[0]) & done["distribution"].eq("10_items")]
+    _, first = plots.by_seed(done)[0]
+    first = first[first["distribution"].eq("10_items")]
     heads = first[first["quantity"].isin(COLUMNS)].pivot_table(index="predictor", columns="quantity", values="value")
     heads = heads[list(COLUMNS)].rename(columns=COLUMNS).rename(index=lambda name: name.replace("_", " "))
     heads[COLUMNS["mechanism_hit"]] -= 0.1

@@ -331,6 +331,33 @@ def test_a_figure_is_drawn_from_a_finished_sweep(figure, command, tmp_path):
         assert script.name != "risk_by_examples.py" or any(name.startswith("transformer") for name in panel)
 
 
+def test_a_figure_of_one_seed_is_drawn_as_well(figure, tmp_path):
+    script, folder = figure
+    table = iclab.load(folder)
+    if "seed" not in table:
+        return  # those runs are of one seed: the test before has drawn them
+    seeds = table.groupby("run")["seed"].first()
+    for run in seeds.index[seeds == seeds.min()]:
+        (tmp_path / run).symlink_to(folder / run)
+    one = iclab.load(tmp_path)
+    assert "seed" not in one
+    assert drawn(script, one)
+
+
+def test_a_figure_of_a_single_run_is_drawn_or_refused_in_a_line(figure, command, tmp_path):
+    script, folder = figure
+    run = sorted(folder.iterdir())[0]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / run.name).symlink_to(run)
+    picture = tmp_path / "picture.png"
+    try:
+        command(script, tmp_path / "runs", picture)
+    except SystemExit as end:
+        assert isinstance(end.code, str) and len(end.code.splitlines()) == 1
+    else:
+        assert picture.exists()
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_of_nothing_is_refused(name, command, tmp_path):
     picture = tmp_path / "picture.png"

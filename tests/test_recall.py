@@ -20,6 +20,14 @@ from iclab.token_training import TokenRecipe, TokenTraining
 FEW = Plan(prompts=40, lengths=(3, 10), heads=2, points=5)
 
 
+CONTROL = "Control: among unrelated names half of the time"
+BY_LUCK = {  # of random weights, as the README has it: in 5, 1 and 1 of 12 models
+    "and no others than the first and the last",
+    "In half of the feeding heads the top component is missed most",
+    "One component lets the mover choose between two slots of five",
+}
+
+
 def outcomes(found):
     return {verdict.claim.name: verdict.outcome for verdict in found.judged("tiny")}
 
@@ -45,9 +53,8 @@ def test_random_weights_do_nothing_of_what_is_claimed():
     found = recall(untrained(), Words(), FEW, lambda line: None)
     assert {one["quantity"] for one in found.rows} >= {claim.quantity for claim in CLAIMS}
     told = outcomes(found)
-    control = "Control: among unrelated names half of the time"
-    assert told.pop(control) != "fails"
-    assert sum(outcome == "holds" for outcome in told.values()) <= 2  # by luck: signs, and few slots
+    held = {name for name, outcome in told.items() if outcome == "holds"}
+    assert len(held) <= 2 and held <= {*BY_LUCK, CONTROL} and told[CONTROL] != "fails"
     for claim in CLAIMS:
         if claim.quantity in ("accuracy", "accuracy_fall", "above", "logit_difference", "inhibition", "chosen"):
             assert told.get(claim.name, "fails") != "holds"
@@ -168,6 +175,21 @@ def test_folders_without_a_tokenizer_or_with_one_that_does_not_fit_are_refused(f
     assert status == 2 and "the tokenizer has" in err
     status, _, err = call(capsys, "recall", str(folder / "nowhere"))
     assert status == 2 and "no such folder" in err
+
+
+@pytest.mark.parametrize("unknown", ["?", None])
+def test_a_tokenizer_of_three_words_is_refused_in_a_line_that_says_what_is_missing(folder, capsys, unknown):
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    known = {"Ġpen": 0, "Ġcup": 1, "ĠAnna": 2} | ({unknown: 3} if unknown else {})
+    settings["model"] |= {"vocab": known, "unk_token": "?"}
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    status, _, err = call(capsys, "recall", str(folder))
+    assert status == 2 and len(err.strip().splitlines()) == 1
+    if unknown:
+        assert "2 of the 22 objects are a token of their own" in err and "lists need 5" in err
+        assert f"1 of the {len(NAMES)} names are a token of their own" in err
+    else:
+        assert "no tokenizer" in err
 
 
 def test_without_the_package_the_command_says_how_to_get_it(folder, capsys, monkeypatch):

@@ -26,6 +26,15 @@ from iclab.tasks.text import (
 )
 
 
+def test_a_tokenizer_that_adds_tokens_to_every_text_is_told_so():
+    words = Words()
+    for task in (LaundryText, IndirectObjectText):
+        with pytest.raises(
+            ValueError, match=r"adds special tokens to every text.*\[7\] \(BOS.*add_special_tokens=False"
+        ):
+            task(lambda text: [7, *words(text)], 200)
+
+
 class Words:
     """Splits text into words, each with the space before it, and marks; numbers are given as words are met."""
 

@@ -18,13 +18,13 @@ arXiv 2212.07677, §3, for the gradient form and the cosine; Fu et al. 2023, arX
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iclab.analysis.risk import Estimate, estimate, squared
+from iclab.analysis.scale import unit
 from iclab.errors import refuse
 from iclab.models import Transformer
 from iclab.predictors import Linear, Predictor
@@ -54,7 +54,7 @@ def error_cosines(
     f: Float[Tensor, "l batch n"], g: Float[Tensor, "k batch n"], ys: Float[Tensor, "batch n"]
 ) -> Float[Tensor, "l k batch"]:
     """cos(f − y, g − y) of each f with each g on every prompt; 0 where one of them makes no error."""
-    one, other = (F.normalize(answers.double() - ys.double(), dim=-1) for answers in (f, g))
+    one, other = (unit(answers.double() - ys.double()) for answers in (f, g))
     return torch.einsum("lbn,kbn->lkb", one, other)
 
 
@@ -67,7 +67,8 @@ def weight_cosine(f: Float[Tensor, "batch m d"], g: Float[Tensor, "batch m d"]) 
     """The cosine of the angle between two weight vectors of each prompt and position; not a number where one is zero,
     as before the first example."""
     f, g = f.double(), g.double()
-    return (f * g).sum(-1) / (f.norm(dim=-1) * g.norm(dim=-1))
+    there = f.any(-1) & g.any(-1)
+    return torch.where(there, (unit(f) * unit(g)).sum(-1), torch.nan)
 
 
 def implicit_weights(
@@ -94,8 +95,7 @@ def linearity(
     refuse("linearity", _too_few(queries))
     answers = answers_to(predictor, prompts, queries, m).double()
     onto = queries.double() @ minimum_norm(queries.double(), torch.eye(len(queries)).to(answers))
-    fitted, total = (part.square().sum(-1) for part in (answers @ onto.mT, answers))
-    return torch.where(total > 0, fitted / total.where(total > 0, 1.0), 1.0)
+    return torch.where(answers.any(-1), (unit(answers) @ onto.mT).square().sum(-1), 1.0)
 
 
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:

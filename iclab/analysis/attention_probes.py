@@ -27,6 +27,7 @@ from torch import Tensor
 
 from iclab.analysis.probing import best_penalty, fit_map, r2_terms, refuse_few
 from iclab.analysis.risk import Estimate, estimate
+from iclab.analysis.scale import mean_variance, varies
 from iclab.errors import refuse, unknown
 
 Parameters = Mapping[str, Tensor]
@@ -106,7 +107,7 @@ def attention_probes(
 def _centre_and_scale(target: Float[Tensor, "batch lengths m"]) -> tuple[Tensor, Tensor]:
     """The mean [lengths m] and one standard deviation per length [lengths 1], so that every probe has a loss near 1."""
     spread = target.var(0).mean(-1, keepdim=True).sqrt()
-    return target.mean(0), torch.where(spread > 1e-10, spread, 1.0)
+    return target.mean(0), torch.where(varies(target).unsqueeze(-1), spread, 1.0)
 
 
 def _whitened(features: Float[Tensor, "layers batch t D"], half: int) -> Float[Tensor, "layers batch t D"]:
@@ -115,7 +116,7 @@ def _whitened(features: Float[Tensor, "layers batch t D"], half: int) -> Float[T
     centred = features - features[:, :half].mean(1, keepdim=True)
     tokens = centred[:, :half].flatten(1, 2).double()
     covariance = tokens.mT @ tokens / tokens.shape[1]
-    floor = RIDGE * covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
+    floor = RIDGE * mean_variance(features[:, :half].flatten(1, 2))
     root, _ = torch.linalg.cholesky_ex(covariance + torch.diag_embed(floor.unsqueeze(-1).expand(covariance.shape[:-1])))
     undo = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False).mT
     return centred.float() @ undo.float().unsqueeze(1)

@@ -72,7 +72,7 @@ class Chance(NamedTuple):
 
 def chance(first: Float[Tensor, "*#batch e"], second: Float[Tensor, "*#batch f"], D: int) -> Chance:
     """For W₁ with singular values `first` (a component: [1]) turned at random in D dimensions, and W₂ of `second`."""
-    A, B = (each.double().pow(4).sum(-1) / each.double().square().sum(-1).square() for each in (first, second))
+    A, B = ((each / each.norm(dim=-1, keepdim=True)).pow(4).sum(-1) for each in (first.double(), second.double()))
     variance = 2 * (D * A - 1) * (D * B - 1) / (D**2 * max(1, D - 1) * (D + 2))
     return Chance(torch.full_like(variance, 1 / D), variance.clamp(min=0))
 
@@ -107,8 +107,7 @@ class Compositions:
 
     def heads(self, way: Way) -> Float[Tensor, "l a m h"]:
         """CS of whole heads."""
-        weights = self.writers.S.square()
-        weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        weights = self.writers.shares()
         return torch.einsum("lae,laemh->lamh", weights, self.scores[way].square()).sqrt()
 
     def heads_z(self, way: Way) -> Float[Tensor, "l a m h"]:
@@ -250,7 +249,7 @@ def _channel(found: Compositions, way: Way, at: Sequence[int], whole: Tensor, va
         component=component,
         reader=(reader[0], reader[1]),
         whole=whole[layer, head, reader[0], reader[1]].item(),
-        share=(writer.S[component].square() / writer.S.square().sum()).item(),
+        share=writer.shares()[component].item(),
         gap=writer.gaps()[component].item(),
         reads=int(cosines.argmax()),
         cosine=cosines.max().item(),

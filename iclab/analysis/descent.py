@@ -118,12 +118,16 @@ def _preconditioned(
 
 
 def _minimise(risk: Callable[[], Tensor], shares: Tensor) -> None:
-    """Moves `shares` to the minimum nearest to where they are."""
+    """Moves `shares` to the minimum nearest to where they are. A risk counts in units of the first one: when the search
+    has come to its end must not depend on the unit of labels."""
+    with torch.no_grad():
+        first = risk()
+        first = torch.where(first > 0, first, 1.0)
     search = torch.optim.LBFGS([shares], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         shares.grad = None
-        value = risk()
+        value = risk() / first
         value.backward()
         return value
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from iclab.analysis.circuits import ov
 from iclab.analysis.patching import Head, missing
+from iclab.analysis.scale import unit
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
 
@@ -65,7 +66,7 @@ def with_reading(
     made = deepcopy(model)
     attn, rows = made.attention(head[0]), _rows(model, head)
     weight = {"q": attn.q, "k": attn.k, "v": attn.v}[part].weight
-    v = F.normalize(direction.to(weight), dim=0)
+    v = unit(direction.to(weight))
     weight[rows] += (factor - 1) * torch.outer(weight[rows] @ v, v)
     return made
 

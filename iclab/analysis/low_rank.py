@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.analysis.scale import unit
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -78,8 +80,11 @@ class Components:
         """How far each singular value is from its nearest neighbour (below the last there is 0), relative to s_0."""
         ends = torch.full_like(self.S[..., :1], torch.inf), torch.zeros_like(self.S[..., :1])
         steps = torch.cat([ends[0], self.S, ends[1]], -1).diff(dim=-1).abs()
-        largest = self.S[..., :1].clamp(min=torch.finfo(self.S.dtype).tiny)
-        return torch.minimum(steps[..., :-1], steps[..., 1:]) / largest
+        return torch.minimum(steps[..., :-1], steps[..., 1:]) / torch.where(self.S[..., :1] > 0, self.S[..., :1], 1.0)
+
+    def shares(self) -> Float[Tensor, "*batch e"]:
+        """s_i² / Σ s²; none where all are zero."""
+        return unit(self.S).square()
 
     def directions(self) -> Float[Tensor, "*batch f e"]:
         """What is written: the v_i, and nothing where s_i is but rounding."""

@@ -69,13 +69,14 @@ def chances(prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
 def divergence(
     logs: Float[Tensor, "batch n vocab"], others: Float[Tensor, "batch n vocab"]
 ) -> Float[Tensor, "batch n"]:
-    """KL(p ‖ q) = Σ_j p_j (log p_j − log q_j) of two predictors, in nats."""
-    return (logs.exp() * (logs - others)).sum(-1)
+    """KL(p ‖ q) = Σ_j p_j (log p_j − log q_j) of two predictors, in nats. What p rules out adds nothing, also where q
+    does so; what q alone rules out makes it infinite."""
+    return (logs.exp() * (logs - others)).masked_fill(logs == -torch.inf, 0.0).sum(-1)
 
 
 def mean_asked(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
-    """The mean over asked positions."""
-    return ratio((terms * prompts.asked).sum(1), prompts.asked.double().sum(1))
+    """The mean over asked positions; what stands at others, infinite or no number, is not looked at."""
+    return ratio(terms.masked_fill(~prompts.asked, 0.0).sum(1), prompts.asked.double().sum(1))
 
 
 def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int, Estimate]:
@@ -83,7 +84,9 @@ def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int
     places = torch.where(prompts.asked, prompts.places, 0)
     shape = (len(terms), int(places.max()) + 1)
     sums, counts = (
-        torch.zeros(shape, dtype=torch.float64, device=terms.device).scatter_add(1, places, each * prompts.asked)
+        torch.zeros(shape, dtype=torch.float64, device=terms.device).scatter_add(
+            1, places, each.masked_fill(~prompts.asked, 0.0)
+        )
         for each in (terms.double(), torch.ones_like(terms, dtype=torch.float64))
     )
     asked = [place for place, count in enumerate(counts.sum(0).tolist()) if count]

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclab.analysis.risk import Estimate, estimate, ratio_terms
+from iclab.analysis.scale import mean_variance, varies
 from iclab.errors import refuse, unknown
 from iclab.models import Transformer
 from iclab.predictors import LeastSquares, Ridge
@@ -65,9 +66,9 @@ def visible(model: Transformer, n: int) -> Bool[Tensor, "n t"]:
 def bare_prompt(prompts: Prompts) -> Float[Tensor, "1 batch n D"]:
     """The prompt up to x_i, flattened, as the features of a single layer: what is linear in it needs no model."""
     n = prompts.xs.shape[1]
-    seen = torch.ones(n, n, dtype=torch.float64, device=prompts.xs.device).tril()
-    inputs = prompts.xs.unsqueeze(1) * seen[:, :, None]
-    labels = prompts.ys.unsqueeze(1) * seen.tril(-1)
+    seen = torch.ones(n, n, dtype=torch.bool, device=prompts.xs.device).tril()
+    inputs = prompts.xs.double().unsqueeze(1).masked_fill(~seen[:, :, None], 0.0)
+    labels = prompts.ys.double().unsqueeze(1).masked_fill(~seen.tril(-1), 0.0)
     return torch.cat([inputs.flatten(2), labels], dim=-1).unsqueeze(0)
 
 
@@ -159,13 +160,13 @@ def r2_terms(
 ) -> Float[Tensor, "batch layers n"]:
     """What each prompt adds to R², of ‖v − v̂‖² and ‖v − E v‖²; not a number where v does not vary."""
     errors = (predicted - target).square().sum(-1).transpose(0, 1)
-    spread = (target - target.mean(0)).square().sum(-1).unsqueeze(1)
-    return explained(errors, spread)
+    spread = (target - target.mean(0)).square().sum(-1) * varies(target)
+    return explained(errors, spread.unsqueeze(1))
 
 
 def explained(errors: Float[Tensor, "batch *places"], spread: Float[Tensor, "batch *#places"]) -> Tensor:
     """What each prompt adds to 1 − E e / E s, the share explained: 1 less the `ratio_terms`. NaN where s is 0."""
-    return 1 - ratio_terms(errors, torch.where(spread.mean(0) > 1e-20, spread, torch.nan))
+    return 1 - ratio_terms(errors, torch.where(spread.mean(0) > 0, spread, torch.nan))
 
 
 def refuse_few(what: str, prompts: int) -> None:
@@ -177,7 +178,7 @@ def best_penalty(features: Float[Tensor, "layers batch n D"], target: Float[Tens
     """lam at each layer and position: the best of a grid, relative to the mean eigenvalue of the Gram matrix."""
     half = len(target) // 2
     fit, held, wanted = features[:, :half], features[:, half:].double(), target[half:].double()
-    scale = fit.double().var(1).mean(-1).clamp(min=1e-12) * half
+    scale = mean_variance(fit) * half
     regression = Regression.of(fit, target[:half])
     maps = (regression.at(relative * scale) for relative in PENALTIES)
     errors = [(fitted(held) - wanted).square().sum(-1).mean(1) for fitted in maps]

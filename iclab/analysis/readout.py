@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis.probing import features, fit_map
+from iclab.analysis.scale import mean_variance
 from iclab.models import Transformer
 from iclab.tasks import Prompts
 
@@ -37,12 +38,12 @@ class LayerReadout:
 
 
 def layer_readouts(model: Transformer, prompts: Prompts, penalty: float = 1e-6) -> list[LayerReadout]:
-    """One predictor for each layer, fitted on `prompts`; measure them on others. `penalty` is relative to the number of
-    answers and only keeps channels out that never vary."""
+    """One predictor for each layer, fitted on `prompts`; measure them on others. `penalty` is relative to the mean
+    eigenvalue of the Gram matrix, and only keeps channels out that never vary."""
     hidden = features(model, prompts)
     tokens = rearrange(hidden, "layers batch n D -> layers (batch n) 1 D")
     labels = rearrange(prompts.ys, "batch n -> (batch n) 1 1")
-    fitted = fit_map(tokens, labels, penalty * len(labels))
+    fitted = fit_map(tokens, labels, penalty * len(labels) * mean_variance(tokens))
     return [
         LayerReadout(model, layer, fitted.slope[layer, 0, :, 0], fitted.centre[layer, 0], fitted.offset[layer, 0, 0])
         for layer in range(len(hidden))

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.analysis.scale import ROUNDING
 from iclab.errors import refuse
 
 LEAST = 4  # rows: HSIC₁ divides by n − 3
@@ -37,10 +38,17 @@ def linear_cka(
     n, m = one.shape[1], other.shape[1]
     found = [] if n == m else [f"needs the same examples for both networks, given {n} and {m}"]
     refuse("linear_cka", found + ([] if min(n, m) >= LEAST else [f"needs at least {LEAST} rows, given {min(n, m)}"]))
-    x, y = (h.double() - h.double().mean(1, keepdim=True) for h in (one, other))
+    x, y = (_centred(h.double()) for h in (one, other))
     hsic = _unbiased_hsic if unbiased else _alignment
     own = [torch.cat([hsic(layer, layer) for layer in h.split(1)]).flatten() for h in (x, y)]
-    return hsic(x, y) / (own[0].unsqueeze(1) * own[1]).sqrt()
+    return hsic(x, y) / own[0].sqrt().unsqueeze(1) / own[1].sqrt()
+
+
+def _centred(h: Float[Tensor, "layers n D"]) -> Float[Tensor, "layers n D"]:
+    """Rows without their mean, in units of what is left; zero in a layer that does not vary but by rounding."""
+    x = h - h.mean(1, keepdim=True)
+    spread, size = (each.square().mean((1, 2), keepdim=True).sqrt() for each in (x, h))
+    return torch.where(spread > ROUNDING * size, x / spread, 0.0)
 
 
 def _alignment(x: Float[Tensor, "layers n D"], y: Float[Tensor, "others n E"]) -> Float[Tensor, "layers others"]:

@@ -28,10 +28,10 @@ from copy import deepcopy
 from itertools import chain, islice
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from iclab.analysis.scale import unit
 from iclab.errors import refuse, unknown
 from iclab.models import Transformer
 from iclab.tasks import Prompts
@@ -127,7 +127,7 @@ class Relative(nn.Module):
 
     def __init__(self, anchors: Float[Tensor, "K D"]) -> None:
         super().__init__()
-        self.register_buffer("anchors", F.normalize(anchors, dim=-1))
+        self.register_buffer("anchors", unit(anchors))
 
     @classmethod
     def of(cls, model: Transformer, cut: int, anchors: Prompts) -> "Relative":
@@ -135,7 +135,7 @@ class Relative(nn.Module):
         return cls(tokens_after(model, cut, anchors).to(_dtype(model)))
 
     def forward(self, h: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K"]:
-        return F.normalize(h, dim=-1) @ self.anchors.mT
+        return unit(h) @ self.anchors.mT
 
 
 def relative_bridge(

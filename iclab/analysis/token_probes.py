@@ -31,6 +31,7 @@ from torch.nn.functional import one_hot
 
 from iclab.analysis.probing import best_penalty, explained, fit_map, refuse_few
 from iclab.analysis.risk import Estimate, estimate
+from iclab.analysis.scale import varies
 from iclab.errors import refuse, unknown
 from iclab.models import Transformer
 from iclab.tasks import Prompts
@@ -136,7 +137,7 @@ def pooled_errors(
     """‖v − B h‖² and ‖v − E v‖² in each prompt of the second half, of one map from the tokens to the first k targets.
     Not a number where these do not vary."""
     fit, target = second_half(len(target)).start, target[:, : tokens.shape[1]].double()
-    places = target.var(0).sum(-1) > 1e-20
+    places = varies(target)
     if not places.any():
         none = torch.full((len(target) - fit,), torch.nan, dtype=target.dtype, device=target.device)
         return none, none

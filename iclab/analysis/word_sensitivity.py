@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.analysis.scale import unit
 from iclab.errors import refuse
 from iclab.models import RandomFeatures
 
@@ -32,7 +33,7 @@ def word_sensitivity(
     best = torch.zeros(len(xs), dtype=xs.dtype, device=xs.device)
     for _ in range(STARTS):
         start = torch.randn(xs[:, word].shape, generator=rng, device=rng.device, dtype=xs.dtype)
-        best = torch.maximum(best, _climbed(model, xs, word, length * _unit(start)))
+        best = torch.maximum(best, _climbed(model, xs, word, length * unit(start)))
     return best
 
 
@@ -55,9 +56,5 @@ def _climbed(
         found = sensitivity(model, xs, delta, word)
         (slope,) = torch.autograd.grad(found.sum(), delta)
         best = torch.maximum(best, found.detach())
-        delta = length * _unit(_unit(delta.detach()) + MOVE * _unit(slope))
+        delta = length * unit(unit(delta.detach()) + MOVE * unit(slope))
     return best
-
-
-def _unit(v: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-    return torch.nn.functional.normalize(v, dim=-1)

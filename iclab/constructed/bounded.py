@@ -1,6 +1,7 @@
 """A transformer that refuses what its weights were not set for, and knows how far its answers may be off."""
 
 from functools import partial
+from math import inf
 
 import torch
 from einops import rearrange
@@ -21,12 +22,12 @@ class Bounded(Transformer):
     error that it makes there for an error of 1 in everything that it reads, and `answer_size` bounds an answer.
     """
 
-    largest_x: float = float("inf")
-    largest_y: float = float("inf")
+    largest_x: float = inf
+    largest_y: float = inf
     answers_from: int = 0
     made: Float[Tensor, "layers width"] | None = None
     reading: Float[Tensor, "layers width"] | None = None
-    answer_size: float = float("inf")
+    answer_size: float = inf
 
     def tolerance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """A bound on the error of each answer: Σ |∂ŷ_i/∂r| ε_r over what all MLPs write, ε_r being the error made in r.
@@ -66,7 +67,8 @@ class Bounded(Transformer):
         found = [
             f"the weights were set for {name} of at most {bound:.4g} in size, given {_largest(values):.4g}"
             for name, (values, bound) in sizes.items()
-            if not values.le(bound).logical_and(values.ge(-bound)).all()  # the bound too is rounded to their precision
+            if bound < inf  # else what is unknown may stand among later examples
+            and not values.le(bound).logical_and(values.ge(-bound)).all()  # the bound too is rounded to their precision
         ]
         if xs.shape[1] <= self.answers_from:
             found.append(f"n = {xs.shape[1]}: the first position that is answered is {self.answers_from}")

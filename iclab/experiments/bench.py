@@ -13,7 +13,6 @@ Things that are compared take turns, and the median of the turns is reported, so
 them alike.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -37,7 +36,7 @@ from iclab.experiments.report import console, table
 from iclab.experiments.run import new_model, new_training
 from iclab.experiments.streams import stream
 from iclab.experiments.study import recipe
-from iclab.files import write_whole
+from iclab.files import write_json
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import LeastSquares, Predictor, Ridge
@@ -67,7 +66,7 @@ def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
     for name, section in sections.items():
         found[name] = list(_printed(name, section()))
     if path:
-        write_whole(path, json.dumps(found, indent=1).encode())
+        write_json(path, found)
     return found
 
 

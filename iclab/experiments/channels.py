@@ -4,7 +4,6 @@ LayerNorms and biases are folded first and the stream is centred, so that what a
 Where that cannot be done, scores are of the weights as they stand.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from iclab.analysis.composition import WAYS, Channel, channels, compositions, or
 from iclab.analysis.folding import folded
 from iclab.errors import refuse
 from iclab.experiments.report import table
-from iclab.files import write_whole
+from iclab.files import write_json
 from iclab.models import TokenTransformer
 from iclab.models.pretrained import load_pretrained
 
@@ -47,7 +46,7 @@ def report(place: Path, count: int, order: str, to: Console, file: Path | None =
     if ways_of(one) != WAYS:
         to.print("With rotary positions queries and keys read by distance: only what values read is told.")
     if file is not None:
-        write_whole(file, json.dumps([asdict(each) for each in found], indent=1).encode())
+        write_json(file, [asdict(each) for each in found])
 
 
 def _rows(found: Sequence[Channel]) -> Iterator[list[Any]]:

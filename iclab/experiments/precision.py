@@ -8,7 +8,6 @@ construction may refuse a precision: its approximations would not reach a first 
 note says why.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +21,7 @@ from torch import Tensor
 from iclab.constructed import Construction
 from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022
 from iclab.experiments.report import table
-from iclab.files import write_whole
+from iclab.files import write_json
 from iclab.predictors import GradientDescent, Predictor, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments
 from iclab.tasks import LinearRegression, Uniform
@@ -125,7 +124,7 @@ def precision(out: Path, to: Console) -> None:
     columns = ["construction", "key", "size", *DTYPES]
     to.print(table("errors relative to the answers", columns, list(_told(rows)), to))
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / FILE, json.dumps(rows, indent=1).encode())
+    write_json(out / FILE, rows)
 
 
 def _told(rows: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:

@@ -35,7 +35,6 @@ project's where the papers print none. Sources: Merullo et al. 2024, arXiv 2406.
 et al. 2022, arXiv 2211.00593, §2 and 3; both on GPT-2 small and texts of their own.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +58,10 @@ from iclab.errors import Refusal, refuse
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
 from iclab.experiments.report import table
 from iclab.experiments.rows import MODEL, Row, row, rows
-from iclab.files import read_text, write_whole
+from iclab.files import read_text, write_json
 from iclab.models import TokenTransformer
 from iclab.models.pretrained import load_pretrained
-from iclab.tasks.text import NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, single_tokens
+from iclab.tasks.text import LEAST_NAMES, NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, single_tokens
 from iclab.tasks.tokens import without_replacement
 
 TOP, OTHERS = "top component", "other components"
@@ -147,6 +146,18 @@ def recall(model: TokenTransformer, encode: Encode, plan: Plan, say: Callable[[s
         found += _slopes(model, finding, prompts, of, along, plan)
         found += _ends(model, encode, finding, of, along, plan, rng)
     return Recalled([{"distribution": TRAINED, **one} for one in found], heads)
+
+
+def _too_few(encode: Encode, plan: Plan) -> list[str]:
+    """What stands against texts of the words that are one token each."""
+    kinds = {"objects": (OBJECTS, plan.slots, "lists"), "names": (NAMES, LEAST_NAMES, "texts with an indirect object")}
+    single = {kind: len(single_tokens(encode, words)) for kind, (words, *_) in kinds.items()}
+    return [
+        f"{single[kind]} of the {len(words)} {kind} are a token of their own with the space before them, and {what} "
+        f"need {least} (a tokenizer of few words splits all others, or takes them for the same)"
+        for kind, (words, least, what) in kinds.items()
+        if single[kind] < least
+    ]
 
 
 # ---- what is answered ----------------------------------------------------------------------------------------------
@@ -304,6 +315,7 @@ def tokenizer(folder: Path, vocab: int) -> Encode:
     text = read_text(file)
     try:
         read = Tokenizer.from_str(text)
+        read.encode(" ".join((*OBJECTS, *NAMES)), add_special_tokens=False)  # words that it does not know may be errors
     except Exception as error:  # the library has no kind of its own
         raise Refusal(f"{file}: no tokenizer: {error}") from None
     size = read.get_vocab_size()
@@ -316,10 +328,11 @@ def report(folder: Path, plan: Plan, to: Console, file: Path | None = None) -> N
     refuse(f"{folder}", [] if folder.is_dir() else ["no such folder"])
     model = load_pretrained(folder)
     encode = tokenizer(folder, model.vocab)
+    refuse(f"{folder}", _too_few(encode, plan))
     for words in (OBJECTS, NAMES):
         left_out = sorted({*words} - {*single_tokens(encode, words)})
         if left_out:
-            to.print(f"Left out, as they are several tokens: {', '.join(left_out)}")
+            to.print(f"Left out, as they are no token of their own: {', '.join(left_out)}")
     found = recall(model, encode, plan, lambda line: to.print(f"… {line}"))
     verdicts = found.judged(folder.name)
     body = [[one[key] for key in ROWS] for one in found.rows]
@@ -331,7 +344,7 @@ def report(folder: Path, plan: Plan, to: Console, file: Path | None = None) -> N
         to.print("With rotary positions queries read by distance: what needs their composition is not measured.")
     if file is not None:
         kept = {"rows": found.rows, "heads": found.heads, "verdicts": [verdict.record() for verdict in verdicts]}
-        write_whole(file, json.dumps(kept, indent=1).encode())
+        write_json(file, kept)
 
 
 ROWS = ["distribution", "predictor", "quantity", "position", "value", "stderr"]

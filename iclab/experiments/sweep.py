@@ -27,7 +27,9 @@ MOST = 60  # runs that the table at the end of a sweep lists
 
 
 def plan(study: Study, folder: Path, to: Console) -> None:
-    """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing."""
+    """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing. Raises
+    ``ValueError`` for a device that is absent here, as the sweep itself would."""
+    _check_devices(study, folder)
     rows = [_planned(cell.experiment, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))

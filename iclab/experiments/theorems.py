@@ -14,7 +14,7 @@ from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, T
 from iclab.constructed.theorem import SEEDS, Range
 from iclab.errors import refuse, unknown
 from iclab.experiments.report import table
-from iclab.files import write_whole
+from iclab.files import write_json
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -32,7 +32,7 @@ def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Conso
         if row["expected"] == "fails":
             to.print(f"{row['theorem']} passes by failing: {row['corrected']} holds")
     if path is not None:
-        write_whole(path, json.dumps(rows, indent=1).encode())
+        write_json(path, rows)
     return all(row["outcome"] == "PASS" for row in rows)
 
 

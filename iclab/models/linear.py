@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from iclab.files import write_whole
 from iclab.models.architecture import Architecture, refuse_sizes, refuse_weights
+from iclab.models.door import examples_in
 
 EVERYWHERE = slice(None)
 
@@ -46,6 +47,7 @@ class LinearModel(nn.Module, ABC):
     ) -> Float[Tensor, "batch m p"]:
         """φ in float64, at the positions `at`; φ_i does not depend on y_i or on what comes after i."""
 
+    @examples_in
     def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """Predictions at every position."""
         return (self.features(xs, ys) @ self.theta).to(xs.dtype)
@@ -87,6 +89,7 @@ class LinearAttention(LinearModel):
         """Γ."""
         return self.theta.unflatten(0, (self.d, self.d + 1))
 
+    @examples_in
     def context(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
     ) -> Float[Tensor, "batch n d_plus_1"]:
@@ -96,12 +99,14 @@ class LinearAttention(LinearModel):
         before = torch.nn.functional.pad(sums[:, :-1], (0, 0, 1, 0))  # shifted: y_i itself must not be seen
         return before / torch.arange(xs.shape[1], device=xs.device).clamp(min=1).unsqueeze(-1)
 
+    @examples_in
     def features(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], at: slice = EVERYWHERE
     ) -> Float[Tensor, "batch m p"]:
         g = self.context(xs, ys)[:, at]
         return (xs.double()[:, at].unsqueeze(-1) * g.unsqueeze(-2)).flatten(-2)
 
+    @examples_in
     def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """φ·θ without the d (d+1) features of each position."""
         return ((xs.double() @ self.gamma) * self.context(xs, ys)).sum(-1).to(xs.dtype)

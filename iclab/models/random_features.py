@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, refuse, unknown_choices, wrong_fields
 from iclab.models.architecture import LARGEST, Architecture, refuse_sizes, refuse_weights
+from iclab.models.door import inputs_in
 
 CHUNK = 2**22  # numbers that are formed at once
 
@@ -81,6 +82,7 @@ class RandomFeatures(nn.Module, ABC):
         step = max(1, CHUNK // (batch * self.cost))
         return (slice(start, min(start + step, self.heads)) for start in range(0, self.heads, step))
 
+    @inputs_in
     def kernel(
         self, xs: Float[Tensor, "n tokens d"], others: Float[Tensor, "m tokens d"] | None = None
     ) -> Float[Tensor, "n m"]:
@@ -95,6 +97,7 @@ class RandomFeatures(nn.Module, ABC):
             total += self.features(xs, self.weights[chosen]) @ self.features(others, self.weights[chosen]).mT
         return total / self.heads
 
+    @inputs_in
     def with_others(
         self, xs: Float[Tensor, "n tokens d"], others: Float[Tensor, "m tokens d"]
     ) -> Float[Tensor, "n_plus_m n"]:
@@ -106,6 +109,7 @@ class RandomFeatures(nn.Module, ABC):
             total += features @ features[: len(xs)].mT
         return total / self.heads
 
+    @inputs_in
     def forward(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
         """The answers for every target, float64."""
         parts = torch.zeros(len(xs), len(self.intercept), dtype=torch.float64, device=xs.device)
@@ -146,6 +150,7 @@ class RandomAttention(RandomFeatures):
     def cost(self) -> int:
         return 2 * (self.d + 1) + 2 * self.n_keys
 
+    @inputs_in
     def features(
         self, xs: Float[Tensor, "batch tokens d"], weights: Float[Tensor, "heads a b"] | None = None
     ) -> Float[Tensor, "batch p"]:
@@ -187,6 +192,7 @@ class RandomSelfAttention(RandomFeatures):
     def cost(self) -> int:
         return 2 * (self.n_keys + 1) * (self.d + self.n_keys + 1)
 
+    @inputs_in
     def features(
         self, xs: Float[Tensor, "batch tokens d"], weights: Float[Tensor, "heads d d"] | None = None
     ) -> Float[Tensor, "batch p"]:
@@ -230,6 +236,7 @@ class RandomNetwork(RandomFeatures):
     def cost(self) -> int:
         return 2
 
+    @inputs_in
     def features(
         self, xs: Float[Tensor, "batch tokens d"], weights: Float[Tensor, "heads width"] | None = None
     ) -> Float[Tensor, "batch p"]:

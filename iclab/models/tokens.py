@@ -4,21 +4,22 @@
     h ← the blocks
     logits ← read-out(norm(h)) at every token          "prediction"
 
-Law (causality): logits i do not change when a token j > i does.
+Law (causality): logits i do not change when a token j > i does, whatever it becomes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from iclab.errors import refuse
 from iclab.models.activations import Replacement, Taps
 from iclab.models.architecture import TokenArchitecture, refuse_sizes
+from iclab.models.door import tokens_in
 from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
 
 
@@ -97,15 +98,19 @@ class TokenTransformer(Stack):
         if self.config.tied_embedding:
             self.read_out.weight = self.read_in.weight
 
+    @tokens_in
     def forward(self, tokens: Shaped[Tensor, "batch n *width"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
         """Logits of the next token at every position, or at the last m alone."""
         return self._answer(tokens, Taps(), m)
 
+    @tokens_in
     def stream(self, tokens: Shaped[Tensor, "batch n *width"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
         """The residual stream: after the embedding, then after each block."""
         self._check(tokens, Taps())
-        return self._stream(tokens, Taps())
+        tokens, lost = self._known(tokens)
+        return (_without(lost, h) for h in self._stream(tokens, Taps()))
 
+    @tokens_in
     def read(
         self,
         tokens: Shaped[Tensor, "batch n *width"],
@@ -122,6 +127,7 @@ class TokenTransformer(Stack):
         self._answer(tokens, taps, m)
         return taps.values
 
+    @tokens_in
     def replaced(
         self, tokens: Shaped[Tensor, "batch n *width"], replace: Mapping[str, Replacement]
     ) -> Float[Tensor, "batch n vocab"]:
@@ -133,8 +139,15 @@ class TokenTransformer(Stack):
         h = self._embedded(tokens)
         if self.config.positions:
             h = h + self.position[:n]
-        mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
-        return self._through(h, mask, True, taps)
+        return self._through(h, self._mask(tokens), True, taps)
+
+    def _mask(self, tokens: Tensor) -> Bool[Tensor, "n n"]:
+        n = tokens.shape[1]
+        return torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
+
+    def _known(self, tokens: Tensor) -> tuple[Tensor, Bool[Tensor, "batch n 1"] | None]:
+        """Tokens to compute with, and which are lost by those that are not finite: none where tokens are numbers."""
+        return tokens, None
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Tokens as vectors of the stream, without their positions."""
@@ -142,8 +155,10 @@ class TokenTransformer(Stack):
 
     def _answer(self, tokens: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(tokens, taps)
+        tokens, lost = self._known(tokens)
         *_, last = self._stream(tokens, taps)
-        return taps("prediction", self._read_out(tokens, self.norm(last), taps, m))
+        said = self._read_out(tokens, self.norm(last), taps, m)
+        return taps("prediction", _without(lost if lost is None else lost[:, -said.shape[1] :], said))
 
     def _read_out(self, tokens: Tensor, h: Tensor, taps: Taps, m: int | None) -> Tensor:
         """Logits from the normalised residual stream."""
@@ -164,6 +179,20 @@ class TokenTransformer(Stack):
         """What is wrong with the tokens, whatever their number."""
         if tokens.ndim != 2 or tokens.is_floating_point():
             return [f"tokens are whole numbers [batch n], given {tokens.dtype} of the shape {tuple(tokens.shape)}"]
-        if not tokens.numel() or 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab:
+        ends = _ends(tokens)
+        if ends is None or 0 <= ends[0] <= ends[1] < self.vocab:
             return []
-        return [f"tokens are numbers from 0 to {self.vocab - 1}, given {int(tokens.min())} to {int(tokens.max())}"]
+        return [f"tokens are numbers from 0 to {self.vocab - 1}, given {ends[0]} to {ends[1]}"]
+
+
+def _without(lost: Bool[Tensor, "batch m 1"] | None, values: Float[Tensor, "batch m _"]) -> Float[Tensor, "batch m _"]:
+    return values if lost is None else values.masked_fill(lost, nan)
+
+
+def _ends(tokens: Int[Tensor, "batch n"]) -> tuple[int, int] | None:
+    """The least and the largest token; None where there is none, and inside `torch.vmap`, where no number can be looked
+    at: there the embedding itself refuses what it does not have."""
+    try:
+        return (int(tokens.min()), int(tokens.max())) if tokens.numel() else None
+    except RuntimeError:
+        return None

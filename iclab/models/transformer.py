@@ -24,7 +24,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
@@ -39,6 +39,7 @@ from iclab.errors import out_of_bounds, prefixed, refuse, unknown, unknown_choic
 from iclab.files import parse_json, write_whole
 from iclab.models.activations import Inside, Replacement, Taps
 from iclab.models.architecture import LARGEST, Architecture, refuse_weights
+from iclab.models.door import examples_in, known
 from iclab.models.layouts import LAYOUTS
 from iclab.models.stored import FLOATS, compare, fill, open_weights, stored
 
@@ -461,27 +462,33 @@ class Transformer(Stack):
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
+    @examples_in
     def forward(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
         """Predictions at every position, or at the last m alone."""
         return self._answer(xs, ys, Taps(), m)
 
+    @examples_in
     def stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
         """The residual stream: after the read-in, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
-        return self._stream(xs, ys, Taps(), m)
+        stream, lost = self._stream(xs, ys, Taps(), m)
+        return (h.masked_fill(lost, nan) for h in stream)
 
     def finish(
         self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
         """Predictions at all n positions, or at the last m, where `h` is the stream after the first `cut` blocks: what
         the blocks above make of a stream, whatever wrote it."""
-        *_, last = self._onward(h, cut, n, Taps(), m)
-        return self._read_out(self.layout.answers(last, m))
+        mask = self._mask(len(h), n, m, h.device)
+        h, lost = known(h, mask, self.config.shared)
+        *_, last = self._through(h, mask, self.layout.causal, Taps(), cut)
+        return self._read_out(last, lost, m)
 
+    @examples_in
     def read(
         self,
         xs: Float[Tensor, "batch n d"],
@@ -497,42 +504,52 @@ class Transformer(Stack):
         self._answer(xs, ys, taps)
         return taps.values
 
+    @examples_in
     def replaced(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], replace: Mapping[str, Replacement]
     ) -> Float[Tensor, "batch n *labels"]:
         """Predictions when the named activations are replaced by a tensor or by a function of themselves."""
         return self._answer(xs, ys, Taps(replace=replace))
 
-    def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Iterator[Tensor]:
-        n = xs.shape[1]
-        h = self._embedded(self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype))
+    def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> tuple[Iterator[Tensor], Tensor]:
+        """The residual stream, in which what is not finite is zero, and which of its tokens are lost by that."""
+        n, tokens = xs.shape[1], self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype)
+        mask = self._mask(len(tokens), n, m, xs.device)
+        tokens, lost = known(tokens, mask, self.config.shared)
+        h = self._embedded(tokens)
         if self.config.positions:
             h = h + self.position[self.layout.positions(n, xs.device)]
-        return self._onward(h, 0, n, taps, m)
+        return self._through(h, mask, self.layout.causal, taps), lost
 
-    def _onward(self, h: Tensor, cut: int, n: int, taps: Taps, m: int | None) -> Iterator[Tensor]:
-        """The stream after `cut` blocks, which is h, and after each block above."""
-        mask, asked = self.layout.mask(n, h.device), m or n
-        if mask.ndim > 2:  # one for each position, whose sequences are laid out prompt by prompt
-            mask = mask[-1:] if m == 1 else mask[-asked:].repeat(len(h) // asked, 1, 1, 1)
-        return self._through(h, mask, self.layout.causal, taps, cut)
+    def _mask(self, sequences: int, n: int, m: int | None, device: torch.device) -> Bool[Tensor, "*prefixes t t"]:
+        """Who may see whom; one mask for each position where each has a sequence, which are laid out prompt by
+        prompt."""
+        mask, asked = self.layout.mask(n, device), m or n
+        if mask.ndim == 2:
+            return mask
+        return mask[-1:] if m == 1 else mask[-asked:].repeat(sequences // asked, 1, 1, 1)
 
     def _embedded(self, tokens: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d_model"]:
         if self.config.read_in == "learned":
             return self.read_in(tokens)
         return F.pad(tokens, (0, self.config.d_model - tokens.shape[-1]))
 
-    def _read_out(self, answers: Float[Tensor, "batch m d_model"]) -> Float[Tensor, "batch m *labels"]:
+    def _read_out(
+        self, last: Float[Tensor, "b t d_model"], lost: Bool[Tensor, "b t 1"], m: int | None
+    ) -> Float[Tensor, "batch m *labels"]:
+        """Predictions from the stream after the last block; not a number where the token that answers is lost."""
+        answers, gone = self.layout.answers(last, m), self.layout.answers(lost, m)
         if self.config.read_in == "learned":
-            said = self.read_out(self.norm(answers))
+            said = self.read_out(self.norm(answers)).masked_fill(gone, nan)
             return said.squeeze(-1) if self.labels is None else said
         label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
-        return -label if self.config.negated else label
+        return (-label if self.config.negated else label).masked_fill(gone.squeeze(-1), nan)
 
     def _answer(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Tensor:
         self._check(xs, ys, taps)
-        *_, last = self._stream(xs, ys, taps, m)
-        return taps("prediction", self._read_out(self.layout.answers(last, m))).to(xs.dtype)
+        stream, lost = self._stream(xs, ys, taps, m)
+        *_, last = stream
+        return taps("prediction", self._read_out(last, lost, m)).to(xs.dtype)
 
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
         found, wanted = self._unknown(taps), [] if self.labels is None else [self.labels]

@@ -10,12 +10,13 @@ that is deep enough to learn by heart; there positions are one-hot in channels o
 from dataclasses import dataclass
 from itertools import pairwise
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
 from iclab.errors import out_of_bounds
 from iclab.models.architecture import LARGEST
+from iclab.models.door import known
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import linear_map
 
@@ -59,6 +60,9 @@ class VectorTransformer(TokenTransformer):
         hidden = [linear_map(a, b, self.config) for a, b in pairwise(widths)]
         layers = [layer for linear in hidden for layer in (linear, nn.ReLU())]
         self.read_out = nn.Sequential(*layers, linear_map(widths[-1], self.vocab, self.config))
+
+    def _known(self, tokens: Float[Tensor, "batch n width"]) -> tuple[Tensor, Bool[Tensor, "batch n 1"]]:
+        return known(tokens.to(next(self.parameters()).dtype), self._mask(tokens))
 
     def _embedded(self, tokens: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n d_model"]:
         return pad(tokens, (0, self.config.d_model - tokens.shape[2]))

@@ -16,6 +16,7 @@ Source: Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5.1 and App. F (obj
 arXiv 2211.00593, §2 and App. A (names, places and objects at random; the two orders; three unrelated names).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,18 +74,31 @@ TEMPLATES = (
 )
 
 
+LEAST_NAMES = 5  # two of a text, and three that have nothing to do with it
+
+
 # ---- words ---------------------------------------------------------------------------------------------------------
 
 
 def single_tokens(encode: Encode, words: Sequence[str]) -> tuple[str, ...]:
-    """The words that are one token with the space before them."""
-    return tuple(word for word in words if len(encode(f" {word}")) == 1)
+    """The words that are one token with the space before them, and not that of another (as of all that is unknown)."""
+    one = {word: tokens[0] for word in words if len(tokens := encode(f" {word}")) == 1}
+    times = Counter(one.values())
+    return tuple(word for word in words if word in one and times[one[word]] == 1)
 
 
 def _unfit(encode: Encode, words: Sequence[str], vocab: int) -> list[str]:
-    """What stands against words: all that are said twice, that are several tokens, or one beyond the vocabulary."""
+    """What stands against words: all that are said twice, that are several tokens, or one beyond the vocabulary. Where
+    a tokenizer adds tokens to every text, no word is one token, and that is told instead."""
+    if added := encode(""):
+        told = (
+            f"the tokenizer adds special tokens to every text, even an empty one: {added} (BOS is one that begins it)"
+        )
+        return [f"{told}; give it as lambda text: tokenizer.encode(text, add_special_tokens=False).ids"]
     twice, single = sorted({word for word in words if words.count(word) > 1}), single_tokens(encode, words)
-    found = {"named twice": twice, "not one token with the space before": [w for w in words if w not in single]}
+    split = [word for word in words if len(encode(f" {word}")) != 1]
+    found = {"named twice": twice, "not one token with the space before": split}
+    found["the same token as another word"] = [w for w in words if w not in {*single, *split}]
     found[f"not in a vocabulary of {vocab} tokens"] = [w for w in single if encode(f" {w}")[0] >= vocab]
     return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
 
@@ -215,7 +229,8 @@ class IndirectObjectText(TokenTask):
 
     def __post_init__(self) -> None:
         found = _unfit(self.encode, self.names, self.vocab)
-        found += [] if len(self.names) >= 5 else [f"names must be at least 5, given {len(self.names)}"]
+        few = len(self.names) < LEAST_NAMES
+        found += [f"names must be at least {LEAST_NAMES}, given {len(self.names)}"] if few else []
         found += [] if self.templates else ["no template"]
         if not found:
             found = [one for template in self.templates for one in _unjoined(self.encode, self._example(template))]
