@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from iclab.predictors.predictor import apart, together
+from iclab.predictors.door import apart, together
 from iclab.predictors.prefixes import in_chunks, moments
 
 Gain = Callable[[Float[Tensor, "prompts n d"], Float[Tensor, "n 1"]], Float[Tensor, "prompts n d"]]
