@@ -66,7 +66,7 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
     except KeyError as error:
         if error.args[0] in table or "." not in str(error.args[0]):  # no setting: a bug, which is shown in full
             raise
-        sys.exit(f"the figure compares runs that differ in {error.args[0]}, and those of {words[0]} do not: sweep it")
+        sys.exit(f"nothing to draw: {error.args[0]} was not swept")
     print(f"wrote {target}")
 
 

@@ -25,6 +25,7 @@ O_ij of a random rotation has E O_ij⁴ = 3/(D(D+2)), E O_ij² O_ik² = 1/(D(D+2
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, isnan
 from typing import Literal, NamedTuple
 
 import torch
@@ -189,7 +190,11 @@ def channels(found: Compositions, count: int = 20, order: str = "z") -> list[Cha
     """
     refuse("channels", ordering_problems(count, order))
     best = [channel for way in found.scores for channel in _best(found, way, count, order)]
-    return sorted(best, key=lambda channel: -getattr(channel, order))[:count]
+    return sorted(best, key=lambda channel: _last_if_nan(-getattr(channel, order)))[:count]
+
+
+def _last_if_nan(value: float) -> float:
+    return inf if isnan(value) else value
 
 
 def ordering_problems(count: int, order: str) -> list[str]:
@@ -203,7 +208,8 @@ def _best(found: Compositions, way: Way, count: int, order: str) -> list[Channel
     values = _standings(found, way)
     layers = found.scores[way].shape[0]
     ahead = earlier(layers)[:, None, None, :, None].expand_as(values[order])
-    ranked = values[order].nan_to_num(-torch.inf).masked_fill(~ahead, -torch.inf).flatten()
+    least = torch.finfo(values[order].dtype).min  # of what has no standing, behind all others that are ahead
+    ranked = values[order].nan_to_num(least).masked_fill(~ahead, -torch.inf).flatten()
     top = ranked.topk(min(count, int(ahead.sum()))).indices
     places = torch.stack(torch.unravel_index(top, values[order].shape), -1).tolist()
     whole = found.heads(way)

@@ -169,6 +169,11 @@ class Experiment:
         found += self._construction_problems()
         refuse("Experiment", found)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What may be measured but is not what it seems to be: nothing, for shifts that do not fit are refused."""
+        return []
+
     def _shift_problems(self) -> list[str]:
         """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
         d, n = self.task.d, self.task.n if self.model.bounded else max(s.n for s in self._tasks())

@@ -36,6 +36,8 @@ def plan(study: Study, folder: Path, to: Console) -> None:
     cells = [[row.get(column) for column in columns] for row in rows]
     count = f"{len(rows)} run{'' if len(rows) == 1 else 's'}"
     to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
+    for line in dict.fromkeys(line for cell in study.cells for line in cell.experiment.warnings):
+        to.print(Text(f"warning: {line}"), soft_wrap=True)
 
 
 def _planned(experiment: Experiment | TokenExperiment, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -103,6 +103,16 @@ class TokenExperiment:
         return found + ([f"the analysis 'edits' {text}" for text in _uneditable(model)] if "edits" in asked else [])
 
     @property
+    def warnings(self) -> list[str]:
+        """What may be measured but is not what it seems to be."""
+        beyond = {name: shift.n for name, shift in self.eval.shifts if self.model.bounded and shift.n > self.task.n}
+        return [
+            f"shift {name!r} has sequences of {n} tokens, training of {self.task.n} at most: the {n - self.task.n} "
+            "positions beyond stay as they were drawn"
+            for name, n in beyond.items()
+        ]
+
+    @property
     def distributions(self) -> dict[str, TokenTask]:
         """What the model is measured on: its own task, the parts of this, and the shifts."""
         return {TRAINED: self.task, **self.task.parts(), **dict(self.eval.shifts)}

@@ -72,6 +72,8 @@ def perform(
 ) -> list[Row]:
     """Trains and measures, as `iclab.experiments.run.perform` does."""
     device = resolve(experiment.device)
+    for line in experiment.warnings:
+        log(f"warning: {line}")
     model = experiment.build(stream(experiment, "init")).to(device)
     training = TokenTraining(model, experiment.task, experiment.train, stream(experiment, "train", device))
     follow(training, folder / "checkpoint.safetensors", curve(experiment, training), say, log)

@@ -49,6 +49,12 @@ class Architecture(ABC):
 class TokenArchitecture(ABC):
     """The shape of a model over tokens. What it builds answers with logits at every position."""
 
+    @property
+    def bounded(self) -> bool:
+        """Whether something is learned of each position, so that no sequence may be longer than those it was made for,
+        and none is read well that is longer than those it was trained on."""
+        return False
+
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         """What stands against a model of this shape for sequences of at most n tokens out of `vocab`, or of vectors of
         `width` channels."""

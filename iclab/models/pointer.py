@@ -45,6 +45,10 @@ class PointerTransformerConfig(TokenTransformerConfig):
         found = super()._problems() + out_of_bounds({"items": self.items, "rank": self.rank}, LARGEST)
         return found + (["tied_embedding: what points reads nothing out"] if self.tied_embedding else [])
 
+    @property
+    def bounded(self) -> bool:
+        return self.positions or self.keys == "positional"
+
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         fits = self.items <= vocab
         found = [] if fits else [f"items = {self.items} tokens that can be pointed at, and the task has {vocab} tokens"]
@@ -74,10 +78,6 @@ class PointerTransformer(TokenTransformer):
         super().initialise(rng)
         if self.config.keys == "positional":
             nn.init.normal_(self.slot_keys, std=self.config.init_scale, generator=rng)
-
-    @property
-    def _bounded(self) -> bool:
-        return self.config.positions or self.config.keys == "positional"
 
     def activations(self) -> list[str]:
         return [*super().activations()[:-1], "pointer.q", "pointer.scores", "prediction"]

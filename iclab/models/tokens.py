@@ -54,6 +54,10 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
         positive = {name: getattr(self, name) for name in ("rotary_base", "norm_eps")}
         return found + [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
 
+    @property
+    def bounded(self) -> bool:
+        return self.positions
+
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "TokenTransformer":
         """The untrained model over sequences of at most n tokens out of `vocab`."""
         return TokenTransformer(vocab, n, self, rng)
@@ -166,14 +170,9 @@ class TokenTransformer(Stack):
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
         found = self._unknown(taps) + self._unreadable(tokens)
-        if self._bounded and tokens.ndim > 1 and tokens.shape[1] > self.n:
+        if self.config.bounded and tokens.ndim > 1 and tokens.shape[1] > self.n:
             found.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
         refuse(type(self).__name__, found)
-
-    @property
-    def _bounded(self) -> bool:
-        """Whether something is learned of each position."""
-        return self.config.positions
 
     def _unreadable(self, tokens: Tensor) -> list[str]:
         """What is wrong with the tokens, whatever their number."""
