@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 from conftest import generator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from iclab.analysis.circuits import ov
 from iclab.analysis.composition import compositions
 from iclab.analysis.edits import with_components
 from iclab.analysis.folding import folded
+from iclab.errors import Refusal
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.models.pretrained import load_pretrained
 from iclab.models.transformer import Attention
@@ -199,6 +200,89 @@ def test_any_weight_put_in_another_place_is_seen(kind, tmp_path):
         assert bool((one(TOKENS) - expected).abs().max() < 1e-6) is blind, name
         weight.copy_(kept)
     assert (one(TOKENS) - expected).abs().max() < 1e-6
+
+
+ENDS = {"gpt2": ("transformer.wte.weight", ["lm_head.weight"])}
+ENDS["gpt_neox"] = ("gpt_neox.embed_in.weight", ["embed_out.weight", "lm_head.weight"])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("held", ["the embedding", "both, equal", "both, apart", "the read-out", "neither"])
+@pytest.mark.parametrize("tied", [True, False, None])
+@torch.no_grad()
+def test_ends_are_read_as_the_library_reads_them(tied, held, kind, tmp_path):
+    """Tied by the settings or not, or by default: where the library would draw what is missing, it is refused."""
+    original(kind, {} if kind == "gpt2" else rotary(0.5)).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": tied}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    embedding, names = ENDS[kind]
+    library = {"gpt2": transformers.GPT2LMHeadModel, "gpt_neox": transformers.GPTNeoXForCausalLM}[kind]
+    weights = load_file(tmp_path / "model.safetensors")
+    rest = {name: value for name, value in weights.items() if name not in [embedding, *names]}
+    other = 0.2 * torch.randn(37, 48, generator=generator(3))  # as all weights are: a float32 logit is exact to 1e-5
+    for name in names:
+        head = weights[embedding].clone() if held == "both, equal" else other
+        first = {embedding: weights[embedding]} if held in ("the embedding", "both, equal", "both, apart") else {}
+        last = {name: head} if held in ("the read-out", "both, equal", "both, apart") else {}
+        save_file(rest | first | last, tmp_path / "model.safetensors", {"format": "pt"})
+        made, told = library.from_pretrained(tmp_path, output_loading_info=True)
+        if told["missing_keys"]:
+            with pytest.raises(ValueError, match="missing weights"):
+                load_pretrained(tmp_path)
+        else:
+            one = load_pretrained(tmp_path)
+            torch.testing.assert_close(one(TOKENS), made.eval()(TOKENS).logits, atol=1e-5, rtol=1e-5)
+            assert (one.read_out.weight is one.read_in.weight) == one.config.tied_embedding
+            assert torch.equal(one.read_out.weight, weights[embedding]) != ("apart" in held or held == "the read-out")
+
+
+@torch.no_grad()
+def test_files_that_keep_one_of_two_names_of_a_weight_are_read(tmp_path):
+    made = original("gpt2", {})
+    made.save_pretrained(tmp_path)
+    save_model(made, str(tmp_path / "model.safetensors"))
+    assert "transformer.wte.weight" not in load_file(tmp_path / "model.safetensors")
+    torch.testing.assert_close(load_pretrained(tmp_path)(TOKENS), made(TOKENS).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n_layer": 10**9}, "n_layer must be at most 1024, given 1000000000"),
+        ({"n_layer": 1024}, r"missing weights: h\.3\.ln_1\.weight.* and [0-9]+ more"),
+        ({"n_embd": 10**6}, "n_embd must be at most 65536, given 1000000"),
+        ({"n_embd": 2**16}, r"\(65536,\), given \(48,\)"),
+        ({"n_positions": 10**12}, "n_positions must be at most 1048576, given 1000000000000"),
+        ({"vocab_size": 2**20}, r"read_in\.weight must be of shape \(1048576, 48\), given \(37, 48\)"),
+        ({"n_layer": "4"}, "n_layer must be a whole number, given '4'"),
+        ({"n_head": 3.0}, r"n_head must be a whole number, given 3\.0"),
+        ({"n_head": True}, "n_head must be a whole number, given True"),
+        ({"activation_function": None}, "activation_function must be a text, given None"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, given 1"),
+        ({"n_inner": {}}, "n_inner must be a whole number or none, given {}"),
+        ({"num_attention_heads": 2}, "n_head = 4, and by its other name 2"),
+        ({"per_layer_config": {"0": {"n_head": 2}}}, "needs per_layer_config = None, given"),
+        ({"quantization_config": {"quant_method": "x"}}, "needs quantization_config = None, given"),
+    ],
+)
+def test_settings_that_are_odd_are_refused_with_the_file_and_the_key(changes, told, tmp_path):
+    original("gpt2", {}).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | changes))
+    with pytest.raises(Refusal, match=f"^{tmp_path}.*: .*{told}"):
+        load_pretrained(tmp_path)
+
+
+def test_weights_that_are_not_finite_or_not_floating_point_are_refused_by_name(tmp_path):
+    original("gpt2", {}).save_pretrained(tmp_path)
+    kept = load_file(tmp_path / "model.safetensors")["transformer.h.1.ln_1.bias"]
+    infinite = torch.where(torch.arange(48) == 7, torch.inf, kept)
+    whole = [torch.int8, torch.bool, torch.float8_e4m3fn]
+    odd = [(infinite, "not finite"), (infinite.nan_to_num(torch.nan, torch.nan), "not finite")]
+    for value, told in [*odd, (1e200 * kept.double(), "not finite"), *((kept.to(dtype), "is of") for dtype in whole)]:
+        rewrite(tmp_path, lambda weights, value=value: weights.update({"transformer.h.1.ln_1.bias": value}))
+        with pytest.raises(Refusal, match=rf"model\.safetensors: transformer\.h\.1\.ln_1\.bias .*{told}"):
+            load_pretrained(tmp_path)
 
 
 def test_weights_that_are_not_known_missing_or_of_another_shape_are_listed(tmp_path):

@@ -180,7 +180,8 @@ def test_what_the_model_leaves_out_is_the_constructions(tmp_path):
         assert cell.experiment.model == shape(GD, 2, 5)
     for text, message in {
         FILE + "[model]\nn_head = 2\nd_head = 4\n": "start.construction: VonOswald2022 needs model.n_head = 1, given 2",
-        FILE + "[model]\nn_layer = 1000000\n": "needs model.n_layer = 2, given 1000000",
+        FILE + "[model]\nn_layer = 1000\n": "needs model.n_layer = 2, given 1000",
+        FILE + "[model]\nn_layer = 1000000\n": "n_layer must be at most 1024, given 1000000",
         FILE.replace("steps = 2\nlr", "step = 2\nlr"): "unknown key 'start.construction.step'",
         FILE.replace("VonOswald2022", "VonOswald2023", 1): "Did you mean 'VonOswald2022'?",
     }.items():
