@@ -19,9 +19,9 @@ The moves read XᵀX and Xᵀy, which have squared the inputs. Whatever they fin
 themselves, and what fails is not a number: seen where κ(X) > 1e5 and the penalty is below 1e-8 of |Xᵀy|_∞.
 Coordinate descent and accelerated gradients crawl where i < d and α is small, which is half of all prefixes.
 
-Tibshirani 1996 (JRSS B 58); active sets: Osborne, Presnell, Turlach 2000 (IMA J. Numer. Anal. 20); why they end: Lawson,
-Hanson 1974 (Solving Least Squares Problems, ch. 23). Among in-context baselines: Garg, Tsipras, Liang, Valiant 2022,
-arXiv 2208.01066, §4 (best α at d = 20, s = 3: 0.01).
+Tibshirani 1996 (JRSS B 58); active sets: Osborne, Presnell, Turlach 2000 (IMA J. Numer. Anal. 20); why they end:
+Lawson, Hanson 1974 (Solving Least Squares Problems, ch. 23).
+Among in-context baselines: Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066, §4 (best α at d = 20, s = 3: 0.01).
 """
 
 from dataclasses import dataclass
