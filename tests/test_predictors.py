@@ -1191,55 +1191,6 @@ def test_iterations_from_one_decomposition_answer_as_each_on_its_own(drawn: Draw
         close(answers, alone(drawn.xs, vectors), slack(drawn.xs))
 
 
-def lasso_tends_to_least_squares(make: Callable[[float], Linear], drawn: Drawn) -> None:
-    """G (w_ls − w) = α·s with |s_j| ≤ 1, so past d examples |w_ls − w| ≤ α √d · i / s_min²."""
-    least, _ = extremes(drawn.xs)
-    i, determined = torch.arange(drawn.n, dtype=torch.float64), slice(drawn.d + 1, None)
-    ls = LeastSquares().weights(drawn.xs, drawn.ys)[:, determined]
-    for alpha in (1e-1, 1e-3, 1e-6, 1e-12):
-        gap = (make(alpha).weights(drawn.xs, drawn.ys)[:, determined] - ls).norm(dim=-1)
-        bound = (alpha * drawn.d**0.5 * i / least.square())[:, determined]
-        assert (gap <= bound * (1 + 1e-9) + 10 * slack(drawn.xs) * (1 + ls.norm(dim=-1))).all()
-
-
-@given(drawn=DRAWN)
-def test_lasso_tends_to_least_squares_past_d_examples(drawn: Drawn):
-    lasso_tends_to_least_squares(Lasso, drawn)
-
-
-def test_the_limit_of_lasso_can_fail():
-    with pytest.raises(AssertionError):
-        lasso_tends_to_least_squares(lambda alpha: Lasso(alpha + 1e-3), PLAIN)
-
-
-def lasso_is_optimal(ws: Tensor, xs: Tensor, ys: Tensor, alpha: float) -> None:
-    """c = Xᵀ(y − Xw)/i is α·sign(w) on the active coordinates and at most α on the others."""
-    for i in range(1, xs.shape[1]):
-        w, X, y = ws[:, i], xs[:, :i], ys[:, :i]
-        c = (X.mT @ (y - (X @ w.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1) / i
-        violation = torch.where(w == 0, (c.abs() - alpha).clamp_min(0), (c - alpha * w.sign()).abs())
-        assert violation.max() <= 1e-9 * (1 + c.abs().max())
-
-
-@given(drawn=DRAWN, alpha=st.sampled_from([1e-6, 1e-3, 0.03, 1.0]))
-def test_lasso_is_optimal_at_every_penalty(drawn: Drawn, alpha: float):
-    lasso_is_optimal(Lasso(alpha).weights(drawn.xs, drawn.ys), drawn.xs, drawn.ys, alpha)
-
-
-def test_lasso_follows_long_paths():
-    """d = 20 and every prefix up to 41: coordinates join and leave, and the last prefixes before d are interpolated."""
-    rng = generator(1)
-    xs = torch.randn(4, 41, 20, generator=rng, dtype=torch.float64)
-    ys = xs[..., :3].sum(-1) + 0.5 * torch.randn(4, 41, generator=rng, dtype=torch.float64)
-    for alpha in (0.1, 0.01, 1e-4):
-        lasso_is_optimal(Lasso(alpha).weights(xs, ys), xs, ys, alpha)
-
-
-def test_optimality_of_lasso_can_fail():
-    with pytest.raises(AssertionError):
-        lasso_is_optimal(Lasso(0.03).weights(PLAIN.xs, PLAIN.ys), PLAIN.xs, PLAIN.ys, 0.03 * (1 + 1e-6))
-
-
 def approaches_ridge(make: Callable[[Tensor], Predictor]) -> None:
     """The mean square distance to ridge falls with the size of the pool, about as 1/size once the pool is dense.
 

@@ -99,14 +99,23 @@ def linearity(
 
 
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:
-    """∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch."""
+    """∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch.
+
+    Raises ``ValueError`` where the predictor tells no derivative in its inputs: a tree, or what runs under ``no_grad``.
+    """
     xs = prompts.xs.detach().clone().requires_grad_()
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over
         answers = _at_last(predictor, xs, prompts.ys, m)
         asked = answers.shape[1]
+        refuse("query_gradients", [] if answers.requires_grad else [_told_none(predictor)])
         seeds = repeat(torch.eye(asked).to(answers), "i j -> i batch j", batch=len(xs))
-        (jacobian,) = torch.autograd.grad(answers, xs, seeds, is_grads_batched=True)
+        (jacobian,) = torch.autograd.grad(answers, xs, seeds, is_grads_batched=True, allow_unused=True)
+    refuse("query_gradients", [_told_none(predictor)] if jacobian is None else [])
     return rearrange(jacobian[:, :, -asked:].diagonal(dim1=0, dim2=2), "batch d m -> batch m d")
+
+
+def _told_none(predictor: Predictor) -> str:
+    return f"the answers of {type(predictor).__name__} have no derivative in their inputs to follow"
 
 
 def _at_last(

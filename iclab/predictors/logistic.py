@@ -47,7 +47,7 @@ class LogisticRegression(Predictor):
         return in_chunks(self._answers, xs, ys, n * (3 * d**2 + (HALVINGS + 6) * n))
 
     def _answers(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        signed, ws = xs * ys.sign().unsqueeze(-1), torch.zeros_like(xs)
+        signed, ws = (xs * ys.sign().unsqueeze(-1)).detach(), torch.zeros_like(xs)  # gradients are those in the query
         for _ in range(self.steps if xs.numel() else 0):
             step = self._step(signed, ws)
             ws = ws + step

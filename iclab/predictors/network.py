@@ -44,6 +44,11 @@ class TrainedNetwork:
         return in_chunks(self._answers, xs, ys, 4 * n * self.width * (n + 2 * d))
 
     def _answers(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        hidden, readout = self._trained(xs.detach(), ys.detach())  # gradients are those in the query
+        return ((xs.unsqueeze(2) @ hidden).relu() @ readout).flatten(1)
+
+    def _trained(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> tuple[Tensor, Tensor]:
+        """W [batch n d width] and a [batch n width 1] after all steps."""
         hidden, readout = (Adam(start, self.lr) for start in self._start(xs))
         seen = torch.ones_like(ys).unsqueeze(1).expand(-1, ys.shape[1], -1).tril(-1)
         share = 2 * seen / seen.sum(-1, keepdim=True).clamp_min(1)
@@ -55,10 +60,10 @@ class TrainedNetwork:
             to_hidden = (xs.mT.unsqueeze(1) @ back) * readout.value.mT
             readout.step(active.mT @ e.unsqueeze(-1))
             hidden.step(to_hidden)
-        return ((xs.unsqueeze(2) @ hidden.value).relu() @ readout.value).flatten(1)
+        return hidden.value, readout.value
 
     def _start(self, xs: Float[Tensor, "batch n d"]) -> tuple[Tensor, Tensor]:
-        """W [batch n d width] and a [batch n width 1]."""
+        """Both at first."""
         batch, n, d = xs.shape
         rng = torch.Generator().manual_seed(self.seed)
         hidden = torch.randn(d, self.width, generator=rng, dtype=xs.dtype).to(xs.device)

@@ -42,6 +42,10 @@ class Linear(Predictor, ABC):
     Finals implement `weights`; the weights are also what probes look for, [batch n d c] where labels are vectors. Work
     is done in float64 and the answer returned in the precision of the inputs, because prefixes of length near d are
     ill-conditioned.
+
+    To autograd the examples are constants, so that the gradient of an answer in its query is w_i, and nothing else is
+    asked of a factorisation: the derivative of one that repeats an eigenvalue or a zero is 0/0 even where it counts 0
+    times. Who differentiates in the examples differentiates `weights`.
     """
 
     @abstractmethod
@@ -50,7 +54,7 @@ class Linear(Predictor, ABC):
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        return (self.weights(xs, ys) * xs).sum(-1)
+        return (self.weights(xs.detach(), ys.detach()) * xs).sum(-1)
 
 
 class Bayesian(Linear):

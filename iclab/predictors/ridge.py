@@ -42,6 +42,8 @@ class Ridge(Linear):
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        if xs.requires_grad or ys.requires_grad:
+            return super().__call__(xs, ys)
         root, broken = factor(xs, self.lam)
         innovations = _innovations(root, ys).unsqueeze(-1)
         answers = (_strict(root) @ innovations).squeeze(-1)
@@ -86,9 +88,7 @@ def _broken(
 
 
 def _strict(root: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
-    """The entries j < i. Most of the time goes into memory, so in place unless the factor is needed for a gradient."""
-    if root.requires_grad:
-        return root.tril(-1)
+    """The entries j < i, in place: most of the time goes into memory."""
     root.diagonal(dim1=-2, dim2=-1).zero_()
     return root
 

@@ -61,11 +61,13 @@ def answers_of_each(
 
 
 def _decomposed(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """λ/λ_max [batch n d], the eigenvectors [batch n d d], and v·h / λ along each [batch n d]; 0 where λ is."""
+    """λ/λ_max [batch n d], the eigenvectors [batch n d d], and v·h / λ along each [batch n d]; 0 where λ is,
+    and not a number where G has overflowed."""
     gram, h = moments(xs, ys)
-    eigenvalues, vectors = torch.linalg.eigh(gram)
+    beyond = ~gram.flatten(-2).isfinite().all(-1, keepdim=True)  # one such matrix is an error for all of them
+    eigenvalues, vectors = torch.linalg.eigh(gram.masked_fill(beyond.unsqueeze(-1), 0.0))
     limits, largest = torch.finfo(eigenvalues.dtype), eigenvalues[..., -1:].clamp_min(0)
     found = eigenvalues > eigenvalues.shape[-1] * limits.eps * largest
     ratio = (eigenvalues / largest.clamp_min(limits.tiny)).where(found, 0.0)
     along = (vectors.mT @ h.unsqueeze(-1)).squeeze(-1) / eigenvalues.where(found, 1.0)
-    return ratio, vectors, along.where(found, 0.0)
+    return ratio, vectors, along.where(found, 0.0).masked_fill(beyond, torch.nan)
