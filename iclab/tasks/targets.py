@@ -33,6 +33,10 @@ class Profile(ABC):
     @abstractmethod
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
 
+    def powers(self, count: int) -> Float[Tensor, " count"] | None:
+        """The first coefficients of its power series, float64; none where it has none that converges on [−1, 1]."""
+        return None
+
 
 @dataclass(frozen=True)
 class Power(Profile):
@@ -46,6 +50,9 @@ class Power(Profile):
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return z**self.degree
 
+    def powers(self, count: int) -> Float[Tensor, " count"]:
+        return (torch.arange(count) == self.degree).double()
+
 
 @dataclass(frozen=True)
 class Cosine(Profile):
@@ -55,6 +62,12 @@ class Cosine(Profile):
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return (self.frequency * z).cos()
+
+    def powers(self, count: int) -> Float[Tensor, " count"]:
+        """(−1)^k frequency^{2k} / (2k)! at 2k."""
+        steps = -(self.frequency**2) / torch.arange(1, count, dtype=torch.float64) / torch.arange(count - 1).clamp(min=1)
+        steps = torch.cat([torch.ones(1, dtype=torch.float64), steps[1::2]]).cumprod(0)
+        return _even(steps, count)
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,17 @@ class Arctangent(Profile):
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return z * (z / self.eta).atan()
+
+    def powers(self, count: int) -> Float[Tensor, " count"] | None:
+        """(−1)^j / ((2j + 1) eta^{2j+1}) at 2j + 2."""
+        j = torch.arange((count + 1) // 2, dtype=torch.float64)
+        terms = (-1.0) ** j / ((2 * j + 1) * self.eta ** (2 * j + 1))
+        return _even(torch.nn.functional.pad(terms, (1, 0)), count) if self.eta > 1 else None
+
+
+def _even(terms: Float[Tensor, " half"], count: int) -> Float[Tensor, " count"]:
+    """A series in z²."""
+    return torch.stack([terms, torch.zeros_like(terms)], dim=1).flatten()[:count]
 
 
 ONE = Power(0)
