@@ -84,9 +84,7 @@ def _problems(d: int, degree: int) -> list[str]:
     return found + ([] if 0 <= degree <= HIGHEST else [f"degree must lie in 0..{HIGHEST}, given {degree}"])
 
 
-def _coefficients(
-    profile: Profile, d: int, degree: int
-) -> tuple[Float[Tensor, " degrees"], Float[Tensor, " degrees"]]:
+def _coefficients(profile: Profile, d: int, degree: int) -> tuple[Float[Tensor, " degrees"], Float[Tensor, " degrees"]]:
     """c_b of ψ = Σ_b c_b P_b, and what rounding may have made of them: by quadrature or, where that loses less, by the
     power series of ψ (whose terms cancel where ψ varies fast)."""
     nodes, weights, ps = _rule(d, degree)
@@ -107,7 +105,7 @@ def _summed(terms: Float[Tensor, "degrees terms"]) -> tuple[Float[Tensor, " degr
 def _by_parts(d: int, a: int, k: Int[Tensor, " terms"]) -> Float[Tensor, " terms"]:
     """log of r(a) k!/(k − a)!, −∞ for k < a: with E of the (k − a)-th power in d + 2a dimensions, E[z^k P_a(z)] and
     E[(1 + z)^k P_a(z)]."""
-    falling = torch.lgamma(k + 1.0) - torch.lgamma((k - a).clamp(min=0) + 1.0)
+    falling = torch.lgamma(k.double() + 1) - torch.lgamma((k - a).clamp(min=0).double() + 1)
     return (lgamma(d / 2) - lgamma(a + d / 2) - a * log(2) + falling).where(k >= a, -torch.inf)
 
 

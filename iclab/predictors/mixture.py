@@ -105,11 +105,11 @@ class Mixture(EvidenceWeighted):
         shares = (torch.stack(evidence, -1) + torch.tensor(self._prior(), dtype=xs.dtype, device=xs.device)).softmax(-1)
         means = torch.stack([part(xs, ys) for part in parts], -1)
         within = torch.stack([part.variance(xs) for part in parts], -1)
-        between = (means - (shares * means).sum(-1, keepdim=True)).square()
+        apart = means - means[..., :1]
+        between = (apart - (shares * apart).sum(-1, keepdim=True)).square()
         return (shares * (within + between)).sum(-1)
 
     def _prior(self) -> list[float]:
         """log π_c."""
         given = torch.tensor(self.log_weights or (0.0,) * len(self.components), dtype=torch.float64)
         return given.log_softmax(-1).tolist()
-

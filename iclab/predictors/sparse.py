@@ -13,8 +13,8 @@ left, takes away the error of the first: w_A += P_A⁻¹g, r_A −= g·P_A⁻¹g
 coordinates, inputs that repeat), X_A itself is factored, with √lam·I below it.
 
 σ = 0 is the limit in which a support that leaves a residual has no weight, and the others have it ∝ exp(−|w_A|²/2τ²) /
-√det(P_A/lam). Residuals are known up to eps·|y| and singular values of X_A up to eps·√tr(G); so σ² = eps·Σy² and, apart
-from it, lam = eps·tr(G)/d stand for 0. With noise nothing has a floor but the penalty, which is not taken below
+√det(P_A/lam). Residuals are known up to eps·|y| and singular values of X_A up to eps·√tr(G); so σ² = eps^1.25·Σy² and,
+apart from it, lam = eps·tr(G)/d stand for 0. With noise nothing has a floor but the penalty, which is not taken below
 eps^1.5·tr(G)/d: noise of less than 1e-12 of τ·√(tr(G)/d) is taken for as much.
 Function class: Garg, Tsipras, Liang, Valiant 2022, arXiv 2208.01066, §4, who compare with the Lasso for want of it.
 """
@@ -81,14 +81,17 @@ class SparsePosterior(EvidenceWeighted):
     def _per_support(self, n: int) -> int:
         return 3 * (self.sparsity + 1) ** 2 + 2 * n
 
-    def _floored(self, system: Float[Tensor, "k k batch n"]) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+    def _floored(
+        self, system: Float[Tensor, "k k batch n"]
+    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
         """σ² and lam, both positive: what stands for 0 where there is no noise or next to none."""
         squares, limits = system.diagonal(), torch.finfo(system.dtype)
         size = squares[..., : self.d].mean(-1)
         if self.noise > 0:
             variance = torch.full_like(size, self.noise**2)
             return variance, (limits.eps**1.5 * size).clamp_min((self.noise / self.prior) ** 2)
-        return (limits.eps * squares[..., self.d]).clamp_min(limits.tiny), (limits.eps * size).clamp_min(limits.tiny)
+        labels = limits.eps**1.25 * squares[..., self.d]
+        return labels.clamp_min(limits.tiny), (limits.eps * size).clamp_min(limits.tiny)
 
     def _block(
         self,
@@ -173,17 +176,16 @@ def factored(
     hard: Bool[Tensor, "c batch n"],
     lam: Float[Tensor, "batch n"],
 ) -> tuple[Float[Tensor, "s hard"], Float[Tensor, " hard"], Float[Tensor, " hard"]]:
-    """w_A, r_A and log det P_A at the chosen places, from R of [X_A y; √lam·I 0] = QR, which squares nothing."""
-    s, (chosen, prompt, position) = supports.shape[1], hard.nonzero(as_tuple=True)
+    """w_A, r_A and log det P_A at the chosen places."""
+    chosen, prompt, position = hard.nonzero(as_tuple=True)
     rows = int(position.max())  # no more are seen
-    size = chunk(4 * (rows + s) * (s + 1), joint.device)
+    size = chunk(6 * (rows + supports.shape[1]) * (supports.shape[1] + 1), joint.device)
     parts = [
-        triangle(joint[b, :rows].take_along_dim(_columns(supports[c], joint), 2), i, lam[b, i])
+        least_squares(joint[b, :rows].take_along_dim(_columns(supports[c], joint), 2), i, lam[b, i])
         for c, b, i in zip(chosen.split(size), prompt.split(size), position.split(size), strict=True)
     ]
-    root = torch.cat(parts)
-    w = torch.linalg.solve_triangular(root[:, :s, :s], root[:, :s, s:], upper=True).squeeze(-1)
-    return w.mT, root[:, s, s].square(), 2 * root[:, :s, :s].diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    w, r, log_det = (torch.cat(each) for each in zip(*parts, strict=True))
+    return w.mT, r, log_det
 
 
 def _columns(supports: Int[Tensor, "hard s"], joint: Float[Tensor, "batch n k"]) -> Int[Tensor, "hard 1 s_1"]:
@@ -191,16 +193,24 @@ def _columns(supports: Int[Tensor, "hard s"], joint: Float[Tensor, "batch n k"])
     return torch.nn.functional.pad(supports, (0, 1), value=joint.shape[-1] - 1).unsqueeze(1)
 
 
-def triangle(
+def least_squares(
     rows: Float[Tensor, "hard n m"], position: Int[Tensor, " hard"], lam: Float[Tensor, " hard"]
-) -> Float[Tensor, "hard m m"]:
-    """R of the rows seen, above √lam·I with labels 0. The slight rows come last: Householder's error is then small
-    relative to each."""
+) -> tuple[Float[Tensor, "hard s"], Float[Tensor, " hard"], Float[Tensor, " hard"]]:
+    """w, r and log det P of the rows seen, from R of [X y; √lam·I 0] = QR, which squares nothing. Slight rows come last:
+    Householder's error is then small relative to each. A refinement with RᵀR for P takes away the error that residuals
+    cause, which the condition magnifies twice."""
+    s = rows.shape[2] - 1
     seen = torch.arange(rows.shape[1], device=rows.device) < position.unsqueeze(-1)
-    penalty = torch.eye(rows.shape[2], dtype=rows.dtype, device=rows.device)
-    penalty[-1] = 0.0
-    below = lam.sqrt().view(-1, 1, 1) * penalty
-    return torch.linalg.qr(torch.cat([rows.where(seen.unsqueeze(-1), 0.0), below], dim=1), mode="r").R
+    rows = rows.where(seen.unsqueeze(-1), 0.0)
+    below = lam.sqrt().view(-1, 1, 1) * torch.eye(s, s + 1, dtype=rows.dtype, device=rows.device)
+    root = torch.linalg.qr(torch.cat([rows, below], dim=1), mode="r").R
+    triangle, xs, w = root[:, :s, :s], rows[..., :s], root[:, :s, s:]
+    w = torch.linalg.solve_triangular(triangle, w, upper=True)
+    gradient = xs.mT @ (rows[..., s:] - xs @ w) - lam.view(-1, 1, 1) * w
+    step = torch.linalg.solve_triangular(triangle.mT, gradient, upper=False)
+    w = (w + torch.linalg.solve_triangular(triangle, step, upper=True)).squeeze(-1)
+    log_det = 2 * triangle.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    return w, root[:, s, s].square(), log_det
 
 
 def eliminated(
