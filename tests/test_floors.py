@@ -304,7 +304,7 @@ class Odd(Profile):
 def test_a_norm_that_rounding_makes_up_is_refused_with_its_degree():
     with pytest.raises(ValueError, match="in 200 dimensions rounding leaves no norm up to degree 12"):
         rkhs_norm(KeyAverage(Odd()), 200, 12)
-    with pytest.raises(ValueError, match="degree must lie in 0..24, given 40"):
+    with pytest.raises(ValueError, match=r"degree must lie in 0..24, given 40"):
         rkhs_norm(QueryFunction(Power(40)), 8)
     with pytest.raises(ValueError, match="at most 4096, given 10000000000"):
         attention_spectrum(10**10, 3)

@@ -10,9 +10,9 @@ kernels have the eigenfunctions and eigenvalues
     network     Π_i Y_{a_i}(x_i), i = 0..N          Π_i r(a_i) · (N + 2)^{−m} E κ⁽ᵐ⁾(z),      m = Σ a_i
                 r(a) = Γ(d/2) / (2^a Γ(a + d/2)),   z = (1 + Σ u_i)/(N + 2),   u_i a coordinate in d + 2a_i dimensions
 
-By parts, E ψ P_a = r(a) E ψ⁽ᵃ⁾ with the mean on the right in d + 2a dimensions. So a power, and with it λ_ab, is a sum of
-positive numbers: as small as d^{−a−b}, it is known to the last digits, while a quadrature of the product would leave the
-rounding error of numbers of order 1.
+By parts, E ψ P_a = r(a) E ψ⁽ᵃ⁾ with the mean on the right in d + 2a dimensions. So a power, and with it λ_ab, is a sum
+of positive numbers: as small as d^{−a−b}, it is known to the last digits, while a quadrature of the product would leave
+the rounding error of numbers of order 1.
 
 The target f* = (1/N) Σ_i F(x_0, x_i), of which F_ab is the part of degree a in the query and b in the keys, has in the
 space of the attention kernel the squared norm, which is that of the least values v(W) with f* = E_W ⟨φ_W, v(W)⟩,

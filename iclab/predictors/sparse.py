@@ -7,10 +7,10 @@ The posterior mean is the mixture of the C(d, s) supports A. With lam = σ²/τ�
 
 because y ~ N(0, τ²X_A X_Aᵀ + σ²I). Each P_A is eliminated by hand, s steps for all supports, prefixes and prompts at
 once: many small matrices are what a library's batched Cholesky is slowest at. Moments have squared the inputs, so that
-the elimination alone knows r_A up to eps·Σy² only, which is more than σ² where there is little noise. Hence r_A is formed
-from the residuals y − X_A w_A, and a second elimination, of P_A with the gradient g = X_Aᵀ(y − X_A w_A) − lam·w_A that is
-left, takes away the error of the first: w_A += P_A⁻¹g, r_A −= g·P_A⁻¹g. Where P_A is ill-conditioned (fewer examples than
-coordinates, inputs that repeat), X_A itself is factored, with √lam·I below it.
+the elimination alone knows r_A up to eps·Σy² only, which is more than σ² where there is little noise. Hence r_A is
+formed from the residuals y − X_A w_A, and a second elimination, of P_A with g = X_Aᵀ(y − X_A w_A) − lam·w_A, the
+gradient that is left, takes away the error of the first: w_A += P_A⁻¹g, r_A −= g·P_A⁻¹g. Where P_A is ill-conditioned
+(fewer examples than coordinates, inputs that repeat), X_A itself is factored, with √lam·I below it.
 
 σ = 0 is the limit in which a support that leaves a residual has no weight, and the others have it ∝ exp(−|w_A|²/2τ²) /
 √det(P_A/lam). Residuals are known up to eps·|y| and singular values of X_A up to eps·√tr(G); so σ² = eps^1.25·Σy² and,
@@ -81,9 +81,7 @@ class SparsePosterior(EvidenceWeighted):
     def _per_support(self, n: int) -> int:
         return 3 * (self.sparsity + 1) ** 2 + 2 * n
 
-    def _floored(
-        self, system: Float[Tensor, "k k batch n"]
-    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n"]]:
+    def _floored(self, system: Float[Tensor, "k k batch n"]) -> tuple[Tensor, Tensor]:
         """σ² and lam, both positive: what stands for 0 where there is no noise or next to none."""
         squares, limits = system.diagonal(), torch.finfo(system.dtype)
         size = squares[..., : self.d].mean(-1)
@@ -196,7 +194,7 @@ def _columns(supports: Int[Tensor, "hard s"], joint: Float[Tensor, "batch n k"])
 def least_squares(
     rows: Float[Tensor, "hard n m"], position: Int[Tensor, " hard"], lam: Float[Tensor, " hard"]
 ) -> tuple[Float[Tensor, "hard s"], Float[Tensor, " hard"], Float[Tensor, " hard"]]:
-    """w, r and log det P of the rows seen, from R of [X y; √lam·I 0] = QR, which squares nothing. Slight rows come last:
+    """w, r and log det P of the rows seen, from R of [X y; √lam·I 0] = QR, which squares nothing. Slight rows are last:
     Householder's error is then small relative to each. A refinement with RᵀR for P takes away the error that residuals
     cause, which the condition magnifies twice."""
     s = rows.shape[2] - 1

@@ -19,7 +19,7 @@ from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
 from iclab.tasks.query_and_keys import QueryAndKeys
-from iclab.tasks.task import FunctionClass, Task
+from iclab.tasks.task import FunctionClass, Task, same_labels
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,7 @@ class NoisyLabels(Derived):
         return self.std
 
 
+@same_labels
 @dataclass(frozen=True)
 class Truncated(Derived):
     """The first `points` examples, with every coordinate of x from the `dims`-th on set to zero: a curriculum step."""
@@ -238,6 +239,7 @@ class Truncated(Derived):
         return xs * (torch.arange(self.d, device=xs.device) < self.dims)
 
 
+@same_labels
 @dataclass(frozen=True)
 class Longer(Derived):
     """Prompts of `points` examples, more than the base has, of the same laws."""
@@ -262,6 +264,7 @@ class Longer(Derived):
 # ---- shifted inputs ------------------------------------------------------------------------------------------------
 
 
+@same_labels
 @dataclass(frozen=True)
 class ScaledInputs(Derived):
     """Every input is multiplied by `scale`."""
@@ -279,6 +282,7 @@ class ScaledInputs(Derived):
         return self.scale * super().draw_inputs(batch, rng, dtype)
 
 
+@same_labels
 @dataclass(frozen=True)
 class Recoloured(Derived):
     """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic law keeps its trace."""
@@ -301,6 +305,7 @@ class Recoloured(Derived):
         return xs @ self.colour().to(xs)
 
 
+@same_labels
 @dataclass(frozen=True)
 class SkewedInputs(Recoloured):
     """Covariance with eigenvalues proportional to 1/i² in a random basis drawn from `seed`, and the same trace, where
@@ -310,6 +315,7 @@ class SkewedInputs(Recoloured):
         return 1 / torch.arange(1, self.d + 1, dtype=torch.float64)
 
 
+@same_labels
 @dataclass(frozen=True)
 class HalfSubspace(Recoloured):
     """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic law keeps its trace."""
@@ -327,6 +333,7 @@ def _query_below(base: Task) -> list[str]:
     return [f"a shift of the query must be outermost, given base {type(base).__name__}"] if base.at_query else []
 
 
+@same_labels
 @dataclass(frozen=True)
 class QueryShift(Derived):
     """A shift that concerns the query, which is the input at the last position: only there is it to be measured."""
@@ -348,6 +355,7 @@ def _with_query(xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"])
     return torch.cat([xs[:, :-1], query.unsqueeze(1)], dim=1)
 
 
+@same_labels
 @dataclass(frozen=True)
 class Orthant(QueryShift):
     """The context lies in one random orthant per prompt."""
@@ -366,6 +374,7 @@ class Orthant(QueryShift):
         """The query, from the base's and from its mirror image in the orthant."""
 
 
+@same_labels
 @dataclass(frozen=True)
 class RandomOrthant(Orthant):
     """The context lies in one random orthant per prompt; the query is free."""
@@ -374,6 +383,7 @@ class RandomOrthant(Orthant):
         return free
 
 
+@same_labels
 @dataclass(frozen=True)
 class OppositeOrthant(Orthant):
     """The context lies in one random orthant per prompt and the query in the opposite one."""
@@ -382,6 +392,7 @@ class OppositeOrthant(Orthant):
         return -inside
 
 
+@same_labels
 @dataclass(frozen=True)
 class OrthogonalQuery(QueryShift):
     """The query is orthogonal to the span of the context and keeps its norm; the context must leave a dimension."""
@@ -401,6 +412,7 @@ class OrthogonalQuery(QueryShift):
         return _with_query(xs, outside.to(dtype))
 
 
+@same_labels
 @dataclass(frozen=True)
 class RepeatedQuery(QueryShift):
     """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""

@@ -65,11 +65,9 @@ class Cosine(Profile):
 
     def powers(self, count: int) -> Float[Tensor, " count"]:
         """(−1)^k frequency^{2k} / (2k)! at 2k."""
-        steps = (
-            -(self.frequency**2) / torch.arange(1, count, dtype=torch.float64) / torch.arange(count - 1).clamp(min=1)
-        )
-        steps = torch.cat([torch.ones(1, dtype=torch.float64), steps[1::2]]).cumprod(0)
-        return _even(steps, count)
+        k = torch.arange(1, (count + 1) // 2, dtype=torch.float64)
+        ratios = -(self.frequency**2) / (2 * k * (2 * k - 1))
+        return _even(torch.nn.functional.pad(ratios, (1, 0), value=1.0).cumprod(0), count)
 
 
 @dataclass(frozen=True)

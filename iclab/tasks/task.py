@@ -3,10 +3,14 @@
 A prompt is drawn in a fixed order from one generator: inputs, then functions, then noise,
 
     x_i ~ inputs,   f ~ functions,   y_i = f(x_i) + noise · ε_i,   ε_i ~ N(0, 1).
+
+A subclass may change any of it. So what theory knows of a class holds of that very class, unless `same_labels` says of
+another one that it changes the inputs alone.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -79,6 +83,22 @@ class Task(ABC):
     def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
         """The standard deviation of the label noise in the prompts of these functions."""
         return self.noise
+
+
+Kind = TypeVar("Kind", bound=type[Task])
+_SAME_LABELS: set[type] = set()
+
+
+def same_labels(kind: Kind) -> Kind:
+    """Declares that the labels of a class of tasks have, given the inputs, the law of the class it derives from: what
+    theory knows of that one, such as its Bayes predictor, holds of this one. A decorator, of this class alone."""
+    _SAME_LABELS.add(kind)
+    return kind
+
+
+def law(task: Task) -> type:
+    """The class whose law the labels of a task have: its own, or where `same_labels` says so the one above."""
+    return next(kind for kind in type(task).__mro__ if kind not in _SAME_LABELS)
 
 
 @dataclass(frozen=True)
