@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import unsquarable
 from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged, pooled
 from iclab.predictors.predictor import exclusive_cumsum, needs_noise
 from iclab.predictors.prefixes import chunk
@@ -39,7 +40,7 @@ class DiscreteMMSE(EvidenceWeighted):
         found = [] if self.pool.ndim == 2 and len(self.pool) else ["pool must be size × d with a size of 1 or more"]
         if not 0 <= self.noise < float("inf"):
             found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        refuse("DiscreteMMSE", found)
+        refuse("DiscreteMMSE", found + unsquarable("noise", self.noise))
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import unsquarable
 from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged
 from iclab.predictors.predictor import exclusive_cumsum, needs_noise
 from iclab.predictors.prefixes import chunk
@@ -58,7 +59,8 @@ class SparsePosterior(EvidenceWeighted):
             found.append(f"prior must be a positive standard deviation, given {self.prior}")
         if not 0 <= self.noise < float("inf"):
             found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        return found
+        found += unsquarable("prior", self.prior) + unsquarable("noise", self.noise)
+        return found or unsquarable("noise / prior", self.noise / self.prior)
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). Raises ``ValueError`` without noise: interpolated labels have none."""

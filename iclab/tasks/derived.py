@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
@@ -32,8 +32,11 @@ class Derived(Task):
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
         found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
         told = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
-        found += [told] if self.base.moving else []
-        refuse(type(self).__name__, found or self._problems())
+        found += [told] if getattr(self.base, "moving", False) else []
+        admit(self, lambda: found or self._problems())
+
+    def factors(self) -> dict[str, float]:
+        return self.base.factors()
 
     @abstractmethod
     def _problems(self) -> list[str]:
@@ -100,6 +103,9 @@ class FinitePool(Derived):
         )
         return found + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
 
+    def held(self) -> dict[str, int]:
+        return super().held() | {"the pool": self.size * self.d}
+
     def pool(self) -> Float[Tensor, "size d"]:
         """The weight vectors, float64."""
         truth = self.base.draw_functions(self.size, torch.Generator().manual_seed(self.seed), torch.float64)
@@ -147,6 +153,11 @@ class ScaledFunctions(Functions):
         return self.scale * self.base(xs)
 
 
+def _times(factors: dict[str, float], scale: float) -> dict[str, float]:
+    """All scales that tasks were derived with are one."""
+    return factors | {"scale": factors.get("scale", 1.0) * scale}
+
+
 def _scaled(truth: Functions, scale: float) -> Functions:
     if isinstance(truth, MixedFunctions):
         return replace(truth, parts=tuple(_scaled(part, scale) for part in truth.parts))
@@ -162,6 +173,9 @@ class ScaledWeights(Derived):
     def _problems(self) -> list[str]:
         usable = isfinite(self.scale) and self.scale != 0
         return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
+
+    def factors(self) -> dict[str, float]:
+        return _times(super().factors(), self.scale)
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
@@ -274,6 +288,9 @@ class ScaledInputs(Derived):
     def _problems(self) -> list[str]:
         usable = isfinite(self.scale) and self.scale != 0
         return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
+
+    def factors(self) -> dict[str, float]:
+        return _times(super().factors(), self.scale)
 
     def colour(self) -> Float[Tensor, "d d"]:
         return self.scale * super().colour()

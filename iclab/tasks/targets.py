@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.inputs import rotation
 
 # ---- functions of one number ---------------------------------------------------------------------------------------
@@ -29,6 +30,17 @@ from iclab.tasks.inputs import rotation
 @dataclass(frozen=True)
 class Profile(ABC):
     """A function ψ of one inner product."""
+
+    def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
+        """What stands against these settings."""
+        return []
+
+    def size(self, far: float) -> float:
+        """|ψ(far)|, or 1 where that is more: powers overflow to ∞."""
+        return max(1.0, self(torch.tensor(far, dtype=torch.float64)).abs().item())
 
     @abstractmethod
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
@@ -44,8 +56,8 @@ class Power(Profile):
 
     degree: int
 
-    def __post_init__(self) -> None:
-        refuse("Power", [] if self.degree >= 0 else [f"degree must be 0 or more, given {self.degree}"])
+    def _problems(self) -> list[str]:
+        return [] if self.degree >= 0 else [f"degree must be 0 or more, given {self.degree}"]
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return z**self.degree
@@ -76,8 +88,8 @@ class Arctangent(Profile):
 
     eta: float = 3.0
 
-    def __post_init__(self) -> None:
-        refuse("Arctangent", [] if self.eta > 0 else [f"eta must be positive, given {self.eta}"])
+    def _problems(self) -> list[str]:
+        return [] if self.eta > 0 else [f"eta must be positive, given {self.eta}"]
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return z * (z / self.eta).atan()
@@ -115,6 +127,10 @@ class Target(ABC):
         """What stands against this target in d dimensions."""
         return []
 
+    def size(self, far: float) -> float:
+        """How large labels are, or 1 where that is more, of inputs that go so far in any direction."""
+        return 1.0
+
     @abstractmethod
     def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]: ...
 
@@ -143,8 +159,13 @@ class KeyAverage(Target):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        fits = -1 <= self.overlap <= 1
-        refuse("KeyAverage", [] if fits else [f"overlap must lie in -1..1, given {self.overlap}"])
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
+        return [] if -1 <= self.overlap <= 1 else [f"overlap must lie in -1..1, given {self.overlap}"]
+
+    def size(self, far: float) -> float:
+        return self.key.size(far) * self.correlation.size(far**2)
 
     def problems_for(self, d: int) -> list[str]:
         odd = d % 2 and abs(self.overlap) < 1
@@ -171,6 +192,12 @@ class QueryFunction(Target):
     profile: Profile
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        admit(self, list)
+
+    def size(self, far: float) -> float:
+        return self.profile.size(far)
+
     def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
         return self.profile(xs[:, 0] @ _beta(self.seed, xs))
 
@@ -186,6 +213,12 @@ class Alternating(Target):
     @property
     def invariant(self) -> bool:
         return False
+
+    def __post_init__(self) -> None:
+        admit(self, list)
+
+    def size(self, far: float) -> float:
+        return self.profile.size(far)
 
     def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
         terms = self.profile(xs[:, 1:] @ _beta(self.seed, xs))

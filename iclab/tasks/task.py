@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.inputs import Inputs, Normal
 from iclab.tasks.prompts import Functions, Prompts
 
@@ -68,6 +69,14 @@ class Task(ABC):
         """What was drawn once and is part of every function, by name: a run keeps it beside the model's weights."""
         return {}
 
+    def held(self) -> dict[str, int]:
+        """How many numbers a prompt takes and what is drawn or computed once for all, by what it is."""
+        return {"a prompt": self.n * (self.d + 1), "the covariance of inputs": self.d**2}
+
+    def factors(self) -> dict[str, float]:
+        """What labels are multiplied by, and how far inputs reach, by name."""
+        return {}
+
     def sample(self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Prompts:
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
 
@@ -111,7 +120,10 @@ class FunctionClass(Task):
     inputs: Inputs = field(default_factory=Normal, kw_only=True)
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self._problems())
+        admit(self, self._problems)
+
+    def factors(self) -> dict[str, float]:
+        return {"inputs": self.inputs.reach(self.d)}
 
     def _problems(self) -> list[str]:
         found = [f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1]
