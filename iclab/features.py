@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize, pad
 
 from iclab.errors import refuse
+from iclab.limits import admit
 
 
 class Features(ABC):
@@ -63,11 +64,18 @@ class Representation(Features):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
         least = {"width": self.width, "depth": self.depth}
         found = [f"{name} must be at least 1, given {value}" for name, value in least.items() if value < 1]
         found += [] if 0 <= self.slope <= 1 else [f"slope must lie in 0..1, given {self.slope}"]
         found += [] if 0 <= self.seed < 2**32 else [f"seed must lie in 0..{2**32 - 1}, given {self.seed}"]
-        refuse("Representation", found)
+        return found
+
+    def held(self) -> dict[str, int]:
+        """How many numbers the weights behind the first layer take."""
+        return {"the representation": self.width + (self.depth - 1) * self.width**2}
 
     def __call__(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch D"]:
         last = self.layers(xs)[-1]

@@ -2,16 +2,24 @@
 
 Under squared loss it is the posterior mean E[y_i | x_0, y_0, ..., x_i]. Since functions are drawn independently of
 inputs, the law of the inputs plays no part in it: a shift of the inputs keeps the predictor of its base.
+
+What is known of a class of tasks is known of that very class: a subclass may have other functions or other noise. One
+that changes its inputs alone says so by `iclab.tasks.same_labels`; of any other the predictor can be registered,
+
+    @register(MyTask)
+    def _(task: MyTask, scale: float, noise: float) -> Predictor: ...
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import singledispatch
+from functools import update_wrapper
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.errors import Refusal, refuse
 from iclab.features import Concatenated, Features, Identity
 from iclab.predictors import (
     DiscreteMMSE,
@@ -25,23 +33,51 @@ from iclab.predictors import (
 )
 from iclab.tasks import (
     Derived,
+    DynamicalSystem,
     FinitePool,
     LinearRegression,
     MixedFunctions,
+    NoiseMixture,
+    NoisyLabels,
     NormalisedLabels,
+    OneOf,
     Prompts,
+    RepresentationMixture,
     RepresentationRegression,
     ScaledWeights,
     SparseLinearRegression,
     Task,
-    TaskMixture,
     TruePrior,
     WhitenedLinearRegression,
+    law,
 )
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+class ByLaw:
+    """A function of a task, and more, with a rule for each law that labels may have; `otherwise` is the rule for laws
+    that none is known for. The rule is that of one class alone: no subclass has it."""
+
+    def __init__(self, otherwise: Callable[..., Any]) -> None:
+        self.otherwise, self.rules = otherwise, dict[type, Callable[..., Any]]()
+        update_wrapper(self, otherwise)
+
+    def register(self, *kinds: type[Task]) -> Callable[[Rule], Rule]:
+        """Decorates the rule for these classes of tasks, and for none below them."""
+
+        def kept(rule: Rule) -> Rule:
+            self.rules.update(dict.fromkeys(kinds, rule))
+            return rule
+
+        return kept
+
+    def __call__(self, task: Task, *facts: Any) -> Any:
+        return self.rules.get(law(task), self.otherwise)(task, *facts)
 
 
 def bayes(task: Task) -> Predictor:
-    """The predictor of least risk. Raises ``ValueError`` where no closed form is known.
+    """The predictor of least risk. Raises ``ValueError`` where no closed form is known (see `register`).
 
     Labels that are vectors are answered coordinate by coordinate, which is Bayes for a `DynamicalSystem`, the one task
     that has them: its coordinates are independent given the states.
@@ -96,14 +132,18 @@ def _with_weights(task: Task) -> tuple[Task, float]:
     return functions.base if isinstance(functions, FinitePool) else functions, scale(first)
 
 
+@ByLaw
 def components(task: Task) -> tuple[Task, ...]:
     """The tasks that a prompt may come from: those of a mixture; of a task derived from a mixture, each derived in the
     same way; of any other the task itself."""
-    if isinstance(task, TaskMixture):
-        return task.components
-    if isinstance(task, Derived) and isinstance(source(task), TaskMixture):
-        return tuple(replace(task, base=part) for part in components(task.base))
-    return (task,)
+    if source(task) is task or not isinstance(task, Derived) or len(parts := components(task.base)) == 1:
+        return (task,)
+    return tuple(replace(task, base=part) for part in parts)
+
+
+@components.register(OneOf, NoiseMixture, RepresentationMixture)
+def _(task: OneOf | NoiseMixture | RepresentationMixture) -> tuple[Task, ...]:
+    return task.components
 
 
 def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
@@ -112,7 +152,7 @@ def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
     Raises ``ValueError`` where the task is no mixture, or a component's Bayes predictor is not known.
     """
     truth = prompts.truth
-    if not isinstance(truth, MixedFunctions):
+    if not isinstance(truth, MixedFunctions) or len(components(task)) != len(truth.parts):
         raise ValueError(f"{type(task).__name__} is no mixture: there is no component to be told")
     return truth.pick(torch.stack([bayes(part)(prompts.xs, prompts.ys) for part in components(task)]))
 
@@ -157,67 +197,103 @@ def _placed(covariance: Float[Tensor, "k k"], sizes: list[int], place: int) -> F
     return torch.block_diag(*blocks[:place], covariance, *blocks[place + 1 :])
 
 
-@singledispatch
+@ByLaw
 def _gaussian(functions: Task, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
     """The features that a source's functions are linear in, and the covariance of their weights."""
-    raise ValueError(f"no closed form of the Bayes predictor is known for {type(functions).__name__} in a mixture")
+    raise Refusal(f"no closed form of the Bayes predictor is known for {type(functions).__name__} in a mixture")
 
 
-@_gaussian.register
+@_gaussian.register(LinearRegression, WhitenedLinearRegression)
 def _(functions: LinearRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
-    if isinstance(functions, SparseLinearRegression):
-        raise ValueError("sparse weights are not Gaussian")
     return Identity(), scale**2 * functions.weight_covariance()
 
 
-@_gaussian.register
+@_gaussian.register(SparseLinearRegression)
+def _(functions: SparseLinearRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
+    raise Refusal("sparse weights are not Gaussian")
+
+
+@_gaussian.register(RepresentationRegression, DynamicalSystem)
 def _(functions: RepresentationRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
     size = functions.features.size(functions.d)
     return functions.features, scale**2 * functions.weight_variance() * torch.eye(size, dtype=torch.float64)
 
 
+@ByLaw
 def source(task: Task) -> Task:
     """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
-    if isinstance(task, TruePrior):
-        return source(task.prior)
-    return source(task.base) if isinstance(task, Derived) and not isinstance(task, FinitePool) else task
+    return task
 
 
+@source.register(Derived, NoisyLabels, ScaledWeights, NormalisedLabels)
+def _(task: Derived) -> Task:
+    return source(task.base)
+
+
+@source.register(TruePrior)
+def _(task: TruePrior) -> Task:
+    return source(task.prior)
+
+
+@ByLaw
 def scale(task: Task) -> float:
     """What the functions of the source are multiplied by."""
-    if not isinstance(task, Derived) or isinstance(task, FinitePool):
-        return 1.0
-    own = task.scale if isinstance(task, ScaledWeights | NormalisedLabels) else 1.0
-    return own * scale(task.base)
+    return 1.0
 
 
-@singledispatch  # labels y = scale·f(x) + noise·ε, with f drawn from the source
+@scale.register(Derived, NoisyLabels)
+def _(task: Derived) -> float:
+    return scale(task.base)
+
+
+@scale.register(ScaledWeights, NormalisedLabels)
+def _(task: ScaledWeights | NormalisedLabels) -> float:
+    return task.scale * scale(task.base)
+
+
+@scale.register(TruePrior)
+def _(task: TruePrior) -> float:
+    return scale(task.prior)
+
+
+@ByLaw
 def _posterior(functions: Task, scale: float, noise: float) -> Predictor:
-    raise ValueError(f"no closed form of the Bayes predictor is known for {type(functions).__name__}")
+    name = type(functions).__name__
+    raise Refusal(
+        f"no closed form of the Bayes predictor is known for {name}: iclab.posterior.register({name}) gives it one, or "
+        "iclab.tasks.same_labels that of the class it derives from, where only the inputs differ"
+    )
 
 
-@_posterior.register
+def register(*kinds: type[Task]) -> Callable[[Rule], Rule]:
+    """Decorates what makes the Bayes predictor of these classes of tasks, and of none below them, from a task, a scale
+    and a noise: the labels are y = scale·f(x) + noise·ε with f drawn from the task. Scale and noise differ from the
+    task's own (1 and its noise) where another task is derived from it."""
+    return _posterior.register(*kinds)
+
+
+@register(LinearRegression)
 def _(functions: LinearRegression, scale: float, noise: float) -> Predictor:
     prior = abs(scale) * functions.prior
     return Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares()
 
 
-@_posterior.register
+@register(RepresentationRegression, DynamicalSystem)
 def _(functions: RepresentationRegression, scale: float, noise: float) -> Predictor:
     prior = abs(scale) * functions.prior
     return Featurised(Ridge((noise / prior) ** 2) if noise > 0 else LeastSquares(), functions.features)
 
 
-@_posterior.register
+@register(WhitenedLinearRegression)
 def _(functions: WhitenedLinearRegression, scale: float, noise: float) -> Predictor:
     return Posterior(scale**2 * functions.weight_covariance(), noise)
 
 
-@_posterior.register
+@register(SparseLinearRegression)
 def _(functions: SparseLinearRegression, scale: float, noise: float) -> Predictor:
     return SparsePosterior(functions.d, functions.sparsity, abs(scale) * functions.prior, noise)
 
 
-@_posterior.register
+@register(FinitePool)
 def _(functions: FinitePool, scale: float, noise: float) -> Predictor:
     return DiscreteMMSE(scale * functions.pool(), noise)

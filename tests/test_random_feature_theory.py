@@ -367,5 +367,5 @@ def test_what_theory_does_not_know_is_refused():
         energies(Alternating(), 8, 3)
     with pytest.raises(ValueError, match="is no polynomial: give a degree"):
         rkhs_norm(KeyAverage(Cosine()), 8)
-    with pytest.raises(ValueError, match="d must be at least 3, given 2"):
+    with pytest.raises(ValueError, match="d must be at least 3 and at most 4096, given 2"):
         rkhs_norm(key(1), 2)

@@ -6,8 +6,13 @@ kernels have the eigenfunctions and eigenvalues
 
     attention   √N (1/N) Σ_i Y_a(x_0) Y_b(x_i)      λ_ab/N, and λ_a0 for b = 0
                 λ_ab = E[(1 + t) κ((1 + u)(1 + t)/4) P_a(u) P_b(t)],      u, t coordinates of uniform points
+                     = Σ_k μ_k 4^{−k} E[(1 + u)^k P_a(u)] E[(1 + t)^{k+1} P_b(t)]
     network     Π_i Y_{a_i}(x_i), i = 0..N          Π_i r(a_i) · (N + 2)^{−m} E κ⁽ᵐ⁾(z),      m = Σ a_i
                 r(a) = Γ(d/2) / (2^a Γ(a + d/2)),   z = (1 + Σ u_i)/(N + 2),   u_i a coordinate in d + 2a_i dimensions
+
+By parts, E ψ P_a = r(a) E ψ⁽ᵃ⁾ with the mean on the right in d + 2a dimensions. So a power, and with it λ_ab, is a sum
+of positive numbers: as small as d^{−a−b}, it is known to the last digits, while a quadrature of the product would leave
+the rounding error of numbers of order 1.
 
 The target f* = (1/N) Σ_i F(x_0, x_i), of which F_ab is the part of degree a in the query and b in the keys, has in the
 space of the attention kernel the squared norm, which is that of the least values v(W) with f* = E_W ⟨φ_W, v(W)⟩,
@@ -33,7 +38,7 @@ from functools import lru_cache
 from math import comb, exp, factorial, lgamma, log, prod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclab.errors import refuse
@@ -42,8 +47,12 @@ from iclab.predictors.quadrature import gegenbauer
 from iclab.tasks import KeyAverage, Power, Profile, QueryFunction, Target
 
 NODES = 160
+LARGEST, HIGHEST = 4096, 24  # dimensions and degrees up to which six digits were checked
+SHARE = 1e-6  # of a norm, which rounding may make up
 HALF = 0.5  # the relative error at which a target counts as half learned
 TERMS = 90  # of power series in z, whose moments fall fast: |z| is of order 1/√(d N)
+SERIES = 1000  # terms of the power series of a profile, which fall geometrically
+LONG = 2**16  # terms of series that only fall as a power of their number, in few dimensions
 
 # ---- harmonics -----------------------------------------------------------------------------------------------------
 
@@ -64,15 +73,54 @@ def polynomials(d: int, degree: int, t: Float[Tensor, " nodes"]) -> Float[Tensor
 @lru_cache
 def _rule(d: int, degree: int) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes, weights, and the polynomials at the nodes."""
-    refuse("theory of random features", [] if d >= 3 else [f"d must be at least 3, given {d}"])
+    refuse("theory of random features", _problems(d, degree))
     nodes, weights = gegenbauer(d, NODES)
     return nodes, weights, polynomials(d, degree, nodes)
 
 
-def _coefficients(profile: Profile, d: int, degree: int) -> Float[Tensor, " degrees"]:
-    """c_b of ψ = Σ_b c_b P_b."""
+def _problems(d: int, degree: int) -> list[str]:
+    """What is not known, or not to six digits."""
+    found = [] if 3 <= d <= LARGEST else [f"d must be at least 3 and at most {LARGEST}, given {d}"]
+    return found + ([] if 0 <= degree <= HIGHEST else [f"degree must lie in 0..{HIGHEST}, given {degree}"])
+
+
+def _coefficients(profile: Profile, d: int, degree: int) -> tuple[Float[Tensor, " degrees"], Float[Tensor, " degrees"]]:
+    """c_b of ψ = Σ_b c_b P_b, and what rounding may have made of them: by quadrature or, where that loses less, by the
+    power series of ψ (whose terms cancel where ψ varies fast)."""
     nodes, weights, ps = _rule(d, degree)
-    return _numbers(d, degree) * (ps @ (weights * profile(nodes)))
+    found = [_summed(ps * (weights * profile(nodes)))]
+    if (series := profile.powers(SERIES)) is not None:
+        held = series.nonzero().flatten()
+        found.append(_summed(series[held] * torch.stack([_power_means(d, b, held) for b in range(degree + 1)])))
+    values, errors = (torch.stack(each) * _numbers(d, degree) for each in zip(*found, strict=True))
+    best = errors.argmin(0, keepdim=True)
+    return values.gather(0, best).squeeze(0), errors.gather(0, best).squeeze(0)
+
+
+def _summed(terms: Float[Tensor, "degrees terms"]) -> tuple[Float[Tensor, " degrees"], Float[Tensor, " degrees"]]:
+    """Sums, and the error that a rounding error of 16 units in each term may make."""
+    return terms.sum(1), terms.abs().sum(1) * 16 * torch.finfo(terms.dtype).eps
+
+
+def _by_parts(d: int, a: int, k: Int[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+    """log of r(a) k!/(k − a)!, −∞ for k < a: with E of the (k − a)-th power in d + 2a dimensions, E[z^k P_a(z)] and
+    E[(1 + z)^k P_a(z)]."""
+    falling = torch.lgamma(k.double() + 1) - torch.lgamma((k - a).clamp(min=0).double() + 1)
+    return (lgamma(d / 2) - lgamma(a + d / 2) - a * log(2) + falling).where(k >= a, -torch.inf)
+
+
+def _power_means(d: int, a: int, k: Int[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+    """E[z^k P_a(z)] of a coordinate, for even k − a by E z^{2m} = Γ(D/2) Γ(m + ½) / (√π Γ(D/2 + m)) with D = d + 2a."""
+    half, m = d / 2 + a, ((k - a).clamp(min=0) / 2).double()
+    means = lgamma(half) - lgamma(0.5) + torch.lgamma(m + 0.5) - torch.lgamma(half + m)
+    return (_by_parts(d, a, k) + means).exp().where((k - a) % 2 == 0, 0.0)
+
+
+def _shifted_means(d: int, a: int, k: Int[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+    """E[((1 + z)/2)^k P_a(z)] of a coordinate: (1 + z)/2 is Beta(h, h) with h = (D − 1)/2."""
+    h, m = (d + 2 * a - 1) / 2, (k - a).clamp(min=0).double()
+    means = torch.lgamma(h + m) - lgamma(h) + lgamma(2 * h) - torch.lgamma(2 * h + m)
+    return (_by_parts(d, a, k) + means - a * log(2)).exp()
 
 
 def _numbers(d: int, degree: int) -> Float[Tensor, " degrees"]:
@@ -86,39 +134,64 @@ def _numbers(d: int, degree: int) -> Float[Tensor, " degrees"]:
 @lru_cache
 def attention_spectrum(d: int, degree: int) -> Float[Tensor, "query key"]:
     """λ_ab for a, b ≤ degree. Their sum with multiplicities N_a N_b tends to (1 + t) κ at u = t = 1, which is 1."""
-    nodes, weights, ps = _rule(d, degree)
-    u, t = nodes.unsqueeze(1), nodes
-    return (ps * weights) @ ((1 + t) * arc_cosine((1 + u) * (1 + t) / 4)) @ (ps * weights).mT
+    refuse("theory of random features", _problems(d, degree))
+    mu = arc_cosine_coefficients(LONG)
+    k = mu.nonzero().flatten()
+    queries, keys = (torch.stack([_shifted_means(d, a, m) for a in range(degree + 1)]) for m in (k, k + 1))
+    return 2 * (queries * mu[k]) @ keys.mT
 
 
 def energies(target: Target, d: int, degree: int) -> Float[Tensor, "query key"]:
-    """E F_ab² of a target (1/N) Σ_i F(x_0, x_i), for a, b ≤ degree.
+    """E F_ab² of a target (1/N) Σ_i F(x_0, x_i), for a, b ≤ degree."""
+    return _energies(target, d, degree, 0.0)
+
+
+def _energies(target: Target, d: int, degree: int, slack: float) -> Float[Tensor, "query key"]:
+    """Those of coefficients that are larger by so much of their rounding error, or smaller.
 
     With φ = Σ c_a P_a and ψ = Σ s_c P_c, by E_{x_0} P_a(⟨x_0,x⟩) P_a(⟨x_0,y⟩) = P_a(⟨x,y⟩)/N_a and the same for β,
     the part of F = φ(⟨x_0,x⟩) ψ(⟨β,x⟩) has the energy c_a² (N_b/N_a) Σ_c E[P_a P_b P_c] s_c²/N_c.
     """
-    _, weights, ps = _rule(d, degree)
     counts = _numbers(d, degree)
+
+    def squares(profile: Profile) -> Float[Tensor, " degrees"]:
+        value, error = _coefficients(profile, d, degree)
+        return (value.abs() + slack * error).clamp(min=0) ** 2
+
     if isinstance(target, QueryFunction):
-        alone = _coefficients(target.profile, d, degree) ** 2 / counts
+        alone = squares(target.profile) / counts
         return torch.nn.functional.pad(alone.unsqueeze(1), (0, degree))
     if not isinstance(target, KeyAverage):
         refuse("energies", [f"known for KeyAverage and QueryFunction, not for {type(target).__name__}"])
         raise AssertionError
-    c, s = (_coefficients(profile, d, degree) for profile in (target.correlation, target.key))
-    triple = torch.einsum("aq,bq,cq,q->abc", ps, ps, ps, weights)
-    return (c**2 / counts).unsqueeze(1) * counts * (triple @ (s**2 / counts))
+    c, s = squares(target.correlation), squares(target.key)
+    return (c / counts).unsqueeze(1) * counts * (_triples(d, degree) @ (s / counts))
+
+
+@lru_cache
+def _triples(d: int, degree: int) -> Float[Tensor, "degrees degrees degrees"]:
+    """E[P_a P_b P_c]. It is 0 where one degree exceeds the sum of the others, or all three have an odd sum."""
+    _, weights, ps = _rule(d, degree)
+    a, b, c = torch.meshgrid(*[torch.arange(degree + 1)] * 3, indexing="ij")
+    held = (a <= b + c) & (b <= a + c) & (c <= a + b) & ((a + b + c) % 2 == 0)
+    return torch.einsum("aq,bq,cq,q->abc", ps, ps, ps, weights).where(held, 0.0)
 
 
 def rkhs_norm(target: Target, d: int, degree: int | None = None) -> float:
     """B(f*), the squared norm of a target in the space of the attention kernel; the number of keys does not matter.
-    Exact for polynomials; of others the part up to `degree`. Raises ``ValueError`` where neither is known."""
+    Exact for polynomials; of others the part up to `degree`. Raises ``ValueError`` where neither is known, and where
+    rounding errors of coefficients, which are divided by tiny eigenvalues, could be more than `SHARE` of it."""
     known = polynomial_degree(target)
     refuse("rkhs_norm", [f"{target} is no polynomial: give a degree"] if known is None and degree is None else [])
     degree = max(degree or 0, known or 0, 1)
-    found = energies(target, d, degree)
-    kept = found > 1e-13 * found.sum()  # a rounding error divided by a tiny eigenvalue is no norm
-    return (found / attention_spectrum(d, degree))[kept].sum().item()
+    least, found, most = (_norm(target, d, degree, slack) for slack in (-1.0, 0.0, 1.0))
+    lost = f"of {target} in {d} dimensions rounding leaves no norm up to degree {degree}: take a lower one"
+    refuse("rkhs_norm", [] if most - least <= SHARE * found else [lost])
+    return found
+
+
+def _norm(target: Target, d: int, degree: int, slack: float) -> float:
+    return (_energies(target, d, degree, slack) / attention_spectrum(d, degree)).sum().item()
 
 
 def polynomial_degree(target: Target) -> int | None:

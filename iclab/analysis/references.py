@@ -4,7 +4,7 @@ import torch
 
 from iclab.analysis.one_layer import best_step
 from iclab.features import Concatenated, Identity
-from iclab.posterior import bayes_where_known, gaussian_beliefs, same_posterior, source, weight_variance
+from iclab.posterior import bayes_where_known, components, gaussian_beliefs, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
     BoostedTrees,
@@ -28,7 +28,6 @@ from iclab.tasks import (
     RepresentationRegression,
     SparseLinearRegression,
     Task,
-    TaskMixture,
 )
 
 PENALTY = 0.1  # of logistic regression: the errors with 0.01 and 1 are the same, within two in a hundred
@@ -99,7 +98,7 @@ def of_features(task: Task) -> dict[str, Predictor]:
             both = Concatenated((Identity(), features))
             found["input_and_features_ridge"] = Featurised(Ridge(right_penalty(task)), both)
         return found
-    if not isinstance(functions, TaskMixture) or bayes_where_known(task) is None:
+    if len(components(task)) == 1 or bayes_where_known(task) is None:
         return {}
     features, beliefs = gaussian_beliefs(task)
     validated = HalfSplit(beliefs)

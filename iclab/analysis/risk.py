@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts
 
+BEYOND_CHANCE = 3.0  # standard errors at which one difference is told, were it the only one that is looked at
 Answers = Mapping[str, Float[Tensor, "batch n *labels"]]
 
 
@@ -106,6 +108,19 @@ def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:
     prompt, position = bad.nonzero()[0].tolist()
     many = f"{int(bad.any(1).sum())} of {bad.shape[0]} prompts and {int(bad.any(0).sum())} of {bad.shape[1]} positions"
     return [f"{what} is not finite in {many}, first in prompt {prompt} at position {position}"]
+
+
+def below(
+    errors: Mapping[str, Float[Tensor, " batch"]], best: Float[Tensor, " batch"], rounding: float = 0.0
+) -> dict[str, Estimate]:
+    """By how much less the risk of each predictor is than that of the one which should have the least, from the errors
+    on the same prompts, where that is beyond chance and beyond `rounding`: three standard errors if there were a single
+    predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's law)."""
+    if len(best) < 2 or not errors:
+        return {}
+    needed = -stdtrit(len(best) - 1, ndtr(-BEYOND_CHANCE) / len(errors))
+    gains = {name: estimate(best - each) for name, each in errors.items()}
+    return {k: g for k, g in gains.items() if g.value > rounding and g.value > needed * g.stderr}
 
 
 def band(

@@ -35,6 +35,14 @@ def number(row: Row | None) -> str:
     return f"{row['value']:.4g}" + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
 
 
+def beaten(found: Iterable[Row]) -> Iterator[str]:
+    """What there is to say of predictors with less risk than the one that is called Bayes, a line for each."""
+    for one in found:
+        if one["quantity"] == "below_bayes":
+            told = f"{one['predictor']} beats bayes by {number(one)} in risk"
+            yield f"{one['distribution']}: {told}: what is called so is not the Bayes predictor"
+
+
 class Findings:
     """The rows of a run on the distribution that it was trained on."""
 

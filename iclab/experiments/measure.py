@@ -4,6 +4,8 @@
 
 risk            E(ŷ − y)² of every predictor, with risk_low and risk_high, its 5 to 95 % bootstrap band
 risk_ratio      the same relative to the Bayes risk             excess          E(ŷ − ŷ_Bayes)² / Bayes risk
+below_bayes     by how much less than the Bayes risk that of a predictor is, where that is beyond chance: what is called
+                Bayes here is not
 spd             E(ŷ_model − ŷ)²                                 relative_spd    the same / Bayes risk
 errors          the share of classes that are missed, and errors_over_logistic and errors_over_transformer: relative to
                 the number that logistic regression misses, and to the model's
@@ -61,7 +63,7 @@ from iclab.analysis.concepts import concepts
 from iclab.analysis.identify import LEAST
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import right_penalty
-from iclab.analysis.risk import Answers, squared, vanishes
+from iclab.analysis.risk import Answers, below, squared, vanishes
 from iclab.experiments import descent
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.descent import Preconditioners
@@ -72,7 +74,7 @@ from iclab.experiments.streams import stream
 from iclab.experiments.theory import exact, limit
 from iclab.experiments.token_probes import token_probe_rows
 from iclab.models import Transformer
-from iclab.posterior import oracle
+from iclab.posterior import components, oracle
 from iclab.predictors import Linear, Predictor
 from iclab.tasks import MixedFunctions, Prompts, Task
 
@@ -183,6 +185,7 @@ class Measurement:
         learned = squared(answers["transformer"], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(self.task.n)}
         yield from self._margins(answers, single | parts)
+        yield from self._below_bayes(answers)
         if (ys.abs() == 1).all():
             yield from self._errors(answers)
         for name, f in answers.items():
@@ -200,9 +203,20 @@ class Measurement:
             if name != "transformer":
                 yield from relative(name, "relative_spd", difference, least, parts)
 
+    def _below_bayes(self, answers: Answers) -> Iterator[Row]:
+        """Who has less risk than the Bayes predictor, averaged over positions; the oracle is told more and may. Labels
+        are rounded, which leaves 1e-8 of them open (see `relative`)."""
+        if "bayes" in answers:
+            part, ys = self.parts[None], self.prompts.ys
+            errors = {k: squared(f, ys)[:, part].mean(-1) for k, f in answers.items() if k != "oracle"}
+            rounding = 1e-8 * squared(ys, torch.zeros_like(ys)).mean().item()
+            for name, gain in below(errors, errors.pop("bayes"), rounding).items():
+                yield from rows(name, "below_bayes", gain)
+
     def _told(self) -> Answers:
         """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
-        known = isinstance(self.prompts.truth, MixedFunctions) and "bayes" in self.references
+        several = isinstance(self.prompts.truth, MixedFunctions) and len(components(self.task)) > 1
+        known = several and "bayes" in self.references
         return {"oracle": oracle(self.task, self.prompts).double()} if known else {}
 
     def _errors(self, answers: Answers) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from iclab.errors import refuse
 from iclab.experiments.claims import TRAINED, Verdict
 from iclab.experiments.config import dump, load
-from iclab.experiments.findings import Findings, number
+from iclab.experiments.findings import Findings, beaten, number
 from iclab.experiments.mappings import flatten
 from iclab.experiments.store import STATES, Run, Status, runs, sweeps, telling, verdicts
 
@@ -95,12 +95,13 @@ def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
 def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
     status = run.status()
     chosen = [settings.get(key) for key in [*keys, *LABELS.values()]]
-    return [run.id, *chosen, status.state, status.seconds or None, *_results(run, status), status.error]
-
-
-def _results(run: Run, status: Status) -> tuple[str, str, str]:
-    """Excess, or else risk; of tokens accuracy."""
     rows = run.rows() if status.state == "done" else []
+    note = "; ".join([status.error, *beaten(rows)] if status.error else beaten(rows))
+    return [run.id, *chosen, status.state, status.seconds or None, *_results(rows), note]
+
+
+def _results(rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Excess, or else risk; of tokens accuracy."""
     excess = value(rows, "transformer", "excess")
     risk = "" if excess else value(rows, "transformer", "risk")
     return excess, risk, value(rows, "transformer", "accuracy")
@@ -170,6 +171,7 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     yield Text(dump(settings).rstrip())
     yield _state(run, status)
     yield from _bayes_notes(run)
+    yield from (Text(line, style="bold red") for line in beaten(rows))
     yield from (Text(line) for line in _curve_lines(run.curve()))
     findings = Findings(rows)
     yield from (Text(line) for line in findings.sentences())

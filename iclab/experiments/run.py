@@ -19,6 +19,7 @@ from iclab.experiments import curves, tokens, words
 from iclab.experiments.beside import Beside
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.findings import beaten
 from iclab.experiments.learning import follow, learning_curve
 from iclab.experiments.measure import measure
 from iclab.experiments.pasting import pasting_rows
@@ -66,7 +67,10 @@ def perform(
         train(experiment, model, folder / "checkpoint.safetensors", say, log)
     model.save(folder / "weights.safetensors")
     log("measures")
-    return [*measure(experiment, model.eval(), device), *surgery(experiment, model, folder, device, log)]
+    found = measure(experiment, model.eval(), device)
+    for line in beaten(found):
+        log(line)
+    return [*found, *surgery(experiment, model, folder, device, log)]
 
 
 def surgery(

@@ -6,8 +6,9 @@ Everything stays in the log domain; r is an exclusive prefix sum, so no label is
 The pool is worked off in blocks that are merged by their evidence, so memory does not grow with M.
 
 σ = 0 is the limit: the mean of the members with the least r. A sum r is known up to eps·s², s² = Σ_{j<i} (y_j² +
-|x_j|² max_m|w_m|²), so two members whose r differ by less cannot be told apart, and the noise is never taken below
-σ² = eps·s²: there such members share the weight and a member that is worse by 1e-6·s² has a weight of exp(−2e9).
+|x_j|² max_m|w_m|²), so two members whose r differ by less cannot be told apart, and σ² = eps·s² stands for 0: there
+such members share the weight and a member that is worse by 1e-6·s² has a weight of exp(−2e9). Noise has no floor,
+however slight: r is a sum of squares, and of a member that fits it is known as well as the labels are.
 
 Source: Raventós, Paul, Chen, Ganguli 2023, arXiv 2306.15063, §2.2.
 """
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import unsquarable
 from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged, pooled
 from iclab.predictors.predictor import exclusive_cumsum, needs_noise
 from iclab.predictors.prefixes import chunk
@@ -38,7 +40,7 @@ class DiscreteMMSE(EvidenceWeighted):
         found = [] if self.pool.ndim == 2 and len(self.pool) else ["pool must be size × d with a size of 1 or more"]
         if not 0 <= self.noise < float("inf"):
             found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        refuse("DiscreteMMSE", found)
+        refuse("DiscreteMMSE", found + unsquarable("noise", self.noise))
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""
@@ -67,8 +69,10 @@ class DiscreteMMSE(EvidenceWeighted):
         return pooled(normaliser.unsqueeze(-1) - r / (2 * variance.unsqueeze(-1)), pool)
 
     def _variance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """max(σ², eps·s²), positive also where nothing but zeros was seen."""
+        """σ²; where that is 0 eps·s², positive also where nothing but zeros was seen."""
+        if self.noise > 0:
+            return torch.full_like(ys, self.noise**2)
         largest = self.pool.to(xs).square().sum(-1).max()
         scale = exclusive_cumsum(ys.square() + xs.square().sum(-1) * largest)
         limits = torch.finfo(xs.dtype)
-        return (limits.eps * scale).clamp_min(max(self.noise**2, limits.tiny))
+        return (limits.eps * scale).clamp_min(limits.tiny)

@@ -47,11 +47,11 @@ def arc_cosine(r: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def arc_cosine_coefficients(count: int) -> Float[Tensor, " count"]:
     """μ_0, ..., μ_{count−1}: 1/2π, 1/4, and C(2j, j) 4^{−j} / (2π (2j+1)(2j+2)) at k = 2j + 2, 0 at odd k ≥ 3."""
+    j = torch.arange((max(count, 2) - 1) // 2, dtype=torch.float64)
+    central = torch.nn.functional.pad(((2 * j + 1) / (2 * j + 2)).cumprod(0), (1, 0), value=1.0)[:-1]
     coefficients = torch.zeros(max(count, 2), dtype=torch.float64)
-    coefficients[0], coefficients[1], central = 1 / (2 * pi), 1 / 4, 1.0
-    for j in range((count - 1) // 2):
-        coefficients[2 * j + 2] = central / (2 * pi * (2 * j + 1) * (2 * j + 2))
-        central *= (2 * j + 1) / (2 * j + 2)
+    coefficients[0], coefficients[1] = 1 / (2 * pi), 1 / 4
+    coefficients[2 : 2 * len(j) + 1 : 2] = central / (2 * pi * (2 * j + 1) * (2 * j + 2))
     return coefficients[:count]
 
 

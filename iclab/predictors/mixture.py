@@ -92,28 +92,24 @@ class Mixture(EvidenceWeighted):
 
     @in_double
     def variance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Var(y_i | x_i and the first i examples), label noise included: Σ_c share_c (v_c + ŷ_c²) − ŷ².
+        """Var(y_i | x_i and the first i examples), label noise included: Σ_c share_c (v_c + (ŷ_c − ŷ)²), the variance
+        within components and that between them. Σ_c share_c (v_c + ŷ_c²) − ŷ² is the same and loses all digits where
+        labels are large beside their noise.
 
         Raises ``ValueError`` where a component reports no variance of its own.
         """
         parts = [component for component in self.components if isinstance(component, Posterior)]
         silent = [type(component).__name__ for component in self.components if component not in parts]
         refuse("variance", [f"{name} reports no variance" for name in silent])
-        mean, square = merged(
-            (log_weight + exclusive_cumsum(part.log_density(xs, ys)), _two_moments(part, xs, ys))
-            for log_weight, part in zip(self._prior(), parts, strict=True)
-        )[1].unbind(-1)
-        return square - mean.square()
+        evidence = [exclusive_cumsum(part.log_density(xs, ys)) for part in parts]
+        shares = (torch.stack(evidence, -1) + torch.tensor(self._prior(), dtype=xs.dtype, device=xs.device)).softmax(-1)
+        means = torch.stack([part(xs, ys) for part in parts], -1)
+        within = torch.stack([part.variance(xs) for part in parts], -1)
+        apart = means - means[..., :1]
+        between = (apart - (shares * apart).sum(-1, keepdim=True)).square()
+        return (shares * (within + between)).sum(-1)
 
     def _prior(self) -> list[float]:
         """log π_c."""
         given = torch.tensor(self.log_weights or (0.0,) * len(self.components), dtype=torch.float64)
         return given.log_softmax(-1).tolist()
-
-
-def _two_moments(
-    posterior: Posterior, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
-) -> Float[Tensor, "batch n 2"]:
-    """E y_i and E y_i² given the past and x_i."""
-    mean = posterior(xs, ys)
-    return torch.stack([mean, mean.square() + posterior.variance(xs)], dim=-1)

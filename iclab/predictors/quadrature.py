@@ -1,6 +1,9 @@
 """Gaussian quadrature from three-term recurrences (Golub, Welsch 1969): the nodes are the eigenvalues of the symmetric
-tridiagonal matrix of a recurrence, and the weights the squared first entries of its eigenvectors. A rule with n nodes
-is exact for polynomials of degree 2n − 1. Weights sum to 1.
+tridiagonal matrix of a recurrence. A rule with n nodes is exact for polynomials of degree 2n − 1. Weights sum to 1.
+
+The weight of a node x is 1 / Σ_{k<n} p_k(x)², with the orthonormal polynomials p_k. It is also the squared first entry
+of an eigenvector, but known up to eps there; as a sum of squares it keeps its digits where it is 1e-100, in the tails,
+where polynomials are large. The laws are symmetric, and so are the rules: what is odd has the mean 0.
 """
 
 from functools import lru_cache
@@ -35,5 +38,12 @@ def gegenbauer(d: int, count: int) -> Rule:
 def _rule(squares: Float[Tensor, " nodes_minus_1"]) -> Rule:
     """The rule of a symmetric law whose monic orthogonal polynomials obey p_{k+1} = x p_k − squares_k p_{k−1}."""
     off = squares.sqrt()
-    nodes, vectors = torch.linalg.eigh(off.diag(1) + off.diag(-1))
-    return nodes, vectors[0] ** 2
+    nodes = torch.linalg.eigvalsh(off.diag(1) + off.diag(-1))
+    nodes = (nodes - nodes.flip(0)) / 2
+    before, last = torch.zeros_like(nodes), torch.ones_like(nodes)
+    total, step = last.square(), 0.0
+    for following in off:
+        before, last = last, (nodes * last - step * before) / following
+        total, step = total + last.square(), following
+    weights = 1 / total
+    return nodes, weights / weights.sum()

@@ -66,7 +66,7 @@ from iclab.tasks.targets import (
     Target,
     labels,
 )
-from iclab.tasks.task import FunctionClass, Task
+from iclab.tasks.task import FunctionClass, Task, law, same_labels
 from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask
 
 __all__ = [
@@ -138,4 +138,6 @@ __all__ = [
     "UnitNormal",
     "WhitenedLinearRegression",
     "labels",
+    "law",
+    "same_labels",
 ]

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
 from iclab.tasks.query_and_keys import QueryAndKeys
-from iclab.tasks.task import FunctionClass, Task
+from iclab.tasks.task import FunctionClass, Task, same_labels
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,11 @@ class Derived(Task):
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
         found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
         told = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
-        found += [told] if self.base.moving else []
-        refuse(type(self).__name__, found or self._problems())
+        found += [told] if getattr(self.base, "moving", False) else []
+        admit(self, lambda: found or self._problems())
+
+    def factors(self) -> dict[str, float]:
+        return self.base.factors()
 
     @abstractmethod
     def _problems(self) -> list[str]:
@@ -100,6 +103,9 @@ class FinitePool(Derived):
         )
         return found + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
 
+    def held(self) -> dict[str, int]:
+        return super().held() | {"the pool": self.size * self.d}
+
     def pool(self) -> Float[Tensor, "size d"]:
         """The weight vectors, float64."""
         truth = self.base.draw_functions(self.size, torch.Generator().manual_seed(self.seed), torch.float64)
@@ -147,6 +153,11 @@ class ScaledFunctions(Functions):
         return self.scale * self.base(xs)
 
 
+def _times(factors: dict[str, float], scale: float) -> dict[str, float]:
+    """All scales that tasks were derived with are one."""
+    return factors | {"scale": factors.get("scale", 1.0) * scale}
+
+
 def _scaled(truth: Functions, scale: float) -> Functions:
     if isinstance(truth, MixedFunctions):
         return replace(truth, parts=tuple(_scaled(part, scale) for part in truth.parts))
@@ -162,6 +173,9 @@ class ScaledWeights(Derived):
     def _problems(self) -> list[str]:
         usable = isfinite(self.scale) and self.scale != 0
         return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
+
+    def factors(self) -> dict[str, float]:
+        return _times(super().factors(), self.scale)
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         return _scaled(self.base.draw_functions(batch, rng, dtype), self.scale)
@@ -214,6 +228,7 @@ class NoisyLabels(Derived):
         return self.std
 
 
+@same_labels
 @dataclass(frozen=True)
 class Truncated(Derived):
     """The first `points` examples, with every coordinate of x from the `dims`-th on set to zero: a curriculum step."""
@@ -238,6 +253,7 @@ class Truncated(Derived):
         return xs * (torch.arange(self.d, device=xs.device) < self.dims)
 
 
+@same_labels
 @dataclass(frozen=True)
 class Longer(Derived):
     """Prompts of `points` examples, more than the base has, of the same laws."""
@@ -262,6 +278,7 @@ class Longer(Derived):
 # ---- shifted inputs ------------------------------------------------------------------------------------------------
 
 
+@same_labels
 @dataclass(frozen=True)
 class ScaledInputs(Derived):
     """Every input is multiplied by `scale`."""
@@ -272,6 +289,9 @@ class ScaledInputs(Derived):
         usable = isfinite(self.scale) and self.scale != 0
         return [] if usable else [f"scale must be finite and not 0, given {self.scale}"]
 
+    def factors(self) -> dict[str, float]:
+        return _times(super().factors(), self.scale)
+
     def colour(self) -> Float[Tensor, "d d"]:
         return self.scale * super().colour()
 
@@ -279,6 +299,7 @@ class ScaledInputs(Derived):
         return self.scale * super().draw_inputs(batch, rng, dtype)
 
 
+@same_labels
 @dataclass(frozen=True)
 class Recoloured(Derived):
     """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic law keeps its trace."""
@@ -301,6 +322,7 @@ class Recoloured(Derived):
         return xs @ self.colour().to(xs)
 
 
+@same_labels
 @dataclass(frozen=True)
 class SkewedInputs(Recoloured):
     """Covariance with eigenvalues proportional to 1/i² in a random basis drawn from `seed`, and the same trace, where
@@ -310,6 +332,7 @@ class SkewedInputs(Recoloured):
         return 1 / torch.arange(1, self.d + 1, dtype=torch.float64)
 
 
+@same_labels
 @dataclass(frozen=True)
 class HalfSubspace(Recoloured):
     """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic law keeps its trace."""
@@ -327,6 +350,7 @@ def _query_below(base: Task) -> list[str]:
     return [f"a shift of the query must be outermost, given base {type(base).__name__}"] if base.at_query else []
 
 
+@same_labels
 @dataclass(frozen=True)
 class QueryShift(Derived):
     """A shift that concerns the query, which is the input at the last position: only there is it to be measured."""
@@ -348,6 +372,7 @@ def _with_query(xs: Float[Tensor, "batch n d"], query: Float[Tensor, "batch d"])
     return torch.cat([xs[:, :-1], query.unsqueeze(1)], dim=1)
 
 
+@same_labels
 @dataclass(frozen=True)
 class Orthant(QueryShift):
     """The context lies in one random orthant per prompt."""
@@ -366,6 +391,7 @@ class Orthant(QueryShift):
         """The query, from the base's and from its mirror image in the orthant."""
 
 
+@same_labels
 @dataclass(frozen=True)
 class RandomOrthant(Orthant):
     """The context lies in one random orthant per prompt; the query is free."""
@@ -374,6 +400,7 @@ class RandomOrthant(Orthant):
         return free
 
 
+@same_labels
 @dataclass(frozen=True)
 class OppositeOrthant(Orthant):
     """The context lies in one random orthant per prompt and the query in the opposite one."""
@@ -382,6 +409,7 @@ class OppositeOrthant(Orthant):
         return -inside
 
 
+@same_labels
 @dataclass(frozen=True)
 class OrthogonalQuery(QueryShift):
     """The query is orthogonal to the span of the context and keeps its norm; the context must leave a dimension."""
@@ -401,6 +429,7 @@ class OrthogonalQuery(QueryShift):
         return _with_query(xs, outside.to(dtype))
 
 
+@same_labels
 @dataclass(frozen=True)
 class RepeatedQuery(QueryShift):
     """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""

@@ -48,6 +48,13 @@ class DynamicalSystem(RepresentationRegression):
     def _problems(self) -> list[str]:
         return super()._problems() + ([] if self.window >= 1 else [f"window must be at least 1, given {self.window}"])
 
+    def held(self) -> dict[str, int]:
+        windows = {"the last states": self.n * self._seen(), "W": self.representation.width * self.d}
+        return super().held() | windows
+
+    def _seen(self) -> int:
+        return self.window * self.d
+
     @property
     def labels(self) -> int:
         return self.d

@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclab.errors import refuse, unknown_choices
+from iclab.errors import unknown_choices
+from iclab.limits import admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, without_replacement
 
 
@@ -49,9 +50,17 @@ class GaussianClasses(TokenTask):
     replacement: bool = field(default=False, metadata={"younger": True})
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def held(self) -> dict[str, int]:
+        return super().held() | {"the means of classes": self.classes * self.d, "new means": self.labels * self.d}
+
+    def _problems(self) -> list[str]:
         least = {"labels": 2, "pairs": 1, "burst": 1, "d": 1}
         found = too_small({k: getattr(self, k) for k in least}, least)
-        refuse("GaussianClasses", found + unknown_choices(self))
+        found += unknown_choices(self)
+        if found:
+            return found
         if self.classes < self.labels or self.classes % self.labels:
             found.append(f"classes must be a multiple of labels = {self.labels}, given {self.classes}")
         if self.pairs >= self.labels:
@@ -64,7 +73,7 @@ class GaussianClasses(TokenTask):
             found.append(f"alpha must be 0 or more and finite, given {self.alpha}")
         if not 0 < self.within < float("inf"):
             found.append(f"within must be positive and finite, given {self.within}")
-        refuse("GaussianClasses", found)
+        return found
 
     @property
     def vocab(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 
 
 @lru_cache(maxsize=64)
@@ -32,7 +32,7 @@ class Inputs(ABC):
     rotation_seed: int | None = None
 
     def __post_init__(self) -> None:
-        refuse(f"inputs {type(self).__name__}", self._problems())
+        admit(self, self._problems)
 
     def _problems(self) -> list[str]:
         unfit = [s for s in self.spectrum if not 0 <= s < float("inf")]
@@ -72,6 +72,14 @@ class Inputs(ABC):
         """Draws n inputs for each prompt on the generator's device."""
         zs = self.standard(batch, n, d, rng, dtype)
         return zs if self.bare else zs @ self.root(d).to(zs).mT
+
+    def reach(self, d: int) -> float:
+        """How far inputs go in any direction, but for a chance of 1e-15."""
+        return max(self.spectrum, default=1.0) ** 0.5 * self.standard_reach(d)
+
+    def standard_reach(self, d: int) -> float:
+        """The same of z, by default eight standard deviations."""
+        return 8 * self.variance(d) ** 0.5
 
     @abstractmethod
     def variance(self, d: int) -> float:
@@ -134,6 +142,9 @@ class Uniform(Inputs):
     def variance(self, d: int) -> float:
         return self.half_width**2 / 3
 
+    def standard_reach(self, d: int) -> float:
+        return self.half_width * d**0.5
+
     def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         v = self.variance(len(form))
         return v**2 * _of_normal(form) + (self.half_width**4 / 5 - 3 * v**2) * form.diagonal().diag()
@@ -146,6 +157,9 @@ class Uniform(Inputs):
 @dataclass(frozen=True, kw_only=True)
 class Sphere(Inputs):
     """Uniform on the unit sphere of ℝᵈ."""
+
+    def standard_reach(self, d: int) -> float:
+        return 1.0
 
     def variance(self, d: int) -> float:
         return 1.0 / d

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from iclab.errors import refuse, unknown_choices
+from iclab.errors import unknown_choices
+from iclab.limits import admit
 from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask, marked, too_small, without_replacement
 
 SALT = 2406_09519  # of the hash that parts sets of items: a part is a function of the example alone
@@ -47,6 +48,9 @@ class LaundryList(SizedTask):
     balanced: bool = False
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
         given = {k: getattr(self, k) for k in ("items", "shortest", "openers", "separators")}
         spare = 2 if self.holds_out == "openers" else 1
         found = too_small(given, {"items": 2, "shortest": 2, "openers": spare, "separators": spare})
@@ -65,7 +69,7 @@ class LaundryList(SizedTask):
         if self.holds_out == "sets" and not found:
             whole = [k for k in range(self.shortest, self.longest + 1) if not parted(self.items, k)]
             found += [f"all sets of {k} of {self.items} items are of one part; take more items" for k in whole]
-        refuse("LaundryList", found + unknown_choices(self))
+        return found + unknown_choices(self)
 
     @property
     def vocab(self) -> int:
@@ -224,12 +228,15 @@ class IndirectObject(TokenTask):
     part: Literal["seen", "new"] = "seen"
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
         spare = NEW_SETS if self.holds_out == "pairs" else 2
         least = {"names": spare, "openers": 1, "locations": 1}
         found = too_small({k: getattr(self, k) for k in least}, least)
         if self.part == "new" and self.holds_out == "nothing":
             found.append("nothing is held out, and so nothing is new")
-        refuse("IndirectObject", found + unknown_choices(self))
+        return found + unknown_choices(self)
 
     def parts(self) -> dict[str, TokenTask]:
         """The pairs that were held out."""

@@ -27,6 +27,9 @@ class LinearRegression(FunctionClass):
         wrong = [] if proper else [f"prior must be a positive, finite standard deviation, given {self.prior}"]
         return super()._problems() + wrong
 
+    def factors(self) -> dict[str, float]:
+        return super().factors() | {"prior": self.prior}
+
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> LinearFunctions:
         return LinearFunctions(self.prior * torch.randn(batch, self.d, generator=rng, device=rng.device, dtype=dtype))
 

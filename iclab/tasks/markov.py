@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, too_small
 
 
@@ -27,8 +27,15 @@ class MarkovChain(TokenTask):
     circulant: bool = False
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def held(self) -> dict[str, int]:
+        steps = {"the steps of a walk": self.n * self.states}
+        return super().held() | {"a matrix": self.alpha * self.states**2} | steps
+
+    def _problems(self) -> list[str]:
         least = {"states": 2, "n": 2, "alpha": 1}
-        refuse("MarkovChain", too_small({k: getattr(self, k) for k in least}, least))
+        return too_small({k: getattr(self, k) for k in least}, least)
 
     @property
     def vocab(self) -> int:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.derived import NoisyLabels
 from iclab.tasks.prompts import Functions, MixedFunctions
 from iclab.tasks.representation import RepresentationRegression
@@ -29,7 +29,11 @@ class TaskMixture(Task):
     """One of the components for each prompt. Finals say what these are."""
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self._problems() or self._unmixable())
+        admit(self, lambda: self._problems() or self._unmixable())
+
+    def held(self) -> dict[str, int]:
+        """The components have said what they need, one by one."""
+        return {}
 
     @abstractmethod
     def _problems(self) -> list[str]:
@@ -121,6 +125,9 @@ class RepresentationMixture(TaskMixture):
 
     base: RepresentationRegression
     count: int = 3
+
+    def held(self) -> dict[str, int]:
+        return {f"all: {what}": self.count * size for what, size in self.base.held().items()}
 
     def _problems(self) -> list[str]:
         found = [] if self.count >= 2 else [f"count must be at least 2, given {self.count}"]

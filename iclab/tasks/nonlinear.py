@@ -34,6 +34,9 @@ class ReLUNetwork(FunctionClass):
     def _problems(self) -> list[str]:
         return super()._problems() + ([] if self.width >= 1 else [f"width must be at least 1, given {self.width}"])
 
+    def held(self) -> dict[str, int]:
+        return super().held() | {"a network": (self.d + self.n + 1) * self.width}
+
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> NetworkFunctions:
         where = {"generator": rng, "device": rng.device, "dtype": dtype}
         hidden = torch.randn(batch, self.d, self.width, **where)

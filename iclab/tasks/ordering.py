@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask, marked, too_small, without_replacement
 
 
@@ -27,11 +27,14 @@ class Ordering(SizedTask):
     longest: int = 8
 
     def __post_init__(self) -> None:
+        admit(self, self._unfit)
+
+    def _unfit(self) -> list[str]:
         found = self._problems()
         if not self._least <= self.shortest <= self.longest <= self.items:
             given = f"{self.shortest} and {self.longest}"
             found.append(f"shortest ≤ longest must lie in {self._least}..{self.items}, given {given}")
-        refuse(type(self).__name__, found)
+        return found
 
     @abstractmethod
     def _problems(self) -> list[str]: ...
@@ -133,6 +136,9 @@ class ConvexHull(Ordering):
 
     def _problems(self) -> list[str]:
         return too_small({"grid": self.grid}, {"grid": 2})
+
+    def held(self) -> dict[str, int]:
+        return super().held() | {"the triangles of a prompt": self.longest**3}
 
     @property
     def _least(self) -> int:

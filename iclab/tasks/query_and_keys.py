@@ -45,6 +45,10 @@ class QueryAndKeys(FunctionClass):
         found += [] if self.targets else ["targets must not be empty"]
         return found + [f"{name}: {text}" for name, f in self.targets for text in f.problems_for(self.d)]
 
+    def factors(self) -> dict[str, float]:
+        """The largest label of a target, or 1."""
+        return {"targets": max((target.size(self.inputs.reach(self.d)) for _, target in self.targets), default=1.0)}
+
     @property
     def at_query(self) -> bool:
         return True

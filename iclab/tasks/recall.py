@@ -8,12 +8,16 @@ first; Arora et al. 2023 ("Zoology"), arXiv 2312.04927, for the second.
 """
 
 from dataclasses import dataclass
+from math import log10
 
 import torch
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, without_replacement
+
+STEEPEST = 100  # orders of magnitude that the weights of gaps may differ by: their ratios to random numbers are finite
+GAPS = 2**24  # categories that PyTorch draws from
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,15 @@ class RepeatedSequence(TokenTask):
     longest: int = 16
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
         found = too_small({"shortest": self.shortest}, {"shortest": 2})
         if not self.shortest <= self.longest <= self.vocab:
             found.append(
                 f"longest must lie between shortest and vocab, {self.shortest}..{self.vocab}, given {self.longest}"
             )
-        refuse("RepeatedSequence", found)
+        return found
 
     @property
     def n(self) -> int:
@@ -69,6 +76,9 @@ class MultiQueryRecall(TokenTask):
     filled: bool = False
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
         found = too_small({"pairs": self.pairs}, {"pairs": 1})
         if self.n % 2 or self.n < 4 * self.pairs:
             found.append(f"n must be even and at least 4 · pairs = {4 * self.pairs}, given {self.n}")
@@ -76,7 +86,11 @@ class MultiQueryRecall(TokenTask):
             found.append(f"vocab must be even and at least 2 · pairs + 2 = {2 * self.pairs + 2}, given {self.vocab}")
         if not 0 < self.power < float("inf"):
             found.append(f"power must be positive and finite, given {self.power}")
-        refuse("MultiQueryRecall", found)
+        elif (self.power - 1) * log10(max(1, self.n / 2)) > STEEPEST:
+            found.append(f"power must leave weights of gaps below 1e{STEEPEST}, given {self.power} for n = {self.n}")
+        if self.n > GAPS:
+            found.append(f"n must be at most {GAPS}, given {self.n}")
+        return found
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
         half, context = self.vocab // 2, 2 * self.pairs

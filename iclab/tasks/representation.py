@@ -40,6 +40,18 @@ class RepresentationRegression(FunctionClass):
         wrong = [] if proper else [f"prior must be a positive, finite standard deviation, given {self.prior}"]
         return super()._problems() + wrong
 
+    def held(self) -> dict[str, int]:
+        width, depth = self.representation.width, self.representation.depth
+        features = {"the features of a prompt": self.n * width * depth}
+        return super().held() | features | {"the representation": width * (self._seen() + (depth - 1) * width)}
+
+    def _seen(self) -> int:
+        """The dimensions of what the representation is applied to."""
+        return self.d
+
+    def factors(self) -> dict[str, float]:
+        return super().factors() | {"prior": self.prior}
+
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> FeatureFunctions:
         shape = (batch, self.features.size(self.d))
         ws = self.prior * torch.randn(shape, generator=rng, device=rng.device, dtype=dtype)

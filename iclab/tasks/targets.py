@@ -21,6 +21,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.inputs import rotation
 
 # ---- functions of one number ---------------------------------------------------------------------------------------
@@ -30,8 +31,23 @@ from iclab.tasks.inputs import rotation
 class Profile(ABC):
     """A function ψ of one inner product."""
 
+    def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
+        """What stands against these settings."""
+        return []
+
+    def size(self, far: float) -> float:
+        """|ψ(far)|, or 1 where that is more: powers overflow to ∞."""
+        return max(1.0, self(torch.tensor(far, dtype=torch.float64)).abs().item())
+
     @abstractmethod
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
+
+    def powers(self, count: int) -> Float[Tensor, " count"] | None:
+        """The first coefficients of its power series, float64; none where it has none that converges on [−1, 1]."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -40,11 +56,14 @@ class Power(Profile):
 
     degree: int
 
-    def __post_init__(self) -> None:
-        refuse("Power", [] if self.degree >= 0 else [f"degree must be 0 or more, given {self.degree}"])
+    def _problems(self) -> list[str]:
+        return [] if self.degree >= 0 else [f"degree must be 0 or more, given {self.degree}"]
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return z**self.degree
+
+    def powers(self, count: int) -> Float[Tensor, " count"]:
+        return (torch.arange(count) == self.degree).double()
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,12 @@ class Cosine(Profile):
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return (self.frequency * z).cos()
 
+    def powers(self, count: int) -> Float[Tensor, " count"]:
+        """(−1)^k frequency^{2k} / (2k)! at 2k."""
+        k = torch.arange(1, (count + 1) // 2, dtype=torch.float64)
+        ratios = -(self.frequency**2) / (2 * k * (2 * k - 1))
+        return _even(torch.nn.functional.pad(ratios, (1, 0), value=1.0).cumprod(0), count)
+
 
 @dataclass(frozen=True)
 class Arctangent(Profile):
@@ -63,11 +88,22 @@ class Arctangent(Profile):
 
     eta: float = 3.0
 
-    def __post_init__(self) -> None:
-        refuse("Arctangent", [] if self.eta > 0 else [f"eta must be positive, given {self.eta}"])
+    def _problems(self) -> list[str]:
+        return [] if self.eta > 0 else [f"eta must be positive, given {self.eta}"]
 
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return z * (z / self.eta).atan()
+
+    def powers(self, count: int) -> Float[Tensor, " count"] | None:
+        """(−1)^j / ((2j + 1) eta^{2j+1}) at 2j + 2."""
+        j = torch.arange((count + 1) // 2, dtype=torch.float64)
+        terms = (-1.0) ** j / ((2 * j + 1) * self.eta ** (2 * j + 1))
+        return _even(torch.nn.functional.pad(terms, (1, 0)), count) if self.eta > 1 else None
+
+
+def _even(terms: Float[Tensor, " half"], count: int) -> Float[Tensor, " count"]:
+    """A series in z²."""
+    return torch.stack([terms, torch.zeros_like(terms)], dim=1).flatten()[:count]
 
 
 ONE = Power(0)
@@ -90,6 +126,10 @@ class Target(ABC):
     def problems_for(self, d: int) -> list[str]:
         """What stands against this target in d dimensions."""
         return []
+
+    def size(self, far: float) -> float:
+        """How large labels are, or 1 where that is more, of inputs that go so far in any direction."""
+        return 1.0
 
     @abstractmethod
     def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]: ...
@@ -119,8 +159,13 @@ class KeyAverage(Target):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        fits = -1 <= self.overlap <= 1
-        refuse("KeyAverage", [] if fits else [f"overlap must lie in -1..1, given {self.overlap}"])
+        admit(self, self._problems)
+
+    def _problems(self) -> list[str]:
+        return [] if -1 <= self.overlap <= 1 else [f"overlap must lie in -1..1, given {self.overlap}"]
+
+    def size(self, far: float) -> float:
+        return self.key.size(far) * self.correlation.size(far**2)
 
     def problems_for(self, d: int) -> list[str]:
         odd = d % 2 and abs(self.overlap) < 1
@@ -148,6 +193,12 @@ class QueryFunction(Target):
     profile: Profile
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        admit(self, list)
+
+    def size(self, far: float) -> float:
+        return self.profile.size(far)
+
     def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
         xs = _real(xs)
         return self.profile(xs[:, 0] @ _beta(self.seed, xs))
@@ -164,6 +215,12 @@ class Alternating(Target):
     @property
     def invariant(self) -> bool:
         return False
+
+    def __post_init__(self) -> None:
+        admit(self, list)
+
+    def size(self, far: float) -> float:
+        return self.profile.size(far)
 
     def __call__(self, xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, " batch"]:
         xs = _real(xs)

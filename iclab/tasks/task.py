@@ -3,16 +3,21 @@
 A prompt is drawn in a fixed order from one generator: inputs, then functions, then noise,
 
     x_i ~ inputs,   f ~ functions,   y_i = f(x_i) + noise · ε_i,   ε_i ~ N(0, 1).
+
+A subclass may change any of it. So what theory knows of a class holds of that very class, unless `same_labels` says of
+another one that it changes the inputs alone.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.inputs import Inputs, Normal
 from iclab.tasks.prompts import Functions, Prompts
 
@@ -64,6 +69,14 @@ class Task(ABC):
         """What was drawn once and is part of every function, by name: a run keeps it beside the model's weights."""
         return {}
 
+    def held(self) -> dict[str, int]:
+        """How many numbers a prompt takes and what is drawn or computed once for all, by what it is."""
+        return {"a prompt": self.n * (self.d + 1), "the covariance of inputs": self.d**2}
+
+    def factors(self) -> dict[str, float]:
+        """What labels are multiplied by, and how far inputs reach, by name."""
+        return {}
+
     def sample(self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Prompts:
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
 
@@ -81,6 +94,22 @@ class Task(ABC):
         return self.noise
 
 
+Kind = TypeVar("Kind", bound=type[Task])
+_SAME_LABELS: set[type] = set()
+
+
+def same_labels(kind: Kind) -> Kind:
+    """Declares that the labels of a class of tasks have, given the inputs, the law of the class it derives from: what
+    theory knows of that one, such as its Bayes predictor, holds of this one. A decorator, of this class alone."""
+    _SAME_LABELS.add(kind)
+    return kind
+
+
+def law(task: Task) -> type:
+    """The class whose law the labels of a task have: its own, or where `same_labels` says so the one above."""
+    return next(kind for kind in type(task).__mro__ if kind not in _SAME_LABELS)
+
+
 @dataclass(frozen=True)
 class FunctionClass(Task):
     """A task given by a law of inputs and a class of functions: what each final class adds is `draw_functions`."""
@@ -91,7 +120,10 @@ class FunctionClass(Task):
     inputs: Inputs = field(default_factory=Normal, kw_only=True)
 
     def __post_init__(self) -> None:
-        refuse(type(self).__name__, self._problems())
+        admit(self, self._problems)
+
+    def factors(self) -> dict[str, float]:
+        return {"inputs": self.inputs.reach(self.d)}
 
     def _problems(self) -> list[str]:
         found = [f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1]

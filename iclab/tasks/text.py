@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from iclab.errors import refuse
+from iclab.limits import admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, without_replacement
 
 Encode = Callable[[str], list[int]]
@@ -151,12 +151,18 @@ class LaundryText(TokenTask):
     words: tuple[str, ...] = OBJECTS
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def held(self) -> dict[str, int]:
+        return {"the vocabulary": self.vocab}
+
+    def _problems(self) -> list[str]:
         found = _unfit(self.encode, self.words, self.vocab)
         joints = [joint for joint in JOINTS if len(self.encode(joint)) != 1]
         found += [f"not one token: {', '.join(map(repr, joints))}"] if joints else []
         if not 2 <= self.length <= len(self.words):
             found.append(f"length must lie between 2 and the number of words, {len(self.words)}, given {self.length}")
-        refuse("LaundryText", found or _unjoined(self.encode, list(self._example())))
+        return found or _unjoined(self.encode, list(self._example()))
 
     def _example(self) -> Iterator[str]:
         listed, last = self.words[: self.length], self.length - 1
@@ -228,13 +234,19 @@ class IndirectObjectText(TokenTask):
     templates: tuple[Template, ...] = TEMPLATES
 
     def __post_init__(self) -> None:
+        admit(self, self._problems)
+
+    def held(self) -> dict[str, int]:
+        return {"the vocabulary": self.vocab}
+
+    def _problems(self) -> list[str]:
         found = _unfit(self.encode, self.names, self.vocab)
         few = len(self.names) < LEAST_NAMES
         found += [f"names must be at least {LEAST_NAMES}, given {len(self.names)}"] if few else []
         found += [] if self.templates else ["no template"]
         if not found:
             found = [one for template in self.templates for one in _unjoined(self.encode, self._example(template))]
-        refuse("IndirectObjectText", found)
+        return found
 
     def _example(self, template: Template) -> list[str]:
         middle, tail = template.middle.format(place=PLACES[0]), template.tail.format(thing=THINGS[0])

@@ -43,6 +43,10 @@ class TokenTask(ABC):
     n: int
     width: int = 0
 
+    def held(self) -> dict[str, int]:
+        """How many numbers a prompt takes and what is drawn once for all, by what it is."""
+        return {"a prompt": self.n * max(1, self.width), "the vocabulary": self.vocab}
+
     @abstractmethod
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
         """`batch` prompts; those of `balanced` tasks, one of each place in turn."""

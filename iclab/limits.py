@@ -1,0 +1,125 @@
+"""Limits: what no settings can have, whatever they are settings of, checked where they are made.
+
+    kinds     the type that a field is annotated with: no text or truth value where a number is meant
+    scales    0 or a size from 1e-18 to 1e18: prompts are float32, whose squares end at 1e±38
+    memory    what one prompt needs, and what is drawn once, at most 2²⁷ numbers each (1 GiB in float64)
+
+A class says what it holds in `held`. Whatever else stands against settings is looked at when their kinds and sizes are
+known to be sound, so that it can be computed.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
+
+from iclab.errors import refuse
+
+LEAST, MOST = 1e-18, 1e18  # of a single scale
+FAR = 1e30  # of all scales that labels are multiplied by; float32 ends at 3e38
+NUMBERS = 2**27
+INTEGERS = 2**63  # beyond which PyTorch has none
+
+WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+class Holds(Protocol):
+    """Settings that say how many numbers they need, by what for."""
+
+    def held(self) -> Mapping[str, int]: ...
+
+
+def admit(settings: Any, problems: Callable[[], list[str]]) -> None:
+    """Refuses settings (a dataclass instance) that cannot be, and those against which `problems` stand."""
+    name, given = type(settings).__name__, dict(_given(settings))
+    refuse(name, [text for field, (hint, value) in given.items() for text in _wrong_kind(field, hint, value)])
+    refuse(name, _too_much(settings.held()) if hasattr(settings, "held") else [])
+    found = problems()
+    scales = (text for field, (_, value) in given.items() for text in _out_of_range(field, value))
+    refuse(name, found + [text for text in scales if not any(text.split()[0] in one.split() for one in found)])
+    refuse(name, _too_far(settings.factors()) if hasattr(settings, "factors") else [])
+
+
+def unsquarable(name: str, value: float) -> list[str]:
+    """What stands against a number that is not 0 and whose square is, or is infinite."""
+    sound = value == 0 or 1e-150 <= abs(value) <= 1e150 or not math.isfinite(value)
+    return [] if sound else [f"{name} must be 0 or lie within 1e-150..1e150, so that it has a square, given {value}"]
+
+
+def _given(settings: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Each field that the constructor takes, with its annotation and its value."""
+    hints = _hints(type(settings))
+    yield from ((f.name, (hints[f.name], getattr(settings, f.name))) for f in fields(settings) if f.init)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _wrong_kind(name: str, hint: Any, value: Any) -> Iterator[str]:
+    wanted = _wanted(hint, value)
+    if wanted:
+        yield f"{name} must be {wanted}, given {value!r}"
+    elif isinstance(value, Integral) and not -INTEGERS <= value < INTEGERS:
+        yield f"{name} must be below 2⁶³, given an integer of {int(value).bit_length()} bits"
+
+
+def _wanted(hint: Any, value: Any) -> str:
+    """What was wanted in the place of a value that is no such thing, else nothing."""
+    if get_origin(hint) in (Union, UnionType):
+        reasons = [_wanted(one, value) for one in get_args(hint)]
+        return "" if "" in reasons else " or ".join(reasons)
+    if hint is NoneType:
+        return "" if value is None else "none"
+    if get_origin(hint) is tuple:
+        return _wanted_of_each(get_args(hint), value)
+    if not isinstance(hint, type) or _fits(hint, value):
+        return ""
+    return WORDS.get(hint, f"a {hint.__name__}")
+
+
+def _wanted_of_each(hints: tuple[Any, ...], value: Any) -> str:
+    if not isinstance(value, tuple):
+        return "a tuple"
+    each = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
+    if len(each) != len(value):
+        return f"a tuple of {len(hints)}"
+    reasons = [reason for hint, one in zip(each, value, strict=True) if (reason := _wanted(hint, one))]
+    return f"a tuple, each {reasons[0]}" if reasons else ""
+
+
+def _fits(kind: type, value: Any) -> bool:
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _out_of_range(name: str, value: Any) -> Iterator[str]:
+    """Numbers with a fraction alone: integers are counts and seeds."""
+    unfit = [
+        one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, float) and not _sound(one)
+    ]
+    if unfit:
+        shown = unfit if isinstance(value, tuple) else unfit[0]
+        yield f"{name} must be 0 or of a size from {LEAST:g} to {MOST:g}, given {shown}"
+
+
+def _sound(value: float) -> bool:
+    return value == 0 or LEAST <= abs(value) <= MOST
+
+
+def _too_much(held: Mapping[str, int]) -> list[str]:
+    return [
+        f"{what} takes {count} numbers, and at most {NUMBERS} fit" for what, count in held.items() if count > NUMBERS
+    ]
+
+
+def _too_far(factors: Mapping[str, float]) -> list[str]:
+    """The product of scales, each of which is sound alone."""
+    size = math.prod(map(abs, factors.values()))
+    told = ", ".join(f"{name} {value:g}" for name, value in factors.items())
+    return [] if 1 / FAR <= size <= FAR else [f"labels of size {size:.2g} are not within 1e±30, given {told}"]
