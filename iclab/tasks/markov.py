@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iclab.errors import refuse
 from iclab.limits import admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, too_small
 
