@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,15 @@ from iclab.predictors.posterior import Posterior
 from iclab.predictors.predictor import Bayesian, exclusive_cumsum, in_double
 from iclab.predictors.prefixes import in_chunks
 
-Mixed = tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n d"]]  # log Σ_c e_{i,c} and w_i
+
+class Mixed(NamedTuple):
+    """log Σ_c e_{i,c} as `peak` + `rest`, and w_i. Labels that no component explains make the peak so large (10¹⁵ where
+    noise is slight) that nothing smaller than 1 can be added to it; shares are told by the rest, and by differences of
+    peaks."""
+
+    peak: Float[Tensor, "batch n"]
+    rest: Float[Tensor, "batch n"]
+    ws: Float[Tensor, "batch n d"]
 
 
 class EvidenceWeighted(Bayesian):
@@ -30,7 +39,7 @@ class EvidenceWeighted(Bayesian):
 
     @abstractmethod
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
-        """log Σ_c e_{i,c} and w_i at every position i, in float64."""
+        """The evidence and the weights at every position, in float64."""
 
     def numbers(self, n: int, d: int) -> int:
         """How many float64 numbers one prompt keeps in memory at once, beside the components' own."""
@@ -38,20 +47,31 @@ class EvidenceWeighted(Bayesian):
 
     @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
-        return in_chunks(lambda x, y: self.mixed(x, y)[1], xs, ys, self.numbers(*xs.shape[1:]))
+        return in_chunks(lambda x, y: self.mixed(x, y).ws, xs, ys, self.numbers(*xs.shape[1:]))
 
     @in_double(label=True)
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """log p(y_i | past, x_i). A blank last example makes room for the evidence of all n labels."""
         xs, ys = torch.nn.functional.pad(xs, (0, 0, 0, 1)), torch.nn.functional.pad(ys, (0, 1))
-        return in_chunks(lambda x, y: self.mixed(x, y)[0], xs, ys, self.numbers(*xs.shape[1:])).diff(dim=1)
+
+        def density(x: Float[Tensor, "batch n d"], y: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n_less_1"]:
+            found = self.mixed(x, y)
+            return found.peak.diff(dim=1) + found.rest.diff(dim=1)
+
+        return in_chunks(density, xs, ys, self.numbers(*xs.shape[1:]))
 
 
 def merge(one: Mixed, other: Mixed) -> Mixed:
     """The mixture of two mixtures."""
-    evidence = torch.logaddexp(one[0], other[0])
-    share = (other[0] - evidence).exp().unsqueeze(-1)
-    return evidence, torch.lerp(one[1], other[1], share)
+    peak = torch.maximum(one.peak, other.peak)
+    left, right = (each.rest + _difference(each.peak, peak) for each in (one, other))
+    share = _difference(right, left).sigmoid().unsqueeze(-1)
+    return Mixed(peak, torch.logaddexp(left, right), torch.lerp(one.ws, other.ws, share))
+
+
+def _difference(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """Of logarithms, those of two zeros included."""
+    return (one - other).where(one != other, 0.0)
 
 
 def merged(parts: Iterable[Mixed]) -> Mixed:
@@ -61,8 +81,15 @@ def merged(parts: Iterable[Mixed]) -> Mixed:
 
 def pooled(log_evidence: Float[Tensor, "batch n c"], ws: Float[Tensor, "c d"]) -> Mixed:
     """The mixture of components whose weights do not change with the position."""
-    total = log_evidence.logsumexp(-1)
-    return total, (log_evidence - total.unsqueeze(-1)).exp() @ ws
+    peak, rest, shares = weighed(log_evidence, -1)
+    return Mixed(peak, rest, shares @ ws)
+
+
+def weighed(log_evidence: Float[Tensor, "..."], dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest evidence, the logarithm of the sum relative to it, and the share of each component."""
+    peak = log_evidence.amax(dim, keepdim=True)
+    relative = log_evidence - peak
+    return peak.squeeze(dim), relative.logsumexp(dim), relative.softmax(dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +113,11 @@ class Mixture(EvidenceWeighted):
 
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
         return merged(
-            (log_weight + exclusive_cumsum(component.log_density(xs, ys)), component.weights(xs, ys))
+            Mixed(
+                log_weight + exclusive_cumsum(component.log_density(xs, ys)),
+                torch.zeros_like(ys),
+                component.weights(xs, ys),
+            )
             for log_weight, component in zip(self._prior(), self.components, strict=True)
         )
 

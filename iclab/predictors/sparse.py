@@ -28,7 +28,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.limits import unsquarable
-from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged
+from iclab.predictors.mixture import EvidenceWeighted, Mixed, merged, weighed
 from iclab.predictors.predictor import exclusive_cumsum, needs_noise
 from iclab.predictors.prefixes import chunk
 
@@ -103,12 +103,11 @@ class SparsePosterior(EvidenceWeighted):
     ) -> Mixed:
         w, r, log_det = self._solved(supports, joint, system, lam)
         evidence = self._log_evidence(w.square().sum(0), r, log_det, variance, lam)
-        total = evidence.logsumexp(0)
-        shares = (evidence - total).exp()
+        peak, rest, shares = weighed(evidence, 0)
         ws = torch.zeros_like(system[:-1, 0])
         for coordinates, each in zip(supports.mT, w, strict=True):
             ws.index_add_(0, coordinates, shares * each)
-        return total, ws.permute(1, 2, 0)
+        return Mixed(peak, rest, ws.permute(1, 2, 0))
 
     def _solved(
         self,
