@@ -16,7 +16,7 @@ and no A comes twice with c_A = α s_A. Nor do columns that depend on each other
 ‖w‖₁ falls along u as far as it goes, and a coordinate that it takes to zero makes room; X_A keeps its full rank.
 
 The moves read XᵀX and Xᵀy, which have squared the inputs. Whatever they find is put to the conditions on the examples
-themselves, and what fails is not a number: seen where κ(X) > 1e5 and the penalty is below 1e-8 of |Xᵀy|_∞.
+themselves, and what fails is not a number: seen where κ(X) > 1e4 and the penalty is below 1e-7 of |Xᵀy|_∞.
 Coordinate descent and accelerated gradients crawl where i < d and α is small, which is half of all prefixes.
 
 Tibshirani 1996 (JRSS B 58); active sets: Osborne, Presnell, Turlach 2000 (IMA J. Numer. Anal. 20); why they end:
