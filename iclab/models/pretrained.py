@@ -155,8 +155,8 @@ def _given(folder: Path, kind: Kind, files: ExitStack) -> dict[str, Stored]:
 
 def _plain(name: str) -> str:
     """The name of a weight without what wrappers put before it."""
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper)
+    while name.startswith(WRAPPERS):
+        _, name = name.split(".", 1)
     return name
 
 
