@@ -64,7 +64,7 @@ def _wrong_kind(name: str, hint: Any, value: Any) -> Iterator[str]:
     wanted = _wanted(hint, value)
     if wanted:
         yield f"{name} must be {wanted}, given {value!r}"
-    elif isinstance(value, Integral) and not -INTEGERS <= value < INTEGERS:
+    elif isinstance(value, Integral) and not -INTEGERS <= int(value) < INTEGERS:
         yield f"{name} must be below 2⁶³, given an integer of {int(value).bit_length()} bits"
 
 

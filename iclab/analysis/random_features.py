@@ -344,11 +344,13 @@ def _product(one: Float[Tensor, " terms"], other: Float[Tensor, " terms"]) -> Fl
 def predicted_error(levels: Levels, n: float, penalty: float = 0.0, noise: float = 0.0) -> float:
     """The test error E(f − f*)² of kernel ridge regression on n inputs, relative to the variance of the target; the
     penalty is that of K + penalty·I, and `noise` the standard deviation of the labels' noise."""
-    k = _effective_penalty(levels, n, penalty + levels.tail)
-    learned = levels.values / (levels.values + k)
-    missed = (levels.energies * (1 - learned) ** 2).sum().item() + noise**2
-    overfit = n / (n - (levels.multiplicities @ learned**2).item())
-    return (overfit * missed - noise**2) / levels.energies.sum().item()
+    penalty += levels.tail
+    k = _effective_penalty(levels, n, penalty)
+    learned, missed = levels.values / (levels.values + k), k / (levels.values + k)
+    used = (levels.multiplicities @ learned**2).item()
+    left = (levels.multiplicities @ (learned * missed)).item() + penalty / k  # n − used, of which nothing cancels
+    error = (levels.energies * missed**2).sum().item()
+    return (n / left * error + used / left * noise**2) / levels.energies.sum().item()
 
 
 def best_predicted_error(levels: Levels, n: float, noise: float = 0.0) -> float:
