@@ -1,23 +1,141 @@
-"""Files that are whole or not there: written under a temporary name, synced, then renamed into place."""
+"""Files: written whole or not at all, and read only where they can be.
 
+What is written is written under a temporary name, synced, then renamed into place. What is read may come from anyone:
+only regular files are opened (a pipe would be waited for without end), no text is longer than `LARGEST_TEXT`, and
+whatever is wrong with a file is a `Refusal` of one line that names it.
+"""
+
+import errno
+import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from iclab.errors import Refusal, refuse
+
+LARGEST_TEXT = 2**26  # bytes; tokenizers of public models reach 35 MB, configs and task files some kB
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one."""
+    """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one. An ``OSError``
+    names `path`."""
+    try:
+        _write_whole(path, content)
+    except FileNotFoundError:  # a sweep on another machine, which does not see this process, may have tidied up
+        _write_whole(path, content)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Lets an ``OSError`` name the file that was meant: none is told where a write fails, and a temporary one is no
+    help."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def regular(path: Path | str) -> Path:
+    """Returns the path of a regular file, or of a link to one. Raises `Refusal` for anything else: what is missing, a
+    folder, a pipe, a device."""
+    path = Path(path)
+    with _readable(path):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    refuse(f"{path}", [] if stat.S_ISREG(mode) else ["not a regular file"])
+    return path
+
+
+def read_bytes(path: Path | str, most: int = LARGEST_TEXT) -> bytes:
+    """Reads a file of at most so many bytes. Raises `Refusal`."""
+    path = regular(path)
+    with _readable(path), open(path, "rb") as file:
+        content = file.read(most + 1)
+    refuse(f"{path}", [f"longer than {most} bytes"] if len(content) > most else [])
+    return content
+
+
+def read_text(path: Path | str) -> str:
+    """Reads a file of UTF-8 text. Raises `Refusal`."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads a file of JSON, of whatever kind its value is. Raises `Refusal`."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, source: object) -> Any:
+    """Reads JSON. Raises `Refusal` that names where it came from."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise Refusal(f"{source}: not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise Refusal(f"{source}: not JSON: {error}") from None
+
+
+@contextmanager
+def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
+    """Opens a safetensors file: names, shapes and types stand in its header, and a tensor is read when it is asked for.
+    Raises `Refusal` for a file that is none, when it is opened or while it is read."""
+    path = regular(path)
+    try:
+        with _readable(path):
+            opened = safe_open(path, framework="pt", device=device)
+        with opened as file:
+            yield file
+    except SafetensorError as error:
+        raise Refusal(f"{path}: no file of weights (safetensors): {error}") from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what the system says against a file into a refusal."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise Refusal(f"{path}: no such file.{_nearest(path)}") from None
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise Refusal(f"{path}: cannot be read: {error}") from None
+
+
+def _nearest(path: Path) -> str:
+    try:
+        beside = os.listdir(path.parent)
+    except OSError:
+        return ""
+    nearest = get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    return f" Did you mean {path.parent / nearest[0]}?" if nearest else ""
