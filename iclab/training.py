@@ -239,7 +239,8 @@ class GradientTraining(ABC):
         """Goes on from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
         where a name, a shape, a type, the step or the digest is not what `save` writes here."""
         told, state = _read(path, self.rng.device)
-        found = self._told_problems(told) or self._state_problems(state) or self._sense_problems(told, state)
+        found = self._told_problems(told) or self._state_problems(state, told["step"] > 0)
+        found = found or self._sense_problems(told, state)
         if found:
             raise BrokenCheckpoint(f"{path.name}: {'; '.join(found[:3])}")
         self.step, self.wild = told["step"], told.get("wild", 0)
@@ -256,10 +257,10 @@ class GradientTraining(ABC):
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
         return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
 
-    def _state_problems(self, state: Parameters) -> list[str]:
-        """What stands against the names, shapes and types of its tensors."""
+    def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
+        """What stands against the names, shapes and types of its tensors; moments come with the first step."""
         wanted = {f"parameter.{name}": p for name, p in self.parameters.items()} | {"rng": self.rng.get_state()}
-        for kind, optimizer in self.optimizers.items():
+        for kind, optimizer in self.optimizers.items() if begun else ():
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             wanted |= {f"optimizer.{kind}.{i}.{key}": p for i, p in enumerate(owned) for key in MOMENTS[kind]}
             wanted |= {f"optimizer.{kind}.{i}.step": COUNT for i in range(len(owned)) if kind in COUNTED}
