@@ -23,8 +23,8 @@ LARGEST_TEXT = 2**26  # bytes; tokenizers of public models reach 35 MB, configs 
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one. An ``OSError``
-    names `path`."""
+    """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one. Raises
+    ``OSError`` that names `path`."""
     try:
         _write_whole(path, content)
     except FileNotFoundError:  # a sweep on another machine, which does not see this process, may have tidied up

@@ -230,7 +230,7 @@ class GradientTraining(ABC):
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
-        told = {"step": self.step, "wild": self.wild, "mark": mark}
+        told = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": repr(self.recipe)}
         told["digest"] = _digest(state, told)
         kept = {name: json.dumps(value) for name, value in told.items()}
         write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
@@ -254,6 +254,8 @@ class GradientTraining(ABC):
         """What stands against the counts of a checkpoint."""
         most = {"step": self.recipe.steps, "wild": PATIENCE}
         given = {"wild": 0, **told}
+        if given.get("recipe", repr(self.recipe)) != repr(self.recipe):
+            return [f"it is of another recipe, {given['recipe']}"]
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
         return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
 
@@ -277,8 +279,8 @@ class GradientTraining(ABC):
             return ["its content is not what was written"]
         found = [f"{k} is not finite" for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
         found += [f"{k} is negative" for k, v in state.items() if k.endswith(".exp_avg_sq") and (v < 0).any()]
-        counts = [k for k, v in state.items() if k.endswith(".step") and k.startswith("optimizer") and v != told["step"]]
-        found += [f"{k} is not the step of the checkpoint" for k in counts]
+        counts = {k: v for k, v in state.items() if k.startswith("optimizer.") and k.endswith(".step")}
+        found += [f"{k} is not the step of the checkpoint" for k, v in counts.items() if v != told["step"]]
         try:
             torch.Generator(self.rng.device).set_state(state["rng"].cpu())
         except RuntimeError:

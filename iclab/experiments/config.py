@@ -200,8 +200,8 @@ def _named_kind(base: type, given: Nested, preset: Any = None) -> type | None:
 @dataclass
 class Reader:
     """Reads values against annotations and notes the problems; `source` says where a key was given, `known` lists all
-    keys, for a problem. `made` keeps the objects of tables that were read before: the cells of a sweep have most of them
-    in common."""
+    keys, for a problem. `made` keeps the objects of tables that were read before: the cells of a sweep have most in
+    common."""
 
     source: Callable[[str], object]
     known: Callable[[], Iterable[str]] = tuple

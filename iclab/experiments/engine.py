@@ -4,7 +4,7 @@
     waiting  →  held     →  ended or waiting    a worker of another sweep; if that one dies, the run waits again
 
 A worker that is killed costs its own run only, and that run goes on from its checkpoint when the sweep is given again;
-so does one that the disk interrupted. A finished run whose files are not what was recorded waits like an unfinished one.
+so does one that the disk interrupted. A finished run whose files are not what was recorded waits like others.
 """
 
 import os

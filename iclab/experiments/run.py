@@ -109,9 +109,7 @@ def keep_constants(task: Task, folder: Path) -> None:
         write_whole(folder / "constants.safetensors", to_bytes(found))
 
 
-def train(
-    experiment: Experiment, model: nn.Module, checkpoint: Path, say: Say, log: Callable[[str], None]
-) -> None:
+def train(experiment: Experiment, model: nn.Module, checkpoint: Path, say: Say, log: Callable[[str], None]) -> None:
     """Trains a model in place by gradient descent, saving as it goes."""
     training = new_training(experiment, model)
     follow(training, checkpoint, curve(experiment, training), say, log)

@@ -187,8 +187,8 @@ class Run:
             return Status()
         try:
             told = read_json(path)
-            entries = {k: v for k, v in told.items() if v is not None} if isinstance(told, dict) else told
-            return config.read(Status, entries, path)
+            refuse(f"{path}", [] if isinstance(told, dict) else ["expected a table"])
+            return config.read(Status, {key: value for key, value in told.items() if value is not None}, path)
         except Refusal as error:
             why = str(error).splitlines()[0]
             return Status("damaged", error=f"not the status of a run: {why}; {self.remedy}")

@@ -103,9 +103,7 @@ def _keep(path: Path, text: str, to: Console, needed: bool = False) -> None:
         to.print(Text(f"not kept: {told(error)}"), soft_wrap=True)
 
 
-def verdict(
-    study: Study, folder: Path, to: Console, outcomes: Mapping[str, Status] | None = None
-) -> list[Verdict]:
+def verdict(study: Study, folder: Path, to: Console, outcomes: Mapping[str, Status] | None = None) -> list[Verdict]:
     """Judges the claims by what is in the store, and keeps the verdicts there."""
     cells = [_measured(Run(folder / cell.experiment.id), cell.flat, outcomes or {}) for cell in study.cells]
     verdicts = judge(study.heading.claims, cells)

@@ -5,6 +5,7 @@ fork instead of a new interpreter.
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -37,13 +38,13 @@ n_layer = 1
 n_head = 1
 d_model = 8
 [train]
-steps = 50
+steps = 40
 batch = 4
 warmup = 0.1
 [eval]
-prompts = 32
-bootstrap = 3
-every = 2
+prompts = 16
+bootstrap = 1
+every = 5
 [sweep]
 seed = "0:SEEDS"
 [[claims]]
@@ -135,8 +136,9 @@ class Sweep:
     """`iclab sweep` in a session of its own, and everything that it printed."""
 
     pid: int
-    output: Path
+    pipe: int  # and no file, which a limit on the size of files would concern
     code: int | None = None
+    output: bytes = b""
 
     def poll(self) -> int | None:
         """The exit status; none while it runs."""
@@ -149,6 +151,7 @@ class Sweep:
         """Waits for the end, and then for all that it started."""
         end = time.monotonic() + seconds
         while self.poll() is None:
+            self.told()
             assert time.monotonic() < end, f"the sweep does not end: {self.told()}"
             time.sleep(0.005)
         self.alone(end)
@@ -166,7 +169,10 @@ class Sweep:
 
     def told(self) -> str:
         """What it printed."""
-        return self.output.read_text(errors="replace")
+        with suppress(BlockingIOError):
+            while more := os.read(self.pipe, 2**16):
+                self.output += more
+        return self.output.decode(errors="replace")
 
 
 def processes() -> list[int]:
@@ -215,18 +221,19 @@ class Lab:
 
     def start(self, store: Path, *words: str, before: Callable[[], Any] = lambda: None, jobs: int = 2) -> Sweep:
         """Starts a sweep of the study; `before` is called in its process."""
-        self.count += 1
-        output = self.folder / f"output_{self.count}.txt"
         command = ["sweep", str(self.study), "--out", str(store), "--jobs", str(jobs), *words]
-        with open(output, "wb") as file:
-            pid = os.fork()
-            if pid == 0:
-                os.setsid()
-                PIPES.clear()
-                engine._spawn, engine.PAUSE = fork, 0.01
-                before()
-                ended(lambda: cli.main(command), file.fileno())
-        return Sweep(pid, output)
+        read, write = os.pipe()
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 2**20)
+        os.set_blocking(read, False)
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            PIPES.clear()
+            engine._spawn, engine.PAUSE = fork, 0.01
+            before()
+            ended(lambda: cli.main(command), write)
+        os.close(write)
+        return Sweep(pid, read)
 
     def assert_undisturbed(self, store: Path) -> None:
         """Holds a finished store to what the study measures when nothing disturbs it: the same rows and bits."""

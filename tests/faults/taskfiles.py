@@ -20,9 +20,10 @@ VALUES: list[Any] = [
     *(0, 1, -1, 2, 3, 7, 64, 10**3, 10**5, 10**9, 10**12, 2**63, -(2**63), 10**400),
     *(0.0, 0.5, -0.5, 1.0, 1e-300, 1e-200, 1e200, 1e308, float("inf"), float("-inf"), float("nan")),
     *("", "none", "0:3", "log:1e-3..1e-1:3", "LinearRegression", "fast", "lagged", "ü\n\t", "x" * 5000, "0:100000"),
-    *(True, False, [], [1], [1.0, "a"], [[1, 2], [3]], {}, {"kind": "Ridge"}, {"kind": "SkewedInputs"}, {"a": {"b": 1}}),
+    *(True, False, [], [1], [1.0, "a"], [[1, 2], [3]]),
+    *({}, {"kind": "Ridge"}, {"kind": "SkewedInputs"}, {"a": {"b": 1}}),
 ]
-PIECES = ["[", "]", "=", '"', "'''", "\0", "\r", "\n", "[task]", "[sweep]\nseed = 0\n", "kind = 3\n", "a.b.c = 1\n", "#", "é", "\ufeff"]
+PIECES = [*"[]=#é\0\r\n\ufeff", '"', "'''", "[task]", "[sweep]\nseed = 0\n", "kind = 3\n", "a.b.c = 1\n"]
 
 
 def changed(text: str, others: list[str], rng: Random) -> bytes:
@@ -114,8 +115,8 @@ def outcome(path: Path, store: Path, seconds: float = 60.0) -> str:
             plan(study, store, Console(file=io.StringIO(), width=220))
     except Refusal as error:
         lines = str(error).splitlines()
-        named = all(line.startswith((str(path), "… and ", "sweep: ", "Experiment", "TokenExperiment")) for line in lines)
         whole = lines and all(line.isprintable() and len(line) < 3000 for line in lines)
+        named = all(line.startswith((str(path), "… and ")) for line in lines)
         return "refused" if whole and named else f"fault: not lines that name the file: {str(error)[:500]!r}"
     except TooLong:
         return f"fault: takes more than {seconds} s"
