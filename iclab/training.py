@@ -337,7 +337,7 @@ def _digest(state: Parameters, told: Mapping[str, Any]) -> str:
     found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, value in sorted(state.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

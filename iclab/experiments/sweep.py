@@ -29,13 +29,15 @@ MOST = 60  # runs that the table at the end of a sweep lists
 
 
 def plan(study: Study, folder: Path, to: Console) -> None:
-    """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing."""
+    """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing. Raises
+    ``ValueError`` in the end where this machine lacks a device that the sweep needs."""
     rows = [_planned(cell, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
     count = f"{len(rows)} run{'' if len(rows) == 1 else 's'}"
     to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
+    _check_devices(cell for cell, row in zip(study.cells, rows, strict=True) if row["state"] != "done")
 
 
 def _planned(cell: StudyCell, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _parameters(experiment: Experiment | TokenExperiment) -> int:
 
 
 @cache
-def _parameters_of(model: Architecture | TokenArchitecture, **sizes: int | None) -> int:
+def _parameters_of(model: Architecture | TokenArchitecture, **sizes: Any) -> int:
     with torch.device("meta"):
         return sum(weights.numel() for weights in model.build(**sizes).parameters())
 

@@ -116,7 +116,7 @@ def outcome(path: Path, store: Path, seconds: float = 60.0) -> str:
     except Refusal as error:
         lines = str(error).splitlines()
         whole = lines and all(line.isprintable() and len(line) < 3000 for line in lines)
-        named = all(line.startswith((str(path), "… and ")) for line in lines)
+        named = all(line.startswith((str(path), "… and ", "device: ")) for line in lines)
         return "refused" if whole and named else f"fault: not lines that name the file: {str(error)[:500]!r}"
     except TooLong:
         return f"fault: takes more than {seconds} s"
