@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: demo test test-slow reproduce lint format clean
+.PHONY: demo test test-slow test-faults reproduce lint format clean
 
 # The stamp is new again whenever what is installed should change.
 .venv/ready: pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(RUN)/python -m pytest -n auto --dist worksteal -q -m slow
+
+# Kills, full disks, damaged files and files that anyone might have written; ends with a table of what was tried.
+test-faults: .venv/ready
+	$(RUN)/python -m pytest -q -m faults tests/faults
 
 lint: .venv/ready
 	$(BIN)/ruff check .

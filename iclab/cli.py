@@ -345,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Refusal, OSError) as error:
-        print(f"iclab: {_told(error)}", file=sys.stderr)
+        from iclab.experiments.disk import told
+
+        print(f"iclab: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return BAD_USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -363,12 +365,6 @@ def _words_first(given: Sequence[str]) -> list[str]:
 def _folder(file: Path) -> Path:
     """Where the runs of a task file go; the file that a sweep folder keeps belongs to that folder."""
     return file.parent if file.name == "study.toml" else RUNS / file.stem
-
-
-def _told(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    return (f"cannot use {error.filename}: " if error.filename else "") + (error.strerror or str(error))
 
 
 if __name__ == "__main__":

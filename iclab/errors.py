@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from math import isinf
 from numbers import Integral, Real
 from reprlib import repr as shown
@@ -53,8 +54,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 def unknown_choices(instance: object) -> list[str]:
     """What stands against a dataclass instance whose annotations name the words that a field may hold (``Literal``)."""
-    hints = get_type_hints(type(instance))
-    words = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    words = _words(type(instance))
     given = {name: getattr(instance, name) for name in words}
     return [unknown(name, str(v), map(str, words[name])) for name, v in given.items() if v not in words[name]]
 
@@ -102,3 +102,9 @@ def _overflows(value: Real) -> bool:
         return isinf(value)
     except OverflowError:
         return True
+
+
+@cache
+def _words(cls: type) -> dict[str, tuple[object, ...]]:
+    hints = get_type_hints(cls)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -22,22 +22,42 @@ LARGEST_TEXT = 2**26  # bytes; tokenizers of public models reach 35 MB, configs 
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one."""
+    """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one. Raises
+    ``OSError`` that names `path`."""
+    try:
+        _write_whole(path, content)
+    except FileNotFoundError:  # a sweep on another machine, which does not see this process, may have tidied up
+        _write_whole(path, content)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Lets an ``OSError`` name the file that was meant: none is told where a write fails, and a temporary one is no
+    help."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def regular(path: Path | str) -> Path:

@@ -9,25 +9,25 @@ its noise smaller (Rao-Blackwell), but the model is then handed the Bayes predic
 ridge is no discovery. `sampled` is the default.
 """
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, inf, isfinite, pi
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from iclab.errors import refuse, unknown_choices
+from iclab.errors import Refusal, refuse, unknown_choices
 from iclab.files import write_whole
 from iclab.models import Architecture, FrozenArchitecture
+from iclab.models.stored import open_weights
 from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
 
@@ -226,25 +226,67 @@ class GradientTraining(ABC):
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    def save(self, path: Path) -> None:
-        """Writes a checkpoint, whole or not at all."""
+    def save(self, path: Path, mark: str | None = None) -> None:
+        """Writes a checkpoint, whole or not at all. `mark` says which curve it belongs to."""
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
-        told = {"step": json.dumps(self.step), "wild": json.dumps(self.wild)}
-        write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, told))
+        told = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": repr(self.recipe)}
+        told["digest"] = _digest(state, told)
+        kept = {name: json.dumps(value) for name, value in told.items()}
+        write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
 
     def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint of the same model, task and recipe."""
-        with safe_open(path, framework="pt") as file:
-            told = {name: json.loads(value) for name, value in file.metadata().items()}
+        """Goes on from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
+        where a name, a shape, a type, the step or the digest is not what `save` writes here."""
+        told, state = _read(path, self.rng.device)
+        found = self._told_problems(told) or self._state_problems(state, told["step"] > 0)
+        found = found or self._sense_problems(told, state)
+        if found:
+            raise BrokenCheckpoint(f"{path.name}: {'; '.join(found[:3])}")
         self.step, self.wild = told["step"], told.get("wild", 0)
-        state = load_file(path, str(self.rng.device))
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])
         self.rng.set_state(state["rng"].cpu())
         self._restore({k.removeprefix("optimizer."): v for k, v in state.items() if k.startswith("optimizer.")})
+
+    def _told_problems(self, told: Mapping[str, Any]) -> list[str]:
+        """What stands against the counts of a checkpoint."""
+        most = {"step": self.recipe.steps, "wild": PATIENCE}
+        given = {"wild": 0, **told}
+        if given.get("recipe", repr(self.recipe)) != repr(self.recipe):
+            return [f"it is of another recipe, {given['recipe']}"]
+        fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
+        return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
+
+    def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
+        """What stands against the names, shapes and types of its tensors; moments come with the first step."""
+        wanted = {f"parameter.{name}": p for name, p in self.parameters.items()} | {"rng": self.rng.get_state()}
+        for kind, optimizer in self.optimizers.items() if begun else ():
+            owned = [p for group in optimizer.param_groups for p in group["params"]]
+            wanted |= {f"optimizer.{kind}.{i}.{key}": p for i, p in enumerate(owned) for key in MOMENTS[kind]}
+            wanted |= {f"optimizer.{kind}.{i}.step": COUNT for i in range(len(owned)) if kind in COUNTED}
+        differing = sorted(wanted.keys() ^ state.keys())
+        found = [f"{name} is {'missing' if name in wanted else 'unknown'}" for name in differing]
+        for name in wanted.keys() & state.keys():
+            kinds = [(tuple(each.shape), each.dtype) for each in (wanted[name], state[name])]
+            found += [f"{name} is {kinds[1]}, not {kinds[0]}"] if kinds[0] != kinds[1] else []
+        return found
+
+    def _sense_problems(self, told: Mapping[str, Any], state: Parameters) -> list[str]:
+        """What stands against the values: they are those that were written, or, where no digest says so, could be."""
+        if "digest" in told and told["digest"] != _digest(state, {k: v for k, v in told.items() if k != "digest"}):
+            return ["its content is not what was written"]
+        found = [f"{k} is not finite" for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+        found += [f"{k} is negative" for k, v in state.items() if k.endswith(".exp_avg_sq") and (v < 0).any()]
+        counts = {k: v for k, v in state.items() if k.startswith("optimizer.") and k.endswith(".step")}
+        found += [f"{k} is not the step of the checkpoint" for k, v in counts.items() if v != told["step"]]
+        try:
+            torch.Generator(self.rng.device).set_state(state["rng"].cpu())
+        except RuntimeError:
+            found.append("rng is no state of a generator")
+        return found
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for kind, optimizer in self.optimizers.items():
@@ -260,6 +302,44 @@ class GradientTraining(ABC):
                 if owner == kind:
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# Of each optimizer the tensors that are like its parameters, and whether it counts the steps of each.
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
+COUNTED = ("adamw",)
+COUNT = torch.zeros(())
+
+
+class BrokenCheckpoint(Refusal):
+    """A file that is no checkpoint of the training that should go on from it."""
+
+
+def mark_of(path: Path) -> str | None:
+    """Which curve a checkpoint belongs to, where it says so."""
+    try:
+        mark = _read(path)[0].get("mark")
+    except BrokenCheckpoint:
+        return None
+    return mark if isinstance(mark, str) else None
+
+
+def _read(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint tells, and its tensors. Raises `BrokenCheckpoint`."""
+    try:
+        with open_weights(path, str(device)) as file:
+            told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    except (ValueError, RecursionError, RuntimeError) as error:
+        raise BrokenCheckpoint(f"{path.name}: {error}") from None
+
+
+def _digest(state: Parameters, told: Mapping[str, Any]) -> str:
+    """Stands for all that a checkpoint holds."""
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 class Training(GradientTraining):

@@ -1,5 +1,6 @@
 """Sweeps as processes: killed at any moment, twice at once, on full disks. Nothing is lost and nothing done twice."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -212,18 +213,21 @@ def test_a_full_disk_is_told_in_a_line_and_the_run_can_be_finished_later(study):
     code, output = sweep(study, limit=2500)  # the checkpoint is larger
     assert code == 3, output
     run = stored(study)[0]
-    assert run.status().state == "failed"
-    assert run.status().error == "cannot use a file: File too large; the limit on the size of files is reached"
+    assert run.status().state == "interrupted"
+    assert run.status().error.startswith(f"cannot use {run.folder}/checkpoint.safetensors: File too large; ")
+    assert run.status().error.endswith(" and give the same command again")
     assert run.status().error in output
     assert "Traceback" not in output
-    code, output = sweep(study, "--retry-failed")
+    code, output = sweep(study)
     assert code == 0, output
 
 
 def test_a_store_that_cannot_even_be_begun_is_bad_usage(study):
     code, output = sweep(study, limit=100)
     assert code == 2
-    assert output.strip().splitlines()[-1] == "iclab: File too large"
+    last = output.strip().splitlines()[-1]
+    assert last.startswith(f"iclab: cannot use {study.parent / 'store' / 'study.toml'}: File too large; ")
+    assert last.endswith(" and give the same command again")
 
 
 # ---- workers -------------------------------------------------------------------------------------------------------
@@ -345,8 +349,8 @@ def test_a_status_that_cannot_be_written_is_told_on_standard_error(tmp_path):
     bound = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # noqa: E731
     command = [sys.executable, "-m", "iclab.experiments.worker", str(run.folder)]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)
-    assert done.returncode == worker.FAILED
-    assert done.stderr.strip() == "cannot use a file: File too large; the limit on the size of files is reached"
+    assert done.returncode == worker.UNRECORDED + errno.EFBIG
+    assert done.stderr.startswith(f"cannot use {run.folder / 'status.json'}: File too large; ")
 
 
 def test_a_run_keeps_its_environment(tmp_path):

@@ -95,11 +95,13 @@ def has_kinds(hint: Any) -> bool:
     return isinstance(hint, ABCMeta)
 
 
+@cache
 def is_table(hint: Any) -> bool:
     """Whether the annotation is a class whose fields are read from a table."""
     return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or has_kinds(hint))
 
 
+@cache
 def named(hint: Any) -> Any:
     """X, where the annotation is a table from names to X, else None."""
     origin, args = get_origin(hint), get_args(hint)
@@ -111,6 +113,8 @@ def named(hint: Any) -> Any:
 
 def members(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a union; any other annotation is its own only one."""
+    if isinstance(hint, type):
+        return (hint,)
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
@@ -119,6 +123,7 @@ def required(spec: dataclasses.Field[Any]) -> bool:
     return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
 
 
+@cache
 def default(spec: dataclasses.Field[Any]) -> Any:
     """The default of a field, None where it has none."""
     return spec.default_factory() if callable(spec.default_factory) else (None if required(spec) else spec.default)
@@ -179,11 +184,14 @@ def _named_kind(base: type, given: Nested, preset: Any = None) -> type | None:
 
 @dataclass
 class Reader:
-    """Reads values against annotations and notes the problems; `source` says where a key was given."""
+    """Reads values against annotations and notes the problems; `source` says where a key was given, `known` lists all
+    keys, for a problem. `made` keeps the objects of tables that were read before: the cells of a sweep have most in
+    common."""
 
     source: Callable[[str], object]
-    known: Iterable[str] = ()
+    known: Callable[[], Iterable[str]] = tuple
     problems: list[str] = field(default_factory=list)
+    made: dict[Any, Any] = field(default_factory=dict)
 
     def fail(self, key: str, text: str) -> Any:
         """Notes a problem; the value is FAILED."""
@@ -215,7 +223,7 @@ class Reader:
     def _union(self, hint: Any, given: Any, key: str, preset: Any) -> Any:
         trials = []
         for member in (m for m in members(hint) if m is not NoneType):
-            trials.append(Reader(self.source, self.known))
+            trials.append(Reader(self.source, self.known, made=self.made))
             value = trials[-1].read(member, given, key, preset)
             if not trials[-1].problems:
                 return value
@@ -269,11 +277,17 @@ class Reader:
             return self.fail(key, f"{key}: expected {base.__name__}, given {type(given).__name__}")
         if not isinstance(given, Mapping):
             return self.wrong(key, base, given)
+        before = (base, key, type(preset), repr(given)) if key else None  # the whole is never the same
+        if before in self.made:
+            return self.made[before]
         final = _named_kind(base, given, preset)
         if final is None:
             return self._no_kind(base, given, key)
         fields = {k: v for k, v in given.items() if not (k == "kind" and has_kinds(base))}
-        return self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
+        value = self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
+        if before and value is not FAILED:
+            self.made[before] = value
+        return value
 
     def _no_kind(self, base: type, given: Nested, key: str) -> Any:
         names = kinds(base)
@@ -305,7 +319,7 @@ class Reader:
 
     def unknown_key(self, key: str, here: Iterable[str]) -> Any:
         """Notes a key that is not known: the nearest one of its table, or the one of that name in another table."""
-        elsewhere = [k for k in self.known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        elsewhere = [k for k in self.known() if k.rpartition(".")[2] == key.rpartition(".")[2]]
         if elsewhere and key not in elsewhere:
             hint, known = f" Did you mean {elsewhere[0]!r}?", ", ".join(sorted(here))
             return self.fail(key, f"unknown key {key!r}.{hint} Known: {known}")
@@ -319,7 +333,7 @@ def _in_words(base: type) -> str:
 
 def read(cls: type[T], mapping: Nested, source: object) -> T:
     """An object of a dataclass from a mapping. Raises one ``ValueError`` that lists every problem on its own line."""
-    reader = Reader(lambda key: source, list(known_keys(cls, mapping)))
+    reader = Reader(lambda key: source, lambda: known_keys(cls, mapping))
     value = reader.read(cls, mapping)
     refuse_lines(reader.problems)
     return value
@@ -346,6 +360,8 @@ def to_mapping(value: Any, hint: Any = None) -> Any:
     younger fields."""
     if value is None:
         return NONE
+    if type(value) in (int, str, bool) and hint is type(value):
+        return value
     hint = next((m for m in members(hint) if is_table(m) or (m is float and int not in members(hint))), hint)
     if dataclasses.is_dataclass(value):
         kind = {"kind": type(value).__name__} if has_kinds(hint or type(value)) else {}

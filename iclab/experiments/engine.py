@@ -3,7 +3,8 @@
     waiting  →  working  →  ended               a worker of ours
     waiting  →  held     →  ended or waiting    a worker of another sweep; if that one dies, the run waits again
 
-A worker that is killed costs its own run only, and that run goes on from its checkpoint when the sweep is given again.
+A worker that is killed costs its own run only, and that run goes on from its checkpoint when the sweep is given again;
+so does one that the disk interrupted. A finished run whose files are not what was recorded waits like others.
 """
 
 import os
@@ -17,8 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from iclab.experiments.store import ENDED, Run, Status
-from iclab.experiments.worker import BUSY
+from iclab.experiments.disk import ADVICE, told
+from iclab.experiments.store import ENDED, Run, Status, at_once
+from iclab.experiments.worker import BUSY, UNRECORDED
 
 PAUSE = 0.1  # seconds between two looks at the workers
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -67,7 +69,7 @@ class Engine:
     def _sort(self) -> None:
         """Runs that have ended need nothing; the others wait."""
         for run in self.runs:
-            status = run.status()
+            status = run.checked()
             self.tries[run.id] = status.attempts
             again = self.retry and status.state in ("failed", "diverged")
             if status.state in ENDED and not again:
@@ -81,8 +83,15 @@ class Engine:
             if run.held():
                 self.held[run.id] = run
             elif not self._settled(run):
-                self.working[run.id] = _spawn(run, self.tries[run.id] if self.retry else None)
-                self.display.started(run)
+                self._begin(run)
+
+    def _begin(self, run: Run) -> None:
+        try:
+            self.working[run.id] = _spawn(run, self.tries[run.id] if self.retry else None)
+        except OSError as error:
+            self._end(run, _interrupted(run.recorded(), told(error)))
+        else:
+            self.display.started(run)
 
     def _look(self) -> None:
         by_id = {run.id: run for run in self.runs}
@@ -101,11 +110,11 @@ class Engine:
         if code == BUSY:
             self.held[run.id] = run
         elif not self._settled(run):
-            self._end(run, _explained(run.status(), code))
+            self._end(run, _explained(run, code))
 
     def _settled(self, run: Run) -> bool:
         """Whether the run has an end that stands: done, or failed in an attempt of this sweep or with none left."""
-        status = run.status()
+        status = run.checked()
         again = self.retry and status.attempts == self.tries[run.id]
         if status.state not in ENDED or (status.state != "done" and again):
             return False
@@ -133,7 +142,7 @@ def _spawn(run: Run, retry: int | None) -> subprocess.Popen[bytes]:
     """Starts a worker. The pipe to its standard input closes when this process dies, and the worker stops then."""
     again = [] if retry is None else ["--retry", str(retry)]
     command = [sys.executable, "-m", "iclab.experiments.worker", str(run.folder), "--watch", *again]
-    with open(run.log, "ab") as log, _interrupts_blocked():
+    with open(run.log, "ab", opener=at_once) as log, _interrupts_blocked():
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **ONE_THREAD}, bufsize=0
         )
@@ -163,11 +172,18 @@ def _termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _explained(status: Status, code: int) -> Status:
+def _explained(run: Run, code: int) -> Status:
     """The status of a run that was left without an end, with what is known of the reason."""
+    status, number = run.status(), code - UNRECORDED
     if code < 0:
         name = signal.Signals(-code).name
         reason = f"its process was killed by {name}" + (" (memory used up?)" if name == "SIGKILL" else "")
+    elif number in ADVICE:
+        reason = told(OSError(number, os.strerror(number), str(run.folder)))
     else:
-        reason = f"its process ended with status {code}; see its log.txt"
+        reason = status.error or f"its process ended with status {code}; see its log.txt"
+    return _interrupted(status, reason)
+
+
+def _interrupted(status: Status, reason: str) -> Status:
     return Status("interrupted", status.attempts, status.seconds, reason, status.started, status.ended)

@@ -12,6 +12,7 @@ Its id is a hash of all settings that can change the numbers; two experiments wi
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,8 +33,8 @@ from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
-from iclab.experiments.identity import SEEDS, identity, machine_problems
-from iclab.experiments.mappings import Nested
+from iclab.experiments.identity import SEEDS, USUAL, identity, machine_problems
+from iclab.experiments.mappings import Nested, merge
 from iclab.experiments.token_experiment import TokenAnalysis, TokenExperiment, about_tokens
 from iclab.features import Features
 from iclab.fitting import RidgeFit
@@ -44,7 +45,6 @@ from iclab.regression import FrozenLearner
 from iclab.tasks import Derived, LinearFunctions, RepresentationRegression, Task
 from iclab.training import Learner, Recipe
 
-USUAL = (TransformerConfig.__name__, Recipe.__name__)
 Analysis = Literal[
     "weights",
     "layers",
@@ -290,13 +290,13 @@ class Experiment:
 
     def _weight_problems(self) -> list[str]:
         """Steps can be read from the weights, and weights averaged, where the model has the shape of a construction."""
-        if not isinstance(self.model, TransformerConfig):
+        asked = [name for name in ("preconditioners", "descent") if name in self.eval.analyses]
+        if not asked or not isinstance(self.model, TransformerConfig):
             return []
         wanted = vonoswald.config(self.task.d, self.model.n_layer)
         differences = interpolation.differences(self.model, wanted) + interpolation.obstacles(self.model)
         unfit = {"preconditioners": attention.obstacles(self.model), "descent": list(dict.fromkeys(differences))}
         few = [] if self.task.n >= 2 else [f"needs n of 2 or more, given {self.task.n}"]
-        asked = [name for name in unfit if name in self.eval.analyses]
         return [f"the analysis {name!r} {text}" for name in asked for text in few + unfit[name]]
 
     def _tasks(self) -> list[Task]:
@@ -323,19 +323,27 @@ class Experiment:
         told = [(name, each.problems_for(self.task.d, self.task.n, self.model)) for name, each in named]
         return [f"{name}: {text}" for name, problems in told for text in problems]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve digits that stand for everything that can change the numbers."""
-        return identity({k: _without_usual_kind(v) for k, v in self.mapping().items()})
+        return identity(self._settings)
 
     def build(self, rng: torch.Generator | None = None) -> nn.Module:
         """The untrained model, without what it starts from."""
-        if isinstance(self.model, TransformerConfig):
-            return self.model.build(self.task.d, self.task.n, rng, self.task.labels)
-        return self.model.build(self.task.d, self.task.n, rng)
+        return self.model.build(**self.sizes, rng=rng)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a model of this task is built for."""
+        labels = {"labels": self.task.labels} if isinstance(self.model, TransformerConfig) else {}
+        return {"d": self.task.d, "n": self.task.n, **labels}
 
     def mapping(self) -> dict[str, Any]:
         """The settings as a file holds them, every default spelled out."""
+        return merge(self._settings, {})
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
         settings = config.to_mapping(self)
         for shift in settings["eval"]["shifts"].values():
             _leave_base_out(shift, settings["task"])
@@ -349,16 +357,10 @@ class Experiment:
     @classmethod
     def from_mapping(cls, settings: Nested, source: object) -> "Experiment":
         """An experiment from nested settings. Raises one ``ValueError`` with a line for each problem."""
-        reader = Reader(lambda key: source, list(config.known_keys(kind(settings), settings)))
+        reader = Reader(lambda key: source, lambda: config.known_keys(kind(settings), settings))
         experiment = read(settings, reader)
         config.refuse_lines(reader.problems)
         return experiment
-
-
-def _without_usual_kind(settings: Any) -> Any:
-    """A section without the kind that it has when none is named: so runs have the ids of before there were others."""
-    usual = isinstance(settings, dict) and settings.get("kind") in USUAL
-    return {k: v for k, v in settings.items() if k != "kind"} if usual else settings
 
 
 def kind(settings: Nested) -> type[Experiment] | type[TokenExperiment]:

@@ -1,11 +1,17 @@
 """Training as an experiment follows it: from its checkpoint on, a point of the learning curve at a time."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from iclab.training import GradientTraining
+from safetensors.torch import load_file
+from torch import nn
+
+from iclab.training import BrokenCheckpoint, GradientTraining
+
+Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
 
 
 def learning_curve(
@@ -34,13 +40,23 @@ def follow(
     training: GradientTraining,
     checkpoint: Path,
     points: Iterator[dict[str, Any]],
-    say: Callable[[dict], None],
+    say: Say,
     log: Callable[[str], None],
 ) -> None:
-    """Goes on from the checkpoint, if there is one, and tells and saves at every point of the curve."""
-    if checkpoint.exists():
-        training.resume(checkpoint)
-        log(f"continues at step {training.step} of {training.recipe.steps}")
+    """Goes on from the checkpoint, if there is one, and tells and saves at every point of the curve. A checkpoint that
+    is broken, or of another training, is told and removed: the training starts anew."""
+    if os.path.lexists(checkpoint):
+        try:
+            training.resume(checkpoint)
+            log(f"continues at step {training.step} of {training.recipe.steps}")
+        except BrokenCheckpoint as error:
+            log(f"starts anew: {error}")
+            checkpoint.unlink()
     for point in points:
-        say(point)
-        training.save(checkpoint)
+        training.save(checkpoint, say(point))
+
+
+def take_weights(model: nn.Module, path: Path, log: Callable[[str], None]) -> None:
+    """Lays the weights of a finished training over those of a model, on whatever device this is."""
+    log("takes the weights that were trained before")
+    model.load_state_dict(load_file(path))

@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from iclab.errors import refuse
+from iclab.errors import Refusal, refuse
 from iclab.experiments.claims import TRAINED, Verdict
 from iclab.experiments.config import dump, load
 from iclab.experiments.findings import Findings, beaten, number
@@ -31,6 +31,7 @@ STYLES = {
     "undecided": "yellow",
     "not measured": "yellow",
     "interrupted": "yellow",
+    "damaged": "bold red",
     "running": "cyan",
 }
 BARS = "▁▂▃▄▅▆▇█"
@@ -86,16 +87,18 @@ def value(
 def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
     """Runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk, where
     that predictor is not known."""
-    settings = [flatten(run.settings()) for run in found]
-    keys = [key for key in telling(settings) if key not in LABELS.values()]
+    looks = [run.look() for run in found]
+    settings = [flatten(each) for _, each, _ in looks]
+    keys = [key for key in telling([each for each in settings if each]) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
-    return table(title, columns, (_run_row(run, chosen, keys) for run, chosen in zip(found, settings, strict=True)), to)
+    body = [
+        _run_row(run, status, rows, [chosen.get(key) for key in [*keys, *LABELS.values()]])
+        for run, (status, _, rows), chosen in zip(found, looks, settings, strict=True)
+    ]
+    return table(title, columns, body, to)
 
 
-def _run_row(run: Run, settings: Mapping[str, Any], keys: Iterable[str]) -> list[Any]:
-    status = run.status()
-    chosen = [settings.get(key) for key in [*keys, *LABELS.values()]]
-    rows = run.rows() if status.state == "done" else []
+def _run_row(run: Run, status: Status, rows: Sequence[Row], chosen: Sequence[Any]) -> list[Any]:
     note = "; ".join([status.error, *beaten(rows)] if status.error else beaten(rows))
     return [run.id, *chosen, status.state, status.seconds or None, *_results(rows), note]
 
@@ -120,13 +123,23 @@ CLAIMS = ["paper", "claim", "expected", "measured", "verdict", "minutes"]
 def claims(folder: Path) -> list[list[str]]:
     """The verdicts on all claims of the sweeps in a folder, as rows of a table with the columns `CLAIMS`: the first row
     of each sweep names the paper and figure (what its file says before a colon) and the minutes of one core."""
-    judged = {path: verdicts(path) for path in sweeps(folder)}
-    refuse("verdicts", [] if any(judged.values()) else [f"no claims were judged in {folder}; `iclab sweep FILE` does"])
-    return [row for path, found in judged.items() for row in _claim_rows(path, found)]
+    rows = [row for path in sweeps(folder) for row in _rows_of_sweep(path)]
+    refuse("verdicts", [] if rows else [f"no claims were judged in {folder}; `iclab sweep FILE` does"])
+    return rows
+
+
+def _rows_of_sweep(sweep: Path) -> list[list[str]]:
+    """The rows of a sweep; a single one that says so where what it keeps of them is damaged."""
+    try:
+        return list(_claim_rows(sweep, verdicts(sweep, CLAIMS[1:-1])))
+    except Refusal as error:
+        return [[str(sweep), str(error).splitlines()[0], "", "", "damaged", ""]]
 
 
 def _claim_rows(sweep: Path, found: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    paper = load(sweep / "study.toml")["paper"].partition(":")[0]
+    if not found:
+        return
+    paper = str(load(sweep / "study.toml").get("paper", "")).partition(":")[0]
     minutes = f"{sum(run.recorded().seconds for run in runs(sweep)) / 60:.1f}"
     for i, verdict in enumerate(found):
         told = [verdict[key] for key in CLAIMS[1:-1]]
@@ -164,11 +177,12 @@ def of_store(folder: Path, to: Console) -> Iterator[Group]:
 def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     """A run in full: settings, state, training curve, what it turned out to be in sentences, risk by position, nearest
     algorithms, shifted distributions, and what else was analysed."""
-    status, rows, settings = run.status(), run.rows(), run.settings()
+    status, settings, rows = run.look()
+    status = run.checked() if status.state == "done" else status
     told = {name: flatten(settings).get(key) for name, key in LABELS.items()}
     labels = ", ".join(f"{name} {chosen}" for name, chosen in told.items() if chosen)
     labels = f" ({labels})" if labels else ""
-    yield Text(dump(settings).rstrip())
+    yield from [Text(dump(settings).rstrip())] if settings else []
     yield _state(run, status)
     yield from _bayes_notes(run)
     yield from (Text(line, style="bold red") for line in beaten(rows))
@@ -195,7 +209,7 @@ def _state(run: Run, status: Status) -> Text:
 
 def _bayes_notes(run: Run) -> Iterator[Text]:
     """Why nothing is compared with the Bayes predictor, where the log says that it is not known."""
-    lines = run.log.read_text(errors="replace").splitlines() if run.log.exists() else []
+    lines = run.log.read_text(errors="replace").splitlines() if run.log.is_file() else []
     yield from map(Text, dict.fromkeys(line.partition(" ")[2] for line in lines if "no Bayes predictor: " in line))
 
 
@@ -203,7 +217,9 @@ def _curve_lines(curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A line for each quantity of the training curve."""
     names = [name for name in ("loss", "risk", "excess") if any(name in point for point in curve)]
     for name in names:
-        values = [float(point[name]) for point in curve if point.get(name) is not None]
+        values = [float(point[name]) for point in curve if isinstance(point.get(name), int | float)]
+        if not values:
+            continue
         first, last = (
             f"{values[0]:.4g} at step {curve[0].get('step')}",
             f"{values[-1]:.4g} at step {curve[-1].get('step')}",

@@ -20,7 +20,7 @@ from iclab.experiments.beside import Beside
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.learning import Say, follow, learning_curve, take_weights
 from iclab.experiments.measure import measure
 from iclab.experiments.pasting import pasting_rows
 from iclab.experiments.probes import r2_by_layer
@@ -42,14 +42,19 @@ PROBED = 1024  # the same, where probes are fitted to half of them
 
 
 def perform(
-    experiment: Experiment | TokenExperiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]
+    experiment: Experiment | TokenExperiment,
+    folder: Path,
+    say: Say,
+    log: Callable[[str], None],
+    weights: Path | None = None,
 ) -> list[Row]:
-    """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder.
+    """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder; with the
+    `weights` of a finished training only measures.
 
     `say` takes one dict per point of the learning curve. Raises `iclab.training.Diverged`.
     """
     if isinstance(experiment, TokenExperiment):
-        return tokens.perform(experiment, folder, say, log)
+        return tokens.perform(experiment, folder, say, log, weights)
     device = resolve(experiment.device)
     if isinstance(experiment.train, FrozenLearner):
         made = curves.rows if isinstance(experiment.train, CurveLearner) else words.rows
@@ -60,7 +65,9 @@ def perform(
         log(f"no Bayes predictor: {why}")
     if experiment.eval.prompts < LEAST:
         log(f"no nearest algorithms: eval.prompts is {experiment.eval.prompts}, and they need {LEAST} or more")
-    if isinstance(experiment.train, RidgeFit):
+    if weights:
+        take_weights(model, weights, log)
+    elif isinstance(experiment.train, RidgeFit):
         seen = experiment.train.fit(model, experiment.task, stream(experiment, "train", device))
         log(f"fitted {len(model.theta)} parameters to {seen.count} labels: mean loss {seen.loss(model.theta):.4g}")
     else:
@@ -107,9 +114,7 @@ def keep_constants(task: Task, folder: Path) -> None:
         write_whole(folder / "constants.safetensors", to_bytes(found))
 
 
-def train(
-    experiment: Experiment, model: nn.Module, checkpoint: Path, say: Callable[[dict], None], log: Callable[[str], None]
-) -> None:
+def train(experiment: Experiment, model: nn.Module, checkpoint: Path, say: Say, log: Callable[[str], None]) -> None:
     """Trains a model in place by gradient descent, saving as it goes."""
     training = new_training(experiment, model)
     follow(training, checkpoint, curve(experiment, training), say, log)

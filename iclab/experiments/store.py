@@ -13,13 +13,22 @@
 
 The store is the truth: whoever wants to know what is done reads it, and nothing else is kept. Every file but the log
 and the curve is written whole. The lock belongs to the kernel, which frees it however its holder ends.
+
+Disks and users damage files later. The status of a finished run holds the number of its rows and a digest of each file
+that was made, and the id of a run is a hash of its settings: what does not agree is told by name and never read in
+part. A finished run whose results or settings do not agree is *damaged*: it has no rows until the sweep is given again,
+which measures it anew from its weights, and trains it anew only where these or the curve are damaged as well. Runs from
+before there were digests are read as they are.
 """
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -29,16 +38,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from iclab.errors import Refusal, refuse, unknown
 from iclab.experiments import config
+from iclab.experiments.disk import AGAIN
+from iclab.experiments.identity import identity
 from iclab.experiments.mappings import flatten
-from iclab.files import write_whole
+from iclab.files import naming, read_json, regular, write_whole
 
 if TYPE_CHECKING:
     import pandas
 
-State = Literal["pending", "running", "interrupted", "done", "failed", "diverged"]
+State = Literal["pending", "running", "interrupted", "done", "failed", "diverged", "damaged"]
 
-STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged")
+STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged", "damaged")
 ENDED = ("done", "failed", "diverged")
+RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
+RECORDED = (RESULTS, CURVE, WEIGHTS, "constants.safetensors", "environment.json")  # whose digests the status holds
+OWN = re.compile(r"(results|metrics)\.jsonl|(weights|constants|checkpoint\w*)\.safetensors|log\.txt|lock|config\.toml")
+OWN_JSON = ("environment.json", "status.json")
+STRAY = re.compile(r"\..+\.(\d+)\.tmp")
 COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "step", "value", "stderr")
 
 
@@ -47,9 +63,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+class Damaged(Refusal):
+    """A file of the store that is not what was written."""
+
+
 @dataclass(frozen=True)
 class Status:
-    """How far a run came. `attempts` counts how often it was started, `seconds` the time that all of them took."""
+    """How far a run came. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
+    finished run `rows` is the number of its results and `digests` those of its files (none in old stores)."""
 
     state: State = "pending"
     attempts: int = 0
@@ -57,6 +78,8 @@ class Status:
     error: str = ""
     started: str | None = None
     ended: str | None = None
+    rows: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,17 +91,22 @@ class Run:
     @property
     def id(self) -> str:
         """The experiment's id, which is the folder's name."""
-        return self.folder.name
+        return self.folder.name or self.folder.absolute().name
 
     @property
     def checkpoint(self) -> Path:
         """Where training goes on from."""
         return self.folder / "checkpoint.safetensors"
 
+    @property
+    def remedy(self) -> str:
+        """What mends a damaged run, if its sweep has one."""
+        return f"`iclab sweep {self.folder.parent / 'study.toml'}` makes it again"
+
     def start_anew(self) -> None:
-        """Removes all checkpoints: of the training, and of what was trained beside the model."""
-        for path in self.folder.glob("checkpoint*.safetensors"):
-            path.unlink()
+        """Removes the curve and all checkpoints: of the training, and of what was trained beside the model."""
+        for path in (*self.folder.glob("checkpoint*.safetensors"), self.folder / CURVE):
+            path.unlink(missing_ok=True)
 
     @property
     def log(self) -> Path:
@@ -87,25 +115,65 @@ class Run:
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Makes the folder with its configuration. That of a run which some process works on, or which is done, is
-        left as it is; any other is written anew, since what is no part of the id may have changed, such as the device.
-        """
+        left as it is; any other is written anew, since what is no part of the id may have changed, such as the device;
+        so is one that is damaged."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.tidy(mine=False)
         path, content = self.folder / "config.toml", config.dump(settings).encode()
         if not path.exists():
             write_whole(path, content)
-        elif path.read_bytes() != content:
+        elif _content(path) != content and not (self.recorded().state == "done" and self._has_settings()):
             with self.hold(patience=0.5) as mine:
-                if mine and self.recorded().state != "done":
+                if mine:
                     write_whole(path, content)
 
     def settings(self) -> dict[str, Any]:
-        """The configuration as nested settings."""
-        return config.load(self.folder / "config.toml")
+        """The configuration as nested settings. Raises `Damaged` where they are not those that the id stands for."""
+        path = self.folder / "config.toml"
+        try:
+            settings = config.load(path)
+            found = identity(settings)
+        except (ValueError, TypeError) as error:
+            raise Damaged(f"{path} is damaged: {error}; {self.remedy}") from None
+        if found != self.id:
+            raise Damaged(f"{path} is damaged: its settings have the id {found}, not {self.id}; {self.remedy}")
+        return settings
+
+    def _has_settings(self) -> bool:
+        try:
+            return bool(self.settings())
+        except Damaged:
+            return False
 
     # ---- status ----------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """The status. A run that was working when its process died is interrupted: it will be continued."""
+        """The status. A run that was working when its process died is interrupted: it will be continued. One that is
+        done and whose results are not what was recorded is damaged."""
+        status = self._seen()
+        try:
+            _ = status.state == "done" and self._results(status)
+        except Damaged as error:
+            return _damaged(status, error)
+        return status
+
+    def checked(self) -> Status:
+        """The status; damaged also where weights or other files beside whole results are not what was recorded."""
+        status = self.status()
+        found = self.changed(status) if status.state == "done" else []
+        return _damaged(status, f"{', '.join(found)} of {self.folder}: damaged; {self.remedy}") if found else status
+
+    def look(self) -> tuple[Status, dict[str, Any], list[dict[str, Any]]]:
+        """The status, the settings and, of a finished run, the rows. Where one of them cannot be trusted the run is
+        damaged, which the status says, and has no rows."""
+        status, settings = self._seen(), {}
+        try:
+            settings = self.settings()
+            return status, settings, self._rows(status) if status.state == "done" else []
+        except Damaged as error:
+            return _damaged(status, error), settings, []
+
+    def _seen(self) -> Status:
         status = self.recorded()
         stopped = status.state == "running" and not self.held()
         # It may have ended, and recorded that, between the two looks.
@@ -113,14 +181,17 @@ class Run:
         return _with(status, state="interrupted") if stopped and status.state == "running" else status
 
     def recorded(self) -> Status:
-        """The status as the file has it."""
+        """The status as the file has it; "damaged" where that is the status of no run."""
         path = self.folder / "status.json"
-        try:
-            return Status(**json.loads(path.read_text()))
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return Status()
-        except (ValueError, TypeError) as error:
-            raise Refusal(f"{path}: not the status of a run: {error}") from None
+        try:
+            told = read_json(path)
+            refuse(f"{path}", [] if isinstance(told, dict) else ["expected a table"])
+            return config.read(Status, {key: value for key, value in told.items() if value is not None}, path)
+        except Refusal as error:
+            why = str(error).splitlines()[0]
+            return Status("damaged", error=f"not the status of a run: {why}; {self.remedy}")
 
     def record(self, status: Status, **changes: Any) -> Status:
         """Writes a status with some entries changed; only who holds the lock may do so."""
@@ -133,59 +204,176 @@ class Run:
     @contextmanager
     def hold(self, patience: float = 0.0) -> Iterator[bool]:
         """Holds the run while the block lasts, unless another process does: then the value is False."""
-        with open(self.folder / "lock", "ab") as file:
+        path = self.folder / "lock"
+        with naming(path):
+            file = open(path, "ab", opener=at_once)  # noqa: SIM115  (an error inside the block is not the lock's)
+        with file:
             yield _locked(file.fileno(), fcntl.LOCK_EX, patience)
 
     def held(self) -> bool:
         """Whether some process holds the run."""
         try:
-            with open(self.folder / "lock", "rb") as file:
+            with open(self.folder / "lock", "rb", opener=at_once) as file:
                 return not _locked(file.fileno(), fcntl.LOCK_SH)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return False
 
     # ---- what it measured ------------------------------------------------------------------------------------------
 
     def curve(self) -> list[dict[str, Any]]:
         """The training curve; a last line that was cut off is left out."""
-        return list(_lines(self.folder / "metrics.jsonl"))
+        return list(_lines(self.folder / CURVE))
 
     def latest(self, tail: int = 4096) -> dict[str, Any]:
         """The last point of the training curve, read from the end of the file."""
         try:
-            with open(self.folder / "metrics.jsonl", "rb") as file:
+            with open(regular(self.folder / CURVE), "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
                 return next(filter(None, map(_point, reversed(file.read().split(b"\n")))), {})
-        except FileNotFoundError:
+        except Refusal:
             return {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The result rows."""
-        return list(_lines(self.folder / "results.jsonl"))
+        """The result rows. Raises `Damaged` where they are not those that were recorded."""
+        return self._rows(self.recorded())
 
-    def keep_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes the result rows."""
-        write_whole(self.folder / "results.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    def _rows(self, status: Status) -> list[dict[str, Any]]:
+        content, path = self._results(status), self.folder / RESULTS
+        try:
+            rows = json.loads(b"[%s]" % b",".join(content.split(b"\n")[:-1]))
+        except (ValueError, RecursionError):
+            rows = []
+        if len(rows) != content.count(b"\n") or not all(isinstance(row, dict) for row in rows):
+            raise Damaged(f"{path} is damaged: a line of it is no row; {self.remedy}")
+        return rows
+
+    def _results(self, status: Status) -> bytes:
+        """What the file of results holds, once it is known to be what the status says."""
+        path = self.folder / RESULTS
+        content = _content(path)
+        lines = content.count(b"\n")
+        if status.state == "done" and not lines:
+            raise Damaged(f"{path} is damaged: it holds no rows; {self.remedy}")
+        if content and not content.endswith(b"\n"):
+            raise Damaged(f"{path} is damaged: its last line was cut; {self.remedy}")
+        if status.state == "done" and status.rows not in (None, lines):
+            raise Damaged(f"{path} is damaged: it has {lines} rows, and {status.rows} were recorded; {self.remedy}")
+        if status.state == "done" and _digest(content) != status.digests.get(RESULTS, _digest(content)):
+            raise Damaged(f"{path} is damaged: its rows are not those that were recorded; {self.remedy}")
+        return content
+
+    def keep_rows(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Writes the result rows; returns the entries of a status by which they, and all files beside them, are known
+        again."""
+        content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+        write_whole(self.folder / RESULTS, content)
+        others = {name: _digest(_content(self.folder / name)) for name in RECORDED if (self.folder / name).exists()}
+        return {"rows": content.count(b"\n"), "digests": others | {RESULTS: _digest(content)}}
+
+    def changed(self, status: Status, names: Iterable[str] = RECORDED) -> list[str]:
+        """The files that are there and not what the status says; one that was removed is missed in the results only."""
+        there = [name for name in names if name in status.digests and os.path.lexists(self.folder / name)]
+        found = [name for name in there if _digest(_content(self.folder / name)) != status.digests[name]]
+        return found + [RESULTS for _ in "." if RESULTS in names and RESULTS in status.digests.keys() - {*there}]
+
+    @property
+    def weights(self) -> Path | None:
+        """The weights that a finished training left, as long as they and the curve of that training are whole."""
+        status = self.recorded()
+        names = [name for name in (WEIGHTS, CURVE) if name in status.digests]
+        there = WEIGHTS in names and all((self.folder / name).is_file() for name in names)
+        return self.folder / WEIGHTS if there and not self.changed(status, names) else None
 
     def environment(self) -> dict[str, Any]:
-        """What it was made in; empty before it was started."""
-        path = self.folder / "environment.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """What it was made in; empty before it was started. Raises `Damaged`."""
+        path, status = self.folder / "environment.json", self.recorded()
+        if not os.path.lexists(path):
+            return {}
+        try:
+            told = read_json(path)
+        except Refusal as error:
+            raise Damaged(f"{error}; {self.remedy}") from None
+        if not isinstance(told, dict) or self.changed(status, [path.name]):
+            raise Damaged(f"{path} is damaged: it is not what was recorded; {self.remedy}")
+        return told
 
     def note(self, text: str) -> None:
         """Adds to the log. Where that fails the run goes on: the status says what matters."""
-        with suppress(OSError), open(self.log, "a") as file:
+        with suppress(OSError), open(self.log, "a", opener=at_once) as file:
             file.write(f"{now()} {text.rstrip()}\n")
 
-    def tidy(self) -> None:
-        """Removes what a killed worker left half written. A configuration may be in the making by another sweep."""
-        for stray in self.folder.glob(".*.tmp"):
-            if not stray.name.startswith(".config.toml"):
-                stray.unlink(missing_ok=True)
+    def note_damage(self, status: Status) -> None:
+        """Tells the log what is not as it was recorded."""
+        if found := self.changed(status):
+            self.note(f"made again: {', '.join(found)} not as recorded")
+
+    def tidy(self, mine: bool = True) -> None:
+        """Removes what processes left half written that are gone (all of it, if the run is held; but a configuration
+        may be in the making by another sweep), and whatever stands where a file of the run should be and is none.
+        Raises `Damaged` for a folder that is not empty."""
+        for entry in os.scandir(self.folder):
+            stray = STRAY.fullmatch(entry.name)
+            if stray and ((mine and not entry.name.startswith(".config.toml")) or not _alive(int(stray[1]))):
+                _remove(entry.path)
+            elif (OWN.fullmatch(entry.name) or entry.name in OWN_JSON) and not entry.is_file():
+                self.note(f"removes {entry.name}, which is no file")
+                _remove(entry.path)
+
+
+def _content(path: Path) -> bytes:
+    """The content of a regular file, empty where there is none."""
+    try:
+        return regular(path).read_bytes()
+    except Refusal:
+        return b""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def at_once(path: str, flags: int) -> int:
+    """Opens a file, and never waits for the other end of a pipe that stands in its place."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what processes that are gone left half written in the folder of a sweep."""
+    for entry in os.scandir(folder):
+        if (stray := STRAY.fullmatch(entry.name)) and not _alive(int(stray[1])):
+            _remove(entry.path)
+
+
+def _alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(max(1, process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: str) -> None:
+    """Removes a stray file, a pipe or an empty folder; a disk that takes nothing is no reason to stop."""
+    try:
+        os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise Damaged(f"{path} is a folder where a file should be; remove it {AGAIN}") from None
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
 
 
 def _with(status: Status, **changes: Any) -> Status:
     return Status(**{**asdict(status), **changes})
+
+
+def _damaged(status: Status, error: Damaged | str) -> Status:
+    return _with(status, state="damaged", error=str(error).splitlines()[0])
 
 
 def _locked(descriptor: int, how: int, patience: float = 0.0) -> bool:
@@ -210,31 +398,54 @@ def _point(line: bytes | str) -> dict[str, Any] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from filter(None, map(_point, path.read_bytes().split(b"\n")))
+    yield from filter(None, map(_point, _content(path).split(b"\n")))
 
 
 @dataclass
 class Curve:
-    """Appends points to a training curve. A resumed training says its last steps again: those points are replaced."""
+    """Appends points to a training curve. A resumed training says its last steps again: those points are replaced; one
+    that has no checkpoint to go on from says all of them.
+
+    Each point is answered with the mark of the curve so far, which the checkpoint of that point keeps.
+    """
 
     path: Path
-    opened: bool = field(default=False, init=False)
+    checkpoint: Path | None = None
+    so_far: Any = field(default=None, init=False)  # the digest of what the file holds, once it is opened
 
-    def __call__(self, point: Mapping[str, Any]) -> None:
-        """Writes a point as one line."""
-        if not self.opened:
-            self._cut(point.get("step", 0))
+    def __call__(self, point: Mapping[str, Any]) -> str:
+        """Writes a point as one line; returns the mark."""
+        so_far = self.so_far or self._cut(point.get("step", 0))
         line = f"{json.dumps(point)}\n".encode()
-        with open(self.path, "ab", buffering=0) as file:
+        with naming(self.path), open(self.path, "ab", buffering=0, opener=at_once) as file:
             if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        so_far.update(line)
+        self.so_far = so_far
+        return so_far.hexdigest()
 
-    def _cut(self, step: int) -> None:
+    def _cut(self, step: int) -> Any:
         """Keeps the whole lines from before a step."""
-        kept = [point for point in _lines(self.path) if point.get("step", 0) < step]
-        write_whole(self.path, "".join(f"{json.dumps(point)}\n" for point in kept).encode())
-        self.opened = True
+        goes_on = self.checkpoint is None or self.checkpoint.exists()
+        kept = [point for point in _lines(self.path) if goes_on and _before(point.get("step", 0), step)]
+        content = "".join(f"{json.dumps(point)}\n" for point in kept).encode()
+        write_whole(self.path, content)
+        return hashlib.sha256(content)
+
+    def back_to(self, mark: str) -> bool:
+        """Cuts off what came after a mark; whether the mark is one of this curve."""
+        content, so_far, end = _content(self.path), hashlib.sha256(), 0
+        for line in content.splitlines(keepends=True):
+            so_far.update(line)
+            end += len(line)
+            if so_far.hexdigest() == mark:
+                _ = len(content) > end and write_whole(self.path, content[:end])
+                return True
+        return False
+
+
+def _before(found: Any, step: int) -> bool:
+    return isinstance(found, int) and found < step
 
 
 # ---- many runs -----------------------------------------------------------------------------------------------------
@@ -242,26 +453,42 @@ class Curve:
 
 def runs(folder: Path) -> list[Run]:
     """The runs in a folder: its own, if it is that of a run, else those of its subfolders."""
-    if (folder / "config.toml").is_file():
+    if is_run(folder):
         return [Run(folder)]
-    return [Run(path.parent) for path in sorted(folder.glob("*/config.toml"))]
+    return [Run(path) for path in sorted(folder.iterdir()) if is_run(path)] if folder.is_dir() else []
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run: one that has lost its settings still has its status."""
+    return any(os.path.lexists(folder / name) for name in ("config.toml", "status.json"))
 
 
 def sweeps(folder: Path) -> list[Path]:
     """The folders that hold runs, at or below a folder."""
     beside = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    return [path for path in (folder, *beside) if not (path / "config.toml").exists() and runs(path)]
+    return [path for path in (folder, *beside) if not is_run(path) and runs(path)]
 
 
-def verdicts(sweep: Path) -> list[dict[str, Any]]:
-    """What became of the claims of a sweep, as it was last judged; empty where it never was."""
+def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What became of the claims of a sweep, as it was last judged; empty where it never was. Raises `Damaged` where the
+    file is no list of verdicts that have these columns."""
     path = sweep / "verdicts.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    if not os.path.lexists(path):
+        return []
+    remedy = f"`iclab sweep {sweep / 'study.toml'}` judges again"
+    try:
+        found = read_json(path)
+    except Refusal as error:
+        raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
+    whole = isinstance(found, list) and all(isinstance(one, dict) for one in found)
+    if not whole or not all(isinstance(one.get(column), str) for one in found for column in columns):
+        raise Damaged(f"{path} is damaged: it is no list of verdicts; {remedy}")
+    return found
 
 
 def find(name: str, root: Path) -> Run:
     """The run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
-    if (Path(name) / "config.toml").is_file():
+    if name and is_run(Path(name)):
         return Run(Path(name).resolve())
     known = [run for sweep in sweeps(root) for run in runs(sweep)]
     found = [run for run in known if name and run.id.startswith(name)]
@@ -284,18 +511,32 @@ def load(folder: Path | str) -> "pandas.DataFrame":
 
     Columns: `run`; the settings that differ between the runs, by dotted key; `predictor`, `distribution`, `quantity`,
     `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
-    on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN.
-    Raises ``ValueError`` where the folder holds no runs.
+    on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN; so
+    has one that is damaged, and a warning names it. Raises ``ValueError`` where the folder holds no runs.
     """
     import pandas  # here and not above: a worker has no need of it
 
     found = runs(Path(folder))
     refuse("load", [] if found else [f"{folder} holds no runs; expected a folder that `iclab sweep` made"])
-    settings = [flatten(run.settings()) for run in found]
-    swept = differing(settings)
-    rows = [row for run, chosen in zip(found, settings, strict=True) for row in _table_rows(run, chosen, swept)]
+    looks = [run.look() for run in found]
+    warn_of([status for status, _, _ in looks])
+    settings = [flatten(each) for _, each, _ in looks]
+    swept = differing([each for each in settings if each])
+    rows = [
+        row
+        for run, (status, _, measured), chosen in zip(found, looks, settings, strict=True)
+        for row in _table_rows(run.id, status, measured, chosen, swept)
+    ]
     table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
     return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
+
+
+def warn_of(found: Iterable[Status]) -> None:
+    """Warns of damaged runs, by name."""
+    damaged = [status.error for status in found if status.state == "damaged"]
+    more = [f"and {len(damaged) - 3} more"] if len(damaged) > 3 else []
+    if damaged:
+        warnings.warn(f"without results: {'; '.join([*damaged[:3], *more])}", stacklevel=3)
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -325,11 +566,12 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def _table_rows(run: Run, settings: Mapping[str, Any], swept: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    status = run.status()
-    head = (run.id, *(_hashable(settings.get(key)) for key in swept))
+def _table_rows(
+    run: str, status: Status, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], swept: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    head = (run, *(_hashable(settings.get(key)) for key in swept))
     tail = (status.state, status.error)
-    for row in (run.rows() if status.state == "done" else []) or [{}]:
+    for row in rows or [{}]:
         position = "mean" if row and row.get("position") is None else row.get("position")
         entries = {**row, "position": position}
         yield (*head, *(entries.get(column) for column in COLUMNS), *tail)

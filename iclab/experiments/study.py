@@ -9,7 +9,7 @@ Its sections `[task]`, `[model]`, `[train]` and `[eval]` describe an experiment,
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ class Cell:
 
     values: Mapping[str, Any]
     experiment: Experiment | TokenExperiment
+
+    @cached_property
+    def settings(self) -> Nested:
+        """The settings of the experiment, every default spelled out."""
+        return self.experiment.mapping()
+
+    @cached_property
+    def flat(self) -> Mapping[str, Any]:
+        """The same by dotted key."""
+        return flatten(self.settings)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ class Draft:
     def __init__(self, path: Path, content: Nested, recorded: Any, given: tuple[str, ...]) -> None:
         self.path = path
         self.problems: list[str] = []
+        self.made: dict[Any, Any] = {}
         self.overrides, self.command = self._command(recorded, given)
         scale = self._scale(content.get("scale", {}))
         self.body = merge({k: v for k, v in content.items() if k != "scale"}, scale)
@@ -140,9 +151,11 @@ class Draft:
 
     def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
         """Notes keys of claims that no cell of a sound grid has."""
-        settings = [cell.experiment.mapping() for cell in cells]
-        known = {key for s in settings for key in [*flatten(s), *known_keys(experiment.kind(s), s)]}
-        for claim in heading.claims if heading is not FAILED and not self.problems else ():
+        claims = heading.claims if heading is not FAILED and not self.problems else ()
+        known = {key for cell in cells for key in cell.flat} if claims else set()
+        if any(claim.unknown_keys(known) for claim in claims):  # some keys have no value, such as what is none
+            known |= {key for cell in cells for key in _known(cell.settings)}
+        for claim in claims:
             for text in claim.unknown_keys(known):
                 self.note(text)
 
@@ -207,7 +220,7 @@ class Draft:
             return {}
 
     def _read(self, read: Any, settings: Nested | None = None) -> Any:
-        reader = Reader(self._source, [] if settings is None else list(known_keys(experiment.kind(settings), settings)))
+        reader = Reader(self._source, lambda: _known(settings), made=self.made)
         value = read(reader)
         self.problems += reader.problems
         return value
@@ -217,6 +230,11 @@ class Draft:
         if any(key == k or key.startswith((f"{k}.", f"{k}[")) for k in self.command):
             return "command line"
         return f"{self.path} + command line" if any(k.startswith(f"{key}.") for k in self.command) else self.path
+
+
+def _known(settings: Nested | None) -> Iterable[str]:
+    """The keys that the sections of an experiment may have."""
+    return () if settings is None else known_keys(experiment.kind(settings), settings)
 
 
 def _with_dotted_where(claim: Any) -> Any:

@@ -10,6 +10,7 @@ prompts of examples. A file means one where its task is a `TokenTask`.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
@@ -124,9 +125,14 @@ class TokenExperiment:
 
     def build(self, rng: torch.Generator | None = None) -> nn.Module:
         """The untrained model."""
-        return self.model.build(self.task.vocab, self.longest, rng)
+        return self.model.build(**self.sizes, rng=rng)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What a model of this task is built for."""
+        return {"vocab": self.task.vocab, "n": self.longest}
+
+    @cached_property
     def id(self) -> str:
         """Twelve digits that stand for everything that can change the numbers."""
         return identity(self.mapping())
@@ -151,6 +157,11 @@ def about_tokens(settings: Nested) -> bool:
     task = settings.get("task")
     kind = task.get("kind") if isinstance(task, Mapping) else type(task).__name__
     ours = config.kinds(TokenTask)
-    known = [*config.kinds(Task), *ours]
-    nearest = get_close_matches(kind, known, n=1, cutoff=0.5) if isinstance(kind, str) else []
-    return bool(nearest) and nearest[0] in ours
+    nearest = _nearest(kind, (*config.kinds(Task), *ours)) if isinstance(kind, str) else None
+    return nearest in ours
+
+
+@cache
+def _nearest(kind: str, known: tuple[str, ...]) -> str | None:
+    """The name that is meant; the cells of a sweep ask for the same one again and again."""
+    return next(iter(get_close_matches(kind, known, n=1, cutoff=0.5)), None)

@@ -38,7 +38,7 @@ from iclab.analysis.next_token import (
     mean_of_places,
 )
 from iclab.analysis.risk import Estimate, estimate
-from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.learning import Say, follow, learning_curve, take_weights
 from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.movers import mover_rows
 from iclab.experiments.orderings import sequences
@@ -68,15 +68,18 @@ def references(task: TokenTask) -> dict[str, TokenPredictor]:
 
 
 def perform(
-    experiment: TokenExperiment, folder: Path, say: Callable[[dict], None], log: Callable[[str], None]
+    experiment: TokenExperiment, folder: Path, say: Say, log: Callable[[str], None], weights: Path | None = None
 ) -> list[Row]:
     """Trains and measures, as `iclab.experiments.run.perform` does."""
     device = resolve(experiment.device)
     for line in experiment.warnings:
         log(f"warning: {line}")
     model = experiment.build(stream(experiment, "init")).to(device)
-    training = TokenTraining(model, experiment.task, experiment.train, stream(experiment, "train", device))
-    follow(training, folder / "checkpoint.safetensors", curve(experiment, training), say, log)
+    if weights:
+        take_weights(model, weights, log)
+    else:
+        training = TokenTraining(model, experiment.task, experiment.train, stream(experiment, "train", device))
+        follow(training, folder / "checkpoint.safetensors", curve(experiment, training), say, log)
     if isinstance(model, TokenTransformer):
         model.save(folder / "weights.safetensors")
     log("measures")

@@ -1,12 +1,12 @@
 """One process that works on one run:  python -m iclab.experiments.worker RUN_FOLDER [--retry ATTEMPTS]
 
 It holds the run's lock for its whole life, so that two sweeps on one store share the work. It ends with 0 where the run
-is done, 3 where it failed or diverged, 75 where another process holds it, and 143 after an orderly stop (SIGTERM, or
-the end of its standard input, by which it notices that whoever started it is gone).
+is done, 3 where it failed, diverged or was interrupted by the disk, 75 where another process holds it, and 143 after an
+orderly stop (SIGTERM, or the end of its standard input, by which it notices that whoever started it is gone). Where
+the disk takes not even the status, it ends with 100 more than the number of the system's error.
 """
 
 import argparse
-import errno
 import faulthandler
 import os
 import signal
@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iclab.experiments.store import ENDED, Curve, Run, now
+from iclab.experiments.disk import ADVICE, passing, told
+from iclab.experiments.store import CURVE, ENDED, Curve, Damaged, Run, now
 
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 143
+UNRECORDED = 100  # and the number of the error that kept the status from being written
 
 
 class Stopped(BaseException):
@@ -41,19 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return work(run, given.retry) if mine else BUSY
     except Stopped:
         return STOPPED
-    except OSError as error:  # the failure could not even be recorded
+    except (OSError, Damaged) as error:  # the failure could not even be recorded
         print(told(error), file=sys.stderr)
-        return FAILED
+        number = error.errno if isinstance(error, OSError) else None
+        return UNRECORDED + number if number in ADVICE else FAILED
 
 
 def work(run: Run, retry: int | None = None) -> int:
     """Brings a run to its end, unless it has one."""
     status = run.recorded()
-    if status.state in ENDED and (status.state == "done" or status.attempts != retry):
-        return DONE if status.state == "done" else FAILED
+    if status.state == "done" and run.checked().state == "done":
+        return DONE
+    if status.state in ENDED and status.state != "done" and status.attempts != retry:
+        return FAILED
     if status.state == "diverged":
         run.start_anew()  # going on from a checkpoint would only diverge again
     run.tidy()
+    run.note_damage(status)
     status = run.record(status, state="running", attempts=status.attempts + 1, error="", started=now(), ended=None)
     start = time.monotonic()
     ending = _ending(run)
@@ -70,6 +76,9 @@ def _ending(run: Run) -> dict[str, Any]:
         run.note("stopped")
         return {"state": "pending"}
     except Exception as error:
+        if passing(error) or isinstance(error, Damaged):
+            run.note(told(error))
+            return {"state": "interrupted", "error": told(error)}
         run.note(traceback.format_exc())
         return {"state": "failed", "error": told(error)}
 
@@ -79,46 +88,45 @@ def _perform(run: Run) -> dict[str, Any]:
 
     from iclab.experiments import evolution
     from iclab.experiments.environment import write_environment
-    from iclab.experiments.experiment import load
+    from iclab.experiments.experiment import Experiment
     from iclab.experiments.run import perform
     from iclab.experiments.streams import resolve
     from iclab.training import Diverged
 
     torch.set_num_threads(1)
-    experiment = load(run.folder / "config.toml")
-    _forget_other_device(run, resolve(experiment.device).type)
+    experiment = Experiment.from_mapping(run.settings(), run.folder / "config.toml")
+    weights, curve = run.weights, Curve(run.folder / CURVE, run.checkpoint)
+    if weights is None:
+        _forget_other_device(run, resolve(experiment.device).type)
+        _forget_other_curve(run, curve)
     write_environment(run.folder / "environment.json", experiment.device)
     try:
-        measured = perform(experiment, run.folder, Curve(run.folder / "metrics.jsonl"), run.note)
-        run.keep_rows([*measured, *evolution.rows(run.curve())])
+        measured = perform(experiment, run.folder, curve, run.note, weights)
+        return {"state": "done", **run.keep_rows([*measured, *evolution.rows(run.curve())])}
     except Diverged as error:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}
-    return {"state": "done"}
 
 
 def _forget_other_device(run: Run, device: str) -> None:
     """Starts a run anew whose checkpoint was made on another kind of device: the generators there have other states."""
-    before = run.environment().get("device", device).partition(":")[0]
+    try:
+        before = str(run.environment().get("device", device)).partition(":")[0]
+    except Damaged:  # a checkpoint of another device is none that can be gone on from, which is seen there
+        return
     if before != device and run.checkpoint.exists():
         run.note(f"starts anew: its checkpoint was made on {before}, and this is {device}")
         run.start_anew()
 
 
-def told(error: Exception) -> str:
-    """An error in one line, with advice where the disk is at fault."""
-    if not isinstance(error, OSError):
-        return f"{type(error).__name__}: {error}".strip().splitlines()[-1]
-    advice = {
-        errno.ENOSPC: "; free some space and give the same command again",
-        errno.EDQUOT: "; the quota is used up",
-        errno.EFBIG: "; the limit on the size of files is reached",
-        errno.EROFS: "; choose another folder with --out",
-        errno.EACCES: "; choose another folder with --out",
-        errno.EPERM: "; choose another folder with --out",
-    }
-    where = f"cannot use {error.filename}" if error.filename else "cannot use a file"
-    return f"{where}: {error.strerror or error}{advice.get(error.errno or 0, '')}"
+def _forget_other_curve(run: Run, curve: Curve) -> None:
+    """Cuts the curve back to the checkpoint; starts a run anew whose curve is not the one that the checkpoint knows."""
+    from iclab.training import mark_of
+
+    mark = mark_of(run.checkpoint)
+    if mark and not curve.back_to(mark):
+        run.note(f"starts anew: {CURVE} is not the curve of its checkpoint")
+        run.start_anew()
 
 
 def _listen(watch: bool) -> None:
