@@ -12,7 +12,7 @@ Source: Reddy 2023, arXiv 2312.03002, §2 (N = 8, L = 32, d = 63, ε = 0.1), aft
 There prompts that are not bursty draw all their classes independently: the class of the last item may be among them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclab.errors import unknown_choices
-from iclab.limits import admit
+from iclab.limits import SHARE, admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, without_replacement
 
 
@@ -38,7 +38,7 @@ class GaussianClasses(TokenTask):
     labels: int = 32
     pairs: int = 8
     burst: int = 2
-    bursty: float = 1.0
+    bursty: float = field(default=1.0, metadata=SHARE)
     alpha: float = 0.0
     d: int = 63
     within: float = 0.1
