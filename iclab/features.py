@@ -16,7 +16,7 @@ Source: Guo, Hu, Mei, Wang, Xiong, Savarese, Bai 2023, arXiv 2310.10616, §4 and
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize, pad
 
 from iclab.errors import refuse
-from iclab.limits import admit
+from iclab.limits import SHARE, admit
 
 
 class Features(ABC):
@@ -59,7 +59,7 @@ class Representation(Features):
 
     width: int = 20
     depth: int = 2
-    slope: float = 0.01
+    slope: float = field(default=0.01, metadata=SHARE)
     normalised: bool = True
     seed: int = 0
 

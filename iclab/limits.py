@@ -1,7 +1,8 @@
 """Limits: what no settings can have, whatever they are settings of, checked where they are made.
 
     kinds     the type that a field is annotated with: no text or truth value where a number is meant
-    scales    0 or a size from 1e-18 to 1e18: prompts are float32, whose squares end at 1e±38
+    scales    0 or a size from 1e-18 to 1e18: prompts are float32, whose squares end at 1e±38. All numbers with a
+              fraction are scales, but for those marked as a `share`
     memory    what one prompt needs, and what is drawn once, at most 2²⁷ numbers each (1 GiB in float64)
 
 A class says what it holds in `held`. Whatever else stands against settings is looked at when their kinds and sizes are
@@ -23,6 +24,7 @@ FAR = 1e30  # of all scales that labels are multiplied by; float32 ends at 3e38
 NUMBERS = 2**27
 INTEGERS = 2**63  # beyond which PyTorch has none
 
+SHARE: Mapping[str, Any] = {"share": True}  # the metadata of a field whose bounds are ±1, and which may be next to 0
 WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
@@ -38,7 +40,10 @@ def admit(settings: Any, problems: Callable[[], list[str]]) -> None:
     refuse(name, [text for field, (hint, value) in given.items() for text in _wrong_kind(field, hint, value)])
     refuse(name, _too_much(settings.held()) if hasattr(settings, "held") else [])
     found = problems()
-    scales = (text for field, (_, value) in given.items() for text in _out_of_range(field, value))
+    shares = {field.name for field in fields(settings) if field.metadata.get("share")}
+    scales = (
+        text for field, (_, value) in given.items() if field not in shares for text in _out_of_range(field, value)
+    )
     refuse(name, found + [text for text in scales if not any(text.split()[0] in one.split() for one in found)])
     refuse(name, _too_far(settings.factors()) if hasattr(settings, "factors") else [])
 

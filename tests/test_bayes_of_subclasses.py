@@ -2,6 +2,7 @@
 Bayes and is beaten is told."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from iclab.errors import Refusal
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import beaten
 from iclab.experiments.measure import measure
+from iclab.experiments.run import perform
 from iclab.models import TransformerConfig
 from iclab.posterior import components, posterior_variance, same_posterior, scale, source, weight_variance
 from iclab.predictors import Posterior, Predictor, Ridge
@@ -35,6 +37,7 @@ from iclab.tasks import (
     law,
     same_labels,
 )
+from iclab.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,15 @@ def test_a_wrong_bayes_predictor_is_told_in_a_line(monkeypatch: pytest.MonkeyPat
     lines = list(beaten(measured(BASE, mine=Ridge(0.25))))
     assert any(line.startswith("own: mine beats bayes by ") for line in lines)
     assert all("\n" not in line and "±" in line for line in lines)
+
+
+def test_a_run_notes_it_in_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setitem(posterior._posterior.rules, LinearRegression, lambda *facts: Ridge(25.0))
+    evaluation = Evaluation(prompts=300, predictors=(("mine", Ridge(0.25)),))
+    model, lines = TransformerConfig(n_layer=1, n_head=1, d_model=8), []
+    experiment = Experiment(BASE, model, train=Recipe(steps=2, batch=4, warmup=0.0), eval=evaluation)
+    perform(experiment, tmp_path, lambda point: None, lines.append)
+    assert sum(line.startswith("own: mine beats bayes by ") for line in lines) == 1
 
 
 def test_the_oracle_of_a_mixture_may_beat_bayes():

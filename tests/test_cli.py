@@ -289,6 +289,15 @@ def test_without_a_bayes_predictor_the_risk_is_the_result(capsys, study):
     assert call(capsys, "show", run.id)[1].count("no Bayes predictor: nobody knows it") == 1
 
 
+def test_who_beats_what_is_called_bayes_is_told_in_the_tables(capsys, study):
+    run = finished(study.parent / "runs" / "a")
+    told = "own: huber beats bayes by 0.141 ± 0.02 in risk: what is called so is not the Bayes predictor"
+    assert told not in call(capsys, "ls", "runs/a")[1] + call(capsys, "show", run.id)[1]
+    run.keep_rows([*run.rows(), row("huber", "below_bayes", 0.141, 0.02)])
+    assert told in call(capsys, "ls", "runs/a")[1]
+    assert told in call(capsys, "show", run.id)[1]
+
+
 def test_a_run_is_drawn_where_a_picture_is_asked_for(capsys, study, tmp_path):
     run = finished(study.parent / "runs" / "a")
     picture = tmp_path / "near.png"

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclab.errors import unknown_choices
-from iclab.limits import admit
+from iclab.limits import SHARE, admit
 from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, without_replacement
 
 
@@ -41,7 +41,7 @@ class GaussianClasses(TokenTask):
     labels: int = 32
     pairs: int = 8
     burst: int = 2
-    bursty: float = 1.0
+    bursty: float = field(default=1.0, metadata=SHARE)
     alpha: float = 0.0
     d: int = 63
     within: float = 0.1

@@ -21,7 +21,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from iclab.errors import refuse
-from iclab.limits import admit
+from iclab.limits import SHARE, admit
 from iclab.tasks.inputs import rotation
 
 # ---- functions of one number ---------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class KeyAverage(Target):
 
     key: Profile = ONE
     correlation: Profile = ONE
-    overlap: float = 1.0
+    overlap: float = field(default=1.0, metadata=SHARE)
     seed: int = 0
 
     def __post_init__(self) -> None:
