@@ -2,8 +2,8 @@
 `TokenArchitecture` one for sequences of n tokens.
 
 What is larger than `LARGEST` is a slip of the pen, and refused before anything is allocated. Each bound is far above
-what is trained (GPT-3: 96 layers of 96 heads, d_model 12288). Models that are drawn have at most `MOST_WEIGHTS`
-weights; those of files may have more, as the file has them already.
+what is trained (GPT-3: 96 layers of 96 heads, d_model 12288) or built from a proof (2048 random heads). A model that is
+drawn has at most `MOST_WEIGHTS` weights; one of a file may have more, as the file has them already.
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +16,8 @@ from torch import nn
 from iclab.errors import out_of_bounds, refuse
 
 LARGEST = {
-    **dict.fromkeys(("n_layer", "n_head"), 2**10),
-    **dict.fromkeys(("d", "labels", "d_model", "d_head", "rank"), 2**16),
+    "n_layer": 2**10,
+    **dict.fromkeys(("n_head", "d", "labels", "d_model", "d_head", "rank"), 2**16),
     **dict.fromkeys(("d_mlp", "d_classifier"), 2**18),
     **dict.fromkeys(("vocab", "items", "n", "n_keys", "heads", "targets"), 2**20),
     **{"neurons": 2**24, "orders": 2**10},

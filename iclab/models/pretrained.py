@@ -269,9 +269,10 @@ def _neox_shape(config: Settings) -> TokenTransformerConfig:
 
 
 def _neox_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
-    def by_letter(W: Tensor) -> list[Tensor]:
-        heads = [head.tensor_split(3) for head in W.tensor_split(shape.n_head)]
-        return [torch.cat(pieces) for pieces in zip(*heads, strict=True)]
+    def by_letter(W: Tensor) -> Sequence[Tensor]:
+        if len(W) % (3 * shape.n_head):  # of no shape that fits
+            return W.tensor_split(3)
+        return W.unflatten(0, (shape.n_head, 3, -1)).transpose(0, 1).flatten(1, 2).unbind()
 
     parts = {
         "norm_attn": "input_layernorm",
