@@ -2,20 +2,19 @@
 
 What is written is written under a temporary name, synced, then renamed into place. What is read may come from anyone:
 only regular files are opened (a pipe would be waited for without end), no text is longer than `LARGEST_TEXT`, and
-whatever is wrong with a file is a `Refusal` of one line that names it.
+whatever is wrong with a file is a `Refusal` of one line that names it. JSON that is written is strict.
 """
 
 import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from iclab.errors import Refusal, refuse
 
@@ -65,7 +64,7 @@ def regular(path: Path | str) -> Path:
     """Returns the path of a regular file, or of a link to one. Raises `Refusal` for anything else: what is missing, a
     folder, a pipe, a device."""
     path = Path(path)
-    with _readable(path):
+    with readable(path):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -76,7 +75,7 @@ def regular(path: Path | str) -> Path:
 def read_bytes(path: Path | str, most: int = LARGEST_TEXT) -> bytes:
     """Reads a file of at most so many bytes. Raises `Refusal`."""
     path = regular(path)
-    with _readable(path), open(path, "rb") as file:
+    with readable(path), open(path, "rb") as file:
         content = file.read(most + 1)
     refuse(f"{path}", [f"longer than {most} bytes"] if len(content) > most else [])
     return content
@@ -106,21 +105,7 @@ def parse_json(text: str, source: object) -> Any:
 
 
 @contextmanager
-def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
-    """Opens a safetensors file: names, shapes and types stand in its header, and a tensor is read when it is asked for.
-    Raises `Refusal` for a file that is none, when it is opened or while it is read."""
-    path = regular(path)
-    try:
-        with _readable(path):
-            opened = safe_open(path, framework="pt", device=device)
-        with opened as file:
-            yield file
-    except SafetensorError as error:
-        raise Refusal(f"{path}: no file of weights (safetensors): {error}") from None
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turns what the system says against a file into a refusal."""
     try:
         yield
@@ -139,3 +124,16 @@ def _nearest(path: Path) -> str:
         return ""
     nearest = get_close_matches(path.name, beside, n=1, cutoff=0.5)
     return f" Did you mean {path.parent / nearest[0]}?" if nearest else ""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON (RFC 8259), whole: what is not finite, for which it has no word, is null."""
+    write_whole(path, json.dumps(_strict(value), indent=1, allow_nan=False).encode())
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

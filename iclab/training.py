@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from iclab.errors import Refusal, refuse, unknown_choices
-from iclab.files import open_weights, write_whole
+from iclab.files import write_whole
 from iclab.models import Architecture, FrozenArchitecture
+from iclab.models.stored import open_weights
 from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
 

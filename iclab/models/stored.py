@@ -1,0 +1,115 @@
+"""Weights as a file holds them: names, shapes and types from its header alone, and numbers when they are asked for.
+
+A model from a file is first laid out without numbers (torch's meta device) and compared with the header, so that no
+memory is taken for what the file does not hold.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from iclab.errors import Refusal, refuse, shown
+from iclab.files import readable, regular
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+LISTED = 8  # names of weights in a refusal
+
+
+@contextmanager
+def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
+    """Opens a safetensors file: names, shapes and types stand in its header, and a tensor is read when it is asked for.
+    Raises ``ValueError`` for a file that is none, when it is opened or while it is read."""
+    path = regular(path)
+    try:
+        with readable(path):
+            opened = safe_open(path, framework="pt", device=device)
+        with opened as file:
+            yield file
+    except SafetensorError as error:
+        raise Refusal(f"{path}: no file of weights (safetensors): {error}") from None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in an open file."""
+
+    path: Path
+    name: str
+    file: safe_open
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+    @property
+    def kind(self) -> str:
+        """The type of its numbers, as the format calls it."""
+        return self.file.get_slice(self.name).get_dtype()
+
+    def problems(self) -> list[str]:
+        """What stands against this as weights."""
+        found = [] if self.kind in FLOATS else [f"{listed([self.name])} is of {self.kind}, not of {', '.join(FLOATS)}"]
+        return found + ([f"{listed([self.name])} is empty, of shape {self.shape}"] if 0 in self.shape else [])
+
+    def outline(self) -> Tensor:
+        """Its shape, without numbers."""
+        return torch.empty(self.shape, device="meta")
+
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """Its numbers. Raises ``ValueError`` where some are none, or are beyond such a type."""
+        value = self.file.get_tensor(self.name).to(dtype)
+        told = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
+        refuse(f"{self.path}", [] if value.isfinite().all() else [told])
+        return value
+
+
+def stored(path: Path, file: safe_open) -> dict[str, Stored]:
+    """What an open file holds, by name."""
+    return {name: Stored(path, name, file) for name in list(file.keys())}
+
+
+def name_problems(unknown: Iterable[str], missing: Iterable[str]) -> list[str]:
+    """What stands against weights that no one asked for, and those that are not there."""
+    lists = {"unknown weights": sorted(unknown), "missing weights": list(missing)}
+    return [f"{what}: {listed(names)}" for what, names in lists.items() if names]
+
+
+def shape_problems(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What stands against weights that are not of the shapes of the model's."""
+    shapes = {name: (tuple(value.shape), tuple(given[name].shape)) for name, value in wanted.items()}
+    found = [f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other]
+    return found[:LISTED] + ([f"and {len(found) - LISTED} more"] if len(found) > LISTED else [])
+
+
+def listed(names: list[str]) -> str:
+    """Names in a line, whatever is in them; of many, the first."""
+    told = [name if name.isprintable() and len(name) < 100 else shown(name) for name in names[:LISTED]]
+    return ", ".join(told) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def compare(path: Path, model: nn.Module, given: Mapping[str, Stored]) -> None:
+    """Refuses a file whose names, shapes and types are not those of a model's weights."""
+    wanted = model.state_dict()
+    refuse(f"{path}", name_problems(given.keys() - wanted.keys(), [name for name in wanted if name not in given]))
+    refuse(f"{path}", [problem for one in given.values() for problem in one.problems()])
+    kinds = sorted({one.kind for one in given.values()})
+    refuse(f"{path}", [] if len(kinds) == 1 else [f"weights of several types: {', '.join(kinds)}"])
+    refuse(f"{path}", shape_problems(wanted, {name: one.outline() for name, one in given.items()}))
+
+
+@torch.no_grad()
+def fill(model: nn.Module, given: Mapping[str, Stored]) -> None:
+    """Reads all weights of a model. Raises ``ValueError`` where two that are one in the model are not in the file."""
+    own = dict(model.named_parameters())  # one that has two names stands here once, by the first
+    for name, weights in model.state_dict().items():
+        value = given[name].read(weights.dtype)
+        if name in own:
+            own[name].copy_(value)
+        else:
+            same = torch.equal(weights.cpu(), value)
+            refuse(f"{given[name].path}", [] if same else [f"{name} is tied to other weights, and differs from them"])
