@@ -59,51 +59,6 @@ def unknown_choices(instance: object) -> list[str]:
     return [unknown(name, str(v), map(str, words[name])) for name, v in given.items() if v not in words[name]]
 
 
-def wrong_kinds(given: Mapping[str, object], hints: Mapping[str, Any]) -> list[str]:
-    """What stands against values whose annotations name a kind, or several: "n must be a whole number, given '4'"."""
-    kinds = {name: _kinds(hints[name]) for name in given if name in hints}
-    wrong = [name for name, wanted in kinds.items() if wanted and not any(_is(given[name], kind) for kind in wanted)]
-    return [f"{k} must be {' or '.join(KINDS[kind] for kind in kinds[k])}, given {shown(given[k])}" for k in wrong]
-
-
-def wrong_fields(instance: Any) -> list[str]:
-    """What stands against the kinds of a dataclass instance's fields, where these are plain."""
-    given = {field.name: getattr(instance, field.name) for field in fields(instance)}
-    return wrong_kinds(given, get_type_hints(type(instance)))
-
-
-def out_of_bounds(given: Mapping[str, int], most: Mapping[str, int], least: int = 1) -> list[str]:
-    """What stands against whole numbers that must be at least so large and at most as large as `most` says."""
-    small = [f"{k} must be at least {least}, given {shown(v)}" for k, v in given.items() if v < least]
-    return small + [f"{k} must be at most {most[k]}, given {shown(v)}" for k, v in given.items() if v > most[k]]
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """The kinds that an annotation allows; none where it is not of plain ones."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        parts = [_kinds(part) for part in get_args(hint)]
-        return [kind for part in parts for kind in part] if all(parts) else []
-    hint = str if origin is Literal else hint
-    return [hint] if hint in KINDS else []
-
-
-def _is(value: object, kind: Any) -> bool:
-    """Whether a value is of a kind. True is no number, and a whole number is one unless none is so large."""
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    if kind is float:
-        return isinstance(value, float) or (isinstance(value, Real) and not _overflows(value))
-    return isinstance(value, Integral if kind is int else kind)
-
-
-def _overflows(value: Real) -> bool:
-    try:
-        return isinf(value)
-    except OverflowError:
-        return True
-
-
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     """The annotations of a class; to evaluate them takes longer than all else that is asked of a small object."""
