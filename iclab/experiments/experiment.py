@@ -377,8 +377,9 @@ def read(settings: Nested, reader: Reader) -> Any:
     """The experiment, or FAILED with its problems in the reader. The task comes first, because it decides about the
     kind of experiment and shifts are derived from it, and then the start, because it has a shape."""
     settings = dict(settings)
-    _note_what_is_of_the_other_kind(settings, reader)
-    if about_tokens(settings):
+    tokens = about_tokens(settings)
+    _note_what_is_of_the_other_kind(settings, tokens, reader)
+    if tokens:
         return reader.read(TokenExperiment, settings)
     if "task" in settings:
         settings["task"] = reader.read(Task, settings["task"], "task")
@@ -389,15 +390,14 @@ def read(settings: Nested, reader: Reader) -> Any:
     return reader.read(Experiment, settings)
 
 
-def _note_what_is_of_the_other_kind(settings: Nested, reader: Reader) -> None:
+def _note_what_is_of_the_other_kind(settings: Nested, tokens: bool, reader: Reader) -> None:
     """Notes models and analyses that exist, but for the other kind of prompts."""
-    tokens = about_tokens(settings)
     task, model, evaluation = (
         section if isinstance(section, Mapping) else {} for section in map(settings.get, ("task", "model", "eval"))
     )
     base, analysis = (Architecture, Analysis) if tokens else (TokenArchitecture, TokenAnalysis)
     asked = evaluation.get("analyses", [])
-    found = {"model.kind": [model["kind"]] if model.get("kind") in [*config.kinds(base)] else []}
+    found = {"model.kind": [model["kind"]] if "kind" in model and model["kind"] in [*config.kinds(base)] else []}
     found["eval.analyses"] = [k for k in asked if k in get_args(analysis)] if isinstance(asked, list | tuple) else []
     theirs, ours = ("prompts of examples", "tokens") if tokens else ("sequences of tokens", "examples")
     for key, names in found.items():

@@ -19,7 +19,7 @@ from iclab.experiments.sweep import plan
 VALUES: list[Any] = [
     *(0, 1, -1, 2, 3, 7, 64, 10**3, 10**5, 10**9, 10**12, 2**63, -(2**63), 10**400),
     *(0.0, 0.5, -0.5, 1.0, 1e-300, 1e-200, 1e200, 1e308, float("inf"), float("-inf"), float("nan")),
-    *("", "none", "0:3", "log:1e-3..1e-1:3", "LinearRegression", "fast", "lagged", "ü\n\t", "x" * 5000, "0:100000"),
+    *("", "none", "0:3", "log:1e-3..1e-1:3", "LinearRegression", "fast", "lagged", "ü\n\t", "x" * 5000, "0:10000000"),
     *(True, False, [], [1], [1.0, "a"], [[1, 2], [3]]),
     *({}, {"kind": "Ridge"}, {"kind": "SkewedInputs"}, {"a": {"b": 1}}),
 ]
