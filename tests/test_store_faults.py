@@ -437,7 +437,7 @@ def test_a_run_whose_checkpoint_is_broken_starts_anew_and_says_so(store, how):
     }[how]()
     assert sweep(store) == 0
     assert run.rows() == truth
-    assert ("removes checkpoint" if how in ("a pipe", "a folder") else "starts anew: checkpoint") in run.log.read_text()
+    assert ("removed checkpoint" if how in ("a pipe", "a folder") else "starts anew: checkpoint") in run.log.read_text()
 
 
 def test_a_curve_that_is_not_the_one_of_the_checkpoint_is_trained_anew(store):

@@ -52,8 +52,11 @@ STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "faile
 ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
 RECORDED = (RESULTS, CURVE, WEIGHTS, "constants.safetensors", "environment.json")  # whose digests the status holds
-OWN = re.compile(r"(results|metrics)\.jsonl|(weights|constants|checkpoint\w*)\.safetensors|log\.txt|lock|config\.toml")
-OWN_JSON = ("environment.json", "status.json")
+IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
+OWN = re.compile(
+    r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"
+    r"|(weights|constants|checkpoint[\w-]*)\.safetensors"
+)
 STRAY = re.compile(r"\..+\.(\d+)\.tmp")
 COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "step", "value", "stderr")
 
@@ -309,15 +312,18 @@ class Run:
 
     def tidy(self, mine: bool = True) -> None:
         """Removes what processes left half written that are gone (all of it, if the run is held; but a configuration
-        may be in the making by another sweep), and whatever stands where a file of the run should be and is none.
-        Raises `Damaged` for a folder that is not empty."""
+        may be in the making by another sweep), and whatever stands where a file of the run should be and is none; of
+        these a sweep, which does not hold the run, removes what is in its own way. Raises `Damaged` for a folder that
+        is not empty."""
         for entry in os.scandir(self.folder):
             stray = STRAY.fullmatch(entry.name)
             if stray and ((mine and not entry.name.startswith(".config.toml")) or not _alive(int(stray[1]))):
                 _remove(entry.path)
-            elif (OWN.fullmatch(entry.name) or entry.name in OWN_JSON) and not entry.is_file():
-                self.note(f"removes {entry.name}, which is no file")
-                _remove(entry.path)
+            elif OWN.fullmatch(entry.name) and not entry.is_file():
+                _refuse_full(entry)
+                if mine or entry.name in IN_THE_WAY:
+                    _remove(entry.path)
+                    self.note(f"removed {entry.name}, which was no file")
 
 
 def _content(path: Path) -> bytes:
@@ -355,6 +361,11 @@ def _alive(process: int) -> bool:
     return True
 
 
+def _refuse_full(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir() and any(os.scandir(entry.path)):
+        raise Damaged(f"{entry.path} is a folder where a file should be; remove it {AGAIN}")
+
+
 def _remove(path: str) -> None:
     """Removes a stray file, a pipe or an empty folder; a disk that takes nothing is no reason to stop."""
     try:
@@ -362,8 +373,6 @@ def _remove(path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise Damaged(f"{path} is a folder where a file should be; remove it {AGAIN}") from None
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
 
