@@ -285,7 +285,7 @@ def transcendental(profile, d: int, degree: int) -> float:
         (Arctangent(3.0), lambda z: z * mp.atan(z / 3)),
         (Arctangent(0.5), lambda z: z * mp.atan(2 * z)),
     ],
-    ids=str,
+    ids=lambda one: str(one) if isinstance(one, Profile) else "",
 )
 def test_norms_of_functions_that_are_no_polynomials_are_those_of_adaptive_integration(profile: Profile, formula):
     for d, degree in ((16, 4), (100, 4)):
