@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"iclab.errors", "iclab.files", "iclab.words"}  # standard library only, open to all
+LEAVES = {"iclab.errors", "iclab.files", "iclab.limits", "iclab.words"}  # standard library only, open to all
 MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models", "iclab.features"}
 MIDDLE = {
     "iclab.posterior",

@@ -158,7 +158,7 @@ def test_the_variance_of_a_mixture_is_that_within_and_that_between(noise: float,
     assert (found >= noise**2 * (1 - DIGITS)).all()
 
 
-@pytest.mark.parametrize("noise", [0.1, 1.0, 1e3])
+@pytest.mark.parametrize("noise", [1e-8, 1e-5, 1e-3, 0.1, 1.0, 1e3])
 def test_densities_and_variances_of_a_mixture_are_those_of_fifty_digits(noise: float):
     xs = inputs("normal")
     ys, eye = labels(xs, 1.0, noise), torch.eye(4, dtype=torch.float64)

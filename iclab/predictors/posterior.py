@@ -5,8 +5,9 @@ with lam = σ², so
 
     w_i = m + S^½ u_i,    u_i = argmin_u ‖A u − (y − X m)‖² + σ²‖u‖²    (σ = 0: the u of least norm).
 
-With AAᵀ + σ²I = LLᵀ the label y_i has, given its past, the variance L_ii² = a_i·(a_i − û_i) + σ², where û_i is the
-ridge fit to the labels A a_i; the second form holds at any conditioning.
+With AAᵀ + σ²I = LLᵀ the label y_i has, given its past, the variance L_ii² = σ²(1 + |R⁻ᵀa_i|²), where RᵀR = AᵀA + σ²I
+over the examples before it. R is found from A with σI below it, and nothing cancels: the second form holds at any
+conditioning. Without noise it is |a_i − û_i|², where û_i is the fit of least norm to the labels A a_i.
 Akyürek et al. 2022 (arXiv 2211.15661, §4) compare transformers with it: for S = τ²I it is ridge with lam = σ²/τ².
 """
 
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from math import pi
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.linalg import solve_triangular
 
 from iclab.errors import refuse
 from iclab.predictors.least_squares import LeastSquares
 from iclab.predictors.predictor import Bayesian, Linear, in_double, needs_noise
-from iclab.predictors.prefixes import solve_each
+from iclab.predictors.prefixes import chunk, seen, solve_each
 from iclab.predictors.ridge import Ridge, factor
 
 
@@ -68,10 +70,23 @@ class Posterior(Bayesian):
         root, broken = factor(standard, lam)
         spread = root.diagonal(dim1=-2, dim2=-1).square()
         if broken.any():
-            fit = solve_each(standard, standard @ standard.mT, broken, lam)
-            rest = (standard[broken] * (standard[broken] - fit)).sum(-1)
-            spread = spread.masked_scatter(broken, rest.clamp_min(0) + lam)
+            spread = spread.masked_scatter(broken, self._hard(standard, broken))
         return spread
+
+    def _hard(self, standard: Float[Tensor, "batch n d"], chosen: Bool[Tensor, "batch n"]) -> Float[Tensor, " chosen"]:
+        """The variance at the chosen positions, each by its own factor."""
+        if self.noise == 0:
+            fit = solve_each(standard, standard @ standard.mT, chosen, 0.0)
+            return (standard[chosen] - fit).square().sum(-1)
+        prompt, position = chosen.nonzero(as_tuple=True)
+        size = chunk(2 * standard.shape[2] * sum(standard.shape[1:]), standard.device)
+        below = self.noise * torch.eye(standard.shape[2], dtype=standard.dtype, device=standard.device)
+        parts = []
+        for b, i in zip(prompt.split(size), position.split(size), strict=True):
+            rows = torch.cat([seen(standard[b], i), below.expand(len(b), -1, -1)], dim=1)
+            R = torch.linalg.qr(rows, mode="r").R
+            parts.append(solve_triangular(R.mT, standard[b, i].unsqueeze(-1), upper=False).square().sum((-1, -2)))
+        return self.noise**2 * (1 + torch.cat(parts))
 
     @in_double(label=True)
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -59,13 +59,13 @@ def solve_each(
     prompt, position = chosen.nonzero(as_tuple=True)
     size = chunk(3 * xs.shape[2] * sum(xs.shape[1:]), xs.device)
     parts = [
-        minimum_norm(_seen(xs[b], i), _seen(labels[b, i], i).unsqueeze(-1), lam).squeeze(-1)
+        minimum_norm(seen(xs[b], i), seen(labels[b, i], i).unsqueeze(-1), lam).squeeze(-1)
         for b, i in zip(prompt.split(size), position.split(size), strict=True)
     ]
     return torch.cat(parts)
 
 
-def _seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen n ..."]:
+def seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen n ..."]:
     """Zero from each position on. Chosen, not multiplied: 0 · ∞ is no zero."""
-    seen = torch.arange(terms.shape[1], device=terms.device) < position.unsqueeze(-1)
-    return terms.where(seen.view(*seen.shape, *[1] * (terms.ndim - 2)), 0.0)
+    held = torch.arange(terms.shape[1], device=terms.device) < position.unsqueeze(-1)
+    return terms.where(held.view(*held.shape, *[1] * (terms.ndim - 2)), 0.0)
