@@ -70,9 +70,9 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
     print(f"wrote {target}")
 
 
-def by_seed(table: pd.DataFrame) -> list[tuple[int | None, pd.DataFrame]]:
+def by_seed(table: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
     """The rows of each seed, the least first; all, and none, where runs are of one seed, which is then no column."""
-    return [(None, table)] if "seed" not in table else [(int(str(seed)), rows) for seed, rows in table.groupby("seed")]
+    return [(None, table)] if "seed" not in table else list(table.groupby("seed"))
 
 
 def picture_endings() -> list[str]:
