@@ -15,10 +15,10 @@ from iclab.experiments import evolution
 from iclab.experiments.claims import Cell, Claim, judge
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.store import Run
-from iclab.experiments.worker import work
+from iclab.experiments.worker import STOPPED, Stopped, work
 from iclab.models import TransformerConfig
 from iclab.tasks import LinearRegression
-from iclab.training import Recipe
+from iclab.training import Recipe, Training
 
 STEPS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
@@ -181,23 +181,41 @@ SMALL = Experiment(
 )
 
 
-def test_a_run_that_was_resumed_has_the_points_from_before(tmp_path):
-    """The curve of a first attempt is in the file alone: it is cut after step 8 and its later points are said anew."""
-    run, whole = Run(tmp_path / SMALL.id), Run(tmp_path / "whole")
-    for each in (run, whole):
-        each.create(SMALL.mapping())
-        assert work(each) == 0
-    steps = [1, 2, 3, 4, 6, 8, 9, 12]
-    assert [row["step"] for row in run.rows() if row["quantity"] == "evolution_risk"] == steps
-    points = run.curve()
-    (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points[:-1]))
-    run.record(run.recorded(), state="interrupted")  # the checkpoint of step 12 is kept: no point is said again
+def test_a_run_that_was_resumed_has_the_points_from_before(tmp_path, monkeypatch):
+    """The curve of a first attempt is in its file alone: the second says only the points after the checkpoint."""
+    run, whole = Run(tmp_path / SMALL.id), Run(tmp_path / "whole" / SMALL.id)
+    run.create(SMALL.mapping())
+    whole.create(SMALL.mapping())
+    assert work(whole) == 0
+    save, saved = Training.save, []
+
+    def stopped_after_five(training, path, mark=None):
+        save(training, path, mark)
+        saved.append(training.step)
+        if len(saved) == 5:
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "save", stopped_after_five)
+        assert work(run) == STOPPED
+    before = run.curve()
+    assert len(before) == 5
     assert work(run) == 0
-    assert [row["step"] for row in run.rows() if row["quantity"] == "evolution_risk"] == steps[:-1]
-    (run.folder / "checkpoint.safetensors").unlink()
+    assert run.curve()[:5] == before  # to the seconds that they took: they were not said again
+    assert run.rows() == whole.rows()
+    assert "starts anew" not in run.log.read_text()
+
+
+def test_a_curve_that_lost_a_point_is_not_gone_on_from(tmp_path):
+    run = Run(tmp_path / SMALL.id)
+    run.create(SMALL.mapping())
+    assert work(run) == 0
+    rows, points = run.rows(), run.curve()
+    (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points[:-1]))
     run.record(run.recorded(), state="interrupted")
     assert work(run) == 0
-    assert run.rows() == whole.rows()
+    assert run.rows() == rows and len(run.curve()) == len(points)
+    assert "starts anew" in run.log.read_text()
 
 
 def test_the_table_has_a_column_for_the_step_that_holds_it_for_the_curve_alone(tmp_path):
