@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 KINDS: dict[Any, str] = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "a text",
     dict: "a table",
@@ -66,15 +66,14 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def wrong_kinds(given: Mapping[str, object], hints: Mapping[str, Any]) -> list[str]:
-    """What stands against values whose annotations name a kind, or several: "n must be a whole number, given '4'"."""
-    kinds = {name: _kinds(hints[name]) for name in given if name in hints}
-    wrong = [name for name, wanted in kinds.items() if wanted and not any(_is(given[name], kind) for kind in wanted)]
-    return [f"{k} must be {' or '.join(KINDS[kind] for kind in kinds[k])}, given {shown(given[k])}" for k in wrong]
+    """What stands against values whose annotations name a kind, or several: "n must be an integer, given '4'"."""
+    wanted = {name: _wanted(hints[name], value) for name, value in given.items() if name in hints}
+    return [f"{name} must be {kind}, given {shown(given[name])}" for name, kind in wanted.items() if kind]
 
 
 def wrong_fields(instance: Any) -> list[str]:
-    """What stands against the kinds of a dataclass instance's fields, where these are plain."""
-    given = {field.name: getattr(instance, field.name) for field in fields(instance)}
+    """What stands against the kinds of what a dataclass instance was made of."""
+    given = {field.name: getattr(instance, field.name) for field in fields(instance) if field.init}
     return wrong_kinds(given, _hints(type(instance)))
 
 
@@ -84,14 +83,29 @@ def out_of_bounds(given: Mapping[str, int], most: Mapping[str, int], least: int 
     return small + [f"{k} must be at most {most[k]}, given {shown(v)}" for k, v in given.items() if v > most[k]]
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """The kinds that an annotation allows; none where it is not of plain ones."""
+def _wanted(hint: Any, value: object) -> str:
+    """The kind that an annotation wants in the place of a value that is none; nothing where it is one. Annotations
+    that say more than a kind (of functions, of arrays) want nothing."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        parts = [_kinds(part) for part in get_args(hint)]
-        return [kind for part in parts for kind in part] if all(parts) else []
+        reasons = [_wanted(one, value) for one in get_args(hint)]
+        return "" if "" in reasons else " or ".join(reasons)
+    if origin is tuple:
+        return _wanted_of_each(get_args(hint), value)
     hint = str if origin is Literal else hint
-    return [hint] if hint in KINDS else []
+    if not isinstance(hint, type) or _is(value, hint):
+        return ""
+    return KINDS.get(hint, f"a {hint.__name__}")
+
+
+def _wanted_of_each(hints: tuple[Any, ...], value: object) -> str:
+    if not isinstance(value, tuple):
+        return "a tuple"
+    each = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
+    if len(each) != len(value):
+        return f"a tuple of {len(hints)}"
+    reasons = [reason for hint, one in zip(each, value, strict=True) if (reason := _wanted(hint, one))]
+    return f"a tuple, each {reasons[0]}" if reasons else ""
 
 
 def _is(value: object, kind: Any) -> bool:

@@ -12,12 +12,10 @@ known to be sound, so that it can be computed.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from functools import cache
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
+from numbers import Integral
+from typing import Any, Protocol
 
-from iclab.errors import refuse
+from iclab.errors import refuse, wrong_fields
 
 LEAST, MOST = 1e-18, 1e18  # of a single scale
 FAR = 1e30  # of all scales that labels are multiplied by; float32 ends at 3e38
@@ -25,7 +23,6 @@ NUMBERS = 2**27
 INTEGERS = 2**63  # beyond which PyTorch has none
 
 SHARE: Mapping[str, Any] = {"share": True}  # the metadata of a field whose bounds are ±1, and which may be next to 0
-WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
 class Holds(Protocol):
@@ -36,14 +33,13 @@ class Holds(Protocol):
 
 def admit(settings: Any, problems: Callable[[], list[str]]) -> None:
     """Refuses settings (a dataclass instance) that cannot be, and those against which `problems` stand."""
-    name, given = type(settings).__name__, dict(_given(settings))
-    refuse(name, [text for field, (hint, value) in given.items() for text in _wrong_kind(field, hint, value)])
+    name, given = type(settings).__name__, _given(settings)
+    refuse(name, wrong_fields(settings))
+    refuse(name, [text for field, value in given.items() for text in _too_large(field, value)])
     refuse(name, _too_much(settings.held()) if hasattr(settings, "held") else [])
     found = problems()
     shares = {field.name for field in fields(settings) if field.metadata.get("share")}
-    scales = (
-        text for field, (_, value) in given.items() if field not in shares for text in _out_of_range(field, value)
-    )
+    scales = (text for field, value in given.items() if field not in shares for text in _out_of_range(field, value))
     refuse(name, found + [text for text in scales if not any(text.split()[0] in one.split() for one in found)])
     refuse(name, _too_far(settings.factors()) if hasattr(settings, "factors") else [])
 
@@ -54,53 +50,14 @@ def unsquarable(name: str, value: float) -> list[str]:
     return [] if sound else [f"{name} must be 0 or lie within 1e-150..1e150, so that it has a square, given {value}"]
 
 
-def _given(settings: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Each field that the constructor takes, with its annotation and its value."""
-    hints = _hints(type(settings))
-    yield from ((f.name, (hints[f.name], getattr(settings, f.name))) for f in fields(settings) if f.init)
+def _given(settings: Any) -> dict[str, Any]:
+    """What the constructor took."""
+    return {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _wrong_kind(name: str, hint: Any, value: Any) -> Iterator[str]:
-    wanted = _wanted(hint, value)
-    if wanted:
-        yield f"{name} must be {wanted}, given {value!r}"
-    elif isinstance(value, Integral) and not -INTEGERS <= int(value) < INTEGERS:
+def _too_large(name: str, value: object) -> Iterator[str]:
+    if isinstance(value, Integral) and not -INTEGERS <= int(value) < INTEGERS:
         yield f"{name} must be below 2⁶³, given an integer of {int(value).bit_length()} bits"
-
-
-def _wanted(hint: Any, value: Any) -> str:
-    """What was wanted in the place of a value that is no such thing, else nothing."""
-    if get_origin(hint) in (Union, UnionType):
-        reasons = [_wanted(one, value) for one in get_args(hint)]
-        return "" if "" in reasons else " or ".join(reasons)
-    if hint is NoneType:
-        return "" if value is None else "none"
-    if get_origin(hint) is tuple:
-        return _wanted_of_each(get_args(hint), value)
-    if not isinstance(hint, type) or _fits(hint, value):
-        return ""
-    return WORDS.get(hint, f"a {hint.__name__}")
-
-
-def _wanted_of_each(hints: tuple[Any, ...], value: Any) -> str:
-    if not isinstance(value, tuple):
-        return "a tuple"
-    each = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
-    if len(each) != len(value):
-        return f"a tuple of {len(hints)}"
-    reasons = [reason for hint, one in zip(each, value, strict=True) if (reason := _wanted(hint, one))]
-    return f"a tuple, each {reasons[0]}" if reasons else ""
-
-
-def _fits(kind: type, value: Any) -> bool:
-    if kind in (int, float):
-        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-    return isinstance(value, kind)
 
 
 def _out_of_range(name: str, value: Any) -> Iterator[str]:

@@ -21,10 +21,11 @@ MIDDLE = {
     "iclab.analysis",
 }
 ALLOWED = {
+    "iclab.arrays": set(),
     "iclab.features": set(),
     "iclab.tasks": {"iclab.features"},
-    "iclab.predictors": {"iclab.features"},
-    "iclab.models": set(),
+    "iclab.predictors": {"iclab.arrays", "iclab.features"},
+    "iclab.models": {"iclab.arrays"},
     "iclab.posterior": MAKING,
     "iclab.constructed": MAKING,
     "iclab.training": MAKING | {"iclab.posterior"},

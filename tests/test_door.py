@@ -265,7 +265,7 @@ def test_other_shapes_are_refused_in_one_line(case: Case, shapes: str):
 
 @pytest.mark.parametrize("wrong", ["words", [["a"]], object(), torch.zeros(1, 2, 3, dtype=torch.complex64)])
 def test_what_is_no_number_is_refused(wrong: object):
-    with pytest.raises(ValueError, match="Ridge: inputs and labels must be"):
+    with pytest.raises(ValueError, match="Ridge: xs must be a tensor or an array of real numbers"):
         Ridge(0.1)(wrong, torch.zeros(1, 2))
 
 

@@ -42,7 +42,7 @@ def test_words_that_an_annotation_does_not_allow_are_found():
         ("iclab.training.Recipe(optimizer='adam', targets='x')", ["unknown optimizer 'adam'", "unknown targets 'x'"]),
         (
             "next(iclab.models.Transformer(3, 6).stream(torch.zeros(1, 5, 3), torch.zeros(1, 4)))",
-            ["xs (1, 5, 3)", "ys (1, 4)"],
+            ["xs of shape (1, 5, 3)", "ys of shape (1, 4)"],
         ),
         ("iclab.models.TransformerConfig(attention='sofmax')", ["unknown attention 'sofmax'", "'softmax'?"]),
     ],

@@ -61,12 +61,12 @@ def test_a_file_is_loaded_bit_by_bit_and_ends_stay_tied(saved):
         ({"n_layer": 10**9}, "n_layer must be at most 1024, given 1000000000"),
         ({"n_layer": 1000}, "weights of 1000 layers, the file has those of 2"),
         ({"n_layer": 0}, "weights of 0 layers, the file has those of 2"),
-        ({"n_layer": "2"}, "n_layer must be a whole number, given '2'"),
-        ({"n_head": 2.0}, r"n_head must be a whole number, given 2\.0"),
-        ({"n_head": True}, "n_head must be a whole number, given True"),
+        ({"n_layer": "2"}, "n_layer must be an integer, given '2'"),
+        ({"n_head": 2.0}, r"n_head must be an integer, given 2\.0"),
+        ({"n_head": True}, "n_head must be an integer, given True"),
         ({"d_model": 10**6}, "d_model must be at most 65536, given 1000000"),
         ({"d_model": 2**16}, r"position must be of shape \(4, 65536\), given \(4, 8\)"),
-        ({"d_mlp": None}, "d_mlp must be a whole number, given None"),
+        ({"d_mlp": None}, "d_mlp must be an integer, given None"),
         ({"scale": float("nan")}, "scale must be finite, given nan"),
         ({"scale": 10**400}, "scale must be a number or none, given 1000"),
         ({"attention": {}}, "attention must be a text, given {}"),
@@ -87,8 +87,8 @@ def test_settings_that_are_odd_are_refused_with_the_file(change, told, saved):
     [
         (lambda shape: shape | {"n": 10**12}, "n must be at most 1048576, given 1000000000000"),
         (lambda shape: shape | {"vocab": 0}, "vocab must be at least 1, given 0"),
-        (lambda shape: shape | {"vocab": None}, "vocab must be a whole number, given None"),
-        (lambda shape: {"config": {}}, "vocab must be a whole number, given None; n must be"),
+        (lambda shape: shape | {"vocab": None}, "vocab must be an integer, given None"),
+        (lambda shape: {"config": {}}, "vocab must be an integer, given None; n must be"),
         (lambda shape: shape | {"config": []}, r"config must be a table, given \[\]"),
         (lambda shape: [shape], "its shape is not a table"),
         (lambda shape: 0, "no token transformer was saved in this file"),
@@ -176,12 +176,12 @@ def test_sizes_beyond_all_bounds_are_refused_before_memory_is_taken(make, told):
 @pytest.mark.parametrize(
     ("config", "field", "given", "told"),
     [
-        (TransformerConfig(), "d_model", 3.0, r"d_model must be a whole number, given 3\.0"),
+        (TransformerConfig(), "d_model", 3.0, r"d_model must be an integer, given 3\.0"),
         (TransformerConfig(), "layout", {}, "layout must be a text, given {}"),
         (TransformerConfig(), "layout", "laged", "unknown layout 'laged'. Did you mean 'lagged'"),
         (TokenTransformerConfig(), "parallel", "yes", "parallel must be true or false, given 'yes'"),
         (TokenTransformerConfig(), "norm_eps", True, "norm_eps must be a number, given True"),
-        (RandomAttentionConfig(), "heads", None, "heads must be a whole number, given None"),
+        (RandomAttentionConfig(), "heads", None, "heads must be an integer, given None"),
     ],
 )
 def test_settings_of_another_kind_are_refused_at_the_door(config, field, given, told):

@@ -117,7 +117,7 @@ def test_whole_numbers_and_arrays_are_answered_as_the_same_numbers_are(one):
 @pytest.mark.parametrize("one", models_of_examples(), ids=lambda one: type(one).__name__)
 def test_prompts_of_other_axes_or_of_no_numbers_are_refused_in_a_line(one):
     prompts = task_of("").sample(2, generator(), torch.float64)
-    with pytest.raises(ValueError, match=r"xs must have the axes \[batch n d\], given the shape \(6, 3\); ys must"):
+    with pytest.raises(ValueError, match=r"given xs of shape \(6, 3\) and .* a single prompt is a batch of one"):
         one(prompts.xs[0], prompts.ys[0])
     with pytest.raises(ValueError, match=r"xs must be a tensor or an array of real numbers, given ndarray of <U1"):
         one(np.array([["a"]]), prompts.ys)

@@ -18,21 +18,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from iclab.arrays import axes, prompts, real
 from iclab.errors import refuse
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def examples_in(method: Method) -> Method:
-    """Lets a method of (xs, ys, ...) see floating-point tensors [batch n d] and [batch n] or [batch n c] alone. Raises
-    ``ValueError`` for what has other axes, or is of no numbers."""
+    """Let a method of (xs, ys, ...) see floating-point tensors [batch n d] and [batch n] or [batch n c] alone. Raises
+    ``ValueError`` for other shapes, and for what is of no numbers."""
 
     @wraps(method)
     def entered(self: object, xs: Any, ys: Any, *more: Any, **named: Any) -> Any:
         what = type(self).__name__
-        given = {"xs": _floating(what, "xs", xs), "ys": _floating(what, "ys", ys)}
-        refuse(what, _axes(given["xs"], "xs", "batch n d", (3,)) + _axes(given["ys"], "ys", "batch n", (2, 3)))
-        return method(self, given["xs"], given["ys"], *more, **named)
+        xs, ys = map(_floating, real(what, xs=xs, ys=ys))
+        refuse(what, prompts(xs, ys))
+        return method(self, xs, ys, *more, **named)
 
     return cast(Method, entered)
 
@@ -43,8 +44,8 @@ def inputs_in(method: Method) -> Method:
     @wraps(method)
     def entered(self: object, xs: Any, *more: Any, **named: Any) -> Any:
         what = type(self).__name__
-        xs = _floating(what, "xs", xs)
-        refuse(what, _axes(xs, "xs", "batch tokens d", (3,)))
+        xs = _floating(*real(what, xs=xs))
+        refuse(what, axes(xs, "xs", "batch tokens d", (3,)))
         return method(self, xs, *more, **named)
 
     return cast(Method, entered)
@@ -57,37 +58,15 @@ def tokens_in(method: Method) -> Method:
     @wraps(method)
     def entered(self: object, tokens: Any, *more: Any, **named: Any) -> Any:
         what = type(self).__name__
-        tokens = _tensor(what, "tokens", tokens)
-        refuse(what, _axes(tokens, "tokens", "batch n", (2, 3)))
+        (tokens,) = real(what, tokens=tokens)
+        refuse(what, axes(tokens, "tokens", "batch n", (2, 3)))
         return method(self, tokens if tokens.is_floating_point() else tokens.long(), *more, **named)
 
     return cast(Method, entered)
 
 
-def _tensor(what: str, name: str, given: Any) -> Tensor:
-    try:
-        made = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError):  # words, or rows of different lengths
-        made = None
-    numbers = made is not None and not made.is_complex()
-    refuse(what, [] if numbers else [f"{name} must be a tensor or an array of real numbers, given {_kind(given)}"])
-    return cast(Tensor, made)
-
-
-def _kind(given: Any) -> str:
-    """The type of what was given, and of what is in it."""
-    inside = getattr(given, "dtype", None)
-    return type(given).__name__ + (f" of {inside}" if inside is not None else "")
-
-
-def _floating(what: str, name: str, given: Any) -> Tensor:
-    made = _tensor(what, name, given)
-    return made if made.is_floating_point() else made.to(torch.get_default_dtype())
-
-
-def _axes(given: Tensor, name: str, wanted: str, counts: tuple[int, ...]) -> list[str]:
-    shape = tuple(given.shape)
-    return [] if given.ndim in counts else [f"{name} must have the axes [{wanted}], given the shape {shape}"]
+def _floating(given: Tensor) -> Tensor:
+    return given if given.is_floating_point() else given.to(torch.get_default_dtype())
 
 
 def known(

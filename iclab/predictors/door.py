@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from iclab.arrays import prompts, real
 from iclab.errors import refuse
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
@@ -44,45 +45,26 @@ def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True
 
     @wraps(method)
     def widened(self: object, xs: Any, *ys: Any) -> Tensor:
-        prompts, precision = admitted(type(self).__name__, xs, *ys)
-        if ys and prompts[1].ndim == 3:
-            return together(widened(self, *apart(*prompts)), prompts[1].shape[-1]).to(precision)
+        doubles, precision = admitted(type(self).__name__, xs, *ys)
+        if ys and doubles[1].ndim == 3:
+            return together(widened(self, *apart(*doubles)), doubles[1].shape[-1]).to(precision)
         shielded = partial(_shielded, partial(method, self), [query, label])
-        return (Folded.apply(shielded, *prompts) if _constant(prompts) else shielded(*prompts)).to(precision)
+        return (Folded.apply(shielded, *doubles) if _constant(doubles) else shielded(*doubles)).to(precision)
 
     return widened
 
 
-def admitted(what: str, *arrays: Any) -> tuple[list[Tensor], torch.dtype]:
+def admitted(what: str, xs: Any, *ys: Any) -> tuple[list[Tensor], torch.dtype]:
     """Inputs (and labels) as float64 tensors of one device, and the precision they came in: that of the first which
     is of floats, PyTorch's default where none is.
 
     Raises ``ValueError`` where they are no numbers, or their shapes are not those of a batch of prompts.
     """
-    tensors = [_tensor(what, each) for each in arrays]
-    refuse(what, _shape_problems(*tensors))
+    tensors = real(what, xs=xs, **dict(zip(["ys"], ys, strict=False)))
+    refuse(what, prompts(*tensors))
     floats = [each.dtype for each in tensors if each.is_floating_point()]
     precision = floats[0] if floats else torch.get_default_dtype()
     return [each.to(tensors[0].device, torch.float64) for each in tensors], precision
-
-
-def _tensor(what: str, given: Any) -> Tensor:
-    try:
-        found = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        refuse(what, [f"inputs and labels must be tensors or arrays of numbers, given {type(given).__name__}: {error}"])
-        raise
-    refuse(what, ["inputs and labels must be real, given complex numbers"] if found.is_complex() else [])
-    return found
-
-
-def _shape_problems(xs: Tensor, *ys: Tensor) -> list[str]:
-    given = " and ".join([f"xs of shape {tuple(xs.shape)}"] + [f"ys of shape {tuple(labels.shape)}" for labels in ys])
-    if xs.ndim != 3 or (ys and ys[0].ndim not in (2, 3)):
-        single = "; a single prompt is a batch of one: xs[None], ys[None]" if xs.ndim == 2 else ""
-        return [f"prompts are xs [batch, n, d] with ys [batch, n] or [batch, n, c], given {given}{single}"]
-    same = all(each.shape[:2] == xs.shape[:2] for each in ys)
-    return [] if same else [f"xs [batch, n, d] and ys [batch, n] must have the same batch and n, given {given}"]
 
 
 def _constant(tensors: list[Tensor]) -> bool:
