@@ -42,7 +42,9 @@ def brief(path: Path) -> list[str]:
     first = Study.read(path).cells[0]
     if "train.sizes" in first.flat or first.settings["train"].get("kind") == "Unlearned":
         return ["scale=quick", "eval.prompts=16"]
-    known = {*first.flat, "eval.every"}
+    asked = first.flat["eval.analyses"]
+    known = {*first.flat, "eval.every", *(["eval.probe.steps"] if "attention_probes" in asked else [])}
+    known |= {"eval.surgery.steps"} if {"pasting", "stitching"} & {*asked} else set()
     return [f"{key}={value}" for key, value in BRIEF.items() if key in known]
 
 
