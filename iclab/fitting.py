@@ -20,7 +20,7 @@ from torch import Tensor
 from iclab.errors import refuse, unknown_choices
 from iclab.models import Architecture, LinearArchitecture, LinearModel
 from iclab.tasks import Task
-from iclab.training import Learner
+from iclab.training import Learner, Place
 
 CHUNK = 2**22  # numbers that are formed at once, inputs and features
 
@@ -46,6 +46,12 @@ class RidgeFit(Learner):
         linear = isinstance(model, LinearArchitecture)
         return (
             [] if linear else [f"RidgeFit needs a model that is linear in its parameters, given {type(model).__name__}"]
+        )
+
+    def learn(self, model: LinearModel, task: Task, place: Place) -> None:
+        seen = self.fit(model, task, place.generator("train"))
+        place.log(
+            f"fitted {len(model.theta)} parameters to {seen.count} labels: mean loss {seen.loss(model.theta):.4g}"
         )
 
     def fit(self, model: LinearModel, task: Task, rng: torch.Generator) -> "Moments":

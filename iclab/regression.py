@@ -30,7 +30,7 @@ from iclab.errors import refuse, unknown_choices
 from iclab.models import Architecture, FrozenArchitecture, RandomFeatures
 from iclab.predictors import Kernel
 from iclab.tasks import QueryAndKeys, Task
-from iclab.training import Learner
+from iclab.training import Learner, Place
 
 PENALTIES = tuple(10 ** (k / 2) for k in range(-18, 5))
 # Below so many inputs for each feature single precision moves errors by less than 2 %, and most by less than 0.1 %.
@@ -299,6 +299,13 @@ class FrozenLearner(Learner):
     @abstractmethod
     def _problems(self) -> list[str]:
         """What stands against these settings."""
+
+    @property
+    def frozen(self) -> bool:
+        return True
+
+    def learn(self, model: object, task: Task, place: Place) -> None:
+        """Leaves the model as it was drawn: what is learned on its features is measured (`iclab.measures`)."""
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         name = type(self).__name__

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
 from iclab.tasks import SizedTask, TokenPrompts, TokenTask
-from iclab.training import Descent, GradientTraining, Parameters
+from iclab.training import AnyLearner, Descent, GradientTraining, Parameters, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class SizeCurriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenRecipe(Descent):
+class TokenRecipe(Descent, AnyLearner):
     """How a model over tokens is trained. Settings are this project's."""
 
     steps: int = 2000
@@ -49,8 +49,14 @@ class TokenRecipe(Descent):
     warmup: float = 0.05
     curriculum: SizeCurriculum | None = None
 
-    def problems_for(self, task: TokenTask) -> list[str]:
-        """What stands against learning this task so."""
+    @property
+    def curved(self) -> bool:
+        return True
+
+    def learn(self, model: nn.Module, task: TokenTask, place: Place) -> None:
+        place.follow(TokenTraining(model, task, self, place.generator("train")))
+
+    def problems_for(self, task: TokenTask, model: object = None) -> list[str]:
         grows = self.curriculum is None or isinstance(task, SizedTask)
         return [] if grows else [f"train.curriculum needs prompts that have sizes; {type(task).__name__} has none"]
 

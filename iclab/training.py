@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, inf, isfinite, pi
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -34,9 +34,53 @@ from iclab.tasks import Prompts, Task, Truncated
 Parameters = Mapping[str, Tensor]
 
 
+class Place(Protocol):
+    """Where a model learns: what a run gives a learner to work with."""
+
+    def generator(self, name: str) -> torch.Generator:
+        """The stream of random numbers of that name, from its start."""
+        ...
+
+    def log(self, text: str) -> None:
+        """Keeps what there is to say."""
+        ...
+
+    def follow(self, training: "GradientTraining") -> None:
+        """Goes on from a checkpoint, if there is one, and trains to the end, a point of the curve at a time."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class Learner(ABC):
-    """How a model learns its task: by gradient descent (`Recipe`), or in closed form (`iclab.fitting`).
+class AnyLearner(ABC):
+    """How a model learns its task, whatever its prompts are made of."""
+
+    @property
+    def at_query(self) -> bool:
+        """Whether it learns to answer at the last position only."""
+        return False
+
+    @property
+    def curved(self) -> bool:
+        """Whether it learns step by step, so that there is a training curve."""
+        return False
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the model keeps the weights that it was drawn with, and all learning is part of the measuring."""
+        return False
+
+    @abstractmethod
+    def problems_for(self, task: Any, model: Any) -> list[str]:
+        """What stands against learning this task with such a model."""
+
+    @abstractmethod
+    def learn(self, model: Any, task: Any, place: Place) -> None:
+        """Trains the model in place. Raises `Diverged`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(AnyLearner):
+    """How a model learns from examples: by gradient descent (`Recipe`), or in closed form (`iclab.fitting`).
 
     `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts ask one query.
     """
@@ -45,12 +89,7 @@ class Learner(ABC):
 
     @property
     def at_query(self) -> bool:
-        """Whether it learns to answer at the last position only."""
         return self.positions == "last"
-
-    @abstractmethod
-    def problems_for(self, task: Task, model: Architecture) -> list[str]:
-        """What stands against learning this task with such a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +168,13 @@ class Recipe(Descent, Learner):
 
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
+
+    @property
+    def curved(self) -> bool:
+        return True
+
+    def learn(self, model: nn.Module, task: Task, place: Place) -> None:
+        place.follow(Training(model, task, self, place.generator("train")))
 
     @property
     def asked(self) -> int | None:

@@ -87,7 +87,7 @@ def assert_one_is_missing(encode, prompts):
 def test_the_answer_is_the_only_listed_word_that_is_not_named_again(length):
     encode = Words()
     task = LaundryText(encode, 500, length)
-    prompts = task.sample(task.evenly(30), generator(length))
+    prompts = task.sample(task.balanced_batch(30), generator(length))
     assert prompts.options.sum(1).tolist() == [length] * len(prompts.tokens)
     assert assert_one_is_missing(encode, prompts) == ({*HEADS}, {*MIDDLES})
     assert prompts.tokens.shape[1] <= task.n
@@ -104,7 +104,7 @@ def test_the_law_of_lists_can_fail():
 def test_the_tokens_are_those_of_the_whole_text_and_slots_are_where_the_words_are():
     encode = Words()
     for task in (LaundryText(encode, 500, 5), IndirectObjectText(encode, 500)):
-        prompts = task.sample(task.evenly(60), generator(2))
+        prompts = task.sample(task.balanced_batch(60), generator(2))
         for row, (text, _) in zip(prompts.tokens.tolist(), told(encode, prompts), strict=True):
             assert encode(text) == row[: len(encode(text))]
         assert torch.equal(named(prompts).index, prompts.places[:, 0])
@@ -112,7 +112,7 @@ def test_the_tokens_are_those_of_the_whole_text_and_slots_are_where_the_words_ar
 
 def test_each_slot_is_asked_equally_often_and_orders_of_the_second_list_differ():
     task = LaundryText(Words(), 500, 4)
-    prompts = task.sample(task.evenly(101), generator())
+    prompts = task.sample(task.balanced_batch(101), generator())
     assert Counter(prompts.places[:, 0].tolist()) == {slot: 26 for slot in range(4)}
     assert len({tuple(row) for row in prompts.tokens.tolist()}) == 104
 
@@ -126,7 +126,7 @@ def test_the_same_generator_gives_the_same_texts_and_another_does_not():
 def test_two_prompts_in_a_row_differ_in_the_order_of_names_alone():
     encode = Words()
     task = IndirectObjectText(encode, 500)
-    prompts = task.sample(task.evenly(399), generator())
+    prompts = task.sample(task.balanced_batch(399), generator())
     texts = list(told(encode, prompts))
     assert len(texts) == 400 and task.n >= prompts.tokens.shape[1]
     for (one, answer), (other, same) in list(pairwise(texts))[::2]:

@@ -108,7 +108,7 @@ def assert_even(counts, n):
 def test_evaluation_asks_each_slot_equally_often(holds_out):
     for name, part in LaundryList(items=12, longest=6, holds_out=holds_out).parts().items():
         if name != "new":
-            assert_even(slots_asked(part, part.evenly(50)), part.longest)
+            assert_even(slots_asked(part, part.balanced_batch(50)), part.longest)
 
 
 def test_evenness_can_fail():
@@ -191,7 +191,7 @@ def test_a_list_grows_up_to_its_longest_and_no_further():
 
 def test_an_indirect_object_is_the_one_who_does_not_give_in_either_order():
     task = IndirectObject(names=5)
-    drawn = task.sample(task.evenly(99), generator())
+    drawn = task.sample(task.balanced_batch(99), generator())
     assert_even(Counter(drawn.places[:, 0].tolist()), 2)
     for row, target, place in zip(
         drawn.tokens.tolist(), drawn.targets[:, -1].tolist(), drawn.places[:, 0].tolist(), strict=True

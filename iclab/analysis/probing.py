@@ -24,7 +24,7 @@ from torch import Tensor
 from iclab.analysis.risk import Estimate, estimate, ratio_terms
 from iclab.analysis.scale import mean_variance, varies
 from iclab.errors import refuse, unknown
-from iclab.models import Transformer
+from iclab.models import Layered, Transformer
 from iclab.predictors import LeastSquares, Ridge
 from iclab.predictors.prefixes import moments
 from iclab.tasks import Prompts
@@ -48,13 +48,14 @@ class LinearMap:
 
 
 @torch.no_grad()
-def features(model: Transformer, prompts: Prompts, tokens: str = "answers") -> Float[Tensor, "layers batch n D"]:
-    """The residual stream after the read-in, then after each block: at the answering tokens, or at all of the sequence,
-    of which token t can know the first `model.layout.seen(n)[t]` examples. Raises ``ValueError`` for other tokens."""
+def features(model: Layered, prompts: Prompts, tokens: str = "answers") -> Float[Tensor, "layers batch n D"]:
+    """What is known after the read-in, then after each layer: where the answers are made, or of a `Transformer` at all
+    tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples. Raises
+    ``ValueError`` for other tokens."""
     known = ("answers", "all")
     refuse("features", [] if tokens in known else [unknown("choice of tokens", tokens, known)])
-    stream = model.stream(prompts.xs, prompts.ys)
-    return torch.stack([model.layout.answers(h) if tokens == "answers" else h for h in stream]).double()
+    stream = model.stream if tokens == "all" and isinstance(model, Transformer) else model.answering_stream
+    return torch.stack(list(stream(prompts.xs, prompts.ys))).double()
 
 
 def visible(model: Transformer, n: int) -> Bool[Tensor, "n t"]:

@@ -17,27 +17,27 @@ from torch import Tensor
 
 from iclab.analysis.probing import features, fit_map
 from iclab.analysis.scale import mean_variance
-from iclab.models import Transformer
+from iclab.models import Layered
 from iclab.tasks import Prompts
 
 
 @dataclass(frozen=True, eq=False)
 class LayerReadout:
-    """The predictor that reads `model` out after `layer` blocks (0: the embedding)."""
+    """The predictor that reads `model` out after `layer` layers (0: the read-in)."""
 
-    model: Transformer
+    model: Layered
     layer: int
     slope: Float[Tensor, " D"]
     centre: Float[Tensor, " D"]
     offset: Float[Tensor, ""]
 
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        tokens = next(islice(self.model.stream(xs, ys), self.layer, None))
-        answers = self.model.layout.answers(tokens).double() - self.centre
+        stream = next(islice(self.model.answering_stream(xs, ys), self.layer, None))
+        answers = stream.double() - self.centre
         return (answers @ self.slope + self.offset).to(xs.dtype)
 
 
-def layer_readouts(model: Transformer, prompts: Prompts, penalty: float = 1e-6) -> list[LayerReadout]:
+def layer_readouts(model: Layered, prompts: Prompts, penalty: float = 1e-6) -> list[LayerReadout]:
     """One predictor for each layer, fitted on `prompts`; measure them on others. `penalty` is relative to the mean
     eigenvalue of the Gram matrix, and only keeps channels out that never vary."""
     hidden = features(model, prompts)

@@ -1,5 +1,8 @@
 """The predictors that a learned one is compared with, by the names that tables and claims use."""
 
+from functools import singledispatch
+from typing import Any
+
 import torch
 
 from iclab.analysis.one_layer import best_step
@@ -7,11 +10,14 @@ from iclab.features import Concatenated, Identity
 from iclab.posterior import bayes_where_known, components, gaussian_beliefs, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
+    Bigram,
     BoostedTrees,
+    ContextClasses,
     Featurised,
     GradientDescent,
     GreedyTree,
     HalfSplit,
+    KnownClasses,
     Lasso,
     LeastSquares,
     LogisticRegression,
@@ -19,12 +25,17 @@ from iclab.predictors import (
     Predictor,
     Ridge,
     TrainedNetwork,
+    Unigram,
     Zero,
 )
 from iclab.tasks import (
+    AnyTask,
     DecisionTree,
+    GaussianClasses,
     LinearClassification,
+    MarkovChain,
     ReLUNetwork,
+    RepeatedSequence,
     RepresentationRegression,
     SparseLinearRegression,
     Task,
@@ -32,16 +43,25 @@ from iclab.tasks import (
 
 PENALTY = 0.1  # of logistic regression: the errors with 0.01 and 1 are the same, within two in a hundred
 ROUNDS = 50  # of boosting
+SURE = 1e-3  # α of the counts that answer a repeated block, in which what followed once follows again
 STEPS = 300  # of the training of a network on each prefix: more gain nothing, with 32 hidden units or 100
 
 
-def references(task: Task, training: Task | None = None) -> dict[str, Predictor]:
-    """Every reference predictor of a task; "bayes" is among them where it is known.
+@singledispatch
+def references(task: AnyTask, training: AnyTask | None = None) -> dict[str, Any]:
+    """Every reference predictor of a task by name: what a model that learns it is compared with. Of a kind of task,
+    ``references.register(kind)(function of task and training)`` tells others.
 
-    Where the training had another Bayes predictor, "trained_bayes" is that one: what the model was trained to be.
-    "ridge" has the penalty that is right for normal weights (so that on a finite pool it is the predictor which ignores
-    the pool), and "gradient_descent" is `one_step`.
+    Of examples "bayes" is among them where it is known. Where the training had another Bayes predictor, "trained_bayes"
+    is that one: what the model was trained to be. "ridge" has the penalty that is right for normal weights (so that on
+    a finite pool it is the predictor which ignores the pool), and "gradient_descent" is `one_step`. Of tokens there are
+    counts, and Bayes with less than all knowledge.
     """
+    return {}
+
+
+@references.register
+def _of_examples(task: Task, training: Task | None = None) -> dict[str, Any]:
     found: dict[str, Predictor] = {
         "zero": Zero(),
         "averaging": Averaging(),
@@ -51,15 +71,35 @@ def references(task: Task, training: Task | None = None) -> dict[str, Predictor]
     }
     if task.noise > 0:
         found["ridge"] = Ridge(right_penalty(task))
-    found |= of_its_class(source(task)) | of_features(task)
+    found |= class_baselines(source(task)) | of_features(task)
     known = {"bayes": bayes_where_known(task)}
     if training is not None and not same_posterior(task, training):
         known["trained_bayes"] = bayes_where_known(training)
     return {name: f for name, f in known.items() if f is not None} | found
 
 
-def of_its_class(functions: Task) -> dict[str, Predictor]:
-    """What Garg et al. 2022 (arXiv 2208.01066, §4 and App. A) compare with on one class of functions alone.
+@references.register
+def _of_walks(task: MarkovChain, training: AnyTask | None = None) -> dict[str, Any]:
+    return {"bigram": Bigram(task.vocab, task.alpha), "unigram": Unigram(task.vocab, task.alpha)}
+
+
+@references.register
+def _of_repetitions(task: RepeatedSequence, training: AnyTask | None = None) -> dict[str, Any]:
+    return {"bigram": Bigram(task.vocab, SURE)}
+
+
+@references.register
+def _of_items(task: GaussianClasses, training: AnyTask | None = None) -> dict[str, Any]:
+    return {
+        "context": ContextClasses(task.label_vectors, task.within),
+        "known": KnownClasses(task.means, task.frequencies, task.labels, task.within),
+    }
+
+
+@singledispatch
+def class_baselines(functions: Task) -> dict[str, Predictor]:
+    """What Garg et al. 2022 (arXiv 2208.01066, §4 and App. A) compare with on one class of functions alone; another
+    kind of task may register its own.
 
     Sparse weights: the Lasso with a penalty of 0.01, their best. Trees: a greedy tree of depth 2 and boosted trees of
     the task's depth, as they do, and on the signs of inputs a greedy tree of one more than the task's depth, where they
@@ -67,14 +107,26 @@ def of_its_class(functions: Task) -> dict[str, Predictor]:
     32 hidden units at least, since narrow ones are hard to train. Classes: logistic regression (Bai et al. 2023, arXiv
     2306.04637, §5).
     """
-    if isinstance(functions, SparseLinearRegression):
-        return {"lasso": Lasso(0.01)}
-    if isinstance(functions, LinearClassification):
-        return {"logistic_regression": LogisticRegression(PENALTY)}
-    if isinstance(functions, ReLUNetwork):
-        return {"trained_network": TrainedNetwork(max(32, functions.width), STEPS)}
-    if not isinstance(functions, DecisionTree):
-        return {}
+    return {}
+
+
+@class_baselines.register
+def _of_sparse(functions: SparseLinearRegression) -> dict[str, Predictor]:
+    return {"lasso": Lasso(0.01)}
+
+
+@class_baselines.register
+def _of_classes(functions: LinearClassification) -> dict[str, Predictor]:
+    return {"logistic_regression": LogisticRegression(PENALTY)}
+
+
+@class_baselines.register
+def _of_networks(functions: ReLUNetwork) -> dict[str, Predictor]:
+    return {"trained_network": TrainedNetwork(max(32, functions.width), STEPS)}
+
+
+@class_baselines.register
+def _of_trees(functions: DecisionTree) -> dict[str, Predictor]:
     return {
         "greedy_tree": GreedyTree(2),
         "greedy_tree_of_signs": GreedyTree(functions.depth + 1, signs=True),

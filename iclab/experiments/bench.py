@@ -33,14 +33,14 @@ from iclab.errors import refuse
 from iclab.experiments.environment import environment
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.report import console, table
-from iclab.experiments.run import new_model, new_training
+from iclab.experiments.run import new_model
 from iclab.experiments.streams import stream
 from iclab.experiments.study import recipe
 from iclab.files import write_json
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import LeastSquares, Predictor, Ridge
-from iclab.tasks import LinearRegression, Prompts
+from iclab.tasks import LinearRegression, Prompts, Task
 from iclab.training import Diverged, Recipe, Training
 
 Row = dict[str, Any]
@@ -300,7 +300,9 @@ def _experiment(name: str, d: int, n: int, changes: Mapping[str, Mapping], seed:
 
 def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Training]:
     """Trains until the steps or the seconds are used up; the time at which each level was first seen, and the total."""
-    training = new_training(experiment, new_model(experiment))
+    task, how = experiment.task, experiment.train
+    assert isinstance(task, Task) and isinstance(how, Recipe)
+    training = Training(new_model(experiment), task, how, stream(experiment, "train"))
     spent, looked, times = 0.0, 0, {}
     while training.step < training.recipe.steps and spent < budget:
         start = perf_counter()
@@ -319,6 +321,7 @@ def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Trai
 
 def _excess(experiment: Experiment, model: Predictor, which: str, prompts: int) -> float:
     """The excess risk on a fixed set of prompts."""
+    assert isinstance(experiment.task, Task)
     drawn = experiment.task.sample(prompts, stream(experiment, which))
     answers = answer({"model": model, "bayes": bayes(experiment.task)}, drawn)
     return excess(answers["model"], answers["bayes"], drawn.ys).value.item()

@@ -3,8 +3,8 @@
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
     start   from which weights       iclab.constructed
-    train   how it learns            iclab.training, iclab.fitting, iclab.regression
-    eval    how it is measured
+    train   how it learns            iclab.training, iclab.token_training, iclab.fitting, iclab.regression
+    eval    how it is measured       iclab.measures
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
 """
@@ -14,54 +14,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 import iclab.descent  # noqa: F401  so that files can name its learner
-from iclab.analysis import attention, interpolation
 from iclab.analysis.attention_probes import ProbeRecipe
-from iclab.analysis.concepts import concept_problems
-from iclab.analysis.identify import LEAST, known_names
-from iclab.analysis.pasting import LAYOUTS as PASTED
-from iclab.analysis.probing import LEAST as LEAST_FOR_PROBES
-from iclab.analysis.similarity import LEAST as LEAST_FOR_CKA
-from iclab.constructed import Construction, Start, vonoswald
+from iclab.analysis.identify import known_names
+from iclab.constructed import Construction, Start
 from iclab.constructed.start import shape
-from iclab.errors import refuse
-from iclab.experiments import config
+from iclab.errors import refuse, unknown
+from iclab.experiments import analysis, config
+from iclab.experiments.analysis import Analysis
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
-from iclab.experiments.identity import SEEDS, USUAL, identity, machine_problems
+from iclab.experiments.identity import identity, machine_problems
 from iclab.experiments.mappings import Nested, merge
-from iclab.experiments.token_experiment import TokenAnalysis, TokenExperiment, about_tokens
+from iclab.experiments.prompting import KINDS, Prompting, prompting, prompting_of
+from iclab.experiments.streams import generator
 from iclab.features import Features
-from iclab.fitting import RidgeFit
-from iclab.models import LAYOUTS, Architecture, TokenArchitecture, TransformerConfig
-from iclab.posterior import bayes_where_known
+from iclab.models import AnyArchitecture, Transformer, TransformerConfig
 from iclab.predictors import Predictor
-from iclab.regression import FrozenLearner
-from iclab.tasks import Derived, LinearFunctions, RepresentationRegression, Task
-from iclab.training import Learner, Recipe
+from iclab.tasks import AnyTask, Derived, LinearFunctions, Task
+from iclab.training import AnyLearner, Recipe
 
-Analysis = Literal[
-    "weights",
-    "layers",
-    "iterations",
-    "probes",
-    "attention_probes",
-    "token_probes",
-    "evolution",
-    "preconditioners",
-    "descent",
-    "pasting",
-    "stitching",
-]
-LAYERED = tuple(name for name in get_args(Analysis) if name not in ("weights", "evolution"))  # of a model with layers
-ABOUT_NUMBERS = ("weights", "layers", "iterations", "pasting")  # of answers that are no vectors
-ABOUT_WEIGHTS = ("probes", "attention_probes", "preconditioners")  # of linear functions
-NAME = re.compile(r"[A-Za-z_][\w-]*")
+NAME, WORD = re.compile(r"[A-Za-z_][\w-]*"), re.compile(r"[\w-]+")
+BY_KIND: Any = None  # the default of what the kind of prompts decides
 
 
 @dataclass(frozen=True)
@@ -79,29 +58,24 @@ class Partner:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a trained model is measured: on how many `prompts`, and on which distributions besides its own.
+    """How a trained model is measured: on how many `prompts`, and on which distributions besides its own and the parts
+    that this has.
 
-    `shifts` are tasks by name. In a file, a derived task without `base` is derived from the experiment's own task.
-    `predictors` are closed forms by name, with their settings: references besides those that every task has. `every` is
-    the number of steps between two points of the training curve (chosen by the number of steps unless given), and
-    `bootstrap` the number of resamplings behind a band. `analyses` are those that take longer: "weights" (implicit
-    weights and linearity), "layers" (which algorithm each layer is near), "iterations" (how many steps of Newton and of
-    gradient descent each layer is worth), "probes" (what is written in the layers, token by token), "attention_probes"
-    (what is written there at any tokens; `probe` says how these are trained), "token_probes" (where a representation
-    that functions are linear in is written, at tokens of x and of y, and the answers made of it), "evolution" (the
-    nearest algorithm along the training curve, and the probes where they are asked for), "preconditioners" (the matrix
-    of the step that each layer of plain linear attention takes, against theory), "descent" (the constants of gradient
-    descent in the weights of tied linear layers), "pasting" (read-ins that learn linear regression under upper blocks
-    which were trained on a representation; `surgery` says how), "stitching" (lower blocks under the upper ones of
-    `partners`, which are models by name). `constructions` are weights from proofs by name: how far the model's weights
-    are from them, and references as predictors.
+    What is left out has the usual value of its kind of prompts: 2048 prompts of examples, of tokens 1024 (more where a
+    task is balanced and its places need it). `shifts` are tasks by name. In a file, a derived task without `base` is
+    derived from the experiment's own task. `predictors` are closed forms by name, with their settings: references
+    besides those that every task has. `every` is the number of steps between two points of the training curve (chosen
+    by the number of steps unless given), and `bootstrap` the number of resamplings behind a band. `analyses` are those
+    that take longer, by name (`iclab.measures`); `probe` says how probes that attend are trained, `surgery` how parts
+    that are trained beside the model are, and `partners` are models by name for stitching. `constructions` are weights
+    from proofs by name: how far the model's weights are from them, and references as predictors.
     """
 
-    prompts: int = 2048
-    shifts: tuple[tuple[str, Task], ...] = ()
+    prompts: int = BY_KIND
+    shifts: tuple[tuple[str, AnyTask], ...] = ()
     every: int | None = None
-    bootstrap: int = 200
-    analyses: tuple[Analysis, ...] = ()
+    bootstrap: int | None = None
+    analyses: tuple[str, ...] = ()
     predictors: tuple[tuple[str, Predictor], ...] = field(default=(), metadata={"younger": True})
     probe: ProbeRecipe | None = None
     constructions: tuple[tuple[str, Construction], ...] = field(default=(), metadata={"younger": True})
@@ -113,7 +87,7 @@ class Evaluation:
         given = {k: m if getattr(self, k) is None else getattr(self, k) for k, m in least.items()}
         found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         names = [name for name, _ in self.shifts]
-        unfit = [name for name in names if not NAME.fullmatch(name)]
+        unfit = [name for name in names if not WORD.fullmatch(name)]
         found += [f"a shift needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
         found += [f"the name {TRAINED!r} is that of the training distribution"] if TRAINED in names else []
         refuse("Evaluation", found + self._predictor_problems())
@@ -145,17 +119,17 @@ def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a model trained on a task, then evaluated; a transformer, trained by gradient descent, unless `kind`
-    names another.
+    """One run: a model trained on a task, then evaluated. Where model and train name no kind, prompts of examples are
+    learned by a transformer, by gradient descent, and so are sequences of tokens by one over tokens.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from. `start` names the construction
     whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is.
     """
 
-    task: Task
-    model: Architecture = field(default_factory=TransformerConfig)
-    train: Learner = field(default_factory=Recipe)
+    task: AnyTask
+    model: AnyArchitecture = BY_KIND
+    train: AnyLearner = BY_KIND
     eval: Evaluation = field(default_factory=Evaluation)
     seed: int = 0
     device: str = "auto"
@@ -163,180 +137,173 @@ class Experiment:
     start: Start | None = None
 
     def __post_init__(self) -> None:
+        refuse("Experiment", self._misplaced())
+        self._fill()
         found = machine_problems(self.seed, self.device)
-        found += self.model.problems_for(self.task.d, self.task.labels) + self.train.problems_for(self.task, self.model)
-        found += self._shift_problems() + self._analysis_problems() + self._predictor_problems()
-        found += self._construction_problems()
+        found += [*self.prompting.problems(self), *self.train.problems_for(self.task, self.model)]
+        found += self._analysis_problems() + self._predictor_problems() + self._construction_problems()
         refuse("Experiment", found)
+
+    # ---- the kind of prompts ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def prompting(self) -> Prompting:
+        """The kind of prompts."""
+        return prompting(self.task)
+
+    def _misplaced(self) -> list[str]:
+        """Models, shifts and settings that are for the other kind of prompts."""
+        kind, told = self.prompting, f"{type(self.task).__name__} is about {self.prompting.words}"
+        made = {"model": (self.model, kind.models), "train": (self.train, kind.learners)}
+        wrong = {key: one for key, (one, base) in made.items() if one is not None and not isinstance(one, base)}
+        found = [f"{key}.kind = {type(one).__name__} is for other prompts: {told}" for key, one in wrong.items()]
+        shifts = [name for name, shift in self.eval.shifts if not isinstance(shift, kind.tasks)]
+        found += [f"shift {name!r} has other prompts: {told}" for name in shifts]
+        unasked = [key for key in kind.unasked if getattr(self.eval, key)]
+        return found + [f"eval.{key} has nothing to say of {kind.words}" for key in unasked]
+
+    def _fill(self) -> None:
+        """Puts what is usual of this kind of prompts where nothing is said."""
+        for section, kind in self.prompting.usual.items():
+            if getattr(self, section) is None:
+                object.__setattr__(self, section, config.kinds(SECTIONS[section])[kind]())
+        open_ = {k: v for k, v in self.prompting.evaluation.items() if getattr(self.eval, k) is None}
+        object.__setattr__(self, "eval", replace(self.eval, **open_) if open_ else self.eval)
 
     @property
     def warnings(self) -> list[str]:
-        """What may be measured but is not what it seems to be: nothing, for shifts that do not fit are refused."""
-        return []
+        """What may be measured but is not what it seems to be."""
+        return list(self.prompting.warnings(self))
 
-    def _shift_problems(self) -> list[str]:
-        """A shift must fit into the model: as many dimensions, and no more examples than it has positions for."""
-        d, n = self.task.d, self.task.n if self.model.bounded else max(s.n for s in self._tasks())
-        unfit = [
-            f"shift {name!r} has d = {shift.d}, n = {shift.n}; the model is made for d = {d} and at most n = {n}"
-            for name, shift in self.eval.shifts
-            if shift.d != d or shift.n > n
-        ]
-        return unfit + self._label_problems()
+    @cached_property
+    def distributions(self) -> dict[str, AnyTask]:
+        """What the model is measured on: its own task, the parts of this, and the shifts."""
+        return {TRAINED: self.task, **self.task.parts(), **dict(self.eval.shifts)}
 
-    def _label_problems(self) -> list[str]:
-        """All labels must be of one kind, and of that which a layout, an analysis or a construction is about."""
-        partners = [(name, partner.task or self.task) for name, partner in self.eval.partners]
-        others = [*self.eval.shifts, *partners]
-        found = [f"the labels of {k!r} are not of the task's kind" for k, t in others if t.labels != self.task.labels]
-        if self.task.labels is None:
-            return found
-        still = [type(t).__name__ for t in (*self._tasks(), *dict(partners).values()) if not t.moving]
-        if still and isinstance(self.model, TransformerConfig) and self.model.layout == "states":
-            found.append(f"model.layout = states is for labels that are the next input; {still[0]} has others")
-        asked = [f"the analysis {k!r}" for k in ABOUT_NUMBERS if k in self.eval.analyses]
-        asked += ["a construction"] if self.start or self.eval.constructions else []
-        told = f"is about labels that are numbers; those of {type(self.task).__name__} are vectors"
-        return found + [f"{each} {told}" for each in asked]
+    # ---- analyses --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def analyses(self) -> tuple[Analysis, ...]:
+        """What is measured: all that always is, where it can be, and what is asked for."""
+        known, asked = analysis.known().values(), self.eval.analyses
+        return tuple(one for one in known if self._is_about(one) and (one.always or one.name in asked))
+
+    def _is_about(self, one: Analysis) -> bool:
+        """Whether an analysis is about such weights, and any of the tasks."""
+        tasks = self.distributions.values()
+        return one.frozen == self.train.frozen and any(isinstance(task, one.tasks) for task in tasks)
 
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
-        needed = dict.fromkeys(("layers", "iterations"), LEAST)
-        needed |= dict.fromkeys(("probes", "attention_probes", "token_probes"), LEAST_FOR_PROBES)
-        few = {
-            name: least for name, least in needed.items() if name in self.eval.analyses and self.eval.prompts < least
-        }
-        found = [
-            f"the analysis {k!r} needs eval.prompts of {v} or more, given {self.eval.prompts}" for k, v in few.items()
-        ]
-        curved = [
-            type(t).__name__
-            for t in self._tasks()
-            if not isinstance(t.sample(1, torch.Generator()).truth, LinearFunctions)
-        ]
-        about_weights = [name for name in ABOUT_WEIGHTS if name in self.eval.analyses] if curved else []
-        none = f"looks for weights of linear functions; {', '.join(curved)} has none"
-        found += [f"the analysis {name!r} {none}" for name in about_weights]
-        found += self._token_problems() if "token_probes" in self.eval.analyses else []
-        found += self._pasting_problems() + self._stitching_problems()
-        return found + self._kind_problems() + self._weight_problems()
-
-    def _token_problems(self) -> list[str]:
-        """What stands against probes of a representation at tokens of x and of y."""
-        found = [problem for task in self._tasks() for problem in concept_problems(task)]
-        return [f"the analysis 'token_probes' cannot be made: {each}" for each in dict.fromkeys(found)]
-
-    def _pasting_problems(self) -> list[str]:
-        """Pasting is about blocks above others that work on tokens of x and of y, in which a representation is made."""
-        if "pasting" not in self.eval.analyses or not isinstance(self.model, TransformerConfig):
-            return []
-        found = [] if self.model.n_layer > 1 else [f"needs model.n_layer of 2 or more, given {self.model.n_layer}"]
-        if self.model.layout not in PASTED:
-            found.append(
-                f"needs tokens that hold x or y ({' or '.join(PASTED)}), and the layout is {self.model.layout}"
-            )
-        if not isinstance(self.task, RepresentationRegression):
-            found.append(f"needs task.kind RepresentationRegression, given {type(self.task).__name__}")
-        if self.eval.prompts < LEAST_FOR_PROBES:
-            found.append(f"needs eval.prompts of {LEAST_FOR_PROBES} or more, given {self.eval.prompts}")
-        return [f"the analysis 'pasting' {text}" for text in found]
-
-    def _stitching_problems(self) -> list[str]:
-        """Partners must be other models whose blocks fit, and it must be known how good they can be."""
-        asked, found = "stitching" in self.eval.analyses, []
-        if asked != bool(self.eval.partners):
-            found.append("and eval.partners are given together, or neither is")
-        if asked and isinstance(self.model, TransformerConfig) and self.model.n_layer < 2:
-            found.append(f"needs model.n_layer of 2 or more, given {self.model.n_layer}")
-        if asked and bayes_where_known(self.task) is None:
-            found.append(f"needs a Bayes predictor, and for {type(self.task).__name__} none is known")
-        if asked and self.eval.prompts < 2 * LEAST_FOR_CKA:
-            found.append(f"needs eval.prompts of {2 * LEAST_FOR_CKA} or more, given {self.eval.prompts}")
-        found += [f"has a partner {text}" for text in self._partner_problems()]
-        return [f"the analysis 'stitching' {text}" for text in found]
-
-    def _partner_problems(self) -> Iterator[str]:
-        for name, partner in self.eval.partners:
-            task = partner.task or self.task
-            if not NAME.fullmatch(name):
-                yield f"that needs a name of letters, digits, - and _, given {name!r}"
-            if (task.d, task.n) != (self.task.d, self.task.n):
-                yield f"{name!r} of d = {task.d}, n = {task.n}, and the model has d = {self.task.d}, n = {self.task.n}"
-            elif (partner.seed, task) == (self.seed, self.task):
-                yield f"{name!r} that is the model itself: give it another seed or task"
-            elif not 0 <= partner.seed < SEEDS:
-                yield f"{name!r} whose seed must lie in 0..{SEEDS - 1}, given {partner.seed}"
-
-    def _kind_problems(self) -> list[str]:
-        """Analyses that this kind of model, or of learning, has nothing for."""
-        flat = [] if isinstance(self.model, TransformerConfig) else [k for k in LAYERED if k in self.eval.analyses]
-        found = [f"the analysis {k!r} cannot be made: {type(self.model).__name__} has no layers" for k in flat]
-        if isinstance(self.model, TransformerConfig) and LAYOUTS[self.model.layout].shared:
-            attends = "attention_probes" in self.eval.analyses
-            told = f"the analysis 'attention_probes' needs a prompt that is one sequence; {self.model.layout} has many"
-            found += [told] if attends else []
-        curveless = isinstance(self.train, RidgeFit) and "evolution" in self.eval.analyses
-        return (
-            found
-            + self._frozen_problems()
-            + (["the analysis 'evolution' cannot be made: RidgeFit has no training curve"] if curveless else [])
+        if self.train.frozen:
+            asked = ("shifts", "predictors", "constructions", "analyses", "probe")
+            unfit = [key for key in asked if getattr(self.eval, key)]
+            return [f"eval.{key} has nothing to say of {type(self.train).__name__}" for key in unfit]
+        known = analysis.known()
+        can = {name: one for name, one in known.items() if not one.always and issubclass(one.tasks, self._root)}
+        found = []
+        for name in dict.fromkeys(self.eval.analyses):
+            if name in can:
+                found += [f"the analysis {name!r} {text}" for text in self._against(can[name])]
+            elif name in known and not known[name].always:
+                found.append(f"eval.analyses: {name!r} is for {_words(known[name])}, and {self._about}")
+            else:
+                found.append(f"eval.analyses: {unknown('analysis', name, can)}")
+        alone = self.eval.partners and "stitching" not in self.eval.analyses
+        return found + (
+            ["the analysis 'stitching' and eval.partners are given together, or neither is"] if alone else []
         )
 
-    def _frozen_problems(self) -> list[str]:
-        """What would be left out without a word, where weights are frozen."""
-        asked = ("shifts", "predictors", "constructions", "analyses", "probe")
-        unfit = [key for key in asked if getattr(self.eval, key)] if isinstance(self.train, FrozenLearner) else []
-        return [f"eval.{key} has nothing to say of {type(self.train).__name__}" for key in unfit]
+    @property
+    def _root(self) -> type[AnyTask]:
+        return self.prompting.tasks
 
-    def _weight_problems(self) -> list[str]:
-        """Steps can be read from the weights, and weights averaged, where the model has the shape of a construction."""
-        asked = [name for name in ("preconditioners", "descent") if name in self.eval.analyses]
-        if not asked or not isinstance(self.model, TransformerConfig):
-            return []
-        wanted = vonoswald.config(self.task.d, self.model.n_layer)
-        differences = interpolation.differences(self.model, wanted) + interpolation.obstacles(self.model)
-        unfit = {"preconditioners": attention.obstacles(self.model), "descent": list(dict.fromkeys(differences))}
-        few = [] if self.task.n >= 2 else [f"needs n of 2 or more, given {self.task.n}"]
-        return [f"the analysis {name!r} {text}" for name in asked for text in few + unfit[name]]
+    @property
+    def _about(self) -> str:
+        return f"task.kind {type(self.task).__name__!r} is about {self.prompting.words}"
 
-    def _tasks(self) -> list[Task]:
-        """The experiment's own task and its shifts."""
-        return [self.task, *(shift for _, shift in self.eval.shifts)]
+    def _against(self, one: Analysis) -> Iterator[str]:
+        """What stands against an analysis, by the facts of its class and by its own judgement."""
+        task, model = type(self.task).__name__, type(self.model).__name__
+        if not isinstance(self.task, one.tasks):
+            yield f"needs task.kind {one.tasks.__name__}, given {task}"
+        if one.layered and not self.model.layered:
+            yield f"cannot be made: {model} has no layers"
+        elif one.blocks and not isinstance(self.model, TransformerConfig):
+            yield f"needs the blocks of a TransformerConfig, given {model}"
+        if one.scalar and isinstance(self.task, Task) and self.task.labels is not None:
+            yield f"is about labels that are numbers; those of {task} are vectors"
+        if self.eval.prompts < one.least:
+            yield f"needs eval.prompts of {one.least} or more, given {self.eval.prompts}"
+        if one.linear and (curved := self._curved()):
+            yield f"looks for weights of linear functions; {', '.join(curved)} has none"
+        yield from one.problems(self)
+
+    def _curved(self) -> list[str]:
+        """The tasks whose functions are not linear."""
+        tasks = [task for task in self.distributions.values() if isinstance(task, Task)]
+        truths = [(type(task).__name__, task.sample(1, torch.Generator()).truth) for task in tasks]
+        return [name for name, truth in truths if not isinstance(truth, LinearFunctions)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the log of a run should say before anything else."""
+        told = [f"warning: {line}" for line in self.warnings]
+        return told + [line for one in self.analyses for line in one.notes(self)]
+
+    # ---- references ------------------------------------------------------------------------------------------------
 
     @property
     def at_query(self) -> bool:
         """Whether all is about the last position: because of the task, or because only its errors counted."""
-        return self.task.at_query or self.train.at_query
+        return self.train.at_query or (isinstance(self.task, Task) and self.task.at_query)
 
     def _predictor_problems(self) -> list[str]:
         """A name must be free in the table of results, and what is made for d dimensions must fit the task."""
         named, given = self.eval.predictors, [*self.eval.predictors, *self.eval.constructions]
-        taken = {name for task in self._tasks() if given for name in known_names(task, self.task)}
+        tasks = [task for task in self.distributions.values() if isinstance(task, Task)]
+        if not given or not isinstance(self.task, Task):
+            return []
+        taken = {name for task in tasks for name in known_names(task, self.task)}
         found = [f"the name {name!r} is that of a reference that is always there" for name, _ in given if name in taken]
         sized = [(name, getattr(f, "d", self.task.d)) for name, f in named]
         return found + [f"predictor {k!r} is for d = {d}, not {self.task.d}" for k, d in sized if d != self.task.d]
 
     def _construction_problems(self) -> list[str]:
         """Constructions have shapes, which must be the model's."""
+        if not isinstance(self.task, Task):
+            return []
+        model: Any = self.model
         named = [(f"eval.constructions.{name}", each) for name, each in self.eval.constructions]
         named += [("start.construction", self.start.construction)] if self.start else []
-        told = [(name, each.problems_for(self.task.d, self.task.n, self.model)) for name, each in named]
+        told = [(name, each.problems_for(self.task.d, self.task.n, model)) for name, each in named]
         return [f"{name}: {text}" for name, problems in told for text in problems]
 
-    @cached_property
-    def id(self) -> str:
-        """Twelve digits that stand for everything that can change the numbers."""
-        return identity(self._settings)
+    # ---- the model -------------------------------------------------------------------------------------------------
 
     def build(self, rng: torch.Generator | None = None) -> nn.Module:
         """The untrained model, without what it starts from."""
         return self.model.build(**self.sizes, rng=rng)
 
+    def initial(self, device: torch.device | str = "cpu") -> Any:
+        """The model before its training; its weights are drawn on the CPU, so that they are the same on every device,
+        and those of a construction are laid over them where the experiment starts from one."""
+        model = self.build(generator(self.seed, "init"))
+        if self.start and isinstance(model, Transformer):
+            self.start.put_into(model)
+        return model.to(device)
+
     @property
     def sizes(self) -> dict[str, Any]:
         """What a model of this task is built for."""
-        labels = {"labels": self.task.labels} if isinstance(self.model, TransformerConfig) else {}
-        return {"d": self.task.d, "n": self.task.n, **labels}
+        return self.prompting.sizes(self)
+
+    # ---- settings --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def id(self) -> str:
+        """Twelve digits that stand for everything that can change the numbers."""
+        return identity(self._settings)
 
     def mapping(self) -> dict[str, Any]:
         """The settings as a file holds them, every default spelled out."""
@@ -357,32 +324,36 @@ class Experiment:
     @classmethod
     def from_mapping(cls, settings: Nested, source: object) -> "Experiment":
         """An experiment from nested settings. Raises one ``ValueError`` with a line for each problem."""
-        reader = Reader(lambda key: source, lambda: config.known_keys(kind(settings), settings))
+        reader = Reader(lambda key: source, lambda: known_keys(settings))
         experiment = read(settings, reader)
         config.refuse_lines(reader.problems)
         return experiment
 
 
-def kind(settings: Nested) -> type[Experiment] | type[TokenExperiment]:
-    """Which of the two kinds of experiment settings describe."""
-    return TokenExperiment if about_tokens(settings) else Experiment
+SECTIONS: Mapping[str, type] = {"model": AnyArchitecture, "train": AnyLearner}
 
 
-def load(path: Path) -> Experiment | TokenExperiment:
-    """The experiment, of either kind, that a run's `config.toml` describes."""
-    return Experiment.from_mapping(config.load(path), path)
+def _words(one: Analysis) -> str:
+    """The kind of prompts that an analysis is about."""
+    return next((kind.words for kind in KINDS if issubclass(one.tasks, kind.tasks)), "any prompts")
+
+
+def load(path: Path) -> Experiment:
+    """The experiment that a run's `config.toml` describes."""
+    return Experiment.read(path)
+
+
+def known_keys(settings: Nested) -> Iterator[str]:
+    """All dotted keys that can be set, for the kinds of class that settings name."""
+    return config.known_keys(Experiment, _with_usual_kinds(settings))
 
 
 def read(settings: Nested, reader: Reader) -> Any:
-    """The experiment, or FAILED with its problems in the reader. The task comes first, because it decides about the
-    kind of experiment and shifts are derived from it, and then the start, because it has a shape."""
-    settings = dict(settings)
-    tokens = about_tokens(settings)
-    _note_what_is_of_the_other_kind(settings, tokens, reader)
-    if tokens:
-        return reader.read(TokenExperiment, settings)
+    """The experiment, or FAILED with its problems in the reader. The task comes first, because shifts are derived from
+    it, and then the start, because it has a shape."""
+    settings = dict(_with_usual_kinds(settings))
     if "task" in settings:
-        settings["task"] = reader.read(Task, settings["task"], "task")
+        settings["task"] = reader.read(AnyTask, settings["task"], "task")
         settings["eval"] = _with_bases(settings.get("eval", {}), settings["task"])
     if settings.get("start", config.NONE) != config.NONE:
         settings["start"] = reader.read(Start | None, settings["start"], "start")
@@ -390,25 +361,20 @@ def read(settings: Nested, reader: Reader) -> Any:
     return reader.read(Experiment, settings)
 
 
-def _note_what_is_of_the_other_kind(settings: Nested, tokens: bool, reader: Reader) -> None:
-    """Notes models and analyses that exist, but for the other kind of prompts."""
-    task, model, evaluation = (
-        section if isinstance(section, Mapping) else {} for section in map(settings.get, ("task", "model", "eval"))
-    )
-    base, analysis = (Architecture, Analysis) if tokens else (TokenArchitecture, TokenAnalysis)
-    asked = evaluation.get("analyses", [])
-    found = {"model.kind": [model["kind"]] if "kind" in model and model["kind"] in [*config.kinds(base)] else []}
-    found["eval.analyses"] = [k for k in asked if k in get_args(analysis)] if isinstance(asked, list | tuple) else []
-    theirs, ours = ("prompts of examples", "tokens") if tokens else ("sequences of tokens", "examples")
-    for key, names in found.items():
-        for name in names if "kind" in task else []:
-            reader.fail(key, f"{key}: {name!r} is for {theirs}, and task.kind {task['kind']!r} is about {ours}")
+def _with_usual_kinds(settings: Nested) -> Nested:
+    """The settings with the kinds that are meant where a section names none."""
+    found, usual = dict(settings), prompting_of(settings).usual
+    for section, kind in usual.items():
+        given = settings.get(section, {})
+        if isinstance(given, Mapping) and "kind" not in given:
+            found[section] = {"kind": kind, **given}
+    return found
 
 
 def _with_shape(settings: Nested) -> Any:
     """The section of the model, with the shape of the construction that it starts from in all that it leaves out."""
     task, start, model = settings.get("task"), settings["start"], settings.get("model", {})
-    usual = isinstance(model, Mapping) and model.get("kind", USUAL[0]) == USUAL[0]
+    usual = isinstance(model, Mapping) and model.get("kind") == TransformerConfig.__name__
     if not (usual and isinstance(task, Task) and isinstance(start, Start)):
         return model
     layers = start.construction.layers(task.n)

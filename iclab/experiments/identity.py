@@ -9,7 +9,11 @@ from typing import Any
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
-USUAL = ("TransformerConfig", "Recipe")  # the kinds of model and of learner that are meant where none is named
+USUAL = (
+    "TransformerConfig",
+    "Recipe",
+    "TokenRecipe",
+)  # the kinds of model and of learner that are meant where none is named
 
 
 def machine_problems(seed: int, device: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
+from iclab.experiments.experiment import Experiment
 from iclab.training import BrokenCheckpoint, GradientTraining
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
@@ -34,6 +35,18 @@ def learning_curve(
                 **watch(training.step),
             }
             losses = []
+
+
+def due(experiment: Experiment, step: int, steps: int) -> bool:
+    """Whether the curve is measured at a step: every so often, and where the evolution of the algorithm is followed
+    also at every power of two, since most of it happens early."""
+    every = experiment.eval.every or max(1, min(steps // 20, 1000))
+    return step % every == 0 or early(experiment, step)
+
+
+def early(experiment: Experiment, step: int) -> bool:
+    """Whether the evolution is followed and the step is a power of two."""
+    return "evolution" in experiment.eval.analyses and step & (step - 1) == 0
 
 
 def follow(

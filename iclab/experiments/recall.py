@@ -55,10 +55,11 @@ from iclab.analysis.risk import Estimate, estimate, ratio
 from iclab.analysis.roles import beyond, duplicate, roles
 from iclab.analysis.steering import Direction, component, projections, random_direction
 from iclab.errors import Refusal, refuse
+from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
 from iclab.experiments.report import table
-from iclab.experiments.rows import MODEL, Row, row, rows
 from iclab.files import read_text, write_json
+from iclab.measures.rows import MODEL, row, rows
 from iclab.models import TokenTransformer
 from iclab.models.pretrained import load_pretrained
 from iclab.tasks.text import LEAST_NAMES, NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, single_tokens
@@ -127,7 +128,7 @@ def recall(model: TokenTransformer, encode: Encode, plan: Plan, say: Callable[[s
     found = list(_lists(model, encode, plan, rng))
     say("indirect objects")
     task = IndirectObjectText(encode, model.vocab, single_tokens(encode, NAMES))
-    half = task.evenly(plan.prompts)
+    half = task.balanced_batch(plan.prompts)
     drawn = task.sample(2 * half, rng)
     finding, prompts, few = (named(drawn[part]) for part in (slice(half), slice(half, None), slice(half, half + FEW)))
     found += _answers(model, prompts, task.unrelated(drawn[half:], rng))
@@ -168,7 +169,7 @@ def _lists(model: TokenTransformer, encode: Encode, plan: Plan, rng: torch.Gener
     told = {}
     for length in (length for length in plan.lengths if length <= len(words)):
         task = LaundryText(encode, model.vocab, length, words)
-        prompts = named(task.sample(task.evenly(plan.prompts), rng))
+        prompts = named(task.sample(task.balanced_batch(plan.prompts), rng))
         logits, options = answered(model, prompts), prompts.options
         right = estimate((logits.argmax(-1) == options[:, 0]).double())
         best = options.gather(1, logits.gather(1, options).argmax(1, keepdim=True))
@@ -292,7 +293,7 @@ def _ends(
     rng: torch.Generator,
 ) -> Iterator[Row]:
     task = LaundryText(encode, model.vocab, plan.slots, single_tokens(encode, OBJECTS))
-    prompts = named(task.sample(task.evenly(min(plan.prompts, FEW)), rng))
+    prompts = named(task.sample(task.balanced_batch(min(plan.prompts, FEW)), rng))
     chance = random_direction(model, along.head, rng)
     for name, direction in ((MODEL, along), ("random direction", chance)):
         seen = steered(model, prompts, of, direction, _along(model, finding, direction, plan))

@@ -5,14 +5,13 @@ the final measurement, which training never sees, those on which read-outs of la
 last three exist once for each distribution, so that no measurement depends on another.
 """
 
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
 
 from iclab.errors import refuse
-from iclab.experiments.experiment import Experiment
-from iclab.experiments.token_experiment import TokenExperiment
 
 STREAMS = ("init", "train", "curve", "test", "fit", "bootstrap")
 
@@ -26,10 +25,13 @@ def resolve(device: str) -> torch.device:
     return chosen
 
 
-def stream(
-    experiment: Experiment | TokenExperiment, name: str, device: torch.device | str = "cpu", distribution: str = ""
-) -> torch.Generator:
-    """The generator of one stream. NumPy's SeedSequence spreads (seed, stream, distribution) over the 32 bits that a
-    CPU generator keeps, so that neighbouring seeds share nothing."""
-    origin = [experiment.seed, STREAMS.index(name), crc32(distribution.encode())]
+def generator(seed: int, name: str, device: torch.device | str = "cpu", distribution: str = "") -> torch.Generator:
+    """The generator of one stream of a seed. NumPy's SeedSequence spreads (seed, stream, distribution) over the 32 bits
+    that a CPU generator keeps, so that neighbouring seeds share nothing."""
+    origin = [seed, STREAMS.index(name), crc32(distribution.encode())]
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(origin).generate_state(1)[0]))
+
+
+def stream(experiment: Any, name: str, device: torch.device | str = "cpu", distribution: str = "") -> torch.Generator:
+    """That of an experiment's seed."""
+    return generator(experiment.seed, name, device, distribution)

@@ -16,10 +16,9 @@ from typing import Any
 from iclab.errors import Refusal, refuse, unknown
 from iclab.experiments import config, experiment, grid
 from iclab.experiments.claims import Claim
-from iclab.experiments.config import FAILED, Reader, known_keys
+from iclab.experiments.config import FAILED, Reader
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import Nested, flatten, merge, put
-from iclab.experiments.token_experiment import TokenExperiment
 from iclab.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -45,7 +44,7 @@ class Cell:
     """One cell of the grid: the values that were chosen for it, and the experiment that they make."""
 
     values: Mapping[str, Any]
-    experiment: Experiment | TokenExperiment
+    experiment: Experiment
 
     @cached_property
     def settings(self) -> Nested:
@@ -234,7 +233,7 @@ class Draft:
 
 def _known(settings: Nested | None) -> Iterable[str]:
     """The keys that the sections of an experiment may have."""
-    return () if settings is None else known_keys(experiment.kind(settings), settings)
+    return () if settings is None else experiment.known_keys(settings)
 
 
 def _with_dotted_where(claim: Any) -> Any:

@@ -21,9 +21,8 @@ from iclab.experiments.store import Run, Status, telling, tidy
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
-from iclab.experiments.token_experiment import TokenExperiment
 from iclab.files import write_whole
-from iclab.models import Architecture, TokenArchitecture
+from iclab.models import AnyArchitecture
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
@@ -93,7 +92,7 @@ def _check_devices(study: Study, folder: Path) -> None:
         resolve(device)
 
 
-def _undone(study: Study, folder: Path) -> list[Experiment | TokenExperiment]:
+def _undone(study: Study, folder: Path) -> list[Experiment]:
     """The experiments that are still to be run, as their statuses say."""
     made = [cell.experiment for cell in study.cells]
     return [experiment for experiment in made if Run(folder / experiment.id).recorded().state != "done"]
@@ -136,13 +135,13 @@ def _label(varied: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in varied.items())
 
 
-def _parameters(experiment: Experiment | TokenExperiment) -> int:
+def _parameters(experiment: Experiment) -> int:
     """The number of weights of a model, which is not made for it: that of its shape, whatever trains it."""
     return _parameters_of(experiment.model, **experiment.sizes)
 
 
 @cache
-def _parameters_of(model: Architecture | TokenArchitecture, **sizes: Any) -> int:
+def _parameters_of(model: AnyArchitecture, **sizes: Any) -> int:
     with torch.device("meta"):
         return sum(weights.numel() for weights in model.build(**sizes).parameters())
 

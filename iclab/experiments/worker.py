@@ -86,7 +86,6 @@ def _ending(run: Run) -> dict[str, Any]:
 def _perform(run: Run) -> dict[str, Any]:
     import torch  # these load torch, which a run that another process holds can do without
 
-    from iclab.experiments import evolution
     from iclab.experiments.environment import write_environment
     from iclab.experiments.experiment import Experiment
     from iclab.experiments.run import perform
@@ -101,8 +100,7 @@ def _perform(run: Run) -> dict[str, Any]:
         _forget_other_curve(run, curve)
     write_environment(run.folder / "environment.json", experiment.device)
     try:
-        measured = perform(experiment, run.folder, curve, run.note, weights)
-        return {"state": "done", **run.keep_rows([*measured, *evolution.rows(run.curve())])}
+        return {"state": "done", **run.keep_rows(perform(experiment, run.folder, curve, run.note, weights, run.curve))}
     except Diverged as error:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}

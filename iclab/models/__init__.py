@@ -10,7 +10,7 @@ PointerTransformer    over tokens; its answer points at a token of its input
 load_pretrained       GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
 """
 
-from iclab.models.architecture import Architecture, TokenArchitecture
+from iclab.models.architecture import AnyArchitecture, Architecture, Layered, TokenArchitecture
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
 from iclab.models.pointer import PointerTransformer, PointerTransformerConfig
@@ -31,8 +31,10 @@ from iclab.models.vectors import VectorTransformer, VectorTransformerConfig
 
 __all__ = [
     "LAYOUTS",
+    "AnyArchitecture",
     "Architecture",
     "FrozenArchitecture",
+    "Layered",
     "Layout",
     "LinearArchitecture",
     "LinearAttention",

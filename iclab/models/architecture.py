@@ -7,11 +7,13 @@ drawn has at most `MOST_WEIGHTS` weights; one of a file may have more, as the fi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, refuse
 
@@ -26,14 +28,37 @@ MOST_WEIGHTS = 2**31  # 8 GiB in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture(ABC):
-    """The shape of a model. What it builds is a `Predictor` whose weights depend on `rng` alone, and knows how to
-    ``save(path)`` itself."""
+class AnyArchitecture(ABC):
+    """The shape of a model, whatever its prompts are made of. What it builds has weights that depend on `rng` alone,
+    and knows how to ``save(path)`` itself."""
 
     @property
     def bounded(self) -> bool:
-        """Whether the model takes no prompts that are longer than those it was made for."""
+        """Whether the model takes no prompts that are longer than those it was made for, such as one that learns
+        something of each position; none is read well that is longer than those it was trained on."""
         return False
+
+    @property
+    def layered(self) -> bool:
+        """Whether the model is `Layered`: it has layers that can be read out."""
+        return False
+
+    @abstractmethod
+    def build(self, *sizes: Any, **named: Any) -> nn.Module:
+        """The untrained model."""
+
+
+class Layered(Protocol):
+    """A model with layers that can be read out."""
+
+    def answering_stream(self, xs: Tensor, ys: Tensor) -> Iterator[Float[Tensor, "batch n D"]]:
+        """What is known after the read-in, and after each layer, where the answer for x_i is made."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(AnyArchitecture):
+    """The shape of a model of examples; what it builds is a `Predictor`."""
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
         """What stands against a model of this shape for inputs of d dimensions and such labels (`Task.labels`)."""
@@ -46,14 +71,8 @@ class Architecture(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenArchitecture(ABC):
+class TokenArchitecture(AnyArchitecture):
     """The shape of a model over tokens. What it builds answers with logits at every position."""
-
-    @property
-    def bounded(self) -> bool:
-        """Whether something is learned of each position, so that no sequence may be longer than those it was made for,
-        and none is read well that is longer than those it was trained on."""
-        return False
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         """What stands against a model of this shape for sequences of at most n tokens out of `vocab`, or of vectors of

@@ -156,6 +156,10 @@ class TransformerConfig(BlockConfig, Architecture):
         return self.positions
 
     @property
+    def layered(self) -> bool:
+        return True
+
+    @property
     def shared(self) -> bool:
         return LAYOUTS[self.layout].shared
 
@@ -477,6 +481,12 @@ class Transformer(Stack):
         self._check(xs, ys, Taps())
         stream, lost = self._stream(xs, ys, Taps(), m)
         return (h.masked_fill(lost, nan) for h in stream)
+
+    def answering_stream(
+        self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
+    ) -> Iterator[Float[Tensor, "batch n d_model"]]:
+        """The residual stream at the tokens that answer, after the read-in and after each block."""
+        return (self.layout.answers(h) for h in self.stream(xs, ys))
 
     def finish(
         self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None

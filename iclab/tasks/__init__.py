@@ -17,7 +17,8 @@ Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`
     Sorting, ConvexHull                         answers that are sequences of the input's own tokens
     GaussianClasses                             the label of an item; tokens are vectors
 
-These are `TokenTask`s. In `iclab.tasks.text` lists and names are English text, for any tokenizer.
+These are `TokenTask`s, and both kinds are `AnyTask`. In `iclab.tasks.text` lists and names are English text, for any
+tokenizer.
 """
 
 from iclab.tasks.classification import LinearClassification, SignFunctions
@@ -66,11 +67,12 @@ from iclab.tasks.targets import (
     Target,
     labels,
 )
-from iclab.tasks.task import FunctionClass, Task, law, same_labels
+from iclab.tasks.task import AnyTask, FunctionClass, Task, law, same_labels
 from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask
 
 __all__ = [
     "Alternating",
+    "AnyTask",
     "Arctangent",
     "ConvexHull",
     "Cosine",

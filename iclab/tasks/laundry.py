@@ -98,7 +98,7 @@ class LaundryList(SizedTask):
         """Lists of one length in which each slot that can be missing is missing equally often."""
         return replace(self, shortest=length, longest=length, balanced=True)
 
-    def evenly(self, batch: int) -> int:
+    def balanced_batch(self, batch: int) -> int:
         slots = int(self._slots(torch.tensor(self.longest))) if self.balanced else 1
         return -(-batch // slots) * slots
 
@@ -251,7 +251,7 @@ class IndirectObject(TokenTask):
     def n(self) -> int:
         return 7
 
-    def evenly(self, batch: int) -> int:
+    def balanced_batch(self, batch: int) -> int:
         return batch + batch % 2
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:

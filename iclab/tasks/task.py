@@ -9,8 +9,9 @@ another one that it changes the inputs alone.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,11 +23,44 @@ from iclab.tasks.inputs import Inputs, Normal
 from iclab.tasks.prompts import Functions, Prompts
 
 
-class Task(ABC):
+class AnyTask(ABC):
+    """A distribution over prompts, whatever they are made of: of examples (`Task`), or sequences of tokens
+    (`iclab.tasks.TokenTask`)."""
+
+    n: int
+
+    def held(self) -> dict[str, int]:
+        """How many numbers a prompt takes and what is drawn or computed once for all, by what it is."""
+        return {}
+
+    @abstractmethod
+    def sample(self, batch: int, rng: torch.Generator) -> Any:
+        """Draws prompts on the generator's device; the same generator state gives the same prompts.
+
+        Raises ``ValueError`` where `batch` is not positive.
+        """
+
+    def constants(self) -> dict[str, Float[Tensor, "..."]]:
+        """What was drawn once and is part of every prompt, by name: a run keeps it beside the model's weights."""
+        return {}
+
+    def parts(self) -> Mapping[str, "AnyTask"]:
+        """Tasks by name on which a model that has learned this one is measured too, such as each length of a list."""
+        return {}
+
+    def monitored_parts(self) -> Mapping[str, "AnyTask"]:
+        """Those of its parts on which accuracy is also told in the course of training."""
+        return {}
+
+    def balanced_batch(self, batch: int) -> int:
+        """The least number of prompts, `batch` or more, in which every place is asked equally often."""
+        return batch
+
+
+class Task(AnyTask):
     """A distribution over prompts of n examples in d dimensions, with label noise of standard deviation `noise`."""
 
     d: int
-    n: int
     noise: float
 
     @property
@@ -65,12 +99,7 @@ class Task(ABC):
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
         """One function per prompt, independent of the inputs."""
 
-    def constants(self) -> dict[str, Float[Tensor, "..."]]:
-        """What was drawn once and is part of every function, by name: a run keeps it beside the model's weights."""
-        return {}
-
     def held(self) -> dict[str, int]:
-        """How many numbers a prompt takes and what is drawn or computed once for all, by what it is."""
         return {"a prompt": self.n * (self.d + 1), "the covariance of inputs": self.d**2}
 
     def factors(self) -> dict[str, float]:

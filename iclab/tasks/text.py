@@ -180,7 +180,7 @@ class LaundryText(TokenTask):
         around = [max(len(self.encode(text)) for text in texts) for texts in (HEADS, MIDDLES, [TAIL])]
         return sum(around) + 6 * self.length - 5
 
-    def evenly(self, batch: int) -> int:
+    def balanced_batch(self, batch: int) -> int:
         return -(-batch // self.length) * self.length
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
@@ -265,7 +265,7 @@ class IndirectObjectText(TokenTask):
         heads = [one.head for one in self.templates]
         return _table(self.encode, heads), _table(self.encode, middles), _table(self.encode, tails)
 
-    def evenly(self, batch: int) -> int:
+    def balanced_batch(self, batch: int) -> int:
         return batch + batch % 2
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:

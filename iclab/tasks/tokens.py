@@ -6,7 +6,7 @@ examples, the answer at i does not change when a later token does. Of a task tha
 of so many channels; its vocabulary is that of the answers alone.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.tasks.task import AnyTask
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,13 @@ class TokenPrompts:
         return TokenPrompts(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-class TokenTask(ABC):
+class TokenTask(AnyTask):
     """A distribution over sequences of at most n tokens out of `vocab`, or of vectors of `width` channels."""
 
     vocab: int
-    n: int
     width: int = 0
 
     def held(self) -> dict[str, int]:
-        """How many numbers a prompt takes and what is drawn once for all, by what it is."""
         return {"a prompt": self.n * max(1, self.width), "the vocabulary": self.vocab}
 
     @abstractmethod
@@ -58,18 +57,6 @@ class TokenTask(ABC):
         """
         refuse("sample", [] if batch > 0 else [f"batch must be positive, given {batch}"])
         return self.draw(batch, rng)
-
-    def parts(self) -> dict[str, "TokenTask"]:
-        """Tasks by name on which a model that has learned this one is measured too, such as each length of a list."""
-        return {}
-
-    def followed(self) -> dict[str, "TokenTask"]:
-        """Those of its parts on which accuracy is also told in the course of training."""
-        return {}
-
-    def evenly(self, batch: int) -> int:
-        """The least number of prompts, `batch` or more, in which every place is asked equally often."""
-        return batch
 
 
 class SizedTask(TokenTask):

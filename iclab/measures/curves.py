@@ -1,30 +1,13 @@
 """Learning curves of random features, frozen or trained: rows at the `step` that is the number n of inputs learned
-from, with the name of a target as their distribution.
-
-error             E(f − f*)² / Var f* on other inputs, of the model and of each beside it
-predicted_error   the same of infinitely many heads or neurons with the best penalty, where theory has the spectrum
-error_over_transformer    that of a model beside, relative to the model's
-
-and of a whole curve, without a step:
-
-final_error, final_error_over_transformer    the same after the last n
-half_error        the n from which on the error is at most 1/2, interpolated in the logarithms of both. One that lies
-                  before the first n, or after the last, is told as these: half_error_found says which are known. Its
-                  error is that of the jackknife over draws, as is that of exponents
-predicted_half_error, half_error_over_predicted   the same by theory, for any n; ours relative to it
-half_error_over_transformer   of a model beside, relative to the model's: a lower bound where its own was not found
-exponent_d, exponent_keys     log₂ of what half_error is multiplied by where d, or N, is doubled (if asked for; not a
-                  number where not both were found); predicted_exponent_d and predicted_exponent_keys by theory
-identity, identity_signed   tr W_dd / d of query-key products that were trained, averaged over heads, and the same with
-                  the sign of each head's value; at every step, and with final_ after the last n
-norm              B(f*), the squared norm in the space of attention, where known
+from, with the name of a target as their distribution; and of a whole curve, without a step.
 
 "transformer" is the model, whatever its kind. Models beside it have the names that the experiment gives them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import hypot, log, log2, nan
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,10 +24,12 @@ from iclab.analysis import (
 )
 from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
 from iclab.descent import AttentionDescent, TrainedAttention, asked
+from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.rows import MODEL, Row, row
-from iclab.experiments.rows import rows as rows_of
 from iclab.experiments.streams import stream
+from iclab.measures.measurement import Measurement, Place
+from iclab.measures.rows import MODEL, row
+from iclab.measures.rows import rows as rows_of
 from iclab.models import FrozenArchitecture, RandomAttentionConfig, RandomNetworkConfig
 from iclab.regression import CurveLearner
 from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
@@ -52,14 +37,48 @@ from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
 DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}
 
 
-def rows(experiment: Experiment, device: torch.device, log: Callable[[str], None]) -> Iterator[Row]:
-    """All rows of an experiment whose learner makes curves."""
-    learner = experiment.train
-    assert isinstance(learner, CurveLearner) and isinstance(experiment.task, QueryAndKeys)
-    own = Curves.of(experiment, learner, experiment.task, device, log)
-    yield from own.rows()
-    for name, doubled in DOUBLED.items() if learner.doublings else ():
-        yield from own.exponents(name, Curves.of(experiment, learner, doubled(experiment.task), device, log))
+class LearningCurves(Analysis):
+    """Lets the models learn from more and more inputs, and compares them with theory."""
+
+    name = "learning_curves"
+    always = True
+    frozen = True
+    once = True
+    tasks = QueryAndKeys
+    quantities: ClassVar = {
+        "error": "E(f − f*)² / Var f* on other inputs, of the model and of each beside it; 0 or more",
+        "final_error": "the same after the last n",
+        "error_over_transformer": "that of a model beside, relative to the model's; 0 or more",
+        "final_error_over_transformer": "the same after the last n",
+        "predicted_error": "the error of infinitely many heads or neurons with the best penalty, where theory has the "
+        "spectrum",
+        "half_error": "the n from which on the error is at most 1/2, interpolated in the logarithms of both. One that "
+        "lies before the first n, or after the last, is told as these",
+        "half_error_found": "1 where that n lies among the sizes, else 0",
+        "half_error_over_predicted": "half_error relative to theory's",
+        "half_error_over_transformer": "of a model beside, relative to the model's: a lower bound where its own was "
+        "not found",
+        "predicted_half_error": "the same n by theory, for any n",
+        "exponent_d": "log₂ of what half_error is multiplied by where d is doubled; not a number where not both were "
+        "found",
+        "exponent_keys": "the same where the number of keys is doubled",
+        "predicted_exponent_*": "the same by theory",
+        "identity": "tr W_dd / d of query-key products that were trained, averaged over heads",
+        "identity_signed": "the same with the sign of each head's value",
+        "final_identity": "identity after the last n",
+        "final_identity_signed": "identity_signed after the last n",
+        "norm": "B(f*), the squared norm in the space of attention, where known; 0 or more",
+    }
+
+    def applies(self, of: Measurement) -> bool:
+        return super().applies(of) and isinstance(of.experiment.train, CurveLearner)
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        learner: Any = of.experiment.train
+        own = Curves.of(of.experiment, learner, of.task, of.place)
+        yield from own.rows()
+        for name, doubled in DOUBLED.items() if learner.doublings else ():
+            yield from own.exponents(name, Curves.of(of.experiment, learner, doubled(of.task), of.place))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +100,17 @@ class Curves:
         experiment: Experiment,
         learner: CurveLearner,
         task: QueryAndKeys,
-        device: torch.device,
-        log: Callable[[str], None],
+        place: Place,
     ) -> "Curves":
         """Draws inputs and models, so often as the learner asks for, and lets them learn."""
         assert isinstance(experiment.model, FrozenArchitecture)
         models = {MODEL: experiment.model, **dict(learner.beside)}
-        train, test = (stream(experiment, name, device) for name in ("train", "test"))
+        train, test = (stream(experiment, name, place.device) for name in ("train", "test"))
         init = {name: stream(experiment, "init", distribution="" if name == MODEL else name) for name in models}
         parts = [
             cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
         ]
-        log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
+        place.log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
         errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
         return replace(parts[0], errors=errors, deviations=torch.cat([part.deviations for part in parts]))
 

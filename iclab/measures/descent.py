@@ -1,29 +1,20 @@
-"""Rows of the steps of gradient descent that the weights of plain linear attention spell out, against the best ones.
-
-descent         lr and gamma of the weights, and those that are best on the training distribution. With the best,
-                descent of as many steps as the model has layers joins the references (tuned_gradient_descent, with
-                gamma tuned_gradient_descent_plus_plus), and so does the model of which each attention product is the
-                average of the model's and the construction's (interpolated)
-preconditioners preconditioner_distance: of the matrix A of each layer's step, in one layer to the optimum
-                (‖A − Γ⁻¹‖/‖Γ⁻¹‖), in all to a multiple of the identity and to one of the inverse covariance; leakage:
-                all that the layer computes besides; risk of the one-layer optimum, and formula: that risk in closed
-                form; formula_ratio: the model's risk / formula; and of several layers contraction_distance: of the
-                matrix B that moves the inputs to a multiple of the identity; risk of preconditioned_descent, the best
-                with A ∝ Λ⁻¹ of one step per layer, and descent_ratio: the model's risk / that
-"""
+"""The steps of gradient descent that the weights of plain linear attention spell out, against the best ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from iclab.analysis import (
     answer,
+    attention,
     best_descent,
     best_preconditioner,
     interpolated,
+    interpolation,
     linear_steps,
     one_layer_optimum,
     one_layer_risk,
@@ -33,21 +24,89 @@ from iclab.analysis import (
 from iclab.analysis.attention import distance_to_identity, whitened
 from iclab.analysis.risk import squared
 from iclab.constructed import vonoswald
+from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.rows import Parts, Row, averaged, relative, row, rows
 from iclab.experiments.streams import stream
-from iclab.models import Transformer
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import Parts, averaged, relative, row, rows
+from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescentPlusPlus, Predictor
 from iclab.tasks import Prompts, Task, WhitenedLinearRegression
+
+
+class StepsOfWeights(Analysis):
+    """Reads the step that each layer takes from its weights, and compares it with the best one (von Oswald et al. 2022,
+    arXiv 2212.07677; Ahn et al. 2023, arXiv 2306.00297)."""
+
+    name = "preconditioners"
+    layered = True
+    blocks = True
+    linear = True
+    quantities: ClassVar = {
+        "preconditioner_distance": "of the matrix A of each layer's step: in one layer to the optimum, "
+        "‖A − Γ⁻¹‖/‖Γ⁻¹‖, in all to a multiple of the identity and to one of the inverse covariance; 0 or more",
+        "leakage": "all that the layer computes besides, relative to the step; 0 or more",
+        "formula": "the risk of the one-layer optimum in closed form, squared units of the label",
+        "formula_ratio": "the risk relative to that formula; 0 or more",
+        "contraction_distance": "of the matrix B that moves the inputs to a multiple of the identity; 0 or more",
+        "descent_ratio": "the risk relative to that of the best descent with A ∝ Λ⁻¹ of one step per layer",
+        "risk": "of one_layer_optimum and preconditioned_descent, as of any predictor",
+    }
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        yield from _too_short(experiment)
+        yield from attention.obstacles(experiment.model) if _has_blocks(experiment) else ()
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        steps = Preconditioners(of.model, of.trained_on, of.task, of.prompts, of.parts)
+        yield from steps.rows(of.rng("fit"))
+
+
+class DescentConstants(Analysis):
+    """Reads the constants of gradient descent from the weights of tied linear layers. Descent of as many steps as the
+    model has layers joins the references with the constants that are best (tuned_gradient_descent, with gamma
+    tuned_gradient_descent_plus_plus), and so does the model of which each attention product is the average of the
+    model's and the construction's (interpolated)."""
+
+    name = "descent"
+    layered = True
+    blocks = True
+    once = True
+    quantities: ClassVar = {
+        "lr": "the step on the gradient of the sum objective, of the weights and the best in training",
+        "gamma": "the constant of GD++ that moves the inputs, of the weights and the best in training",
+    }
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        yield from _too_short(experiment)
+        if _has_blocks(experiment):
+            wanted = vonoswald.config(experiment.task.d, experiment.model.n_layer)
+            found = interpolation.differences(experiment.model, wanted) + interpolation.obstacles(experiment.model)
+            yield from dict.fromkeys(found)
+
+    def references(self, of: Measurement) -> dict[str, Predictor]:
+        return references(of.experiment, of.model)
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from constants(of.experiment, of.model)
+
+
+def _has_blocks(experiment: Any) -> bool:
+    return isinstance(experiment.model, TransformerConfig)
+
+
+def _too_short(experiment: Any) -> Iterator[str]:
+    if experiment.task.n < 2:
+        yield f"needs n of 2 or more, given {experiment.task.n}"
 
 
 @lru_cache(maxsize=4)
 def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPlus]:
     """Steps of descent with the constants that are best in training; GD++ is another algorithm from two steps on."""
     kinds = {"tuned_gradient_descent": False} | ({"tuned_gradient_descent_plus_plus": True} if steps > 1 else {})
+    task: Any = experiment.task
     return {
-        name: tuned_descent(experiment.task, steps, stream(experiment, "fit"), contracting)
-        for name, contracting in kinds.items()
+        name: tuned_descent(task, steps, stream(experiment, "fit"), contracting) for name, contracting in kinds.items()
     }
 
 
@@ -55,7 +114,7 @@ def references(experiment: Experiment, model: Transformer) -> dict[str, Predicto
     """Descent with the constants that are best in training, and the model half-way to its construction."""
     found = tuned(experiment, model.config.n_layer)
     last = list(found.values())[-1]
-    hand_set = vonoswald.gradient_descent(experiment.task.d, model.n, last.steps, last.lr, last.gamma)
+    hand_set = vonoswald.gradient_descent(model.d, model.n, last.steps, last.lr, last.gamma)
     return {**found, "interpolated": interpolated(model, hand_set.to(next(model.parameters()).device))}
 
 

@@ -1,16 +1,9 @@
-"""Result rows on the heads that a model over tokens uses for indirect objects, found on one half of the prompts and
-measured on the other:
-
-mover_inhibition     what the mover gives, from the end, to the indirect object less what it gives to the giver
-mover_fed            what of it is lost when its queries do not hear the head that feeds it most
-logit_difference     logit(indirect object) − logit(giver)
-kept_without_mover   the share of it that is left when the mover writes what it writes on average
-kept_without_feeder  … when the head that feeds it most does
-
-They exist for attention by softmax in two layers or more: in one no head hears another.
+"""The heads that a model over tokens uses for indirect objects, found on one half of the prompts and measured on the
+other. They exist for attention by softmax in two layers or more: in one no head hears another.
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,9 +12,30 @@ from torch import Tensor, nn
 from iclab.analysis.movers import Named, feeding, mover, named, pattern
 from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import estimate, ratio
-from iclab.experiments.rows import MODEL, Row, rows
+from iclab.experiments.analysis import Analysis, Row
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import MODEL, rows
 from iclab.models import TokenTransformer
 from iclab.tasks import IndirectObject, TokenPrompts, TokenTask
+
+
+class Movers(Analysis):
+    """Finds the head that moves the name, and the one that feeds it most (Wang et al. 2022, arXiv 2211.00593)."""
+
+    name = "movers"
+    always = True
+    tasks = IndirectObject
+    quantities: ClassVar = {
+        "mover_inhibition": "what the mover gives, from the end, to the indirect object less what it gives to the "
+        "subject; between −1 and 1",
+        "mover_fed": "what of it is lost when its queries do not hear the head that feeds it most",
+        "logit_difference": "logit(indirect object) − logit(subject)",
+        "kept_without_mover": "the share of it that is left when the mover writes what it writes on average",
+        "kept_without_feeder": "the share of it that is left when the head that feeds it most does",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from mover_rows(of.model, of.task, of.prompts)
 
 
 @torch.no_grad()

@@ -8,14 +8,13 @@ what belongs to a whole model.
 
 from collections.abc import Iterable, Iterator
 from math import isfinite
-from typing import Any
 
 import torch
 
 from iclab.analysis import Estimate, estimate, ratio
+from iclab.experiments.analysis import Row
 from iclab.tasks import Task
 
-Row = dict[str, Any]
 Parts = dict[int | str | None, slice]
 MODEL = "transformer"  # the predictor that is the model itself, whatever its kind
 

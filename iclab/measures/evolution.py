@@ -1,34 +1,68 @@
-"""Result rows of a training curve, each at its `step`:
-
-evolution_risk       the risk in training                  evolution_excess     its excess over Bayes
-evolution_distance   the relative distance to each family of algorithms
-evolution_probe_r2   R² of each probe by layer
-
-and of the whole curve, with a step as the value and no `step` of their own:
-
-transition           when a family became the nearest and stayed so: a row for each time; at the first point for the
-                     family that the model starts from; infinite for a family that it never went over to
-plateau_exit         when the risk fell fastest
-
-Of tokens (`iclab.experiments.tokens`) there are evolution_accuracy, _loss and _divergence from a reference, and of a
-repeated sequence the largest score of a head of each layer, evolution_prefix_matching and evolution_previous_token; and
-of each of these half_way_…, the step at which it was half-way between its first and last value, the same relative to
-the loss's, half_way_…_over_loss, and least_…, the smallest value that it ever had; and rise_…, the steps from half-way
-to nine tenths of the way, relative to those to half-way: 0 for a jump, 0.8 for a straight line, 2.3 for an exponential
-approach. Where a task has parts that are followed, evolution_accuracy_PART is the accuracy on these.
+"""Training curves as rows, each point at its `step`; and of the whole curve, with a step as the value and no `step` of
+their own, when something happened on it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import inf, isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 from iclab.analysis.evolution import Moment, crossing, half_way, nearest, plateau_exit, transitions
+from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.claims import TRAINED
-from iclab.experiments.rows import Row
+from iclab.measures.measurement import Measurement
+from iclab.tasks import AnyTask
 
 Point = Mapping[str, Any]
 POINTS = ("risk", "excess")
+
+
+class TrainingCurve(Analysis):
+    """Tells what the points of the training curve carry, and when each of it turned."""
+
+    name = "curve"
+    always = True
+    once = True
+    tasks = AnyTask
+    quantities: ClassVar = {
+        "evolution_risk": "the risk in training; squared units of the label",
+        "evolution_excess": "its excess over Bayes; 0 is optimal",
+        "evolution_distance": "the distance to each family of algorithms, relative to the Bayes risk or the mean "
+        "square label; 0 or more",
+        "evolution_probe_r2": "R² of each probe by layer, at most 1",
+        "transition": "the step at which a family became the nearest and stayed so, a row for each time; at the first "
+        "point for the family that the model starts from; infinite for one that it never went over to",
+        "plateau_exit": "the step at which the risk fell fastest",
+        "evolution_accuracy": "accuracy on the way, between 0 and 1",
+        "evolution_accuracy_*": "accuracy on a part of the task on the way, between 0 and 1",
+        "evolution_loss": "−log p of the right token on the way, in nats",
+        "evolution_divergence": "KL(reference ‖ model) on the way, in nats",
+        "evolution_prefix_matching": "the largest score of a head of each layer, between 0 and 1",
+        "evolution_previous_token": "the largest score of a head of each layer, between 0 and 1",
+        "half_way_*_over_loss": "the step of a quantity relative to the loss's; above 0",
+        "half_way_*": "the step at which a quantity of tokens was half-way between its first and its last value",
+        "least_*": "the smallest value that a quantity of tokens ever had, in its own unit",
+        "rise_*": "the steps from half-way to nine tenths of the way, relative to those to half-way: 0 for a jump, 0.8 "
+        "for a straight line, 2.3 for an exponential approach",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        return rows(of.place.curve())
+
+
+class Evolution(Analysis):
+    """Lets the training curve say which algorithm the model is near, on every distribution, and where probes are asked
+    for also what is written in its layers. All its rows are those of the curve."""
+
+    name = "evolution"
+    quantities: ClassVar[Mapping[str, str]] = {}
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        if not experiment.train.curved:
+            yield f"cannot be made: {type(experiment.train).__name__} has no training curve"
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from ()
 
 
 def rows(curve: Sequence[Point]) -> Iterator[Row]:

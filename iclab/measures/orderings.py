@@ -1,16 +1,10 @@
-"""Answers that are sequences, taken as a whole: rows of an ordering of items,
-
-whole_answer       how often every token of the answer is the likeliest, its end included: so often a model that reads
-                   back its own likeliest tokens gives the right answer
-unlisted           how often the likeliest token at an asked position is neither an item of the prompt nor the end
-simple_polygons    of hulls of one number of points: how often the answer that is read back so ends, and is a polygon
-                   whose edges do not cross; two corners, the hull of points on a line, are none
-area_covered       the area of those over that of the hull, where this is not 0; above 1 if points are made up
+"""Answers that are sequences, taken as a whole.
 
 Vinyals et al. 2015, arXiv 1506.03134, §4, measure hulls by whole answers and by the area of simple polygons.
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,9 +13,30 @@ from torch import Tensor, nn
 from iclab.analysis.next_token import decoded, mean_asked, whole
 from iclab.analysis.polygons import area, simple
 from iclab.analysis.risk import estimate
-from iclab.experiments.rows import MODEL, Row, rows
+from iclab.experiments.analysis import Analysis, Row
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import MODEL, rows
 from iclab.tasks import ConvexHull, TokenPrompts, TokenTask
 from iclab.tasks.ordering import Ordering
+
+
+class WholeAnswers(Analysis):
+    """Measures the answers of a sorting, or the corners of a hull, one after the other."""
+
+    name = "orderings"
+    always = True
+    tasks = Ordering
+    quantities: ClassVar = {
+        "whole_answer": "how often every token of the answer is the likeliest, its end included: so often a model that "
+        "reads back its own likeliest tokens gives the right answer; between 0 and 1",
+        "unlisted": "how often the likeliest token at an asked position is neither an item of the prompt nor the end",
+        "simple_polygons": "of hulls of one number of points: how often the answer that is read back so ends, and is a "
+        "polygon whose edges do not cross; two corners, the hull of points on a line, are none",
+        "area_covered": "the area of those over that of the hull, where this is not 0; above 1 if points are made up",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from sequences(of.model, of.task, of.prompts, of.logs[MODEL])
 
 
 def sequences(

@@ -12,15 +12,7 @@ were trained by the same recipe, from another seed or on another task. All are a
 Controls end in _untrained (lower blocks as they were drawn, for affine and trained) and _own (those of the partner
 itself, for the relative two); PARTNER alone is the partner itself.
 
-    stitching_excess            E(ŷ − ŷ_Bayes)² / Bayes risk
-    stitching_lead_over_OTHER   the excess of OTHER less that of a bridge: of direct, of the control untrained, of own,
-                                which is the partner itself for bridges without that control
-
-And for each partner, and for "untrained", the model before its training, with the model itself, layer by layer:
-
-    cka             linear CKA of the answering tokens at the last position, unbiased; `position` is the partner's layer
-    cka_match       the share of the model's layers (read-in included) that are most like the partner's layer of the
-                    same number: Kornblith et al. 2019, Table 2
+Each partner, and "untrained", the model before its training, is also compared with the model layer by layer.
 
 Sources: Moschella et al. 2022, arXiv 2209.15430, §3 and §5; Kornblith et al. 2019, arXiv 1905.00414, §6.1; see
 `iclab.analysis.stitching` and `iclab.analysis.similarity`.
@@ -29,6 +21,7 @@ Sources: Moschella et al. 2022, arXiv 2209.15430, §3 and §5; Kornblith et al. 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -38,10 +31,14 @@ from iclab.analysis import Relative, Stitched, affine_bridge, answer, estimate, 
 from iclab.analysis import relative_bridge as fitted_bridge
 from iclab.analysis.risk import squared, vanishes
 from iclab.analysis.similarity import LEAST
-from iclab.experiments.beside import Beside
-from iclab.experiments.rows import Row, row, rows
-from iclab.models import Transformer
-from iclab.posterior import bayes
+from iclab.experiments.analysis import Analysis, Row
+from iclab.experiments.experiment import NAME
+from iclab.experiments.identity import SEEDS
+from iclab.measures.beside import Beside
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import row, rows
+from iclab.models import Transformer, TransformerConfig
+from iclab.posterior import bayes, bayes_where_known
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
 
@@ -51,18 +48,77 @@ CHUNKS = 8  # of prompts, whose differences are the error of CKA
 CONTROLS = {"affine": "untrained", "trained": "untrained", "relative": "own", "relative_trained": "own"}
 
 
+class Stitching(Analysis):
+    """Trains the partners beside the model, and puts lower blocks of the model under upper blocks of theirs."""
+
+    name = "stitching"
+    layered = True
+    blocks = True
+    once = True
+    quantities: ClassVar = {
+        "stitching_excess": "E(ŷ − ŷ_Bayes)² / Bayes risk; 0 is optimal",
+        "stitching_lead_over_*": "the excess of another less that of a bridge: of direct, of the control untrained, of "
+        "own, which is the partner itself for bridges without that control",
+        "cka": "linear CKA of the answering tokens at the last position, unbiased; at most 1; `position` is the "
+        "partner's layer",
+        "cka_match": "the share of the model's layers (read-in included) that are most like the partner's layer of the "
+        "same number, between 0 and 1: Kornblith et al. 2019, Table 2",
+    }
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        model, prompts = experiment.model, experiment.eval.prompts
+        if not experiment.eval.partners:
+            yield "and eval.partners are given together, or neither is"
+        if isinstance(model, TransformerConfig) and model.n_layer < 2:
+            yield f"needs model.n_layer of 2 or more, given {model.n_layer}"
+        if bayes_where_known(experiment.task) is None:
+            yield f"needs a Bayes predictor, and for {type(experiment.task).__name__} none is known"
+        if prompts < 2 * LEAST:
+            yield f"needs eval.prompts of {2 * LEAST} or more, given {prompts}"
+        yield from (f"has a partner {text}" for text in _partner_problems(experiment))
+
+    def applies(self, of: Measurement) -> bool:
+        return super().applies(of) and of.place.folder is not None
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        beside, untrained = Beside.of(of), of.untrained()
+        yield from stitching_rows(of.model, untrained, partners(beside), beside)
+
+
+def _partner_problems(experiment: Any) -> Iterator[str]:
+    own = experiment.task
+    for name, partner in experiment.eval.partners:
+        task = partner.task or own
+        if not NAME.fullmatch(name):
+            yield f"that needs a name of letters, digits, - and _, given {name!r}"
+        if (task.d, task.n) != (own.d, own.n):
+            yield f"{name!r} of d = {task.d}, n = {task.n}, and the model has d = {own.d}, n = {own.n}"
+        elif (partner.seed, task) == (experiment.seed, own):
+            yield f"{name!r} that is the model itself: give it another seed or task"
+        elif not 0 <= partner.seed < SEEDS:
+            yield f"{name!r} whose seed must lie in 0..{SEEDS - 1}, given {partner.seed}"
+
+
+def partners(beside: Beside) -> Iterator[tuple[str, Transformer, Task]]:
+    """The partners of an experiment, trained, and what on; but for those whose training diverged, as the log says."""
+    for name, partner in beside.experiment.eval.partners:
+        other = partner.experiment(beside.experiment)
+        if (model := beside.trained(name, other)) is not None:
+            yield name, model.eval(), partner.task or beside.trained_on
+
+
 def stitching_rows(
     model: Transformer, untrained: Transformer, partners: Iterable[tuple[str, Transformer, Task]], beside: Beside
 ) -> Iterator[Row]:
     """The model with each partner, and its layers beside those before training."""
     for name, partner, task in partners:
-        yield from Stitching(model, untrained, name, partner, task, beside).rows()
-    prompts = beside.experiment.task.sample(beside.experiment.eval.prompts, beside.rng("test"))
+        yield from Pairing(model, untrained, name, partner, task, beside).rows()
+    prompts = beside.trained_on.sample(beside.experiment.eval.prompts, beside.rng("test"))
     yield from cka_rows("untrained", model, untrained, prompts)
 
 
 @dataclass(frozen=True, eq=False)
-class Stitching:
+class Pairing:
     """A model, the same before its training, and a partner with the task that it was trained on."""
 
     model: Transformer
@@ -75,7 +131,7 @@ class Stitching:
     @property
     def task(self) -> Task:
         """The model's own."""
-        return self.beside.experiment.task
+        return self.beside.trained_on
 
     @cached_property
     def prompts(self) -> Prompts:

@@ -1,14 +1,4 @@
-"""What a model that points with keys of a slot's position could point at, beside what it does: rows of lists of one
-length,
-
-reach                  by slot: the share of directions of a query that point there (`iclab.analysis.reach`)
-reach_least            the smallest of them
-reach_ends             those of the first and the last slot together
-margin                 by slot: how far the best query lifts it above the others, in units of the keys' spread (the root
-                       mean square distance from their mean)
-reachable_slots        how many slots some query points at, exactly
-answered_unreachable   how often the likeliest of the options is a slot that no query points at
-reach_correlation      of reach with accuracy, over the slots that are asked, where both differ between them
+"""What a model that points with keys of a slot's position could point at, beside what it does, on lists of one length.
 
 "transformer" are the keys that were learned, "legendre" keys that are a smooth curve of the slot in as many dimensions,
 "circle" keys evenly around one in the plane.
@@ -16,6 +6,7 @@ reach_correlation      of reach with accuracy, over the slots that are asked, wh
 
 from collections.abc import Iterable, Iterator
 from math import nan
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,11 +15,36 @@ from torch import Tensor
 from iclab.analysis.cuts import correlation
 from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
 from iclab.analysis.risk import Estimate
-from iclab.experiments.rows import MODEL, Row, row, rows
+from iclab.experiments.analysis import Analysis, Row
+from iclab.experiments.streams import stream
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import MODEL, row, rows
 from iclab.models import PointerTransformer
 from iclab.tasks import LaundryList, TokenTask
 
 DRAWS = 100_000  # directions, where reach is not known exactly
+
+
+class Pointing(Analysis):
+    """Computes which slots keys of a position can single out, and compares it with accuracy by slot."""
+
+    name = "pointing"
+    always = True
+    tasks = LaundryList
+    quantities: ClassVar = {
+        "reach": "by slot: the share of directions of a query that point there, between 0 and 1",
+        "reach_least": "the smallest of them",
+        "reach_ends": "those of the first and the last slot together, between 0 and 1",
+        "margin": "by slot: how far the best query lifts it above the others, in units of the keys' spread (the root "
+        "mean square distance from their mean); 0 or more",
+        "reachable_slots": "how many slots some query points at, exactly",
+        "answered_unreachable": "how often the likeliest of the options is a slot that no query points at",
+        "reach_correlation": "of reach with accuracy, over the slots that are asked, where both differ between them; "
+        "between −1 and 1",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from pointed(of.model, of.task, of.among, stream(of.experiment, "bootstrap", distribution=of.name))
 
 
 def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:

@@ -1,15 +1,41 @@
 """What theory says of the risk of linear attention, where it applies: its exact value, and the limit it tends to."""
 
+from collections.abc import Iterator
 from math import inf
+from typing import ClassVar
 
 import torch
 
 from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.linear_attention import Moments, exact_risk, normal_moments, pool_moments
+from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
 from iclab.fitting import RidgeFit
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import MODEL, row
 from iclab.models import LinearAttention
 from iclab.tasks import FinitePool, LinearRegression, Task, TruePrior, UnitNormal
+
+
+class ExactRisk(Analysis):
+    """Computes the risk at the last position from the weights, and compares it with its limit in large dimension (Lu
+    et al. 2024, arXiv 2405.11751)."""
+
+    name = "theory"
+    always = True
+    quantities: ClassVar = {
+        "exact_risk": "the risk of linear attention at the last position without sampling error, squared units of the "
+        'label; of "asymptotic_theory" the limit that it tends to in large dimension',
+        "theory_gap": "the exact risk relative to that limit, less 1",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        risk, tends_to = exact(of.model, of.task), limit(of.experiment, of.model, of.task)
+        if risk is not None:
+            yield row(MODEL, "exact_risk", None, risk)
+        if risk is not None and tends_to is not None:
+            yield row("asymptotic_theory", "exact_risk", None, tends_to)
+            yield row(MODEL, "theory_gap", None, risk / tends_to - 1)
 
 
 def exact(model: object, task: Task) -> float | None:

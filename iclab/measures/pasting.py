@@ -1,36 +1,69 @@
 """Rows of pasting: read-ins that learn linear regression under the frozen upper blocks of a model that was trained on a
-representation Φ*, in D dimensions with inputs of mean square length 1, as Φ* has. By `predictor` (a read-in, its
-_untrained and _alone controls, full; bayes, which is ridge there, and zero):
-
-    pasting_risk            E(ŷ − y)², by position and region
-    pasting_risk_ratio      the same relative to the Bayes risk
-    pasting_excess          E(ŷ − ŷ_Bayes)² / Bayes risk
-    pasting_lead_over_OTHER the excess of OTHER less that of a read-in under the model: of its _untrained or _alone
-                            control, of the full model, of another read-in
-
-`layer` is the cut, the number of blocks below that were taken away; rows of what has a cut, but without a layer, are
-those of the cut that probes choose, `pasting_cut`: after which block, of those that have a block above, Φ*(x_i) is
-read best in tokens of y_i. Nothing is said of a training that diverged; the log says so.
+representation Φ*, in D dimensions with inputs of mean square length 1, as Φ* has. By `predictor` (a read-in,
+its _untrained and _alone controls, full; bayes, which is ridge there, and zero). `layer` is the cut, the number of
+blocks below that were taken away; rows of what has a cut, but without a layer, are those of the cut that probes choose.
+Nothing is said of a training that diverged; the log says so.
 
 Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3; see `iclab.analysis.pasting`. Leads and choice are ours.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from iclab.analysis import answer, pasting, ratio, token_probes
-from iclab.analysis.pasting import READ_INS
+from iclab.analysis.pasting import LAYOUTS, READ_INS
+from iclab.analysis.probing import LEAST
 from iclab.analysis.risk import squared, vanishes
-from iclab.experiments.beside import Beside
+from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.rows import Parts, Row, averaged, regions, relative, row, rows
-from iclab.models import Transformer
+from iclab.measures.beside import Beside
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import Parts, averaged, regions, relative, row, rows
+from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import Predictor, Zero
 from iclab.tasks import LinearRegression, RepresentationRegression, UnitNormal
 
 Name = tuple[str, int | None]  # what learned, and its cut
+
+
+class Pasting(Analysis):
+    """Trains read-ins beside the model, `eval.surgery` says how, and measures them."""
+
+    name = "pasting"
+    layered = True
+    blocks = True
+    scalar = True
+    once = True
+    quantities: ClassVar = {
+        "pasting_risk": "E(ŷ − y)², by position and region; squared units of the label",
+        "pasting_risk_ratio": "the same relative to the Bayes risk; 1 or more but for chance",
+        "pasting_excess": "E(ŷ − ŷ_Bayes)² / Bayes risk; 0 is optimal",
+        "pasting_lead_over_*": "the excess of another less that of a read-in under the model: of its _untrained or "
+        "_alone control, of the full model, of another read-in",
+        "pasting_cut": "the block, of those that have a block above, after which Φ*(x_i) is read best in tokens of y_i",
+    }
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        model, task, prompts = experiment.model, experiment.task, experiment.eval.prompts
+        if not isinstance(model, TransformerConfig):
+            return
+        if model.n_layer < 2:
+            yield f"needs model.n_layer of 2 or more, given {model.n_layer}"
+        if model.layout not in LAYOUTS:
+            yield f"needs tokens that hold x or y ({' or '.join(LAYOUTS)}), and the layout is {model.layout}"
+        if not isinstance(task, RepresentationRegression):
+            yield f"needs task.kind RepresentationRegression, given {type(task).__name__}"
+        if prompts < LEAST:
+            yield f"needs eval.prompts of {LEAST} or more, given {prompts}"
+
+    def applies(self, of: Measurement) -> bool:
+        return super().applies(of) and of.place.folder is not None
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from pasting_rows(of.model, Beside.of(of))
 
 
 def pasted_task(experiment: Experiment) -> LinearRegression:

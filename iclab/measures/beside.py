@@ -1,7 +1,7 @@
 """What analyses train beside the model of a run, such as read-ins and bridges. Each has a checkpoint of its own in the
 run's folder, so that a run which is stopped goes on from there, and the weights are kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.learning import follow, learning_curve
+from iclab.experiments.learning import Say, due, follow, learning_curve
 from iclab.experiments.streams import stream
+from iclab.measures.measurement import Measurement
 from iclab.tasks import Task
 from iclab.training import Diverged, Recipe, Training
 
@@ -28,13 +29,37 @@ class Beside:
     device: torch.device | str
     log: Callable[[str], None]
 
+    @classmethod
+    def of(cls, of: Measurement) -> "Beside":
+        """Beside the model that is measured; its place must have a folder."""
+        assert of.place.folder is not None
+        return cls(of.experiment, of.place.folder, of.place.device, of.place.log)
+
+    @property
+    def trained_on(self) -> Any:
+        """The task of the model."""
+        return self.experiment.task
+
+    def trained(self, name: str, other: Experiment) -> Any:
+        """The model of another experiment, trained as that one says; none where its training diverged."""
+        model, recipe, task = other.initial(self.device), other.train, other.task
+        assert isinstance(recipe, Recipe) and isinstance(task, Task)  # as those of every model with blocks
+        training = Training(model, task, recipe, stream(other, "train", self.device))
+        self.log(f"trains the partner {name}")
+        points = learning_curve(training, lambda step: due(other, step, training.recipe.steps), lambda step: {})
+        return model if self._followed(name, training, points, lambda point: None) else None
+
     def train(self, name: str, model: nn.Module, task: Task) -> bool:
         """Trains what learns in a model on a task; whether that went well. All parts see the same prompts."""
         training = Training(model, task, self.experiment.eval.surgery or USUAL, self.rng("train"))
         points = learning_curve(training, lambda step: step % EVERY == 0, lambda step: {})
         self.log(f"trains {name}")
+        return self._followed(name, training, points, self._told)
+
+    def _followed(self, name: str, training: Training, points: Iterator[dict[str, Any]], say: Say) -> bool:
+        """Whether a training went well."""
         try:
-            follow(training, self.folder / f"checkpoint_{name}.safetensors", points, self._told, self.log)
+            follow(training, self.folder / f"checkpoint_{name}.safetensors", points, say, self.log)
         except Diverged as error:
             self.log(f"{name} has no result: {error}")
             return False

@@ -1,39 +1,64 @@
-"""Rows of what is written in the tokens of x and of y, on tasks whose functions are linear in a representation Φ*.
-`predictor` is the target (`iclab.analysis.concepts`): representation, layer_l of it, x, unrelated, bayes; for a mixture
-true_ and other_representation and _ridge, judged over the component that a prompt was drawn from and over the others.
-KIND is x or y, and R² is that of held-out prompts, one map for all positions.
-
-    token_probe_KIND                by layer
-    token_probe_KIND_floor          of the probe of x_i itself (in a dynamical system of the last k + 1 states)
-    token_probe_KIND_above_floor    the difference, by layer
-    token_probe_KIND_best           at the layer where it is largest
-    token_probe_KIND_layer          that layer, with its bootstrap error
-    token_probe_KIND_over_floor     how much it is above the floor there, and _over_unrelated: how much more above it
-                                    than the unrelated target is above its own, at its best layer
-    token_probe_KIND_rise, _fall    how much larger it is there than in the read-in, and than after the last layer
-    token_probe_KIND_slip           the most that it loses from one layer to a deeper one
-    token_probe_KIND_half           the layer, between two of them, at which R² is half-way from the read-in to its best
-    token_probe_half_lag            by how many layers later it is half-way at tokens of y than at tokens of x; for an
-                                    answer, than the (true) representation at tokens of y (of x where those have none)
-    token_probe_lag                 by how many layers later it is best at tokens of y than at tokens of x
-    token_probe_after               of answers at tokens of x: what R² gains from the layer where the (true)
-                                    representation is best to the last
+"""Probes of tokens of x and of y, on tasks whose functions are linear in a representation Φ*. `predictor` is the target
+(`iclab.analysis.concepts`): representation, layer_l of it, x, unrelated, bayes; for a mixture true_ and
+other_representation and _ridge, judged over the component that a prompt was drawn from and over the others. R² is that
+of held-out prompts, one map for all positions.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis import TokenProbe, estimate, resampled, token_probes
-from iclab.analysis.concepts import UNRELATED, Concepts
+from iclab.analysis.concepts import UNRELATED, Concepts, concept_problems, concepts
+from iclab.analysis.probing import LEAST
 from iclab.analysis.token_probes import second_half, split
-from iclab.experiments.rows import Row, by_layer, finite, row, rows
+from iclab.experiments.analysis import Analysis, Row
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import by_layer, finite, row, rows
 from iclab.models import Transformer
 from iclab.tasks import Prompts
 
 OWN = ("representation", "true_representation")  # what the answers are linear in
+
+
+class TokenProbes(Analysis):
+    """Finds where a representation that functions are linear in is written, and the answers made of it (Guo et al.
+    2023, arXiv 2310.10616, §5). In the names * is x or y, the tokens that are probed."""
+
+    name = "token_probes"
+    layered = True
+    blocks = True
+    least = LEAST
+    quantities: ClassVar = {
+        "token_probe_lag": "by how many layers later R² is best at tokens of y than at tokens of x",
+        "token_probe_half_lag": "by how many layers later it is half-way at tokens of y than at tokens of x; for an "
+        "answer, than the (true) representation at tokens of y (of x where those have none)",
+        "token_probe_after": "of answers at tokens of x: what R² gains from the layer where the (true) representation "
+        "is best to the last",
+        "token_probe_*_floor": "R² of the probe of x_i itself (in a dynamical system of the last k + 1 states)",
+        "token_probe_*_above_floor": "R² of a layer less that floor",
+        "token_probe_*_best": "R² at the layer where it is largest, at most 1",
+        "token_probe_*_layer": "that layer",
+        "token_probe_*_over_floor": "how much R² is above the floor there",
+        "token_probe_*_over_unrelated": "how much more above its floor it is there than the unrelated target is above "
+        "its own, at its best layer",
+        "token_probe_*_rise": "how much larger it is there than in the read-in",
+        "token_probe_*_fall": "how much larger it is there than after the last layer",
+        "token_probe_*_slip": "the most that it loses from one layer to a deeper one; 0 or more but for chance",
+        "token_probe_*_half": "the layer, between two of them, at which R² is half-way from the read-in to its best",
+        "token_probe_*": "R² by layer, at most 1",
+    }
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        found = [text for task in experiment.distributions.values() for text in concept_problems(task)]
+        yield from (f"cannot be made: {each}" for each in dict.fromkeys(found))
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        found = concepts(of.task, of.prompts)
+        yield from token_probe_rows(of.model, of.prompts, found, of.rng("bootstrap"), of.draws)
 
 
 def token_probe_rows(

@@ -1,30 +1,15 @@
-"""Rows of what is written in the layers of a model, each beside its controls. `predictor` is the target (`moment`,
+"""Probes: what is written in the layers of a model, each beside its controls. `predictor` is the target (`moment`,
 `least_squares`, `ridge`, `w`, `prediction`: that of the model itself), and R² is that of held-out prompts.
 
-Exact ridge probes of single tokens
-    probe_r2            by layer and position, at the answering tokens; without a position, the mean over positions
-    probe_r2_tokens     the same at every token of the sequence, where it has others: `position` is the token, and the
-                        target what is known after the examples that it can know
-
-Probes that attend to all tokens up to the answer (for the moment and least squares), HEAD being linear or mlp
-    attention_probe_HEAD            R² by layer and number of examples (1, 2, 4, …, all), and the mean over these
-    attention_probe_HEAD_mse        the mean squared error of a coordinate
-    attention_probe_HEAD_best       the mean R² at the layer where it is largest
-    attention_probe_HEAD_depth      that layer, as a share of all, with its bootstrap error
-    attention_probe_HEAD_lead       how much deeper it is for least squares than for the moment
-    attention_probe_HEAD_rise       how much larger it is there than in the read-in
-    attention_probe_HEAD_looks_I    the attention of that layer after I examples: `position` is the token
-    attention_probe_gain            mlp less linear, each at its best layer
-
 Controls have the name of the R² and one of these endings: _untrained (an untrained model of the same weights as at the
-start) and _bare (the bare prompt). attention_probe_HEAD_over_untrained and _over_bare are the best R² less the
-control's best. The third control, a model that was trained with one fixed w, is a run of its own.
+start) and _bare (the bare prompt). The third control, a model that was trained with one fixed w, is a run of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -44,21 +29,81 @@ from iclab.analysis import (
     resampled,
     visible,
 )
-from iclab.experiments.rows import Row, by_layer, finite, row, rows
+from iclab.analysis.probing import LEAST
+from iclab.analysis.references import right_penalty
+from iclab.experiments.analysis import Analysis, Row
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import by_layer, finite, row, rows
 from iclab.models import Transformer
+from iclab.models.layouts import LAYOUTS
+from iclab.predictors import Predictor
 from iclab.tasks import Prompts
 
 HEADS = ("linear", "mlp")
 ATTENDED = ("moment", "least_squares")  # the targets of Akyürek et al.
 
 
-def states(model: Transformer, prompts: Prompts, lam: float) -> dict[str, Tensor]:
+class Probes(Analysis):
+    """Reads an algorithm's state out of single tokens by exact ridge regression (Akyürek et al. 2022, arXiv 2211.15661,
+    §5), by layer and position. Without a position a row is the mean over positions."""
+
+    name = "probes"
+    layered = True
+    linear = True
+    least = LEAST
+    quantities: ClassVar = {
+        "probe_r2": "R² at the answering tokens, at most 1",
+        "probe_r2_untrained": "the same of an untrained model, at most 1",
+        "probe_r2_bare": "the same of the bare prompt, at most 1",
+        "probe_r2_tokens": "R² at every token of the sequence, where it has others than answering ones: `position` is "
+        "the token, and the target what is known after the examples that it can know; at most 1",
+        "probe_r2_tokens_untrained": "the same of an untrained model, at most 1",
+        "probe_r2_tokens_bare": "the same of the bare prompt, at most 1",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from Probing.of(of).exact()
+
+
+class AttentionProbesOfLayers(Analysis):
+    """Reads it out by trained probes that attend to all tokens up to the answer, one that is linear and one with a
+    hidden layer (mlp)."""
+
+    name = "attention_probes"
+    layered = True
+    blocks = True
+    linear = True
+    least = LEAST
+    quantities: ClassVar = {
+        "attention_probe_gain": "R² of mlp less that of linear, each at its best layer; between −1 and 1 where probes "
+        "learn",
+        "attention_probe_*_mse*": "the mean squared error of a coordinate; 0 or more",
+        "attention_probe_*_best": "the mean R² at the layer where it is largest, at most 1",
+        "attention_probe_*_depth": "that layer as a share of all, between 0 and 1",
+        "attention_probe_*_lead": "how much deeper it is for least squares than for the moment, between −1 and 1",
+        "attention_probe_*_rise": "how much larger R² is there than in the read-in",
+        "attention_probe_*_over_*": "the best R² less the best of a control",
+        "attention_probe_*_looks_*": "the attention of that layer after so many examples, between 0 and 1: `position` "
+        "is the token",
+        "attention_probe_*": "R² by layer and number of examples (1, 2, 4, …, all), and the mean over these; at most 1",
+    }
+
+    def problems(self, experiment: Any) -> Iterator[str]:
+        layout = getattr(experiment.model, "layout", None)
+        if layout in LAYOUTS and LAYOUTS[layout].shared:
+            yield f"needs a prompt that is one sequence; {layout} has many"
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        yield from Probing.of(of).attending(of.experiment.eval.probe, of.rng("fit"), of.draws)
+
+
+def states(model: Predictor, prompts: Prompts, lam: float) -> dict[str, Tensor]:
     """The targets: what algorithms hold, and what the model answers."""
     own = answer({"prediction": model}, prompts)["prediction"]
     return {**algorithm_state(prompts, lam), "prediction": own.unsqueeze(-1)}
 
 
-def r2_by_layer(model: Transformer, prompts: Prompts, lam: float) -> dict[str, list[float]]:
+def r2_by_layer(model: Any, prompts: Prompts, lam: float) -> dict[str, list[float]]:
     """For each target, R² of every layer at the answering tokens, averaged over positions: for a training curve."""
     hidden = features(model, prompts)
     found = {k: probe_terms(hidden, v).nanmean(-1).mean(0).tolist() for k, v in states(model, prompts, lam).items()}
@@ -69,10 +114,15 @@ def r2_by_layer(model: Transformer, prompts: Prompts, lam: float) -> dict[str, l
 class Probing:
     """A model, the same before training, the prompts of one distribution, and the penalty of ridge there."""
 
-    model: Transformer
-    untrained: Transformer
+    model: Any
+    untrained: Any
     prompts: Prompts
     lam: float
+
+    @classmethod
+    def of(cls, of: Measurement) -> "Probing":
+        """The probes of one distribution."""
+        return cls(of.model, of.untrained(), of.prompts, right_penalty(of.task))
 
     @cached_property
     def states(self) -> dict[str, Tensor]:
@@ -94,6 +144,8 @@ class Probing:
         for target, state in self.states.items():
             for control, source in sources.items():
                 yield from _layer_rows(target, f"probe_r2{control}", probe_terms(source, state))
+        if not isinstance(self.model, Transformer):
+            return  # what is known at other tokens only our own sequences tell
         seen = self.model.layout.seen(self.prompts.xs.shape[1], self.prompts.xs.device)
         if len(seen) == self.prompts.xs.shape[1]:
             return  # every token answers, or each prefix is a sequence of its own
@@ -105,7 +157,11 @@ class Probing:
 
     def _answering(self, hidden: Float[Tensor, "layers batch t D"]) -> Float[Tensor, "layers batch n D"]:
         """The features at the answering tokens alone."""
-        return torch.stack([self.model.layout.answers(h) for h in hidden])
+        return (
+            torch.stack([self.model.layout.answers(h) for h in hidden])
+            if isinstance(self.model, Transformer)
+            else hidden
+        )
 
     def attending(self, recipe: ProbeRecipe | None, rng: torch.Generator, draws: int) -> Iterator[Row]:
         """Probes that attend; `draws` is the number of resamples of the bootstrap."""

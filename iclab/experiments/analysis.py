@@ -1,0 +1,79 @@
+"""Analysis: what is measured of a trained model under one name, as a class. To derive one is to make it known.
+
+What an analysis needs stands in facts of its class, and is compared with an experiment before anything is trained; what
+only a closer look can tell, in `problems`. `quantities` says of each quantity among its rows what it means, its unit
+and its range: claims are held against these names.
+
+Row     distribution, predictor, quantity, layer, position, value, stderr: one number, with its place in the table
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from importlib import import_module
+from inspect import isabstract
+from typing import Any, ClassVar
+
+from iclab.errors import refuse
+from iclab.tasks import AnyTask, Task
+
+Row = dict[str, Any]
+OURS = "iclab.measures"  # where this package's own analyses are; looked at by name, since they know experiments
+
+
+class Analysis(ABC):
+    """What is measured of a trained model, on each distribution that it is asked about."""
+
+    name: ClassVar[str]  # in eval.analyses
+    quantities: ClassVar[Mapping[str, str]]  # "probe_r2*": its meaning, unit and range; * stands for any letters
+    always: ClassVar[bool] = False  # measured wherever it can be, without being asked for
+    tasks: ClassVar[type[AnyTask]] = Task  # the kind of task that it is about
+    once: ClassVar[bool] = False  # told of the training distribution alone, because it is about the training or weights
+    layered: ClassVar[bool] = False  # needs a model with layers that can be read out
+    blocks: ClassVar[bool] = False  # needs the blocks of our transformer, since it takes them apart
+    scalar: ClassVar[bool] = False  # needs labels that are numbers
+    linear: ClassVar[bool] = False  # needs linear functions, whose weights are looked for
+    frozen: ClassVar[bool] = False  # is about weights that are never trained, and so about no other experiment
+    least: ClassVar[int] = 2  # prompts
+
+    def problems(self, experiment: Any) -> Iterable[str]:
+        """What else stands against measuring this in an experiment; the sentences begin with what is needed."""
+        return ()
+
+    def notes(self, experiment: Any) -> Iterable[str]:
+        """What the log should say beforehand, such as why nothing will be measured."""
+        return ()
+
+    def references(self, of: Any) -> Mapping[str, Any]:
+        """Predictors that join those which the model is compared with, by name."""
+        return {}
+
+    def applies(self, of: Any) -> bool:
+        """Whether there is something to measure of a model on one distribution (`iclab.measures.Measurement`)."""
+        return isinstance(of.task, self.tasks) and (of.own or not self.once)
+
+    @abstractmethod
+    def rows(self, of: Any) -> Iterator[Row]:
+        """The rows of one distribution."""
+
+    def meaning(self, quantity: str) -> str | None:
+        """What a quantity means; none where this analysis does not yield it."""
+        return next((text for name, text in self.quantities.items() if fnmatchcase(quantity, name)), None)
+
+
+def known() -> dict[str, Analysis]:
+    """All analyses by name, this package's and those that anyone has derived. Raises ``ValueError`` where two have one
+    name."""
+    import_module(OURS)
+    return {name: kind() for name, kind in _kinds(Analysis).items()}
+
+
+def _kinds(base: type[Analysis]) -> dict[str, type[Analysis]]:
+    found: dict[str, type[Analysis]] = {}
+    for child in base.__subclasses__():
+        own = {} if isabstract(child) else {child.name: child}
+        for name, kind in (own | _kinds(child)).items():
+            other = found.setdefault(name, kind)
+            places = f"{other.__module__}.{other.__name__} and {kind.__module__}.{kind.__name__}"
+            refuse("analysis", [] if other is kind else [f"two have the name {name!r}: {places}"])
+    return found

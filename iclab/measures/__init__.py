@@ -1,0 +1,59 @@
+"""What is measured of trained models: one analysis a file, each a class with its facts, its quantities and its rows.
+
+To import this package is to make its analyses known; those that are always made come in the order of these lines.
+"""
+
+from iclab.measures.accuracy import Accuracy
+from iclab.measures.algorithms import NearestAlgorithms
+from iclab.measures.channels import Channels
+from iclab.measures.constructions import ConstructionDistance
+from iclab.measures.curves import LearningCurves
+from iclab.measures.descent import DescentConstants, StepsOfWeights
+from iclab.measures.edits import Edits
+from iclab.measures.evolution import Evolution, TrainingCurve
+from iclab.measures.exact_risk import ExactRisk
+from iclab.measures.implicit_weights import ImplicitWeights
+from iclab.measures.iterations import Iterations
+from iclab.measures.layers import Layers
+from iclab.measures.measurement import Measurement, Place, measure
+from iclab.measures.mechanism import Mechanism
+from iclab.measures.movers import Movers
+from iclab.measures.orderings import WholeAnswers
+from iclab.measures.pasting import Pasting
+from iclab.measures.pointing import Pointing
+from iclab.measures.probes import AttentionProbesOfLayers, Probes
+from iclab.measures.risks import Risks
+from iclab.measures.stitching import Stitching
+from iclab.measures.token_probes import TokenProbes
+from iclab.measures.word_sensitivity import WordSensitivity
+
+__all__ = [
+    "Accuracy",
+    "AttentionProbesOfLayers",
+    "Channels",
+    "ConstructionDistance",
+    "DescentConstants",
+    "Edits",
+    "Evolution",
+    "ExactRisk",
+    "ImplicitWeights",
+    "Iterations",
+    "Layers",
+    "LearningCurves",
+    "Measurement",
+    "Mechanism",
+    "Movers",
+    "NearestAlgorithms",
+    "Pasting",
+    "Place",
+    "Pointing",
+    "Probes",
+    "Risks",
+    "StepsOfWeights",
+    "Stitching",
+    "TokenProbes",
+    "TrainingCurve",
+    "WholeAnswers",
+    "WordSensitivity",
+    "measure",
+]

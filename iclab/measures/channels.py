@@ -1,0 +1,89 @@
+"""Which heads read which, by their weights after folding (`iclab.analysis.composition`), for each way W of Q, K, V."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from iclab.analysis.composition import Compositions, Way, compositions, earlier
+from iclab.analysis.folding import folded
+from iclab.analysis.patching import Head
+from iclab.experiments.analysis import Row
+from iclab.experiments.streams import stream
+from iclab.measures.heads import OfHeads, circuit_of
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import MODEL, row
+from iclab.models import TokenTransformer
+from iclab.tasks import RepeatedSequence, TokenPrompts
+
+OUTLIER = 4.0  # standard deviations of chance
+
+
+class Channels(OfHeads):
+    """Scores every pair of heads; "transformer" are pairs of which the reader comes later, "unreachable" all others,
+    and "untrained" the former before training."""
+
+    name = "channels"
+    once = True
+    quantities: ClassVar = {
+        "composition_z_*": "of a pair: how far its score is above chance, in standard deviations",
+        "composition_*": 'the score of a pair, or the mean of several, between 0 and 1; of "chance" 1/√D',
+        "component_top_*": "the number of the writer's component with the largest z",
+        "component_z_*": "that z",
+        "largest_z_*": "the largest z of a pair",
+        "outliers_*": "the share of components with z above 4, between 0 and 1",
+        "circuit_rank_*": "of repeated sequences: the rank of the pair that edits are of; 1 is first",
+        "circuit_z_*": "of repeated sequences: the z of that pair",
+    }
+
+    def of_heads(
+        self, model: TokenTransformer, of: Measurement, prompts: TokenPrompts, rng: torch.Generator
+    ) -> Iterator[Row]:
+        untrained: Any = of.experiment.build(stream(of.experiment, "init"))
+        circuit = circuit_of(model, prompts) if isinstance(of.task, RepeatedSequence) else None
+        yield from channel_rows(model, untrained, circuit)
+
+
+def channel_rows(
+    model: TokenTransformer, untrained: TokenTransformer, circuit: tuple[Head, Head] | None
+) -> Iterator[Row]:
+    """Of a model's weights; `circuit` is a pair whose place among all is told."""
+    found, before = weights_of(model), weights_of(untrained)
+    ahead = earlier(model.config.n_layer)[:, None, :, None].expand_as(next(iter(found.scores.values()))[:, :, 0])
+    for way in found.scores:
+        yield from _pair_rows(found, way, ahead)
+        groups = {MODEL: (found, ahead), "unreachable": (found, ~ahead), "untrained": (before, ahead)}
+        for name, (each, which) in groups.items():
+            z, parts = each.heads_z(way)[which], _component_z(each, way)[which]
+            yield row(name, f"largest_z_{way}", None, z.max().item())
+            yield row(name, f"composition_{way}", None, each.heads(way)[which].mean().item())
+            yield row(name, f"outliers_{way}", None, (parts > OUTLIER).double().mean().item())
+        yield row("chance", f"composition_{way}", None, found.D**-0.5)
+        if circuit is not None:
+            z = found.heads_z(way)
+            own = z[circuit[0]][circuit[1]]
+            yield row(MODEL, f"circuit_z_{way}", None, own.item())
+            yield row(MODEL, f"circuit_rank_{way}", None, 1 + int((z[ahead] > own).sum()))
+
+
+def weights_of(model: TokenTransformer) -> Compositions:
+    """The compositions after folding, in float64; the model stays as it is."""
+    centred = model.config.norm and model.config.norm_attention
+    return compositions(folded(deepcopy(model).double()), centred=centred)
+
+
+def _component_z(found: Compositions, way: Way) -> Tensor:
+    """Of every pair [l a m h e]."""
+    return found.chance(way).z(found.scores[way]).movedim(2, -1)
+
+
+def _pair_rows(found: Compositions, way: Way, ahead: Tensor) -> Iterator[Row]:
+    scores, z, parts = found.heads(way), found.heads_z(way), _component_z(found, way)
+    for at in ahead.nonzero().tolist():
+        name, place = "{}.{}-{}.{}".format(*at), tuple(at)
+        yield row(name, f"composition_{way}", None, scores[place].item())
+        yield row(name, f"composition_z_{way}", None, z[place].item())
+        yield row(name, f"component_top_{way}", None, int(parts[place].argmax()))
+        yield row(name, f"component_z_{way}", None, parts[place].max().item())

@@ -1,0 +1,148 @@
+"""Measurement: a model before the prompts of one distribution, which is what an analysis looks at.
+
+Whatever several analyses need is made once, when it is first asked for. Every stream of random numbers starts anew
+where it is asked for, so that no analysis depends on another.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iclab.analysis import Lineup, answer, families, layer_readouts
+from iclab.analysis.next_token import continued
+from iclab.analysis.readout import LayerReadout
+from iclab.analysis.references import references
+from iclab.analysis.risk import Answers
+from iclab.experiments.analysis import Analysis, Row
+from iclab.experiments.claims import TRAINED
+from iclab.experiments.experiment import Experiment
+from iclab.experiments.streams import stream
+from iclab.measures.rows import MODEL, Parts, regions
+from iclab.models import Transformer
+from iclab.tasks import AnyTask
+
+Point = Mapping[str, Any]
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a run works: its device, its folder (none where nothing may be written), its log, and the points of its
+    training curve."""
+
+    device: torch.device | str = "cpu"
+    folder: Path | None = None
+    log: Callable[[str], None] = _silent
+    curve: Callable[[], Sequence[Point]] = tuple
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A trained model before the prompts of one distribution. `among` are the rows of the analyses before."""
+
+    experiment: Experiment
+    model: Any
+    name: str
+    task: Any
+    place: Place = field(default_factory=Place)
+    among: list[Row] = field(default_factory=list)
+
+    @property
+    def own(self) -> bool:
+        """Whether this is the training distribution."""
+        return self.name == TRAINED
+
+    @property
+    def trained_on(self) -> Any:
+        """The task of the training."""
+        return self.experiment.task
+
+    def rng(self, name: str) -> torch.Generator:
+        """A stream of this distribution, from its start."""
+        return stream(self.experiment, name, self.place.device, self.name)
+
+    @property
+    def draws(self) -> int:
+        """Resamples of the bootstrap."""
+        return self.experiment.eval.bootstrap or 0
+
+    @cached_property
+    def prompts(self) -> Any:
+        """Those that everything is measured on, which training never saw."""
+        return self.task.sample(self.task.balanced_batch(self.experiment.eval.prompts), self.rng("test"))
+
+    def untrained(self) -> Any:
+        """The model before its training."""
+        return self.experiment.build(stream(self.experiment, "init")).to(self.place.device)
+
+    # ---- prompts of examples ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The positions that are averaged over."""
+        return regions(self.task, self.experiment.at_query)
+
+    @cached_property
+    def lineup(self) -> Lineup:
+        """The algorithms that the model and its layers are compared with."""
+        return Lineup(self.task, self.prompts, families(self.task, self.trained_on))
+
+    @cached_property
+    def references(self) -> dict[str, Any]:
+        """What every task is compared with, what the experiment names besides, and what its analyses add."""
+        found = references(self.task, self.trained_on) | dict(self.experiment.eval.predictors) | self.constructions
+        for analysis in self.experiment.analyses:
+            found |= analysis.references(self)
+        return found
+
+    @cached_property
+    def constructions(self) -> dict[str, Transformer]:
+        """The constructions that the experiment names, in the precision of the model."""
+        task, device = self.trained_on, self.prompts.xs.device
+        named = self.experiment.eval.constructions
+        return {name: each.model(task.d, task.n).to(device) for name, each in named}
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the model and every reference answer."""
+        return answer({MODEL: self.model, **self.references}, self.prompts)
+
+    @cached_property
+    def readouts(self) -> list[LayerReadout]:
+        """Each layer as a predictor, read out by a map that was fitted on other prompts."""
+        return layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit")))
+
+    # ---- sequences of tokens ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def logs(self) -> dict[str, Tensor]:
+        """Log probabilities of the model and of every reference."""
+        return continued({MODEL: self.model, **references(self.task)}, self.prompts)
+
+
+def measure(experiment: Experiment, model: nn.Module | None, place: Place | torch.device | str = "cpu") -> list[Row]:
+    """All result rows of a trained model: on its own task, on the parts of that, and on every shift."""
+    at = place if isinstance(place, Place) else Place(place)
+    return [row for name, task in experiment.distributions.items() for row in _on(experiment, model, name, task, at)]
+
+
+def _on(experiment: Experiment, model: Any, name: str, task: AnyTask, place: Place) -> Iterator[Row]:
+    """The rows of one distribution."""
+    of = Measurement(experiment, model, name, task, place)
+    for analysis in experiment.analyses:
+        found = list(analysis.rows(of)) if applies(analysis, of) else []
+        of.among.extend(found)
+        yield from ({"distribution": name, **row} for row in found)
+
+
+def applies(analysis: Analysis, of: Measurement) -> bool:
+    """Whether an analysis has something to measure there."""
+    return analysis.applies(of)

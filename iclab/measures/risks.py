@@ -1,0 +1,110 @@
+"""Risks of the model and of every reference on the same prompts."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+
+from iclab.analysis import band, margins
+from iclab.analysis.risk import Answers, below, squared, vanishes
+from iclab.experiments.analysis import Analysis, Row
+from iclab.measures.measurement import Measurement
+from iclab.measures.rows import MODEL, Parts, averaged, relative, row, rows
+from iclab.posterior import components, oracle
+from iclab.tasks import MixedFunctions
+
+BEST = "bayes"
+
+
+class Risks(Analysis):
+    """Compares the model with every reference. "transformer" is the model, whatever its kind, and "oracle" is told
+    which task of a mixture a prompt is from. Of labels that are vectors, risks are means over coordinates."""
+
+    name = "risks"
+    always = True
+    quantities: ClassVar = {
+        "risk": "E(ŷ − y)², the mean squared error against noisy labels; 0 or more, in squared units of the label",
+        "risk_low": "the 5 % end of the bootstrap band of the risk, by position",
+        "risk_high": "the 95 % end of the bootstrap band of the risk, by position",
+        "normalised_risk": "the risk relative to the mean square label; 0 or more, 1 for the answer 0",
+        "risk_ratio": "the risk relative to the Bayes risk; 1 or more but for chance",
+        "excess": "E(ŷ − ŷ_Bayes)² / Bayes risk; 0 is optimal",
+        "risk_over_transformer": "the risk of a reference relative to the model's; 0 or more",
+        "spd": "E(ŷ_model − ŷ)², squared units of the label; 0 for the same predictor",
+        "relative_spd": "spd relative to the Bayes risk; 0 for the same predictor",
+        "spd_margin": "of each predictor that the experiment names: the least spd of the others named, less its own; "
+        "positive for the nearest",
+        "below_bayes": "by how much less than the Bayes risk that of a predictor is, where that is beyond chance: what "
+        "is called Bayes there is not; above 0",
+        "errors": "the share of classes that are missed, between 0 and 1",
+        "errors_over_logistic": "errors relative to those of logistic regression; 0 or more",
+        "errors_over_transformer": "errors relative to the model's; 0 or more",
+    }
+
+    def rows(self, of: Measurement) -> Iterator[Row]:
+        ys, parts, rng = of.prompts.ys, of.parts, of.rng("bootstrap")
+        answers = {**of.answers, **_told(of)}
+        least = squared(answers[BEST], ys) if BEST in answers else None
+        if least is not None and vanishes(least, ys):  # nothing is relative to a Bayes risk of zero
+            least = None
+        learned = squared(answers[MODEL], ys)
+        single: Parts = {i: slice(i, i + 1) for i in range(of.task.n)}
+        yield from _margins(of, answers, single | parts)
+        yield from _below_bayes(of, answers)
+        if (ys.abs() == 1).all():
+            yield from _errors(of, answers)
+        for name, f in answers.items():
+            errors, difference = squared(f, ys), squared(answers[MODEL], f)
+            yield from averaged(name, "risk", errors, parts)
+            yield from relative(name, "normalised_risk", errors, squared(ys, torch.zeros_like(ys)), single | parts)
+            yield from _bands(name, errors, rng, of.draws)
+            if name != MODEL:
+                yield from averaged(name, "spd", difference, parts)
+                yield from relative(name, "risk_over_transformer", errors, learned, single | parts)
+            if least is None:
+                continue
+            yield from relative(name, "risk_ratio", errors, least, single | parts)
+            yield from relative(name, "excess", squared(f, answers[BEST]), least, parts)
+            if name != MODEL:
+                yield from relative(name, "relative_spd", difference, least, parts)
+
+
+def _below_bayes(of: Measurement, answers: Answers) -> Iterator[Row]:
+    """Who has less risk than the Bayes predictor, averaged over positions; the oracle is told more and may. Labels are
+    rounded, which leaves 1e-8 of them open (see `relative`)."""
+    if BEST in answers:
+        part, ys = of.parts[None], of.prompts.ys
+        errors = {k: squared(f, ys)[:, part].mean(-1) for k, f in answers.items() if k != "oracle"}
+        rounding = 1e-8 * squared(ys, torch.zeros_like(ys)).mean().item()
+        for name, gain in below(errors, errors.pop(BEST), rounding).items():
+            yield from rows(name, "below_bayes", gain)
+
+
+def _told(of: Measurement) -> Answers:
+    """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
+    several = isinstance(of.prompts.truth, MixedFunctions) and len(components(of.task)) > 1
+    return {"oracle": oracle(of.task, of.prompts).double()} if several and BEST in of.references else {}
+
+
+def _errors(of: Measurement, answers: Answers) -> Iterator[Row]:
+    """How often each predictor misses the class."""
+    missed = {name: ((f > 0) != (of.prompts.ys > 0)).double() for name, f in answers.items()}
+    for name, wrong in missed.items():
+        yield from averaged(name, "errors", wrong, of.parts)
+        for unit in ("logistic_regression", MODEL):
+            if unit in missed and name != unit:
+                quantity = f"errors_over_{unit.removesuffix('_regression')}"
+                yield from relative(name, quantity, wrong, missed[unit], of.parts)
+
+
+def _margins(of: Measurement, answers: Answers, parts: Parts) -> Iterator[Row]:
+    """Which of the named predictors is the nearest, where there are several."""
+    distances = {k: squared(answers[MODEL], answers[k]) for k, _ in of.experiment.eval.predictors}
+    for region, part in parts.items() if len(distances) > 1 else ():
+        for name, found in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
+            yield from rows(name, "spd_margin", found, region)
+
+
+def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:
+    for end, values in zip(("risk_low", "risk_high"), band(errors, rng, draws), strict=True):
+        yield from (row(name, end, position, value) for position, value in enumerate(values.tolist()))
