@@ -72,6 +72,31 @@ def sweep(
     return CLAIMS_FAILED if strict and any(v.outcome != "holds" for v in verdicts) else 0
 
 
+def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE] [WORD]")] = ()) -> int:
+    """Lists the quantities that a study yields, each with its meaning, unit and range: what claims may speak of.
+
+    Example: iclab quantities tasks/akyurek2022_probes.toml attention
+
+    Args:
+        words: A task file, whose analyses count (without one: all there are), and a word that names or meanings have.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.measurable import quantities
+    from iclab.experiments.study import Study
+
+    files = [word for word in words if word.endswith(".toml")]
+    rest = [word for word in words if word not in files]
+    if len(files) > 1 or len(rest) > 1:
+        raise Refusal(f"quantities takes one task file and one word, given {', '.join(words)}")
+    cells = Study.read(Path(files[0])).cells if files else ()
+    found = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
+    if not found:
+        raise Refusal(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
+    to = report.console()
+    to.print(report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], found, to))
+    return 0
+
+
 def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
     """Lists sweeps, or the runs of one sweep, with their states.
 
@@ -314,6 +339,7 @@ def doctor(*, out: Path = RUNS) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "sweep": sweep,
+    "quantities": quantities,
     "ls": ls,
     "verdicts": verdicts,
     "show": show,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, inf, isfinite, pi
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from iclab.tasks import Prompts, Task, Truncated
 Parameters = Mapping[str, Tensor]
 
 
+@runtime_checkable
 class Place(Protocol):
     """Where a model learns: what a run gives a learner to work with."""
 

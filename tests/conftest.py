@@ -32,3 +32,15 @@ def generator(seed: int = 0) -> torch.Generator:
 def rng() -> torch.Generator:
     """A generator with seed 0."""
     return generator()
+
+
+def analysed(experiment, model, *names, place=None):
+    """The rows of some analyses alone, on every distribution that they apply to."""
+    from iclab.measures import Measurement, Place
+
+    found = []
+    for name, task in experiment.distributions.items():
+        of = Measurement(experiment, model, name, task, place or Place())
+        chosen = [one for one in experiment.analyses if one.name in names and one.applies(of)]
+        found += [{"distribution": name, **row} for one in chosen for row in one.rows(of)]
+    return found

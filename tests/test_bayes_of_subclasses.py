@@ -16,8 +16,8 @@ from iclab.analysis.risk import below, squared
 from iclab.errors import Refusal
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.measure import measure
 from iclab.experiments.run import perform
+from iclab.measures import measure
 from iclab.models import TransformerConfig
 from iclab.posterior import components, posterior_variance, same_posterior, scale, source, weight_variance
 from iclab.predictors import Posterior, Predictor, Ridge

@@ -18,15 +18,15 @@ from conftest import generator
 import iclab
 from iclab.analysis import ProbeRecipe
 from iclab.descent import AttentionDescent
-from iclab.experiments import evolution
-from iclab.experiments.measure import measure
-from iclab.experiments.run import new_model, perform, surgery, watched
+from iclab.experiments.run import new_model, perform
 from iclab.experiments.store import Run
 from iclab.experiments.study import Study, recipe, recipes
-from iclab.experiments.token_experiment import TokenExperiment
 from iclab.experiments.worker import DONE, work
+from iclab.measures import Place, evolution, measure
+from iclab.measures.monitor import watched
 from iclab.models import TransformerConfig
 from iclab.regression import CurveLearner, Unlearned
+from iclab.tasks import TokenTask
 from iclab.training import Descent, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +83,7 @@ BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient trainin
 
 LEAST = {  # of what no setting decides
     "iclab.analysis.references": {"ROUNDS": 1, "STEPS": 1},  # of a network that is trained on each prefix
-    "iclab.experiments.run": {"WATCHED": 24, "PROBED": 48},
-    "iclab.experiments.tokens": {"WATCHED": 24},
+    "iclab.measures.monitor": {"WATCHED": 24, "PROBED": 48, "OF_TOKENS": 24},
 }
 
 
@@ -128,7 +127,7 @@ SMOKED = [  # what is of a paper's size takes seconds each, and asks nothing of 
 
 @pytest.mark.parametrize("study", SMOKED, indirect=True, ids=NAMES)
 def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path):
-    if isinstance(study.cells[0].experiment, TokenExperiment):
+    if isinstance(study.cells[0].experiment.task, TokenTask):
         of_tokens(study, tmp_path)
         return
     for cell in study.cells:
@@ -143,7 +142,7 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_
         layers = 1 if "weights" in few.analyses else first.model.n_layer  # implicit weights cost thousands of answers
         small = replace(small, model=replace(first.model, n_layer=layers, d_model=16, d_mlp=16))
         model = new_model(small)
-        rows = [*measure(small, model), *surgery(small, model, tmp_path, "cpu", print)]
+        rows = measure(small, model, Place("cpu", tmp_path))
         points = [{"step": 0, **watched(small, torch.device("cpu"))(model, True)}]
     else:
         small, points = brief(small), []
@@ -248,7 +247,7 @@ def swept(file, folder):
     first = Study.read(file).cells[0].experiment
     small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained(first) else ["scale=quick"]
     small += ["eval.prompts=24" if trained(first) else "eval.prompts=16"]
-    if isinstance(first, TokenExperiment):
+    if isinstance(first.task, TokenTask):
         small += ["eval.every=1"]
     else:
         small += ["eval.bootstrap=5"] + (["eval.probe.steps=2"] if "attention_probes" in first.eval.analyses else [])

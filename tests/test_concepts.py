@@ -12,9 +12,9 @@ from iclab.analysis import TokenProbe
 from iclab.analysis.concepts import concepts
 from iclab.analysis.token_probes import split
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import measure
-from iclab.experiments.token_probes import half_way, token_probe_rows
 from iclab.features import Representation
+from iclab.measures import measure
+from iclab.measures.token_probes import half_way, token_probe_rows
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import DynamicalSystem, LinearRegression, OneOf, RepresentationMixture, RepresentationRegression
 

@@ -9,9 +9,9 @@ import torch
 from conftest import generator
 
 from iclab.analysis.random_features import half_error
-from iclab.experiments.curves import predicted_levels
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.run import perform
+from iclab.measures.curves import predicted_levels
 from iclab.models import RandomAttentionConfig, RandomNetworkConfig, TransformerConfig
 from iclab.regression import FrozenRidge
 from iclab.tasks import Alternating, KeyAverage, NoisyLabels, Power, QueryAndKeys, Uniform, labels

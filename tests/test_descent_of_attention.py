@@ -7,8 +7,8 @@ import torch
 from conftest import generator
 
 from iclab.descent import AttentionDescent, Best, TrainedAttention, asked, untrained
-from iclab.experiments.curves import rows
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.measures.curves import rows
 from iclab.models import RandomAttention, RandomAttentionConfig, RandomNetwork, RandomNetworkConfig
 from iclab.regression import FrozenRidge
 from iclab.tasks import KeyAverage, Power, QueryAndKeys

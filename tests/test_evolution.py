@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import iclab
 from iclab.analysis.evolution import plateau_exit, transitions
-from iclab.experiments import evolution
 from iclab.experiments.claims import Cell, Claim, judge
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.store import Run
 from iclab.experiments.worker import STOPPED, Stopped, work
+from iclab.measures import evolution
 from iclab.models import TransformerConfig
 from iclab.tasks import LinearRegression
 from iclab.training import Recipe, Training

@@ -15,10 +15,11 @@ from test_models import blocks_by_hand
 from test_tokens import assert_tokens_causal
 
 from iclab.analysis.next_token import chances, continued, hits, losses, mean_asked
-from iclab.experiments import config, evolution, experiment
+from iclab.analysis.references import references
+from iclab.experiments import config, experiment
+from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.run import perform
-from iclab.experiments.token_experiment import TokenEvaluation, TokenExperiment
-from iclab.experiments.tokens import references
+from iclab.measures import evolution
 from iclab.models import TokenTransformer, TokenTransformerConfig, VectorTransformer, VectorTransformerConfig
 from iclab.predictors import ContextClasses, KnownClasses
 from iclab.tasks import GaussianClasses, LaundryList, MarkovChain
@@ -156,7 +157,7 @@ def test_new_classes_of_one_label_are_still_two():
 
 def test_how_classes_are_drawn_is_part_of_the_id_only_where_it_is_chosen():
     usual, other = (
-        TokenExperiment(replace(SMALL, replacement=chosen), VectorTransformerConfig()) for chosen in (False, True)
+        Experiment(replace(SMALL, replacement=chosen), VectorTransformerConfig()) for chosen in (False, True)
     )
     assert "replacement" not in usual.mapping()["task"] and other.mapping()["task"]["replacement"] is True
     assert usual.id != other.id == experiment.Experiment.from_mapping(other.mapping(), "f").id
@@ -316,10 +317,10 @@ def test_what_is_no_sequence_of_vectors_or_of_another_width_is_refused():
     for tokens in (torch.zeros(3, 7), torch.zeros(3, 7, 6).long(), torch.zeros(3, 7, SHAPE.d_model + 1)):
         with pytest.raises(ValueError, match=r"vectors \[batch n width\] of at most"):
             SHAPE.build(4, 7)(tokens)
-    evaluation = TokenEvaluation(shifts=(("numbers", MarkovChain(states=6)), ("wide", replace(SMALL, d=9))))
+    evaluation = Evaluation(shifts=(("numbers", MarkovChain(states=6)), ("wide", replace(SMALL, d=9))))
     told = f"'numbers' has a width of 0, and the model one of {SMALL.d}; shift 'wide' has a width of 9"
     with pytest.raises(ValueError, match=told):
-        TokenExperiment(SMALL, VectorTransformerConfig(), eval=evaluation)
+        Experiment(SMALL, VectorTransformerConfig(), eval=evaluation)
 
 
 def test_a_model_over_vectors_is_saved_read_and_replaced_as_others_are(tmp_path):
@@ -351,9 +352,7 @@ def test_training_moves_all_weights_but_nothing_that_stands_for_an_item():
 
 def test_a_run_on_classes_is_measured_on_every_part_and_followed_on_each(tmp_path):
     task = replace(SMALL, d=8)
-    one = TokenExperiment(
-        task, SHAPE, TokenRecipe(steps=4, batch=2), TokenEvaluation(prompts=12, every=2), device="cpu"
-    )
+    one = Experiment(task, SHAPE, TokenRecipe(steps=4, batch=2), Evaluation(prompts=12, every=2), device="cpu")
     (tmp_path / "config.toml").write_text(config.dump(one.mapping()))
     assert experiment.load(tmp_path / "config.toml") == one
     points = []
@@ -402,9 +401,9 @@ def test_many_bursty_classes_are_learned_in_context_and_few_by_heart():
         (lambda: GaussianClasses(bursty=1.1, alpha=-1.0, within=0.0), "bursty must lie.*alpha must be.*within must be"),
         (lambda: ContextClasses(torch.zeros(2, 3), 0.0), "ContextClasses: within must be positive"),
         (lambda: KnownClasses(torch.zeros(3, 3), torch.ones(3), 2, -1.0), "3 classes are no multiple.*within must"),
-        (lambda: TokenExperiment(SMALL, TokenTransformerConfig()), "of 16 channels need a VectorTransformerConfig"),
-        (lambda: TokenExperiment(SMALL, SHAPE), "vectors of 16 channels need a d_model as large, given 8"),
-        (lambda: TokenExperiment(LaundryList(), SHAPE), "tokens that are numbers need a TokenTransformerConfig"),
+        (lambda: Experiment(SMALL, TokenTransformerConfig()), "of 16 channels need a VectorTransformerConfig"),
+        (lambda: Experiment(SMALL, SHAPE), "vectors of 16 channels need a d_model as large, given 8"),
+        (lambda: Experiment(LaundryList(), SHAPE), "tokens that are numbers need a TokenTransformerConfig"),
         (lambda: VectorTransformerConfig(tied_embedding=True, d_classifier=0), "d_classifier must be.*no embedding"),
         (lambda: SHAPE.build(4, 7)(torch.zeros(1, 8, 9)), "at most 8 channels, given .*; sequences of n = 8"),
     ],

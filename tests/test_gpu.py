@@ -8,7 +8,6 @@ import torch
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.run import perform
-from iclab.experiments.token_experiment import TokenEvaluation, TokenExperiment
 from iclab.features import Representation
 from iclab.models import (
     PointerTransformerConfig,
@@ -106,7 +105,7 @@ def test_a_run_goes_through_and_algorithms_are_identified(tmp_path):
 @pytest.mark.parametrize("name", TOKENS)
 def test_a_run_over_tokens_goes_through(name, tmp_path):
     task, model, analyses = TOKENS[name]
-    measured = TokenEvaluation(prompts=32, analyses=analyses)
-    made = TokenExperiment(task, model, TokenRecipe(steps=4), measured, device="cuda")
+    measured = Evaluation(prompts=32, analyses=analyses)
+    made = Experiment(task, model, TokenRecipe(steps=4), measured, device="cuda")
     rows = perform(made, tmp_path, lambda point: None, lambda line: None)
     assert {row["quantity"] for row in rows} >= {"accuracy", "loss"}

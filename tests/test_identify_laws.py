@@ -17,9 +17,10 @@ from iclab.analysis.risk import squared
 from iclab.analysis.spectra import Spectra
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import Findings
-from iclab.experiments.measure import Measurement
-from iclab.experiments.run import Watch, new_model
+from iclab.experiments.run import new_model
 from iclab.fitting import RidgeFit
+from iclab.measures import measure
+from iclab.measures.monitor import ExampleMonitor
 from iclab.models import LinearAttention, TransformerConfig
 from iclab.predictors import (
     Averaging,
@@ -246,8 +247,8 @@ def test_an_excess_over_no_risk_is_refused_and_no_table_has_one():
     ):
         excess(torch.zeros_like(best), best, drawn.ys)
     made = Experiment(KNOWN, TransformerConfig(n_layer=1, d_model=8), Recipe(steps=1), Evaluation(prompts=64))
-    assert set(Watch.of(made, torch.device("cpu"))(Zero())) == {"risk"}
-    rows = list(Measurement.of(made, new_model(made), "own", KNOWN, "cpu").rows())
+    assert set(ExampleMonitor.of(made, torch.device("cpu"))(Zero())) == {"risk"}
+    rows = measure(made, new_model(made))
     assert {"risk", "spd", "fit_distance"} <= {row["quantity"] for row in rows}
     assert not {"excess", "risk_ratio", "relative_spd"} & {row["quantity"] for row in rows}
     assert max(row["value"] for row in rows if row["quantity"] == "fit_distance") < 100

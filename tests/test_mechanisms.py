@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import generator
+from conftest import analysed, generator
 from test_composition import EXACT
 
 from iclab.analysis import list_recall
@@ -21,8 +21,10 @@ from iclab.analysis.cuts import (
 )
 from iclab.analysis.roles import attribution, induction, patterns
 from iclab.constructed.induction import induction_head
-from iclab.experiments import mechanisms
-from iclab.experiments.token_experiment import TokenEvaluation, TokenExperiment
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.measures import edits
+from iclab.measures.channels import channel_rows
+from iclab.measures.heads import circuit_of
 from iclab.models import PointerTransformerConfig, TokenTransformerConfig
 from iclab.tasks import LaundryList, MarkovChain, RepeatedSequence
 from iclab.token_training import TokenRecipe
@@ -286,8 +288,8 @@ def told(rows):
 
 def test_the_hand_set_circuit_is_found_and_is_the_first_by_keys():
     model, prompts = circuit()
-    assert mechanisms.circuit_of(model, prompts) == (WRITER, READER)
-    found = told(mechanisms.channel_rows(model, TokenTransformerConfig(n_head=1).build(8, 10), (WRITER, READER)))
+    assert circuit_of(model, prompts) == (WRITER, READER)
+    found = told(channel_rows(model, TokenTransformerConfig(n_head=1).build(8, 10), (WRITER, READER)))
     assert found["transformer", "circuit_rank_K"] == 1 and found["transformer", "circuit_z_K"] > 4
     assert found["0.0-1.0", "composition_K"] > 5 * found["0.0-1.0", "composition_Q"]
     assert found["chance", "composition_K"] == compositions(model).D ** -0.5
@@ -296,15 +298,15 @@ def test_the_hand_set_circuit_is_found_and_is_the_first_by_keys():
 
 def test_pairs_that_are_told_are_those_that_can_compose():
     model = TokenTransformerConfig(n_layer=3, n_head=2, d_model=8).build(8, 10)
-    rows = list(mechanisms.channel_rows(model, model, None))
+    rows = list(channel_rows(model, model, None))
     pairs = {one["predictor"] for one in rows if one["quantity"] == "composition_V" and "-" in one["predictor"]}
     assert pairs == {f"{i}.{a}-{j}.{b}" for i, j in ((0, 1), (0, 2), (1, 2)) for a in (0, 1) for b in (0, 1)}
     assert not any(one["quantity"].startswith("circuit") for one in rows)
 
 
 def experiment(task, analyses, model, prompts=12):
-    recipe, evaluation = TokenRecipe(steps=0, batch=2), TokenEvaluation(prompts=prompts, analyses=analyses)
-    return TokenExperiment(task, model, recipe, evaluation, device="cpu")
+    recipe, evaluation = TokenRecipe(steps=0, batch=2), Evaluation(prompts=prompts, analyses=analyses)
+    return Experiment(task, model, recipe, evaluation, device="cpu")
 
 
 def test_edits_are_measured_on_prompts_that_did_not_choose_the_heads():
@@ -312,7 +314,7 @@ def test_edits_are_measured_on_prompts_that_did_not_choose_the_heads():
     one = experiment(BLOCKS, ("channels", "edits"), shape)
     model = one.build(generator())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    rows = list(mechanisms.mechanisms(one, model))
+    rows = analysed(one, model, "channels", "edits")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert {row["distribution"] for row in rows} == {"own"}
     found = told(rows)
@@ -339,7 +341,7 @@ def test_several_components_that_are_cut_are_the_strongest_by_score_or_the_weake
         return ov(edited)[WRITER].svd().S.square().sum().detach().expand(4)
 
     for scores, sign in ((S, 1), (-S, -1)):
-        rows = list(mechanisms._several_rows(model, power, WRITER, scores))
+        rows = list(edits._several_rows(model, power, WRITER, scores))
         left = {(row["predictor"], row["position"]): row["value"] for row in rows}
         for m in range(9):
             first, last = S[m:].square().sum().item(), S[: 8 - m].square().sum().item()
@@ -351,7 +353,7 @@ def test_several_components_that_are_cut_are_the_strongest_by_score_or_the_weake
 def test_the_mechanism_is_told_of_every_length_and_of_all_heads():
     task = LaundryList(items=7, longest=4)
     one = experiment(task, ("mechanism",), LIST_SHAPE)
-    rows = list(mechanisms.mechanisms(one, one.build(generator())))
+    rows = analysed(one, one.build(generator()), "mechanism")
     assert {row["distribution"] for row in rows} == {"2_items", "3_items", "4_items"}
     heads = {row["predictor"] for row in rows if row["quantity"] == "mechanism_resample"}
     assert heads == {f"head_{layer}.{head}" for layer in (0, 1) for head in (0, 1)}
@@ -372,7 +374,7 @@ def test_the_mechanism_is_told_of_every_length_and_of_all_heads():
 
 def test_where_all_items_are_listed_nothing_is_told_of_what_being_listed_gives():
     one = experiment(LaundryList(items=4, longest=4), ("mechanism",), LIST_SHAPE)
-    rows = list(mechanisms.mechanisms(one, one.build(generator())))
+    rows = analysed(one, one.build(generator()), "mechanism")
     told_of = {row["distribution"] for row in rows if row["quantity"] == "mechanism_fit_taken"}
     assert told_of == {"2_items", "3_items"} and {row["distribution"] for row in rows} == told_of | {"4_items"}
 
@@ -398,5 +400,5 @@ def test_analyses_that_cannot_be_made_are_refused_together():
         experiment(LaundryList(items=7, longest=4), ("mechanism",), TokenTransformerConfig(n_layer=0))
     with pytest.raises(ValueError, match="without layers has no heads"):
         patterns(TokenTransformerConfig(n_layer=0).build(LISTS.vocab, LISTS.n), lists().tokens)
-    with pytest.raises(ValueError, match="need a TokenTransformerConfig, given PointerTransformerConfig"):
+    with pytest.raises(ValueError, match="needs a TokenTransformerConfig, given PointerTransformerConfig"):
         experiment(LaundryList(items=7, longest=4), ("mechanism",), PointerTransformerConfig(items=7))

@@ -13,7 +13,7 @@ from iclab.analysis.movers import answered, cut, direct, feeding, mover, named, 
 from iclab.analysis.patching import ablation, path
 from iclab.analysis.roles import attribution, patterns
 from iclab.analysis.steering import component, write
-from iclab.experiments.movers import mover_rows
+from iclab.measures.movers import mover_rows
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.tasks import IndirectObject, LaundryList, MultiQueryRecall
 

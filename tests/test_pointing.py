@@ -8,9 +8,9 @@ import torch
 from conftest import generator
 
 from iclab.analysis.reach import circle
-from iclab.experiments.pointing import pointed
-from iclab.experiments.token_experiment import TokenEvaluation, TokenExperiment
-from iclab.experiments.tokens import measure
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.measures import measure
+from iclab.measures.pointing import pointed
 from iclab.models import PointerTransformerConfig
 from iclab.tasks import LaundryList
 
@@ -75,8 +75,8 @@ def test_an_answer_that_no_query_points_at_is_seen():
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_model_answers_no_slot_that_its_keys_cannot_reach(rank):
-    evaluation = TokenEvaluation(prompts=60)
-    one = TokenExperiment(LISTS, model(rank=rank).config, eval=evaluation, device="cpu")
+    evaluation = Evaluation(prompts=60)
+    one = Experiment(LISTS, model(rank=rank).config, eval=evaluation, device="cpu")
     rows = [row for row in measure(one, model(rank=rank)) if row["distribution"] == "6_items"]
     found = table(rows)
     missed = [slot for slot in range(6) if found["transformer", "margin", slot] == 0]
@@ -91,7 +91,7 @@ def test_a_model_answers_no_slot_that_its_keys_cannot_reach(rank):
 @pytest.mark.parametrize("part", ["seen", "new"])
 def test_a_slot_that_is_held_out_and_never_asked_has_no_accuracy_to_go_with_its_reach(part):
     lists = LaundryList(items=8, longest=6, holds_out="slots", part=part)
-    one = TokenExperiment(lists, model().config, eval=TokenEvaluation(prompts=60), device="cpu")
+    one = Experiment(lists, model().config, eval=Evaluation(prompts=60), device="cpu")
     found = table(row for row in measure(one, model()) if row["distribution"] == "6_items")
     asked = {slot for slot in range(6) if ("transformer", "accuracy", slot) in found}
     assert asked == ({0, 1, 2, 4, 5} if part == "seen" else {3})

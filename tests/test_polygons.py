@@ -12,7 +12,7 @@ from scipy.spatial import QhullError
 
 from iclab.analysis.next_token import continued, decoded, whole
 from iclab.analysis.polygons import area, simple
-from iclab.experiments.orderings import coverage, sequences
+from iclab.measures.orderings import coverage, sequences
 from iclab.tasks import ConvexHull, Sorting
 
 HULLS = ConvexHull(shortest=7, longest=7, grid=5)

@@ -8,8 +8,8 @@ import iclab
 from iclab.analysis import answer, references
 from iclab.analysis.risk import estimate, squared
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import measure
 from iclab.features import Representation
+from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import components, gaussian_beliefs, oracle, posterior_variance, same_posterior
 from iclab.predictors import GradientDescent, Mixture, Ridge

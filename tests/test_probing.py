@@ -24,7 +24,7 @@ from iclab.analysis import (
     visible,
 )
 from iclab.analysis.probing import fit_map
-from iclab.experiments.probes import Probing, best_rows, lengths_of, r2_by_layer
+from iclab.measures.probes import Probing, best_rows, lengths_of, r2_by_layer
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, Ridge
 from iclab.tasks import LinearRegression

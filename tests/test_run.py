@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
 from iclab.experiments.bench import baselines, devices, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import measure
-from iclab.experiments.rows import regions
-from iclab.experiments.run import curve, new_model, perform
+from iclab.experiments.run import new_model, perform
 from iclab.experiments.streams import STREAMS, resolve, stream
 from iclab.fitting import RidgeFit
+from iclab.measures import measure
+from iclab.measures.monitor import curve
+from iclab.measures.rows import regions
 from iclab.models import LinearAttention, LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.predictors import LeastSquares, NearestNeighbours, Ridge, Zero

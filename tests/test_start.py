@@ -12,11 +12,11 @@ from iclab.constructed import Start
 from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022, shape
 from iclab.experiments import config
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import measure
 from iclab.experiments.report import console
 from iclab.experiments.run import new_model, perform
 from iclab.experiments.study import Study
 from iclab.experiments.sweep import sweep
+from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments

@@ -8,14 +8,15 @@ from conftest import generator
 from safetensors.torch import load_file
 
 from iclab.analysis import Stitched, affine_bridge, answer, excess, paste, pasting, risk
-from iclab.experiments.beside import Beside
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
 from iclab.experiments.findings import Findings
-from iclab.experiments.pasting import chosen_cut, pasted_task
-from iclab.experiments.run import new_model, partners, perform, surgery
-from iclab.experiments.stitching import FITTED, stitching_rows
+from iclab.experiments.run import new_model, perform
 from iclab.experiments.store import Run
 from iclab.features import Representation
+from iclab.measures import measure
+from iclab.measures.beside import Beside
+from iclab.measures.pasting import chosen_cut, pasted_task
+from iclab.measures.stitching import FITTED, partners, stitching_rows
 from iclab.models import Transformer, TransformerConfig
 from iclab.posterior import bayes
 from iclab.tasks import LinearRegression, ReLUNetwork, RepresentationRegression
@@ -233,5 +234,5 @@ def test_a_run_shows_a_table_by_cut(experiment, tmp_path):
     assert body[names[1]][2] and not any(body[names[1]][:2])
 
 
-def test_a_model_without_layers_has_no_surgery(tmp_path):
-    assert not list(surgery(PASTED, torch.nn.Linear(2, 1), tmp_path, "cpu", silent))
+def test_without_a_folder_nothing_is_trained_beside():
+    assert not rows_of(measure(PASTED, new_model(PASTED)), "pasting")

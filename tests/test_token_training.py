@@ -11,10 +11,11 @@ from test_tokens import assert_tokens_causal
 
 from iclab.analysis.evolution import half_way
 from iclab.analysis.next_token import by_place, continued, head_scores, hits, losses, mean_asked, mean_of_places
+from iclab.analysis.references import SURE
 from iclab.constructed.induction import induction_head
-from iclab.experiments import config, evolution, experiment, tokens
+from iclab.experiments import config, experiment
+from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.run import perform
-from iclab.experiments.token_experiment import TokenEvaluation, TokenExperiment
 from iclab.models import PointerTransformer, PointerTransformerConfig, TokenTransformerConfig
 from iclab.predictors import Bigram
 from iclab.tasks import IndirectObject, LaundryList, MarkovChain, MultiQueryRecall, RepeatedSequence
@@ -228,8 +229,8 @@ TASKS = {
 
 
 def small(task, **more):
-    recipe, evaluation = TokenRecipe(steps=4, batch=2), TokenEvaluation(prompts=12)
-    return TokenExperiment(task, SHAPE, recipe, evaluation, device="cpu", **more)
+    recipe, evaluation = TokenRecipe(steps=4, batch=2), Evaluation(prompts=12)
+    return Experiment(task, SHAPE, recipe, evaluation, device="cpu", **more)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
@@ -239,8 +240,7 @@ def test_a_run_over_tokens_is_spelled_out_performed_and_measured(task, tmp_path)
     again = experiment.load(tmp_path / "config.toml")
     assert again == one and again.id == one.id and again.id != small(task, seed=1).id
     points = []
-    rows = perform(one, tmp_path, points.append, lambda text: None)
-    rows += evolution.rows(points)
+    rows = perform(one, tmp_path, points.append, lambda text: None, points=lambda: points)
     assert {"own", *task.parts()} == {row["distribution"] for row in rows}
     told = {(row["predictor"], row["quantity"]) for row in rows}
     assert told >= {("transformer", "accuracy"), ("chance", "accuracy"), ("transformer", "evolution_loss")}
@@ -250,7 +250,7 @@ def test_a_run_over_tokens_is_spelled_out_performed_and_measured(task, tmp_path)
 
 
 def test_a_run_that_was_cut_off_ends_as_an_uninterrupted_one(tmp_path):
-    one = replace(small(LISTS), eval=TokenEvaluation(prompts=12, every=2))
+    one = replace(small(LISTS), eval=Evaluation(prompts=12, every=2))
     whole = perform(one, tmp_path, lambda point: None, lambda text: None)
     cut, notes = tmp_path / "cut", []
     cut.mkdir()
@@ -266,13 +266,13 @@ def test_a_run_that_was_cut_off_ends_as_an_uninterrupted_one(tmp_path):
 
 
 def test_a_shift_and_a_model_must_fit_and_a_mistyped_kind_is_told_the_nearest():
-    wrong = TokenEvaluation(shifts=(("2_items", LaundryList(items=7, longest=2)),))
+    wrong = Evaluation(shifts=(("2_items", LaundryList(items=7, longest=2)),))
     with pytest.raises(
         ValueError, match="a vocab of 15, and the model one of 14; the name '2_items' is that of a part"
     ):
         replace(small(LISTS), eval=wrong)
-    longer = TokenEvaluation(shifts=(("5_items", LaundryList(items=6, longest=5)),))
-    assert replace(small(LISTS), eval=longer).longest == 12
+    longer = Evaluation(shifts=(("5_items", LaundryList(items=6, longest=5)),))
+    assert replace(small(LISTS), eval=longer).sizes["n"] == 12
     for settings, said in (
         ({"task": {"kind": "LaundryLst"}}, "Did you mean 'LaundryList'"),
         ({"task": {"kind": "LinearRegresion"}}, "Did you mean 'LinearRegression'"),
@@ -286,5 +286,5 @@ def test_a_shift_and_a_model_must_fit_and_a_mistyped_kind_is_told_the_nearest():
 
 def test_the_reference_of_a_repeated_sequence_is_sure_and_right():
     prompts = RepeatedSequence().sample(64, generator())
-    logs = continued({"bigram": Bigram(32, tokens.SURE)}, prompts)["bigram"]
+    logs = continued({"bigram": Bigram(32, SURE)}, prompts)["bigram"]
     assert mean_asked(hits(logs, prompts), prompts).value == 1

@@ -23,7 +23,7 @@ from iclab.analysis import (
 from iclab.analysis.one_layer import best_step
 from iclab.constructed import named, vonoswald
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.measure import measure
+from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Ridge
 from iclab.tasks import LinearRegression, ScaledInputs, Uniform
@@ -359,7 +359,7 @@ def value(rows, predictor, quantity, distribution="own"):
 
 
 def test_the_construction_is_measured_to_be_what_it_is_on_every_distribution():
-    from iclab.experiments.descent import tuned
+    from iclab.measures.descent import tuned
 
     best = tuned(STUDY, 2)["tuned_gradient_descent_plus_plus"]
     model = disguised(vonoswald.gradient_descent(3, 8, 2, best.lr, best.gamma))

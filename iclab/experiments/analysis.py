@@ -25,7 +25,7 @@ class Analysis(ABC):
     """What is measured of a trained model, on each distribution that it is asked about."""
 
     name: ClassVar[str]  # in eval.analyses
-    quantities: ClassVar[Mapping[str, str]]  # "probe_r2*": its meaning, unit and range; * stands for any letters
+    quantities: ClassVar[Mapping[str, str]]  # "probe_{x,y}_*": meaning, unit and range; * stands for any letters
     always: ClassVar[bool] = False  # measured wherever it can be, without being asked for
     tasks: ClassVar[type[AnyTask]] = Task  # the kind of task that it is about
     once: ClassVar[bool] = False  # told of the training distribution alone, because it is about the training or weights
@@ -48,6 +48,10 @@ class Analysis(ABC):
         """Predictors that join those which the model is compared with, by name."""
         return {}
 
+    def reference_names(self, experiment: Any) -> Iterable[str]:
+        """Their names, before there is a model."""
+        return ()
+
     def applies(self, of: Any) -> bool:
         """Whether there is something to measure of a model on one distribution (`iclab.measures.Measurement`)."""
         return isinstance(of.task, self.tasks) and (of.own or not self.once)
@@ -56,9 +60,29 @@ class Analysis(ABC):
     def rows(self, of: Any) -> Iterator[Row]:
         """The rows of one distribution."""
 
+    def predictors(self, experiment: Any) -> Iterable[str] | None:
+        """The predictors that its rows are of; none where only the measuring tells."""
+        return None
+
+    def distributions(self, experiment: Any) -> Iterable[str]:
+        """The distributions that its rows are of."""
+        own = next(iter(experiment.distributions))
+        fit = [name for name, task in experiment.distributions.items() if isinstance(task, self.tasks)]
+        return [name for name in fit if name == own] if self.once else fit
+
     def meaning(self, quantity: str) -> str | None:
         """What a quantity means; none where this analysis does not yield it."""
-        return next((text for name, text in self.quantities.items() if fnmatchcase(quantity, name)), None)
+        fit = ((p, text) for p, text in self.quantities.items() if any(fnmatchcase(quantity, n) for n in expanded(p)))
+        return next((text for _, text in fit), None)
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that a pattern stands for: "r2{,_bare}" for "r2" and "r2_bare"."""
+    before, brace, rest = pattern.partition("{")
+    if not brace:
+        return [pattern]
+    inside, _, after = rest.partition("}")
+    return [f"{before}{one}{end}" for one in inside.split(",") for end in expanded(after)]
 
 
 def known() -> dict[str, Analysis]:

@@ -52,21 +52,15 @@ def perform(
     say: Say,
     log: Callable[[str], None],
     weights: Path | None = None,
-    points: Callable[[], Sequence[Point]] | None = None,
+    points: Callable[[], Sequence[Point]] = tuple,
 ) -> list[Row]:
     """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder; with the
     `weights` of a finished training only measures.
 
-    `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, those of earlier
-    attempts among it (unless given, the points of this one). Raises `iclab.training.Diverged`.
+    `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, what was said in
+    earlier attempts with it, and without it there are no rows of the curve. Raises `iclab.training.Diverged`.
     """
-    heard: list[Point] = []
-
-    def hear(point: dict[str, Any]) -> str | None:
-        heard.append(point)
-        return say(point)
-
-    place = Place(resolve(experiment.device), folder, log, points or (lambda: heard))
+    place = Place(resolve(experiment.device), folder, log, points)
     for line in [*experiment.notes, *unknown_bayes(experiment.task)]:
         log(line)
     keep_constants(experiment.task, folder)
@@ -74,7 +68,7 @@ def perform(
     if weights:
         take_weights(model, weights, log)
     else:
-        experiment.train.learn(model, experiment.task, Learning(experiment, place, hear))
+        experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
     if not experiment.train.frozen:
         model.save(folder / "weights.safetensors")
     log("measures")

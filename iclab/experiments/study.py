@@ -19,6 +19,7 @@ from iclab.experiments.claims import Claim
 from iclab.experiments.config import FAILED, Reader
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.mappings import Nested, flatten, merge, put
+from iclab.experiments.measurable import claim_problems
 from iclab.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -155,7 +156,8 @@ class Draft:
         if any(claim.unknown_keys(known) for claim in claims):  # some keys have no value, such as what is none
             known |= {key for cell in cells for key in _known(cell.settings)}
         for claim in claims:
-            for text in claim.unknown_keys(known):
+            spoken_of = [cell.experiment for cell in cells if claim.concerns(cell.flat)]
+            for text in [*claim.unknown_keys(known), *claim_problems(claim, spoken_of)]:
                 self.note(text)
 
     # ---- the places that settings come from ------------------------------------------------------------------------

@@ -3,12 +3,13 @@ that is asked, the position in a walk, the octave of a class), or none for the m
 """
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from iclab.analysis.next_token import by_place, chances, divergence, hits, losses, mean_asked, mean_of_places
+from iclab.analysis.references import references
 from iclab.analysis.risk import Estimate, estimate
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
@@ -32,6 +33,10 @@ class Accuracy(Analysis):
         "divergence": "KL(reference ‖ model), of the predictor named, in nats",
         "answered": "of lists of one length: the share of prompts in which slot j is the likeliest of the options",
     }
+
+    def predictors(self, experiment: Any) -> set[str]:
+        tasks = experiment.distributions.values()
+        return {MODEL, "chance", *(name for task in tasks for name in references(task))}
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         task, prompts, logs = of.task, of.prompts, of.logs

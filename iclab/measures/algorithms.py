@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis import Estimate, Lineup, Match
+from iclab.analysis import Estimate, Lineup, Match, families
 from iclab.analysis.identify import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
@@ -32,6 +32,9 @@ class NearestAlgorithms(Analysis):
         if experiment.eval.prompts < LEAST:
             yield f"no nearest algorithms: eval.prompts is {experiment.eval.prompts}, and they need {LEAST} or more"
 
+    def predictors(self, experiment: Any) -> set[str]:
+        return family_names(experiment)
+
     def applies(self, of: Measurement) -> bool:
         return super().applies(of) and of.experiment.eval.prompts >= LEAST
 
@@ -42,6 +45,12 @@ class NearestAlgorithms(Analysis):
             for match in of.lineup.rank(fits, of.rng("bootstrap"), of.draws, part):
                 yield from match_rows(match, region)
                 yield from _share_rows(match) if region is None else ()
+
+
+def family_names(experiment: Any) -> set[str]:
+    """The families that a model is compared with on any distribution."""
+    tasks = experiment.distributions.values()
+    return {family.name for task in tasks for family in families(task, experiment.task)}
 
 
 def match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:

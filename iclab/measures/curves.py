@@ -62,13 +62,19 @@ class LearningCurves(Analysis):
         "exponent_d": "log₂ of what half_error is multiplied by where d is doubled; not a number where not both were "
         "found",
         "exponent_keys": "the same where the number of keys is doubled",
-        "predicted_exponent_*": "the same by theory",
+        "predicted_exponent_{d,keys}": "the same by theory",
         "identity": "tr W_dd / d of query-key products that were trained, averaged over heads",
         "identity_signed": "the same with the sign of each head's value",
         "final_identity": "identity after the last n",
         "final_identity_signed": "identity_signed after the last n",
         "norm": "B(f*), the squared norm in the space of attention, where known; 0 or more",
     }
+
+    def distributions(self, experiment: Any) -> list[str]:
+        return [name for name, _ in experiment.task.targets]
+
+    def predictors(self, experiment: Any) -> set[str]:
+        return {MODEL, "theory", *(name for name, _ in experiment.train.beside)}
 
     def applies(self, of: Measurement) -> bool:
         return super().applies(of) and isinstance(of.experiment.train, CurveLearner)

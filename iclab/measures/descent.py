@@ -84,6 +84,10 @@ class DescentConstants(Analysis):
             found = interpolation.differences(experiment.model, wanted) + interpolation.obstacles(experiment.model)
             yield from dict.fromkeys(found)
 
+    def reference_names(self, experiment: Any) -> list[str]:
+        plus = ["tuned_gradient_descent_plus_plus"] if experiment.model.n_layer > 1 else []
+        return ["tuned_gradient_descent", *plus, "interpolated"]
+
     def references(self, of: Measurement) -> dict[str, Predictor]:
         return references(of.experiment, of.model)
 

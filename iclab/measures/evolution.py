@@ -11,10 +11,11 @@ from iclab.analysis.evolution import Moment, crossing, half_way, nearest, platea
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.claims import TRAINED
 from iclab.measures.measurement import Measurement
-from iclab.tasks import AnyTask
+from iclab.tasks import TokenTask
 
 Point = Mapping[str, Any]
 POINTS = ("risk", "excess")
+OF_TOKENS = "{accuracy,loss,divergence,prefix_matching,previous_token,accuracy_*}"
 
 
 class TrainingCurve(Analysis):
@@ -23,39 +24,49 @@ class TrainingCurve(Analysis):
     name = "curve"
     always = True
     once = True
-    tasks = AnyTask
     quantities: ClassVar = {
         "evolution_risk": "the risk in training; squared units of the label",
         "evolution_excess": "its excess over Bayes; 0 is optimal",
-        "evolution_distance": "the distance to each family of algorithms, relative to the Bayes risk or the mean "
-        "square label; 0 or more",
-        "evolution_probe_r2": "R² of each probe by layer, at most 1",
-        "transition": "the step at which a family became the nearest and stayed so, a row for each time; at the first "
-        "point for the family that the model starts from; infinite for one that it never went over to",
         "plateau_exit": "the step at which the risk fell fastest",
-        "evolution_accuracy": "accuracy on the way, between 0 and 1",
-        "evolution_accuracy_*": "accuracy on a part of the task on the way, between 0 and 1",
-        "evolution_loss": "−log p of the right token on the way, in nats",
-        "evolution_divergence": "KL(reference ‖ model) on the way, in nats",
-        "evolution_prefix_matching": "the largest score of a head of each layer, between 0 and 1",
-        "evolution_previous_token": "the largest score of a head of each layer, between 0 and 1",
-        "half_way_*_over_loss": "the step of a quantity relative to the loss's; above 0",
-        "half_way_*": "the step at which a quantity of tokens was half-way between its first and its last value",
-        "least_*": "the smallest value that a quantity of tokens ever had, in its own unit",
-        "rise_*": "the steps from half-way to nine tenths of the way, relative to those to half-way: 0 for a jump, 0.8 "
-        "for a straight line, 2.3 for an exponential approach",
     }
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         return rows(of.place.curve())
 
 
+class TokenCurve(TrainingCurve):
+    """Tells the same of sequences of tokens: of a repeated sequence also the largest score of a head of each layer."""
+
+    name = "token_curve"
+    tasks = TokenTask
+    quantities: ClassVar = {
+        "evolution_accuracy": "accuracy on the way, between 0 and 1",
+        "evolution_accuracy_*": "accuracy on a part of the task that is followed, between 0 and 1",
+        "evolution_loss": "−log p of the right token on the way, in nats",
+        "evolution_divergence": "KL(reference ‖ model) on the way, in nats",
+        "evolution_{prefix_matching,previous_token}": "the largest score of a head of each layer, between 0 and 1",
+        f"half_way_{OF_TOKENS}_over_loss": "the step at which it was half-way, relative to the loss's; above 0",
+        f"half_way_{OF_TOKENS}": "the step at which it was half-way between its first and its last value",
+        f"least_{OF_TOKENS}": "the smallest value that it ever had, in its own unit",
+        f"rise_{OF_TOKENS}": "the steps from half-way to nine tenths of the way, relative to those to half-way: 0 for "
+        "a jump, 0.8 for a straight line, 2.3 for an exponential approach",
+    }
+
+
 class Evolution(Analysis):
     """Lets the training curve say which algorithm the model is near, on every distribution, and where probes are asked
-    for also what is written in its layers. All its rows are those of the curve."""
+    for also what is written in its layers. Its rows are among those of the curve."""
 
     name = "evolution"
-    quantities: ClassVar[Mapping[str, str]] = {}
+    quantities: ClassVar[Mapping[str, str]] = {
+        "evolution_distance": "the distance to each family of algorithms, relative to the Bayes risk or the mean "
+        "square label; 0 or more",
+        "evolution_probe_r2": "R² of each probe by layer, at most 1",
+        "evolution_{risk,excess}": "on shifts too",
+        "transition": "the step at which a family became the nearest and stayed so, a row for each time; at the first "
+        "point for the family that the model starts from; infinite for one that it never went over to",
+        "plateau_exit": "the step at which the risk fell fastest, on shifts too",
+    }
 
     def problems(self, experiment: Any) -> Iterator[str]:
         if not experiment.train.curved:

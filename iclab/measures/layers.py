@@ -1,11 +1,11 @@
 """Layers as algorithms: which algorithm each layer is nearest to, read out by a fitted linear map."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from iclab.analysis.identify import LEAST
 from iclab.experiments.analysis import Analysis, Row
-from iclab.measures.algorithms import FITS, match_rows
+from iclab.measures.algorithms import FITS, family_names, match_rows
 from iclab.measures.measurement import Measurement
 
 
@@ -17,6 +17,9 @@ class Layers(Analysis):
     scalar = True
     least = LEAST
     quantities: ClassVar = {name: f"of each layer: {meaning}" for name, meaning in FITS.items()}
+
+    def predictors(self, experiment: Any) -> set[str]:
+        return family_names(experiment)
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         rng = of.rng("bootstrap")

@@ -33,7 +33,7 @@ class Mechanism(OfHeads):
         "mechanism_second": "its weight on what is named again, between 0 and 1",
         "mechanism_hit": "how often its weight is largest on the missing item, between 0 and 1",
         "mechanism_inhibition": "its weight on the missing item beyond the other slots",
-        "mechanism_copies_*": "what it adds to an item's own logit where it looks at it, by list",
+        "mechanism_copies_{first,second}": "what it adds to an item's own logit where it looks at it, by list",
         "mechanism_written": "of each part: what it adds to the missing item beyond the other listed ones, in logits",
         "mechanism_zero": "the accuracy that is lost without the head",
         "mechanism_mean": "the accuracy that is lost where it writes its mean",
@@ -41,10 +41,11 @@ class Mechanism(OfHeads):
         "mechanism_route": "the accuracy that is lost if the end, or the second list, looks at the first or the second "
         'list in no head ("end_to_first", …)',
         "mechanism_mover": "by how much the best hit exceeds 1/N (chosen on half of the prompts)",
-        "mechanism_fit*_lead": 'by how much R² of "subtraction" exceeds that of "set_difference"',
-        "mechanism_fit*_taken": "b/a, what being named once more takes for each that being listed once more adds",
-        "mechanism_fit*_logit": 'of "listed_i_named_j": the logit of an item that occurs i and j times in the two '
-        "lists, above that of one that occurs in neither",
+        "mechanism_fit{,_apart}_lead": 'by how much R² of "subtraction" exceeds that of "set_difference"',
+        "mechanism_fit{,_apart}_taken": "b/a, what being named once more takes for each that being listed once more "
+        "adds",
+        "mechanism_fit{,_apart}_logit": 'of "listed_i_named_j": the logit of an item that occurs i and j times in the '
+        "two lists, above that of one that occurs in neither",
         "mechanism_fit": "R² of logits by counts, of the model of that name, at most 1",
         "mechanism_fit_apart": "the same where the counts of an item in the two lists are apart, at most 1",
         "last_item_bias": "the share of answers that name the last slot, beyond 1/N",

@@ -115,8 +115,10 @@ class TokenMonitor:
         """Draws the prompts, and answers them by what the model is compared with."""
         task: Any = experiment.task
         rng = stream(experiment, "curve", device)
-        prompts = task.sample(task.evenly(OF_TOKENS), rng)
-        followed = {name: part.sample(part.evenly(OF_TOKENS), rng) for name, part in task.followed().items()}
+        prompts = task.sample(task.balanced_batch(OF_TOKENS), rng)
+        followed = {
+            name: part.sample(part.balanced_batch(OF_TOKENS), rng) for name, part in task.monitored_parts().items()
+        }
         return cls(task, prompts, continued(references(task), prompts), followed)
 
     def __call__(self, model: nn.Module) -> dict[str, dict[str, Any]]:

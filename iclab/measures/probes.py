@@ -77,15 +77,17 @@ class AttentionProbesOfLayers(Analysis):
     quantities: ClassVar = {
         "attention_probe_gain": "R² of mlp less that of linear, each at its best layer; between −1 and 1 where probes "
         "learn",
-        "attention_probe_*_mse*": "the mean squared error of a coordinate; 0 or more",
-        "attention_probe_*_best": "the mean R² at the layer where it is largest, at most 1",
-        "attention_probe_*_depth": "that layer as a share of all, between 0 and 1",
-        "attention_probe_*_lead": "how much deeper it is for least squares than for the moment, between −1 and 1",
-        "attention_probe_*_rise": "how much larger R² is there than in the read-in",
-        "attention_probe_*_over_*": "the best R² less the best of a control",
-        "attention_probe_*_looks_*": "the attention of that layer after so many examples, between 0 and 1: `position` "
-        "is the token",
-        "attention_probe_*": "R² by layer and number of examples (1, 2, 4, …, all), and the mean over these; at most 1",
+        "attention_probe_{linear,mlp}_mse{,_untrained,_bare}": "the mean squared error of a coordinate; 0 or more",
+        "attention_probe_{linear,mlp}_best": "the mean R² at the layer where it is largest, at most 1",
+        "attention_probe_{linear,mlp}_depth": "that layer as a share of all, between 0 and 1",
+        "attention_probe_{linear,mlp}_lead": "how much deeper it is for least squares than for the moment, between "
+        "−1 and 1",
+        "attention_probe_{linear,mlp}_rise": "how much larger R² is there than in the read-in",
+        "attention_probe_{linear,mlp}_over{_untrained,_bare}": "the best R² less the best of a control",
+        "attention_probe_{linear,mlp}_looks_*": "the attention of that layer after so many examples, between 0 and 1: "
+        "`position` is the token",
+        "attention_probe_{linear,mlp}{,_untrained,_bare}": "R² by layer and number of examples (1, 2, 4, …, all), and "
+        "the mean over these; at most 1",
     }
 
     def problems(self, experiment: Any) -> Iterator[str]:

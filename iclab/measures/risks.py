@@ -1,11 +1,12 @@
 """Risks of the model and of every reference on the same prompts."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from iclab.analysis import band, margins
+from iclab.analysis.references import references
 from iclab.analysis.risk import Answers, below, squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
@@ -40,6 +41,13 @@ class Risks(Analysis):
         "errors_over_logistic": "errors relative to those of logistic regression; 0 or more",
         "errors_over_transformer": "errors relative to the model's; 0 or more",
     }
+
+    def predictors(self, experiment: Any) -> set[str]:
+        tasks = experiment.distributions.values()
+        names = {name for task in tasks for name in references(task, experiment.task)}
+        named = [*experiment.eval.predictors, *experiment.eval.constructions]
+        added = {name for one in experiment.analyses for name in one.reference_names(experiment)}
+        return {MODEL, "oracle", *names, *(name for name, _ in named), *added}
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         ys, parts, rng = of.prompts.ys, of.parts, of.rng("bootstrap")

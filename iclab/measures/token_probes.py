@@ -38,18 +38,19 @@ class TokenProbes(Analysis):
         "answer, than the (true) representation at tokens of y (of x where those have none)",
         "token_probe_after": "of answers at tokens of x: what R² gains from the layer where the (true) representation "
         "is best to the last",
-        "token_probe_*_floor": "R² of the probe of x_i itself (in a dynamical system of the last k + 1 states)",
-        "token_probe_*_above_floor": "R² of a layer less that floor",
-        "token_probe_*_best": "R² at the layer where it is largest, at most 1",
-        "token_probe_*_layer": "that layer",
-        "token_probe_*_over_floor": "how much R² is above the floor there",
-        "token_probe_*_over_unrelated": "how much more above its floor it is there than the unrelated target is above "
-        "its own, at its best layer",
-        "token_probe_*_rise": "how much larger it is there than in the read-in",
-        "token_probe_*_fall": "how much larger it is there than after the last layer",
-        "token_probe_*_slip": "the most that it loses from one layer to a deeper one; 0 or more but for chance",
-        "token_probe_*_half": "the layer, between two of them, at which R² is half-way from the read-in to its best",
-        "token_probe_*": "R² by layer, at most 1",
+        "token_probe_{x,y}_floor": "R² of the probe of x_i itself (in a dynamical system of the last k + 1 states)",
+        "token_probe_{x,y}_above_floor": "R² of a layer less that floor",
+        "token_probe_{x,y}_best": "R² at the layer where it is largest, at most 1",
+        "token_probe_{x,y}_layer": "that layer",
+        "token_probe_{x,y}_over_floor": "how much R² is above the floor there",
+        "token_probe_{x,y}_over_unrelated": "how much more above its floor it is there than the unrelated target is "
+        "above its own, at its best layer",
+        "token_probe_{x,y}_rise": "how much larger it is there than in the read-in",
+        "token_probe_{x,y}_fall": "how much larger it is there than after the last layer",
+        "token_probe_{x,y}_slip": "the most that it loses from one layer to a deeper one; 0 or more but for chance",
+        "token_probe_{x,y}_half": "the layer, between two of them, at which R² is half-way from the read-in to its "
+        "best",
+        "token_probe_{x,y}": "R² by layer, at most 1",
     }
 
     def problems(self, experiment: Any) -> Iterator[str]:

@@ -24,7 +24,8 @@ class WordSensitivity(Analysis):
     quantities: ClassVar = {
         "word_sensitivity": "S of a key (the last token), a lower bound found by search; 0 or more",
         "query_sensitivity": "S of the query; 0 or more",
-        "*_times_root": "the same times √n, n tokens: a constant for a network of all tokens at once",
+        "{word,query}_sensitivity_times_root": "the same times √n, n tokens: a constant for a network of all "
+        "tokens at once",
     }
 
     def applies(self, of: Measurement) -> bool:

@@ -9,7 +9,7 @@ drawn has at most `MOST_WEIGHTS` weights; one of a file may have more, as the fi
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ class AnyArchitecture(ABC):
         """The untrained model."""
 
 
+@runtime_checkable
 class Layered(Protocol):
     """A model with layers that can be read out."""
 
