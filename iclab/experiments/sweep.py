@@ -1,7 +1,7 @@
 """One command from a task file to its verdicts: prepare the store, let the engine work, judge the claims."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,21 @@ from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
 from iclab.experiments.token_experiment import TokenExperiment
+from iclab.experiments.trainings import Trainings
 from iclab.files import write_whole
 from iclab.models import Architecture, TokenArchitecture
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
 
-def plan(study: Study, folder: Path, to: Console) -> None:
-    """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing. Raises
-    ``ValueError`` for a device that is absent here, as the sweep itself would."""
+def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = ()) -> None:
+    """Prints every cell with its id, what is varied, its state, the size of its model and where its training will come
+    from; starts nothing. Raises ``ValueError`` for a device that is absent here, as the sweep itself would."""
     _check_devices(study, folder)
     rows = [_planned(cell, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
+    undone = [Run(folder / row["run"]) for row in rows if row["state"] != "done"]
+    planned = trainings(study, folder, reused).plan(undone)
+    rows = [{**row, "training": planned.get(row["run"])} for row in rows]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
@@ -51,14 +55,22 @@ def _planned(cell: StudyCell, varied: Mapping[str, Any], folder: Path) -> dict[s
     return {"run": cell.experiment.id, **chosen, **labels, "parameters": size, "state": state}
 
 
-def sweep(study: Study, folder: Path, jobs: int, retry: bool, to: Console) -> tuple[dict[str, Status], list[Verdict]]:
-    """Brings every cell to its end and judges the claims. Raises ``OSError`` where the folder cannot be written; one
-    that is finished is judged again without that."""
+def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Trainings:
+    """Who of a study trains what, and whose training it may take: that of runs in its folder, and in others."""
+    return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
+
+
+def sweep(
+    study: Study, folder: Path, jobs: int, retry: bool, to: Console, reused: Sequence[Path] = ()
+) -> tuple[dict[str, Status], list[Verdict]]:
+    """Brings every cell to its end and judges the claims; trainings are taken from runs in the folder, and in those
+    that are `reused`. Raises ``OSError`` where the folder cannot be written; one that is finished is judged again
+    without that."""
     runs = prepare(study, folder, to)
     labels = {run.id: _label(varied) for run, varied in zip(runs, _varied(study), strict=True)}
     _print_heading(study, to)
     with shown(labels, len(runs), to) as display:
-        outcomes = Engine(runs, jobs, display, retry).execute()
+        outcomes = Engine(runs, jobs, display, retry, trainings(study, folder, reused)).execute()
     to.print(report.of_runs(*_worth_telling(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, to, outcomes)
     if verdicts:
