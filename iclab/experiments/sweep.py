@@ -33,10 +33,10 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = ()) -
     """Prints every cell with its id, what is varied, its state, the size of its model and where its training will come
     from; starts nothing. Raises ``ValueError`` for a device that is absent here, as the sweep itself would."""
     _check_devices(study, folder)
-    rows = [_planned(cell, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
-    undone = [Run(folder / row["run"]) for row in rows if row["state"] != "done"]
-    planned = trainings(study, folder, reused).plan(undone)
-    rows = [{**row, "training": planned.get(row["run"])} for row in rows]
+    states = {id: Run(folder / id).checked().state for id in (cell.experiment.id for cell in study.cells)}
+    undone = [Run(folder / id) for id, state in states.items() if state != "done"]
+    made = trainings(study, folder, reused).plan(undone)
+    rows = [_planned(cell, varied, states, made) for cell, varied in zip(study.cells, _varied(study), strict=True)]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
@@ -46,13 +46,14 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = ()) -
         to.print(Text(f"warning: {line}"), soft_wrap=True)
 
 
-def _planned(cell: StudyCell, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _planned(
+    cell: StudyCell, varied: Mapping[str, Any], states: Mapping[str, str], made: Mapping[str, str]
+) -> dict[str, Any]:
     """One row of the plan."""
     chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
     labels = {name: cell.flat.get(key) for name, key in report.LABELS.items()}
-    size = f"{_parameters(cell.experiment):,}"
-    state = Run(folder / cell.experiment.id).checked().state
-    return {"run": cell.experiment.id, **chosen, **labels, "parameters": size, "state": state}
+    size, id = f"{_parameters(cell.experiment):,}", cell.experiment.id
+    return {"run": id, **chosen, **labels, "training": made.get(id), "parameters": size, "state": states[id]}
 
 
 def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Trainings:
