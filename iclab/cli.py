@@ -16,7 +16,7 @@ RUNS = Path("runs")
 Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSON
 TAKES_VALUE = (
     *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
-    *("--prompts", "--heads"),
+    *("--prompts", "--heads", "--reuse"),
 )
 
 # What a command needs is imported inside of it: the help must not wait for torch.
@@ -31,13 +31,15 @@ def sweep(
     dry_run: bool = False,
     retry_failed: bool = False,
     strict: bool = False,
+    reuse: Annotated[Path | None, arg(metavar="DIR")] = None,
 ) -> int:
     """Runs every experiment of a task file and judges its claims.
 
     Example: iclab sweep tasks/linear_regression.toml model.n_layer=1,2,4 seed=0:4
 
     What is done already is not done again: the same command finishes a sweep that was stopped or killed. A setting has
-    the name that it has in the file: one that is not known is refused, and those that are known are listed.
+    the name that it has in the file: one that is not known is refused, and those that are known are listed. Runs that
+    differ only in what is measured at the end are trained once.
 
     Args:
         file: The task file (TOML).
@@ -49,21 +51,24 @@ def sweep(
         dry_run: Print the grid and start nothing.
         retry_failed: Try again the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
+        reuse: A sweep, or a folder of sweeps: what was trained there is not trained again. The folder of the runs
+            itself always counts.
     """
     from iclab.experiments import report
     from iclab.experiments.environment import usable_cores
     from iclab.experiments.study import Study
     from iclab.experiments.sweep import plan, sweep
+    from iclab.experiments.trainings import stores
 
     if jobs is not None and jobs < 1:
         raise Refusal(f"--jobs must be at least 1, given {jobs}")
     study = Study.read(file, settings)
-    folder, to = out or _folder(file), report.console()
+    folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
     if dry_run:
-        plan(study, folder, to)
+        plan(study, folder, to, reused)
         return 0
     try:
-        outcomes, verdicts = sweep(study, folder, jobs or usable_cores(), retry_failed, to)
+        outcomes, verdicts = sweep(study, folder, jobs or usable_cores(), retry_failed, to, reused)
     except KeyboardInterrupt:
         print("\nStopped. What was done is kept: the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -95,6 +100,37 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     to = report.console()
     to.print(report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], found, to))
     return 0
+
+
+def measure(
+    run: Annotated[Positional[str], arg(metavar="RUN")],
+    settings: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]")] = (),
+    *,
+    root: Path = RUNS,
+) -> int:
+    """Measures a trained model once more, with other settings of [eval], and shows what was found; trains nothing.
+
+    Example: iclab measure 3f9a analyses=layers,probes prompts=4096
+
+    This makes a run of its own beside the given one, with the same weights and curve. What is not given stays as it
+    was; analyses=A,B replaces those of the run. A curve cannot be made to say more: for analyses=evolution, and for
+    another eval.every, `iclab sweep` trains anew. Shifts: shifts.NAME='{ kind = "SkewedInputs" }'.
+
+    Args:
+        run: The run's folder, or the beginning of its id.
+        settings: Settings of [eval], with or without "eval." before them; device=cpu measures elsewhere.
+        root: Where an id is looked for.
+    """
+    from iclab.experiments import report
+    from iclab.experiments.remeasurement import remeasure
+    from iclab.experiments.store import find
+
+    to = report.console()
+    found, status = remeasure(find(run, root, "measure"), settings, to)
+    to.print(f"run {found.id}")
+    for part in report.of_run(found, to):
+        to.print(part)
+    return 0 if status.state == "done" else RUNS_FAILED
 
 
 def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
@@ -339,6 +375,7 @@ def doctor(*, out: Path = RUNS) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "sweep": sweep,
+    "measure": measure,
     "quantities": quantities,
     "ls": ls,
     "verdicts": verdicts,

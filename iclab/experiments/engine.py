@@ -3,6 +3,7 @@
     waiting  →  working  →  ended               a worker of ours
     waiting  →  held     →  ended or waiting    a worker of another sweep; if that one dies, the run waits again
 
+A run whose training another one makes right now waits for it, and takes it then: see `iclab.experiments.trainings`.
 A worker that is killed costs its own run only, and that run goes on from its checkpoint when the sweep is given again;
 so does one that the disk interrupted. A finished run whose files are not what was recorded waits like others.
 """
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from iclab.experiments.disk import ADVICE, told
-from iclab.experiments.store import ENDED, Run, Status, at_once
+from iclab.experiments.store import ENDED, Damaged, Run, Status, at_once
+from iclab.experiments.trainings import Trainings
 from iclab.experiments.worker import BUSY, UNRECORDED
 
 PAUSE = 0.1  # seconds between two looks at the workers
@@ -48,6 +50,7 @@ class Engine:
     jobs: int
     display: Display
     retry: bool = False
+    trainings: Trainings = field(default_factory=Trainings)
     waiting: deque[Run] = field(default_factory=deque, init=False)
     working: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     held: dict[str, Run] = field(default_factory=dict, init=False)
@@ -78,12 +81,29 @@ class Engine:
                 self.waiting.append(run)
 
     def _start(self) -> None:
-        while self.waiting and len(self.working) < self.jobs:
-            run = self.waiting.popleft()
+        while len(self.working) < self.jobs and (run := self._next()):
             if run.held():
                 self.held[run.id] = run
-            elif not self._settled(run):
+            elif not self._settled(run) and self._given(run):
                 self._begin(run)
+
+    def _next(self) -> Run | None:
+        """The first waiting run that needs not wait for the training of another."""
+        busy = {*self.working, *self.held}
+        run = next((run for run in self.waiting if not self.trainings.waits(run, busy)), None)
+        _ = run and self.waiting.remove(run)
+        return run
+
+    def _given(self, run: Run) -> bool:
+        """Gives a run its training, where there is one; whether the disk takes it."""
+        try:
+            self.trainings.give(run)
+        except Damaged:  # the worker meets the same, and tells
+            return True
+        except OSError as error:
+            self._end(run, _interrupted(run.recorded(), told(error)))
+            return False
+        return True
 
     def _begin(self, run: Run) -> None:
         try:
@@ -123,6 +143,7 @@ class Engine:
 
     def _end(self, run: Run, status: Status) -> None:
         self.outcomes[run.id] = status
+        self.trainings.ended(run)
         self.display.ended(run, status)
 
     def _stop(self) -> None:

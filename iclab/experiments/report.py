@@ -204,6 +204,8 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
 
 def _state(run: Run, status: Status) -> Text:
     told = f"{run.folder}\n{status.state}, started {status.attempts} times, {status.seconds:.4g} s"
+    if status.origin and status.origin.get("run") != run.id:
+        told += f", training of {status.origin.get('sweep')}/{status.origin.get('run')}"
     return Text(f"\n{told}" + (f": {status.error}" if status.error else ""), style=STYLES.get(status.state, ""))
 
 

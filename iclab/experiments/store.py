@@ -51,7 +51,9 @@ State = Literal["pending", "running", "interrupted", "done", "failed", "diverged
 STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged", "damaged")
 ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
-RECORDED = (RESULTS, CURVE, WEIGHTS, "constants.safetensors", "environment.json")  # whose digests the status holds
+TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
+RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
+MADE_IN = ("device", "gpu", "torch", "iclab", "revision")  # of the environment, what is told of a training
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(
     r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"
@@ -73,7 +75,8 @@ class Damaged(Refusal):
 @dataclass(frozen=True)
 class Status:
     """How far a run came. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
-    finished run `rows` is the number of its results and `digests` those of its files (none in old stores)."""
+    finished run `rows` is the number of its results and `digests` those of its files (none in old stores). `training`
+    names the training that it has, and `origin` tells which run made it, and in what, where that was not at once."""
 
     state: State = "pending"
     attempts: int = 0
@@ -83,6 +86,8 @@ class Status:
     ended: str | None = None
     rows: int | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    training: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,35 @@ class Run:
         there = WEIGHTS in names and all((self.folder / name).is_file() for name in names)
         return self.folder / WEIGHTS if there and not self.changed(status, names) else None
 
+    def trained(self) -> dict[str, bytes]:
+        """The files that a finished training left. Raises `Damaged` where they are not what was recorded."""
+        status = self.recorded()
+        found = {name: _content(self.folder / name) for name in TRAINED if name in status.digests}
+        unfit = [name for name, content in found.items() if _digest(content) != status.digests[name]]
+        if unfit or WEIGHTS not in found:
+            what = f"{', '.join(unfit)} not as recorded" if unfit else "no finished training is recorded"
+            raise Damaged(f"{self.folder}: {what}; {self.remedy}")
+        return found
+
+    def parts(self) -> dict[str, bytes]:
+        """The checkpoints of what was trained beside the model."""
+        return {path.name: _content(path) for path in sorted(self.folder.glob("checkpoint_*.safetensors"))}
+
+    def take(self, files: Mapping[str, bytes], parts: Mapping[str, bytes], **entries: Any) -> None:
+        """Lays the files of a finished training, and what was trained beside it, in the place of what was trained here.
+        The status comes last, with these entries: before that the run has no training. Only who holds the lock may do
+        so."""
+        self.tidy()
+        left = {*self.folder.glob("checkpoint*.safetensors"), *(self.folder / name for name in TRAINED)}
+        for path in left - {self.folder / name for name in files}:
+            path.unlink(missing_ok=True)
+        for name, content in {**parts, **files}.items():
+            write_whole(self.folder / name, content)
+        status, digests = self.recorded(), {name: _digest(content) for name, content in files.items()}
+        if status.state in ("done", "damaged"):  # whose results are not those of these files
+            status = _with(status, state="pending", error="")
+        self.record(status, rows=None, digests=digests, **entries)
+
     def environment(self) -> dict[str, Any]:
         """What it was made in; empty before it was started. Raises `Damaged`."""
         path, status = self.folder / "environment.json", self.recorded()
@@ -299,6 +333,19 @@ class Run:
         if not isinstance(told, dict) or self.changed(status, [path.name]):
             raise Damaged(f"{path} is damaged: it is not what was recorded; {self.remedy}")
         return told
+
+    def origin(self) -> dict[str, str]:
+        """Where the weights come from: the run that trained them, their digest, and what that was done in, as far as
+        these are known."""
+        status = self.recorded()
+        if status.origin or WEIGHTS not in status.digests:
+            return dict(status.origin)
+        try:
+            made_in = self.environment()
+        except Damaged:
+            made_in = {}
+        told = {name: str(made_in[name]) for name in MADE_IN if made_in.get(name) is not None}
+        return {"run": self.id, "sweep": self.folder.absolute().parent.name, WEIGHTS: status.digests[WEIGHTS]} | told
 
     def note(self, text: str) -> None:
         """Adds to the log. Where that fails the run goes on: the status says what matters."""
@@ -495,14 +542,14 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     return found
 
 
-def find(name: str, root: Path) -> Run:
+def find(name: str, root: Path, asked: str = "show") -> Run:
     """The run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
     if name and is_run(Path(name)):
         return Run(Path(name).resolve())
     known = [run for sweep in sweeps(root) for run in runs(sweep)]
     found = [run for run in known if name and run.id.startswith(name)]
     refuse(
-        "show",
+        asked,
         []
         if found
         else [
@@ -511,7 +558,7 @@ def find(name: str, root: Path) -> Run:
         ],
     )
     several = f"{name!r} may be " + ", ".join(str(run.folder) for run in found)
-    refuse("show", [several] if len(found) > 1 else [])
+    refuse(asked, [several] if len(found) > 1 else [])
     return found[0]
 
 

@@ -1,7 +1,7 @@
 """One command from a task file to its verdicts: prepare the store, let the engine work, judge the claims."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,21 @@ from iclab.experiments.store import Run, Status, telling, tidy
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
+from iclab.experiments.trainings import Trainings
 from iclab.files import write_whole
 from iclab.models import AnyArchitecture
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
 
-def plan(study: Study, folder: Path, to: Console) -> None:
-    """Prints every cell with its id, what is varied, its state and the size of its model; starts nothing. Raises
-    ``ValueError`` for a device that is absent here, as the sweep itself would."""
+def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = ()) -> None:
+    """Prints every cell with its id, what is varied, its state, the size of its model and where its training will come
+    from; starts nothing. Raises ``ValueError`` for a device that is absent here, as the sweep itself would."""
     _check_devices(study, folder)
-    rows = [_planned(cell, varied, folder) for cell, varied in zip(study.cells, _varied(study), strict=True)]
+    states = {id: Run(folder / id).checked().state for id in (cell.experiment.id for cell in study.cells)}
+    undone = [Run(folder / id) for id, state in states.items() if state != "done"]
+    made = trainings(study, folder, reused).plan(undone)
+    rows = [_planned(cell, varied, states, made) for cell, varied in zip(study.cells, _varied(study), strict=True)]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
@@ -41,23 +45,32 @@ def plan(study: Study, folder: Path, to: Console) -> None:
         to.print(Text(f"warning: {line}"), soft_wrap=True)
 
 
-def _planned(cell: StudyCell, varied: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _planned(
+    cell: StudyCell, varied: Mapping[str, Any], states: Mapping[str, str], made: Mapping[str, str]
+) -> dict[str, Any]:
     """One row of the plan."""
     chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
     labels = {name: cell.flat.get(key) for name, key in report.LABELS.items()}
-    size = f"{_parameters(cell.experiment):,}"
-    state = Run(folder / cell.experiment.id).checked().state
-    return {"run": cell.experiment.id, **chosen, **labels, "parameters": size, "state": state}
+    size, id = f"{_parameters(cell.experiment):,}", cell.experiment.id
+    return {"run": id, **chosen, **labels, "training": made.get(id), "parameters": size, "state": states[id]}
 
 
-def sweep(study: Study, folder: Path, jobs: int, retry: bool, to: Console) -> tuple[dict[str, Status], list[Verdict]]:
-    """Brings every cell to its end and judges the claims. Raises ``OSError`` where the folder cannot be written; one
-    that is finished is judged again without that."""
+def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Trainings:
+    """Who of a study trains what, and whose training it may take: that of runs in its folder, and in others."""
+    return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
+
+
+def sweep(
+    study: Study, folder: Path, jobs: int, retry: bool, to: Console, reused: Sequence[Path] = ()
+) -> tuple[dict[str, Status], list[Verdict]]:
+    """Brings every cell to its end and judges the claims; trainings are taken from runs in the folder, and in those
+    that are `reused`. Raises ``OSError`` where the folder cannot be written; one that is finished is judged again
+    without that."""
     runs = prepare(study, folder, to)
     labels = {run.id: _label(varied) for run, varied in zip(runs, _varied(study), strict=True)}
     _print_heading(study, to)
     with shown(labels, len(runs), to) as display:
-        outcomes = Engine(runs, jobs, display, retry).execute()
+        outcomes = Engine(runs, jobs, display, retry, trainings(study, folder, reused)).execute()
     to.print(report.of_runs(*_worth_telling(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, to, outcomes)
     if verdicts:

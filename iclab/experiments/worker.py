@@ -60,7 +60,9 @@ def work(run: Run, retry: int | None = None) -> int:
         run.start_anew()  # going on from a checkpoint would only diverge again
     run.tidy()
     run.note_damage(status)
-    status = run.record(status, state="running", attempts=status.attempts + 1, error="", started=now(), ended=None)
+    origin = run.origin() if run.weights else {}  # what it is measured in may be another environment
+    begun = {"attempts": status.attempts + 1, "error": "", "started": now(), "ended": None, "origin": origin}
+    status = run.record(status, state="running", **begun)
     start = time.monotonic()
     ending = _ending(run)
     seconds = round(status.seconds + time.monotonic() - start, 3)
@@ -90,6 +92,7 @@ def _perform(run: Run) -> dict[str, Any]:
     from iclab.experiments.experiment import Experiment
     from iclab.experiments.run import perform
     from iclab.experiments.streams import resolve
+    from iclab.experiments.trainings import training_id
     from iclab.training import Diverged
 
     torch.set_num_threads(1)
@@ -100,7 +103,8 @@ def _perform(run: Run) -> dict[str, Any]:
         _forget_other_curve(run, curve)
     write_environment(run.folder / "environment.json", experiment.device)
     try:
-        return {"state": "done", **run.keep_rows(perform(experiment, run.folder, curve, run.note, weights, run.curve))}
+        kept = run.keep_rows(perform(experiment, run.folder, curve, run.note, weights, run.curve))
+        return {"state": "done", "training": training_id(experiment), **kept}
     except Diverged as error:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}
