@@ -8,9 +8,8 @@ from rich.console import Console
 
 from iclab.errors import Refusal, refuse, unknown
 from iclab.experiments import grid
-from iclab.experiments.config import known_keys
 from iclab.experiments.engine import Engine
-from iclab.experiments.experiment import Experiment, kind
+from iclab.experiments.experiment import Experiment, known_keys
 from iclab.experiments.mappings import Nested, flatten, put
 from iclab.experiments.progress import shown
 from iclab.experiments.store import Run, Status
@@ -58,7 +57,7 @@ def _problems(key: str, full: str, values: list[Any], settings: Nested) -> list[
     if name in (*DECISIVE, "recipe") and full != "device":
         return [f"{key} decides what is trained, and is that of the run; `iclab sweep` trains with another"]
     # What is below a table of names, such as a shift, is read where the experiment is made.
-    known = {k for k in known_keys(kind(settings), settings) if k.startswith(SECTION)}
+    known = {k for k in known_keys(settings) if k.startswith(SECTION)}
     below = any(full.startswith(f"{k}.") for k in known)
     if full != "device" and full not in known and not below:
         return [unknown("setting", key, [k.removeprefix(SECTION) for k in known])]
