@@ -30,10 +30,10 @@ from iclab.analysis.similarity import LEAST as LEAST_FOR_CKA
 from iclab.constructed import Construction, Start, vonoswald
 from iclab.constructed.start import shape
 from iclab.errors import refuse
-from iclab.experiments import config
+from iclab.experiments import config, plugins
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
-from iclab.experiments.identity import SEEDS, USUAL, identity, machine_problems
+from iclab.experiments.identity import SEEDS, USUAL, Import, identity, machine_problems
 from iclab.experiments.mappings import Nested, merge
 from iclab.experiments.token_experiment import TokenAnalysis, TokenExperiment, about_tokens
 from iclab.features import Features
@@ -150,7 +150,8 @@ class Experiment:
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from. `start` names the construction
-    whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is.
+    whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is. `imports`
+    are the files and modules of the user's that its kinds come from (`iclab.experiments.plugins`).
     """
 
     task: Task
@@ -161,6 +162,7 @@ class Experiment:
     device: str = "auto"
     recipe: str = ""
     start: Start | None = None
+    imports: tuple[Import, ...] = field(default=(), metadata={"younger": True})
 
     def __post_init__(self) -> None:
         found = machine_problems(self.seed, self.device)
@@ -352,7 +354,9 @@ class Experiment:
     @classmethod
     def read(cls, path: Path) -> "Experiment":
         """The experiment that a run's `config.toml` describes."""
-        return cls.from_mapping(config.load(path), path)
+        settings = config.load(path)
+        plugins.bring_back(settings, path.parent)
+        return cls.from_mapping(settings, path)
 
     @classmethod
     def from_mapping(cls, settings: Nested, source: object) -> "Experiment":
@@ -370,7 +374,7 @@ def kind(settings: Nested) -> type[Experiment] | type[TokenExperiment]:
 
 def load(path: Path) -> Experiment | TokenExperiment:
     """The experiment, of either kind, that a run's `config.toml` describes."""
-    return Experiment.from_mapping(config.load(path), path)
+    return Experiment.read(path)
 
 
 def read(settings: Nested, reader: Reader) -> Any:

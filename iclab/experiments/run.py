@@ -20,7 +20,7 @@ from iclab.experiments.beside import Beside
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.learning import Say, follow, learning_curve, take_weights
+from iclab.experiments.learning import Say, follow, keep_weights, learning_curve, take_weights
 from iclab.experiments.measure import measure
 from iclab.experiments.pasting import pasting_rows
 from iclab.experiments.probes import r2_by_layer
@@ -70,9 +70,11 @@ def perform(
     elif isinstance(experiment.train, RidgeFit):
         seen = experiment.train.fit(model, experiment.task, stream(experiment, "train", device))
         log(f"fitted {len(model.theta)} parameters to {seen.count} labels: mean loss {seen.loss(model.theta):.4g}")
+    elif not isinstance(experiment.train, Recipe):  # of a user's own
+        experiment.train.fit(model, experiment.task, stream(experiment, "train", device))  # pyright: ignore
     else:
         train(experiment, model, folder / "checkpoint.safetensors", say, log)
-    model.save(folder / "weights.safetensors")
+    keep_weights(model, folder / "weights.safetensors")
     log("measures")
     found = measure(experiment, model.eval(), device)
     for line in beaten(found):

@@ -2,6 +2,7 @@
 
     runs/<sweep>/study.toml          the task file as used
     runs/<sweep>/verdicts.json       what became of its claims
+    runs/<sweep>/imports/            the user's own files that it imports; each run has copies of its own
     runs/<sweep>/<id>/config.toml    the experiment, every default spelled out
                       status.json    how far it came (no such file: nothing was started)
                       metrics.jsonl  the training curve, one point a line
@@ -51,6 +52,7 @@ State = Literal["pending", "running", "interrupted", "done", "failed", "diverged
 STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged", "damaged")
 ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
+STUDY, KEPT = "study.toml", "imports"  # of a sweep; the folder with copies of the user's own files
 RECORDED = (RESULTS, CURVE, WEIGHTS, "constants.safetensors", "environment.json")  # whose digests the status holds
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(

@@ -19,7 +19,7 @@ from torch import nn
 from iclab.errors import refuse
 from iclab.experiments import config
 from iclab.experiments.claims import TRAINED
-from iclab.experiments.identity import identity, machine_problems
+from iclab.experiments.identity import Import, identity, machine_problems
 from iclab.experiments.mappings import Nested
 from iclab.models import TokenArchitecture, TokenTransformerConfig
 from iclab.tasks import LaundryList, RepeatedSequence, Task, TokenTask
@@ -62,6 +62,7 @@ class TokenExperiment:
     seed: int = 0
     device: str = "auto"
     recipe: str = ""
+    imports: tuple[Import, ...] = field(default=(), metadata={"younger": True})
 
     def __post_init__(self) -> None:
         found = machine_problems(self.seed, self.device)

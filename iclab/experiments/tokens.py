@@ -38,7 +38,7 @@ from iclab.analysis.next_token import (
     mean_of_places,
 )
 from iclab.analysis.risk import Estimate, estimate
-from iclab.experiments.learning import Say, follow, learning_curve, take_weights
+from iclab.experiments.learning import Say, follow, keep_weights, learning_curve, take_weights
 from iclab.experiments.mechanisms import mechanisms
 from iclab.experiments.movers import mover_rows
 from iclab.experiments.orderings import sequences
@@ -80,8 +80,7 @@ def perform(
     else:
         training = TokenTraining(model, experiment.task, experiment.train, stream(experiment, "train", device))
         follow(training, folder / "checkpoint.safetensors", curve(experiment, training), say, log)
-    if isinstance(model, TokenTransformer):
-        model.save(folder / "weights.safetensors")
+    keep_weights(model, folder / "weights.safetensors")
     log("measures")
     return [*measure(experiment, model.eval(), device), *mechanisms(experiment, model)]
 
