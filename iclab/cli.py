@@ -223,7 +223,8 @@ def verify(
     holds. Exit status 4 where one does not pass.
 
     Args:
-        names: The theorems, by name or by how their names begin: iclab verify bai2023. Default: all.
+        names: The theorems, by name or by how their names begin: iclab verify bai2023. A Python file, my_theorems.py,
+            stands for those in its list THEOREMS. Default: all of the package.
         cases: How many cases to try of each. Default: as many as each asks for.
         json: A file for the numbers, besides the table.
     """
@@ -241,7 +242,7 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
     Exit status 0 where a statement that is expected to hold has none, or one that was published wrong has one; else 4.
 
     Args:
-        name: The theorem.
+        name: The theorem; my_theorems.py:NAME for one of a Python file.
         examples: How many cases to look at.
     """
     from iclab.experiments import report

@@ -15,6 +15,7 @@ from inspect import isabstract
 from typing import Any, ClassVar
 
 from iclab.errors import refuse
+from iclab.experiments.outside import RETIRED, place
 from iclab.tasks import AnyTask, Task
 
 Row = dict[str, Any]
@@ -89,15 +90,16 @@ def known() -> dict[str, Analysis]:
     """All analyses by name, this package's and those that anyone has derived. Raises ``ValueError`` where two have one
     name."""
     import_module(OURS)
-    return {name: kind() for name, kind in _kinds(Analysis).items()}
-
-
-def _kinds(base: type[Analysis]) -> dict[str, type[Analysis]]:
     found: dict[str, type[Analysis]] = {}
+    for kind in kinds():
+        other = found.setdefault(kind.name, kind)
+        twice = f"two have the name {kind.name!r}: {place(other)} and {place(kind)}"
+        refuse("analysis", [] if other is kind else [twice])
+    return {name: kind() for name, kind in found.items()}
+
+
+def kinds(base: type[Analysis] = Analysis) -> Iterator[type[Analysis]]:
+    """The classes of analyses below one, but for those that a newer version of their file has replaced."""
     for child in base.__subclasses__():
-        own = {} if isabstract(child) else {child.name: child}
-        for name, kind in (own | _kinds(child)).items():
-            other = found.setdefault(name, kind)
-            places = f"{other.__module__}.{other.__name__} and {kind.__module__}.{kind.__name__}"
-            refuse("analysis", [] if other is kind else [f"two have the name {name!r}: {places}"])
-    return found
+        yield from [] if isabstract(child) or child in RETIRED else [child]
+        yield from kinds(child)

@@ -33,6 +33,7 @@ from jaxtyping import AbstractArray
 
 from iclab.errors import Refusal, unknown
 from iclab.experiments.mappings import Nested, join
+from iclab.experiments.outside import RETIRED, blamed, outside, place, told
 from iclab.files import read_text
 
 T = TypeVar("T")
@@ -86,8 +87,56 @@ def kinds(base: type) -> dict[str, type]:
     """The classes that can stand where `base` is annotated, by name: itself and all below it that are not abstract.
     A class whose objects are compared by identity holds what a file cannot (tensors), and is left out."""
     below = {name: kind for child in base.__subclasses__() for name, kind in kinds(child).items()}
-    values = dataclasses.is_dataclass(base) and getattr(base, "__dataclass_params__").eq  # noqa: B009
-    return ({base.__name__: base} if values and not inspect.isabstract(base) else {}) | below
+    return ({base.__name__: base} if not _no_kind_because(base) else {}) | below
+
+
+def every_kind(base: type) -> Iterator[type]:
+    """The same classes as `kinds`, of one name as often as there are; one of several bases more than once."""
+    yield from [] if _no_kind_because(base) else [base]
+    for child in base.__subclasses__():
+        yield from every_kind(child)
+
+
+def _no_kind_because(cls: type) -> str:
+    """Why a class is no kind that a file can name, as the end of a sentence; nothing where it is one."""
+    if cls in RETIRED:
+        return "was replaced"
+    if inspect.isabstract(cls):
+        return f"is abstract: it lacks {', '.join(sorted(getattr(cls, '__abstractmethods__')))}"  # noqa: B009
+    if not dataclasses.is_dataclass(cls):
+        return "is no dataclass: it lacks @dataclass(frozen=True)"
+    params = getattr(cls, "__dataclass_params__")  # noqa: B009
+    return "" if params.eq else "is compared by identity: it may hold what no file can"
+
+
+def kind_problems(cls: type) -> list[str]:
+    """What stands against a class from outside the package as one whose fields are read from a file."""
+    own = vars(cls).get("__annotations__", {})
+    if own and "__dataclass_params__" not in vars(cls):
+        return ["has fields of its own and lacks @dataclass(frozen=True)"]
+    if not getattr(cls, "__dataclass_params__").frozen:  # noqa: B009
+        return ["is not frozen: it needs @dataclass(frozen=True)"]
+    try:
+        hints = {name: hint for name, (_, hint) in schema(cls).items()}
+    except Exception as error:  # annotations are code, and may be any
+        return [f"has annotations that cannot be read: {told(error)}"]
+    unfit = [name for name, hint in hints.items() if not _holdable(hint)]
+    found = [f"has a field {name}: {_type(hints[name])}, which no file can hold" for name in unfit]
+    return found + ["has a field kind, a name that files need for the class"] * ("kind" in hints)
+
+
+def _holdable(hint: Any) -> bool:
+    """Whether a file can hold what is annotated so."""
+    if len(members(hint)) > 1:
+        return all(_holdable(m) for m in members(hint) if m is not NoneType)
+    if named(hint) is not None or get_origin(hint) is tuple:
+        inner = [named(hint)] if named(hint) is not None else [m for m in get_args(hint) if m is not Ellipsis]
+        return all(map(_holdable, inner))
+    return hint in SCALARS or get_origin(hint) is Literal or is_table(hint)
+
+
+def _type(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def has_kinds(hint: Any) -> bool:
@@ -283,11 +332,22 @@ class Reader:
         final = _named_kind(base, given, preset)
         if final is None:
             return self._no_kind(base, given, key)
+        if found := kind_problems(final) if outside(final) and has_kinds(base) else []:
+            return self.fail(key, f"{key}: {final.__name__} {'; '.join(found)} ({place(final)})")
         fields = {k: v for k, v in given.items() if not (k == "kind" and has_kinds(base))}
         value = self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
+        if value is not FAILED and outside(final) and has_kinds(base):
+            value = self._tried(value, key)
         if before and value is not FAILED:
             self.made[before] = value
         return value
+
+    def _tried(self, value: Any, key: str) -> Any:
+        """The object of a class from outside, or FAILED where it does not do what its kind must."""
+        from iclab.experiments.trials import problems  # which needs torch, and reading plain data does not
+
+        found = [self.fail(key, f"{key}: {text}") for text in problems(value)]
+        return FAILED if found else value
 
     def _no_kind(self, base: type, given: Nested, key: str) -> Any:
         names = kinds(base)
@@ -296,7 +356,9 @@ class Reader:
         kind = given["kind"]
         if not isinstance(kind, str):
             return self.wrong(join(key, "kind"), str, kind)
-        return self.fail(join(key, "kind"), f"{join(key, 'kind')}: {unknown(_in_words(base), kind, names)}")
+        same = (cls for cls in _all_below(base) if cls.__name__ == kind and outside(cls) and cls not in RETIRED)
+        why = next((f"{kind} {_no_kind_because(cls)} ({place(cls)})" for cls in same), "")
+        return self.fail(join(key, "kind"), f"{join(key, 'kind')}: {why or unknown(_in_words(base), kind, names)}")
 
     def _build(self, final: type, given: Nested, key: str, besides: set[str]) -> Any:
         fields = schema(final)
@@ -316,6 +378,10 @@ class Reader:
             return final(**values)
         except ValueError as error:
             return self.fail(key, f"{key}: {error}" if key else str(error))
+        except Exception as error:
+            if not blamed(error):
+                raise
+            return self.fail(key, f"{key}: {told(error)}" if key else told(error))
 
     def unknown_key(self, key: str, here: Iterable[str]) -> Any:
         """Notes a key that is not known: the nearest one of its table, or the one of that name in another table."""
@@ -324,6 +390,12 @@ class Reader:
             hint, known = f" Did you mean {elsewhere[0]!r}?", ", ".join(sorted(here))
             return self.fail(key, f"unknown key {key!r}.{hint} Known: {known}")
         return self.fail(key, unknown("key", key, here))
+
+
+def _all_below(base: type) -> Iterator[type]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _all_below(child)
 
 
 def _in_words(base: type) -> str:

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 import iclab
+from iclab.experiments.identity import Import
+from iclab.experiments.plugins import versions
 from iclab.files import write_whole
 
 
@@ -38,9 +40,11 @@ def environment(device: str = "auto") -> dict[str, Any]:
     }
 
 
-def write_environment(path: Path, device: str) -> None:
-    """Keeps the environment beside a run."""
-    write_whole(path, json.dumps(environment(device), indent=1).encode())
+def write_environment(path: Path, device: str, imports: Iterable[Import] = ()) -> None:
+    """Keeps the environment beside a run, with the versions of what it imports from outside the package."""
+    found = versions(imports)
+    told = environment(device) | ({"imports": found} if found else {})
+    write_whole(path, json.dumps(told, indent=1).encode())
 
 
 def usable_cores() -> int:

@@ -25,11 +25,11 @@ from iclab.analysis.identify import known_names
 from iclab.constructed import Construction, Start
 from iclab.constructed.start import shape
 from iclab.errors import refuse, unknown
-from iclab.experiments import analysis, config
+from iclab.experiments import analysis, config, plugins
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
-from iclab.experiments.identity import identity, machine_problems
+from iclab.experiments.identity import Import, identity, machine_problems
 from iclab.experiments.mappings import Nested, merge
 from iclab.experiments.prompting import KINDS, Prompting, prompting, prompting_of
 from iclab.experiments.streams import generator
@@ -124,7 +124,8 @@ class Experiment:
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from. `start` names the construction
-    whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is.
+    whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is. `imports`
+    are the files and modules of the user's that its kinds come from (`iclab.experiments.plugins`).
     """
 
     task: AnyTask
@@ -135,6 +136,7 @@ class Experiment:
     device: str = "auto"
     recipe: str = ""
     start: Start | None = None
+    imports: tuple[Import, ...] = field(default=(), metadata={"younger": True})
 
     def __post_init__(self) -> None:
         refuse("Experiment", self._misplaced())
@@ -319,7 +321,9 @@ class Experiment:
     @classmethod
     def read(cls, path: Path) -> "Experiment":
         """The experiment that a run's `config.toml` describes."""
-        return cls.from_mapping(config.load(path), path)
+        settings = config.load(path)
+        plugins.bring_back(settings, path.parent)
+        return cls.from_mapping(settings, path)
 
     @classmethod
     def from_mapping(cls, settings: Nested, source: object) -> "Experiment":

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
@@ -16,6 +17,14 @@ USUAL = (
 )  # the kinds of model and of learner that are meant where none is named
 
 
+@dataclass(frozen=True)
+class Import:
+    """Code of the user's that an experiment needs: a file by name and the digest of its text, or a module by name."""
+
+    name: str
+    digest: str | None = None
+
+
 def machine_problems(seed: int, device: str) -> list[str]:
     """What stands against a seed and a device."""
     found = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
@@ -26,7 +35,8 @@ def machine_problems(seed: int, device: str) -> list[str]:
 def identity(settings: Mapping[str, Any]) -> str:
     """Twelve digits that stand for everything that can change the numbers. The settings may come from an experiment or
     from the `config.toml` of a run, of either kind. Raises ``ValueError`` for what no experiment has written."""
-    decisive = {k: _without_usual_kind(v) for k, v in settings.items() if k not in NOT_IN_ID}
+    decisive = {k: _without_usual_kind(v) for k, v in settings.items() if k not in (*NOT_IN_ID, "imports")}
+    decisive |= {"imports": _codes(settings["imports"])} if settings.get("imports") else {}
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -35,3 +45,9 @@ def _without_usual_kind(settings: Any) -> Any:
     """A section without the kind that it has when none is named: so runs have the ids of before there were others."""
     usual = isinstance(settings, Mapping) and settings.get("kind") in USUAL
     return {k: v for k, v in settings.items() if k != "kind"} if usual else settings
+
+
+def _codes(imports: Any) -> list[str]:
+    """What imports can do to the numbers: a file by its text, whatever its name, a module by its name."""
+    each = [one if isinstance(one, Mapping) else {"name": one} for one in imports]
+    return sorted({str(one.get("digest") or one.get("name")) for one in each})

@@ -7,9 +7,11 @@ from time import perf_counter
 from typing import Any
 
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from iclab.experiments.experiment import Experiment
+from iclab.files import write_whole
 from iclab.training import BrokenCheckpoint, GradientTraining
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
@@ -67,6 +69,15 @@ def follow(
             checkpoint.unlink()
     for point in points:
         training.save(checkpoint, say(point))
+
+
+def keep_weights(model: nn.Module, path: Path) -> None:
+    """Writes the weights of a model, as it does itself or else as they are."""
+    save = getattr(model, "save", None)
+    if callable(save):
+        save(path)
+    else:
+        write_whole(path, to_bytes({name: value.clone().contiguous() for name, value in model.state_dict().items()}))
 
 
 def take_weights(model: nn.Module, path: Path, log: Callable[[str], None]) -> None:

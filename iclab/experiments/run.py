@@ -12,7 +12,7 @@ from safetensors.torch import save as to_bytes
 from iclab.experiments.analysis import Row
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.learning import Say, follow, take_weights
+from iclab.experiments.learning import Say, follow, keep_weights, take_weights
 from iclab.experiments.streams import resolve, stream
 from iclab.files import write_whole
 from iclab.measures import Place, measure
@@ -70,7 +70,7 @@ def perform(
     else:
         experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
     if not experiment.train.frozen:
-        model.save(folder / "weights.safetensors")
+        keep_weights(model, folder / "weights.safetensors")
     log("measures")
     found = measure(experiment, model.eval(), place)
     for line in beaten(found):

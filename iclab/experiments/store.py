@@ -2,6 +2,7 @@
 
     runs/<sweep>/study.toml          the task file as used
     runs/<sweep>/verdicts.json       what became of its claims
+    runs/<sweep>/imports/            the user's own files that it imports; each run has copies of its own
     runs/<sweep>/<id>/config.toml    the experiment, every default spelled out
                       status.json    how far it came (no such file: nothing was started)
                       metrics.jsonl  the training curve, one point a line
@@ -54,6 +55,7 @@ RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
 MADE_IN = ("device", "gpu", "torch", "iclab", "revision")  # of the environment, what is told of a training
+STUDY, KEPT = "study.toml", "imports"  # of a sweep; the folder with copies of the user's own files
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(
     r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"

@@ -1,5 +1,6 @@
 """Study: a task file, which asks one question of a grid of experiments.
 
+It may name code of the user's own under `imports` (`iclab.experiments.plugins`), which is imported before all else.
 Its sections `[task]`, `[model]`, `[train]` and `[eval]` describe an experiment, `[sweep]` lists what is varied and
 `[[claims]]` what is expected. Settings come from several places, each laid over the one before:
 
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from iclab.errors import Refusal, refuse, unknown
-from iclab.experiments import config, experiment, grid
+from iclab.experiments import config, experiment, grid, plugins, trials
 from iclab.experiments.claims import Claim
 from iclab.experiments.config import FAILED, Reader
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.identity import Import
 from iclab.experiments.mappings import Nested, flatten, merge, put
 from iclab.experiments.measurable import claim_problems
 from iclab.files import read_text
@@ -75,7 +77,8 @@ class Study:
         content = config.parse(text, path)
         refuse(str(path), [] if content else ["the file is empty; a task file needs title, question, paper and [task]"])
         recorded = content.pop("overrides", []) if text.startswith(OVERRIDES) else []
-        draft = Draft(path, content, recorded, tuple(overrides))
+        imports = plugins.bring(content.pop("imports", []), path)
+        draft = Draft(path, content, recorded, tuple(overrides), imports)
         heading, cells = draft.heading(), draft.cells()
         draft.check_claims(heading, cells)
         config.refuse_lines(draft.problems)
@@ -117,10 +120,13 @@ EXPERIMENT = {f.name for f in fields(Experiment)}
 class Draft:
     """A study while it is read: the settings from all places, and the problems found in them so far."""
 
-    def __init__(self, path: Path, content: Nested, recorded: Any, given: tuple[str, ...]) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, content: Nested, recorded: Any, given: tuple[str, ...], imports: tuple[Import, ...] = ()
+    ) -> None:
+        self.path, self.imports = path, imports
         self.problems: list[str] = []
         self.made: dict[Any, Any] = {}
+        self.tried: dict[Any, list[str]] = {}
         self.overrides, self.command = self._command(recorded, given)
         scale = self._scale(content.get("scale", {}))
         self.body = merge({k: v for k, v in content.items() if k != "scale"}, scale)
@@ -202,6 +208,8 @@ class Draft:
         known = HEADING | EXPERIMENT | {"sweep", "scale"}
         for name in self.body.keys() - known:
             self.note(unknown("key", name, known))
+        if "imports" in {*self.body, *(key.partition(".")[0] for key in self.axes)}:
+            self.note("imports: belongs at the top of the file, and nowhere else")
 
     # ---- one cell --------------------------------------------------------------------------------------------------
 
@@ -210,7 +218,11 @@ class Draft:
         for key in sorted(values, key=lambda key: key.count(".")):  # a table before the entries laid over it
             settings = put(settings, key, values[key])
         settings = merge(self._recipe(settings.get("recipe")), settings)
-        return self._read(lambda reader: experiment.read(settings, reader), settings)
+        settings |= {"imports": self.imports} if self.imports else {}
+        found = self._read(lambda reader: experiment.read(settings, reader), settings)
+        for text in trials.of_experiment(found, self.tried) if found is not FAILED else []:
+            self.note(text)
+        return found
 
     def _recipe(self, name: Any) -> Nested:
         """The settings of the recipe that a cell names; anything but a text is refused where the cell is read."""

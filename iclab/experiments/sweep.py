@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from iclab.errors import refuse
-from iclab.experiments import report
+from iclab.experiments import plugins, report
 from iclab.experiments.claims import Cell, Verdict, judge
 from iclab.experiments.disk import told
 from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Experiment
+from iclab.experiments.outside import outside
 from iclab.experiments.progress import shown
 from iclab.experiments.store import Run, Status, telling, tidy
 from iclab.experiments.streams import resolve
@@ -92,9 +93,11 @@ def prepare(study: Study, folder: Path, to: Console) -> list[Run]:
     _check_devices(study, folder)
     folder.mkdir(parents=True, exist_ok=True)
     tidy(folder)
+    plugins.keep(folder, study.cells[0].experiment.imports)
     _keep(folder / "study.toml", study.as_used(), to, needed=bool(_undone(study, folder)))
     runs = [Run(folder / cell.experiment.id) for cell in study.cells]
     for run, cell in zip(runs, study.cells, strict=True):
+        plugins.keep(run.folder, cell.experiment.imports)
         run.create(cell.settings)
     return runs
 
@@ -155,7 +158,7 @@ def _parameters(experiment: Experiment) -> int:
 
 @cache
 def _parameters_of(model: AnyArchitecture, **sizes: Any) -> int:
-    with torch.device("meta"):
+    with torch.device("cpu" if outside(type(model)) else "meta"):  # foreign code may read numbers
         return sum(weights.numel() for weights in model.build(**sizes).parameters())
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, Theorem, named
 from iclab.constructed.theorem import SEEDS, Range
 from iclab.errors import refuse, unknown
+from iclab.experiments.plugins import bring_file, theorems_of
 from iclab.experiments.report import table
 from iclab.files import write_json
 
@@ -23,9 +24,13 @@ COLUMNS = ["theorem", "paper", "statement", "worst case", "error", "bound", "mar
 
 
 def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Console) -> bool:
-    """Tries theorems (all unless named), prints a table and writes JSON to `path`; whether all came out as expected."""
+    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; whether
+    all came out as expected."""
     refuse("verify", [] if cases is None or cases >= 1 else [f"--cases must be at least 1, given {cases}"])
-    chosen = _meant(names) if names else THEOREMS
+    files = [name for name in names if name.endswith(".py")]
+    own = [each for name in files for each in theorems_of(bring_file(Path(name)).module)]
+    others = [name for name in names if name not in files]
+    chosen = own + (_meant(others) if others or not files else [])
     rows = [_row(each.tried(each.drawn(cases or each.cases))) for each in chosen]
     to.print(table("theorems", COLUMNS, [_told(row) for row in rows], to))
     for row in rows:
@@ -38,6 +43,8 @@ def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Conso
 
 def _meant(names: Sequence[str]) -> list[Theorem]:
     """The theorem of each name, or all those whose names begin with it."""
+    if not names:
+        return THEOREMS
     known = [each.name for each in THEOREMS]
     found = {name: [name] if name in known else [each for each in known if each.startswith(name)] for name in names}
     refuse("verify", [unknown("theorem", name, known) for name, meant in found.items() if not meant])
@@ -78,7 +85,7 @@ def _told(row: dict[str, Any]) -> list[Any]:
 def falsify(name: str, examples: int, to: Console) -> bool:
     """Searches for a case that breaks the bound, and prints it as Python; whether what was expected came about."""
     refuse("falsify", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
-    theorem = named(name)
+    theorem = _one(name)
     found, tried = counter_example(theorem, examples)
     if found is None:
         to.print(f"{theorem.name}: no counter-example among {tried} cases")
@@ -87,6 +94,16 @@ def falsify(name: str, examples: int, to: Console) -> bool:
     to.print(f"{theorem.name}: a counter-example, {told}. The simplest, after {tried} cases:\n")
     to.print(reproduction(theorem, found), markup=False, soft_wrap=True)
     return theorem.expected == "fails"
+
+
+def _one(name: str) -> Theorem:
+    """The theorem of a name, or "FILE.py:NAME" for one that a file lists."""
+    file, colon, own = name.rpartition(":")
+    if not (colon and file.endswith(".py")):
+        return named(name)
+    listed = {each.name: each for each in theorems_of(bring_file(Path(file)).module)}
+    refuse(file, [] if own in listed else [unknown("theorem", own, listed)])
+    return listed[own]
 
 
 def counter_example(theorem: Theorem, examples: int) -> tuple[Case | None, int]:
@@ -137,12 +154,19 @@ def reproduction(theorem: Theorem, case: Case) -> str:
     """Lines of Python that show how the case breaks the bound."""
     settings = ", ".join(f"{name}={json.dumps(getattr(case, name))}" for name in ("seed", *theorem.ranges))
     return (
-        "from iclab.constructed import Case, named\n\n"
-        f'theorem = named("{theorem.name}")\n'
+        f"{_origin(theorem)}"
         f"case = Case({settings})\n"
         "print(theorem.error(case), theorem.bound(case))\n"
         "assert not theorem.error(case) <= theorem.bound(case)"
     )
+
+
+def _origin(theorem: Theorem) -> str:
+    """Lines of Python that name a theorem: the package's by name, one of a file from its list."""
+    if theorem in THEOREMS:
+        return f'from iclab.constructed import Case, named\n\ntheorem = named("{theorem.name}")\n'
+    imports = f"from iclab.constructed import Case\nfrom {theorem.measure.__module__} import THEOREMS\n\n"
+    return f'{imports}theorem = next(each for each in THEOREMS if each.name == "{theorem.name}")\n'
 
 
 # ---- what was published wrong --------------------------------------------------------------------------------------

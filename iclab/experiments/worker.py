@@ -90,18 +90,21 @@ def _perform(run: Run) -> dict[str, Any]:
 
     from iclab.experiments.environment import write_environment
     from iclab.experiments.experiment import Experiment
+    from iclab.experiments.plugins import bring_back
     from iclab.experiments.run import perform
     from iclab.experiments.streams import resolve
     from iclab.experiments.trainings import training_id
     from iclab.training import Diverged
 
     torch.set_num_threads(1)
-    experiment = Experiment.from_mapping(run.settings(), run.folder / "config.toml")
+    settings = run.settings()
+    bring_back(settings, run.folder)
+    experiment = Experiment.from_mapping(settings, run.folder / "config.toml")
     weights, curve = run.weights, Curve(run.folder / CURVE, run.checkpoint)
     if weights is None:
         _forget_other_device(run, resolve(experiment.device).type)
         _forget_other_curve(run, curve)
-    write_environment(run.folder / "environment.json", experiment.device)
+    write_environment(run.folder / "environment.json", experiment.device, experiment.imports)
     try:
         kept = run.keep_rows(perform(experiment, run.folder, curve, run.note, weights, run.curve))
         return {"state": "done", "training": training_id(experiment), **kept}

@@ -1,0 +1,67 @@
+"""The examples of docs/extending.md, run as they are printed, by a package that is not this folder.
+
+No wheel is built here, as that needs the network. What stands first on the path is a copy of all files that the wheel
+holds (the folder `iclab`, see pyproject.toml), in a folder of its own; metadata are those of the installed package.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+BLOCK = re.compile(r"```(?:python|toml)\n# (\S+\.(?:py|toml))\n(.*?)```", re.DOTALL)
+TINY = ["train.steps=2", "train.batch=4", "eval.prompts=32", "eval.bootstrap=5"]
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import iclab
+from iclab.cli import main
+from iclab.experiments import report, worker
+from iclab.experiments.store import load
+from iclab.experiments.study import Study
+from iclab.experiments.sweep import prepare
+
+assert Path(iclab.__file__).is_relative_to(sys.argv[1]), iclab.__file__
+tiny = sys.argv[2:]
+for file in ("waves", "smoother", "recurrent"):
+    assert main(["sweep", f"{file}.toml", "--dry-run", *tiny]) == 0, file
+assert main(["sweep", "waves.toml", *tiny, "task.frequency=1.0", "--jobs", "1"]) == 0  # with a worker of its own
+for file in ("smoother", "recurrent"):
+    study = Study.read(Path(f"{file}.toml"), tiny)
+    for run in prepare(study, Path("runs") / file, report.console()):
+        assert worker.work(run) == 0, run.log.read_text()
+assert "smoother" in set(load("runs/smoother").predictor)
+assert main(["verify", "my_theorems.py"]) == 0
+assert main(["falsify", "my_theorems.py:ridge_shrinks_printed", "--examples", "50"]) == 0
+print("all examples ran")
+"""
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return dict(BLOCK.findall(PAGE))
+
+
+def test_every_example_fits_on_a_page(examples):
+    assert {name.rpartition(".")[2] for name in examples} == {"py", "toml"}
+    long = {name: len(text.splitlines()) for name, text in examples.items() if len(text.splitlines()) > 30}
+    assert not long
+
+
+def test_the_examples_run_outside_of_the_package(examples, tmp_path):
+    site, work = tmp_path / "site", tmp_path / "work"
+    shutil.copytree(ROOT / "iclab", site / "iclab", ignore=shutil.ignore_patterns("__pycache__"))
+    work.mkdir()
+    for name, text in examples.items():
+        (work / name).write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", SCRIPT, str(site), *TINY]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    assert "all examples ran" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
