@@ -5,7 +5,6 @@ A class counts as known by being a subclass. One that was replaced by a newer ve
 
 import inspect
 import sys
-from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 from weakref import WeakSet
@@ -54,9 +53,3 @@ def _shortened(error: BaseException) -> str:
 
 def _root(module: str) -> str:
     return module.partition(".")[0]
-
-
-def short(path: Path) -> str:
-    """Returns a path as seen from here, where it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

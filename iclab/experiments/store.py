@@ -2,13 +2,14 @@
 
     runs/<sweep>/study.toml          the task file as used
     runs/<sweep>/verdicts.json       what became of its claims
-    runs/<sweep>/imports/            the user's own files that it imports; each run has copies of its own
+    runs/<sweep>/imports/            the user's own files that it imports
     runs/<sweep>/<id>/config.toml    the experiment, every default spelled out
                       status.json    how far it came (no such file: nothing was started)
                       metrics.jsonl  the training curve, one point a line
                       results.jsonl  the result rows
                       environment.json, log.txt, weights.safetensors, checkpoint.safetensors
                       checkpoint_NAME.safetensors   what an analysis trains beside the model, such as a read-in
+                      imports/       the text of the user's own files that it was made with
                       constants.safetensors   what a task draws once for all prompts, such as a representation
                       lock           held by the process that works on the run
 
