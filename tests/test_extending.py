@@ -30,14 +30,16 @@ from iclab.experiments.sweep import prepare
 
 assert Path(iclab.__file__).is_relative_to(sys.argv[1]), iclab.__file__
 tiny = sys.argv[2:]
-for file in ("waves", "smoother", "recurrent"):
+for file in ("waves", "smoother", "recurrent", "entropy"):
     assert main(["sweep", f"{file}.toml", "--dry-run", *tiny]) == 0, file
 assert main(["sweep", "waves.toml", *tiny, "task.frequency=1.0", "--jobs", "1"]) == 0  # with a worker of its own
-for file in ("smoother", "recurrent"):
+for file in ("smoother", "recurrent", "entropy"):
     study = Study.read(Path(f"{file}.toml"), tiny)
     for run in prepare(study, Path("runs") / file, report.console()):
         assert worker.work(run) == 0, run.log.read_text()
 assert "smoother" in set(load("runs/smoother").predictor)
+entropies = load("runs/entropy").query("quantity == 'attention_entropy'")
+assert len(entropies) == 2 and (entropies.value > 0).all()
 assert main(["verify", "my_theorems.py"]) == 0
 assert main(["falsify", "my_theorems.py:ridge_shrinks_printed", "--examples", "50"]) == 0
 print("all examples ran")

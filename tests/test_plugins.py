@@ -372,7 +372,7 @@ def test_a_learner_of_ones_own_fits_in_place(tmp_path):
         "from dataclasses import dataclass\nimport torch\nfrom iclab.training import Learner\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Zeroing(Learner):\n"
         "    def problems_for(self, task, model):\n        return []\n\n"
-        "    def fit(self, model, task, rng):\n        with torch.no_grad():\n"
+        "    def learn(self, model, task, place):\n        with torch.no_grad():\n"
         "            [each.zero_() for each in model.parameters()]\n"
     )
     path = study_of(tmp_path, {"own_learner.py": text, "own_models.py": MODEL}, task="LinearRegression")
@@ -381,10 +381,10 @@ def test_a_learner_of_ones_own_fits_in_place(tmp_path):
     run = swept(path, tmp_path / "store")
     risk = {row["predictor"]: row["value"] for row in run.rows() if row["quantity"] == "risk" and not row["position"]}
     assert risk["transformer"] == risk["zero"]
-    unfit = text.replace("def fit(", "def fitted(")
+    unfit = text.replace("def learn(", "def fitted(")
     path = study_of(tmp_path, {"own_learner.py": unfit, "own_models.py": MODEL}, task="LinearRegression")
     path.write_text(path.read_text().replace(SMALL, "").replace("steps = 2\nbatch = 4", 'kind = "Zeroing"'))
-    assert "have fit(model, task, rng)" in refused(path)
+    assert "Zeroing is abstract: it lacks learn" in refused(path)
 
 
 def test_the_command_line_shows_no_traceback(tmp_path, capsys):

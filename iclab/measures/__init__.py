@@ -3,6 +3,7 @@
 To import this package is to make its analyses known; those that are always made come in the order of these lines.
 """
 
+from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.accuracy import Accuracy
 from iclab.measures.algorithms import NearestAlgorithms
 from iclab.measures.channels import Channels
@@ -23,12 +24,14 @@ from iclab.measures.pasting import Pasting
 from iclab.measures.pointing import Pointing
 from iclab.measures.probes import AttentionProbesOfLayers, Probes
 from iclab.measures.risks import Risks
+from iclab.measures.rows import averaged, by_layer, relative, row, rows
 from iclab.measures.stitching import Stitching
 from iclab.measures.token_probes import TokenProbes
 from iclab.measures.word_sensitivity import WordSensitivity
 
 __all__ = [
     "Accuracy",
+    "Analysis",
     "AttentionProbesOfLayers",
     "Channels",
     "ConstructionDistance",
@@ -49,11 +52,17 @@ __all__ = [
     "Pointing",
     "Probes",
     "Risks",
+    "Row",
     "StepsOfWeights",
     "Stitching",
     "TokenProbes",
     "TrainingCurve",
     "WholeAnswers",
     "WordSensitivity",
+    "averaged",
+    "by_layer",
     "measure",
+    "relative",
+    "row",
+    "rows",
 ]
