@@ -29,6 +29,10 @@ class Refusal(ValueError):
     """Input that cannot be used; the message says what was given and what would do."""
 
 
+class Damaged(Refusal):
+    """A file of the store that is not what was written."""
+
+
 def refuse(what: str, problems: Sequence[str]) -> None:
     """Raises one `Refusal` that lists every problem found in `what`; does nothing when there is none."""
     if problems:

@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from iclab import cli
+from iclab.errors import Damaged
 from iclab.experiments import disk, report, worker
 from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.store import Damaged, Run, load, runs
+from iclab.experiments.store import Run, load, runs
 from iclab.experiments.study import Study
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import LinearRegression

@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from iclab.errors import Damaged
 from iclab.experiments.disk import ADVICE, told
-from iclab.experiments.store import ENDED, Damaged, Run, Status, at_once
+from iclab.experiments.store import ENDED, Run, Status, at_once
 from iclab.experiments.trainings import Trainings
 from iclab.experiments.worker import BUSY, UNRECORDED
 

@@ -5,8 +5,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+STUDY, KEPT = "study.toml", "imports"  # of a sweep: its task file; the folder with copies of the user's own files
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
@@ -15,6 +17,11 @@ USUAL = (
     "Recipe",
     "TokenRecipe",
 )  # the kinds of model and of learner that are meant where none is named
+
+
+def remedy(folder: Path) -> str:
+    """What mends a damaged run in a folder, if its sweep has one."""
+    return f"`iclab sweep {folder.parent / STUDY}` makes it again"
 
 
 @dataclass(frozen=True)

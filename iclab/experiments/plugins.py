@@ -27,12 +27,11 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from iclab.constructed import THEOREMS, Theorem
-from iclab.errors import Refusal, refuse
+from iclab.errors import Damaged, Refusal, refuse
 from iclab.experiments import analysis, config
 from iclab.experiments.analysis import Analysis
-from iclab.experiments.identity import Import
+from iclab.experiments.identity import KEPT, STUDY, Import, remedy
 from iclab.experiments.outside import BROUGHT, RETIRED, blamed, place, told
-from iclab.experiments.store import KEPT, STUDY, Damaged, Run
 from iclab.files import read_bytes, write_whole
 
 GROUP = "iclab.kinds"
@@ -293,9 +292,9 @@ def _unchanged(path: Path, digest: str, folder: Path) -> bytes:
     try:
         content = read_bytes(path, LARGEST)
     except Refusal as error:
-        raise Damaged(f"{error}; {Run(folder).remedy}") from None
+        raise Damaged(f"{error}; {remedy(folder)}") from None
     if digest_of(content) != digest:
-        raise Damaged(f"{path} is damaged: its text is not what the run was made with; {Run(folder).remedy}")
+        raise Damaged(f"{path} is damaged: its text is not what the run was made with; {remedy(folder)}")
     return content
 
 

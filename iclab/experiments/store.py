@@ -38,10 +38,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclab.errors import Refusal, refuse, unknown
+from iclab.errors import Damaged, Refusal, refuse, unknown
 from iclab.experiments import config
 from iclab.experiments.disk import AGAIN
-from iclab.experiments.identity import identity
+from iclab.experiments.identity import identity, remedy
 from iclab.experiments.mappings import flatten
 from iclab.files import naming, read_json, regular, write_whole
 
@@ -56,7 +56,6 @@ RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
 MADE_IN = ("device", "gpu", "torch", "iclab", "revision")  # of the environment, what is told of a training
-STUDY, KEPT = "study.toml", "imports"  # of a sweep; the folder with copies of the user's own files
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(
     r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"
@@ -69,10 +68,6 @@ COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "step",
 def now() -> str:
     """The time as it is recorded."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class Damaged(Refusal):
-    """A file of the store that is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ class Run:
     @property
     def remedy(self) -> str:
         """What mends a damaged run, if its sweep has one."""
-        return f"`iclab sweep {self.folder.parent / 'study.toml'}` makes it again"
+        return remedy(self.folder)
 
     def start_anew(self) -> None:
         """Removes the curve and all checkpoints: of the training, and of what was trained beside the model."""

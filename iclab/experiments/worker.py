@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iclab.errors import Damaged
 from iclab.experiments.disk import ADVICE, passing, told
-from iclab.experiments.store import CURVE, ENDED, Curve, Damaged, Run, now
+from iclab.experiments.store import CURVE, ENDED, Curve, Run, now
 
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 143
 UNRECORDED = 100  # and the number of the error that kept the status from being written
