@@ -107,7 +107,7 @@ class GaussianClasses(TokenTask):
         """What can be known from the context alone, what by heart alone, and both where they disagree."""
         return {name: replace(self, part=name) for name in ("in_context", "relabelled", "in_weights")}
 
-    def followed(self) -> dict[str, TokenTask]:
+    def monitored_parts(self) -> dict[str, TokenTask]:
         return self.parts()
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
