@@ -49,7 +49,7 @@ def prefixed(what: str) -> Iterator[None]:
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not known: what was given, the nearest match, what is known."""
+    """Returns the sentence for a name that is not known: what was given, the nearest match, what is known."""
     known = sorted(known)
     nearest = get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -57,7 +57,8 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 
 def unknown_choices(instance: object) -> list[str]:
-    """What stands against a dataclass instance whose annotations name the words that a field may hold (``Literal``)."""
+    """Returns what stands against a dataclass instance whose annotations name the words that a field may hold
+    (``Literal``)."""
     words = {name: get_args(hint) for name, hint in _hints(type(instance)).items() if get_origin(hint) is Literal}
     given = {name: getattr(instance, name) for name in words}
     return [unknown(name, str(v), map(str, words[name])) for name, v in given.items() if v not in words[name]]
@@ -70,19 +71,20 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def wrong_kinds(given: Mapping[str, object], hints: Mapping[str, Any]) -> list[str]:
-    """What stands against values whose annotations name a kind, or several: "n must be an integer, given '4'"."""
+    """Returns what stands against values whose annotations name a kind, or several: "n must be an integer, given
+    '4'"."""
     wanted = {name: _wanted(hints[name], value) for name, value in given.items() if name in hints}
     return [f"{name} must be {kind}, given {shown(given[name])}" for name, kind in wanted.items() if kind]
 
 
 def wrong_fields(instance: Any) -> list[str]:
-    """What stands against the kinds of what a dataclass instance was made of."""
+    """Returns what stands against the kinds of what a dataclass instance was made of."""
     given = {field.name: getattr(instance, field.name) for field in fields(instance) if field.init}
     return wrong_kinds(given, _hints(type(instance)))
 
 
 def out_of_bounds(given: Mapping[str, int], most: Mapping[str, int], least: int = 1) -> list[str]:
-    """What stands against whole numbers that must be at least so large and at most as large as `most` says."""
+    """Returns what stands against whole numbers that must be at least so large and at most as large as `most` says."""
     small = [f"{k} must be at least {least}, given {shown(v)}" for k, v in given.items() if v < least]
     return small + [f"{k} must be at most {most[k]}, given {shown(v)}" for k, v in given.items() if v > most[k]]
 

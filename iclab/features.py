@@ -36,7 +36,7 @@ class Features(ABC):
 
     @abstractmethod
     def size(self, d: int) -> int:
-        """D, the number of features of an input of d dimensions."""
+        """Returns D, the number of features of an input of d dimensions."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Representation(Features):
         return found
 
     def held(self) -> dict[str, int]:
-        """How many numbers the weights behind the first layer take."""
+        """Returns how many numbers the weights behind the first layer take."""
         return {"the representation": self.width + (self.depth - 1) * self.width**2}
 
     def __call__(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch D"]:
@@ -82,7 +82,8 @@ class Representation(Features):
         return normalize(last, dim=-1) if self.normalised else last
 
     def layers(self, xs: Float[Tensor, "*batch d"]) -> list[Float[Tensor, "*batch D"]]:
-        """s(B_1 x), s(B_2 s(B_1 x)), ...: what each layer makes of an input, the last one before it is divided."""
+        """Returns s(B_1 x), s(B_2 s(B_1 x)), ...: what each layer makes of an input, the last one before it is
+        divided."""
         found = []
         for B in _matrices(self, xs.shape[-1], xs.device, xs.dtype):
             xs = leaky_relu(xs @ B.mT, self.slope)
@@ -93,7 +94,7 @@ class Representation(Features):
         return self.width
 
     def weights(self, d: int) -> tuple[Float[Tensor, "D _"], ...]:
-        """B_1, ..., B_L for inputs of d dimensions, float64."""
+        """Returns B_1, ..., B_L for inputs of d dimensions, float64."""
         rng = torch.Generator().manual_seed(self.seed)
         return tuple(orthogonal(self.width, k, rng) for k in (d, *[self.width] * (self.depth - 1)))
 
@@ -135,13 +136,13 @@ class Windowed(Features):
 
 
 def windows(xs: Float[Tensor, "*batch n d"], k: int) -> Float[Tensor, "*batch n kd"]:
-    """x̄_i, the last k rows of each row, oldest first."""
+    """Returns x̄_i, the last k rows of each row, oldest first."""
     padded = pad(xs, (0, 0, k - 1, 0))
     return torch.cat([padded[..., j : j + xs.shape[-2], :] for j in range(k)], dim=-1)
 
 
 def orthogonal(rows: int, columns: int, rng: torch.Generator) -> Float[Tensor, "rows columns"]:
-    """A matrix with orthonormal columns, or rows where there are fewer, drawn uniformly (Haar), float64."""
+    """Draws a matrix with orthonormal columns, or rows where there are fewer, uniformly (Haar), float64."""
     gaussian = torch.randn(max(rows, columns), min(rows, columns), generator=rng, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     q = q * r.diagonal().sign()

@@ -45,7 +45,7 @@ def admit(settings: Any, problems: Callable[[], list[str]]) -> None:
 
 
 def unsquarable(name: str, value: float) -> list[str]:
-    """What stands against a number that is not 0 and whose square is, or is infinite."""
+    """Returns what stands against a number that is not 0 and whose square is, or is infinite."""
     sound = value == 0 or 1e-150 <= abs(value) <= 1e150 or not math.isfinite(value)
     return [] if sound else [f"{name} must be 0 or lie within 1e-150..1e150, so that it has a square, given {value}"]
 

@@ -50,8 +50,8 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
 
 
 def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Callable[[Path], pd.DataFrame]) -> None:
-    """The command line of a figure script, FOLDER [PICTURE]: loads the table of a folder, draws it, writes the picture.
-    Ends the process with one line where there is nothing to draw."""
+    """Runs the command line of a figure script, FOLDER [PICTURE]: loads the table of a folder, draws it, writes the
+    picture. Ends the process with one line where there is nothing to draw."""
     words = sys.argv[1:]
     if len(words) not in (1, 2) or words[0].startswith("-"):
         sys.exit(description)
@@ -71,23 +71,24 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
 
 
 def by_seed(table: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
-    """The rows of each seed, the least first; all, and none, where runs are of one seed, which is then no column."""
+    """Returns the rows of each seed, the least first; all, and none, where runs are of one seed, which is then no
+    column."""
     return [(None, table)] if "seed" not in table else list(table.groupby("seed"))
 
 
 def picture_endings() -> list[str]:
-    """The kinds of files that a picture can be written to."""
+    """Returns the kinds of files that a picture can be written to."""
     return sorted(FigureCanvasBase.filetypes)
 
 
 def style() -> AbstractContextManager:
-    """The style of all figures, as a context."""
+    """Returns the style of all figures, as a context."""
     return plt.style.context(STYLE)
 
 
 def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str, object] | None = None) -> pd.DataFrame:
-    """`position` and `value` of one predictor and quantity, by position: of the whole model on its own distribution
-    unless `where` says otherwise. Where several runs match, the value is their mean."""
+    """Returns `position` and `value` of one predictor and quantity, by position: of the whole model on its own
+    distribution unless `where` says otherwise. Where several runs match, the value is their mean."""
     wanted = {"predictor": predictor, "quantity": quantity, "distribution": "own", **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in wanted if name not in table])
     for column in OWN:
@@ -108,7 +109,8 @@ def curves(
     labels: Mapping[str, str] | None = None,
     **look: Any,
 ) -> Axes:
-    """A quantity against the number of examples, one curve per predictor with its bootstrap band where there is one.
+    """Draws a quantity against the number of examples, one curve per predictor with its bootstrap band where there is
+    one.
 
     Where several runs match, the curve is their mean at each position, and so are the two ends of the band; `where`
     keeps apart what must not be averaged. Raises ``ValueError`` where nothing matches.
@@ -129,8 +131,8 @@ def curves(
 
 
 def identification(table: pd.DataFrame, most: int = 6) -> Figure:
-    """Which algorithm a run is near: the distance of the nearest families to the whole model by number of examples, and
-    where they were measured, to its layers, and to the model in training.
+    """Draws which algorithm a run is near: the distance of the nearest families to the whole model by number of
+    examples, and where they were measured, to its layers, and to the model in training.
 
     In each panel are the families that come nearest on average over it, at most so many. Raises ``ValueError`` where
     the run was not compared with any family.
@@ -181,14 +183,15 @@ def _color(name: str) -> Any:
 
 
 def sized(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of lists of one length, which is the column `items`, as if all were of one distribution ("own")."""
+    """Returns the rows of lists of one length, which is the column `items`, as if all were of one distribution
+    ("own")."""
     items = pd.to_numeric(table["distribution"].str.extract(r"^(\d+)_items$")[0])
     return table.assign(items=items).dropna(subset=["items"]).assign(distribution="own")
 
 
 def heat(values: pd.DataFrame, axes: Axes, written: Callable[[float], str], **look: Any) -> Axes:
-    """A table of numbers, each written on a field of its colour; the names of its rows and columns beside it. `look` is
-    that of `imshow`. Raises ``ValueError`` where an entry is missing."""
+    """Draws a table of numbers, each written on a field of its colour; the names of its rows and columns beside it.
+    `look` is that of `imshow`. Raises ``ValueError`` where an entry is missing."""
     refuse("heat", [f"{int(values.isna().sum().sum())} entries are missing"] if values.isna().any(axis=None) else [])
     image = axes.imshow(values.to_numpy(float), aspect="auto", **look)
     axes.set_xticks(range(values.shape[1]), [str(name) for name in values.columns])
@@ -210,10 +213,9 @@ def trend(
     where: Mapping[str, object] | None = None,
     **look: Any,
 ) -> Axes:
-    """A quantity averaged over positions against a setting, or against "layer" or "step", with a band of two standard
-    errors; one line for each predictor. Where several runs match, the line is their mean. Raises ``ValueError`` where
-    none does.
-    """
+    """Draws a quantity averaged over positions against a setting, or against "layer" or "step", with a band of two
+    standard errors; one line for each predictor. Where several runs match, the line is their mean. Raises
+    ``ValueError`` where none does."""
     wanted = {"quantity": quantity, "distribution": "own", "position": "mean", **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in (*wanted, key) if name not in table])
     chosen = table

@@ -24,7 +24,7 @@ COUNTS = ("newton", "landweber")  # whose parameter is a number of steps
 
 
 def algorithm(family: str, value: float | None = None, edge: str = "") -> str:
-    """A family with its fitted parameter, where it has one; `edge` is "≤" or "≥" at an end of the grid."""
+    """Names a family with its fitted parameter, where it has one; `edge` is "≤" or "≥" at an end of the grid."""
     kind, _, steps = family.rpartition("_")
     if kind == "gradient_descent":
         name = f"gradient descent, {'≥ ' if int(steps) == MOST_STEPS else ''}{_steps(float(steps))}"
@@ -44,27 +44,28 @@ def _steps(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A relative distance in per cent."""
+    """Writes a relative distance in per cent."""
     return f"{100 * value:.2g} %" if value < 1 else f"{100 * value:.0f} %"
 
 
 def sentence(where: str, what: str, distance: float, probability: float, scale: str, alike: Sequence[str] = ()) -> str:
-    """Which algorithm something is nearest to, how far away it is, how sure that it is the nearest, and which families
-    cannot be told apart from it."""
+    """Tells which algorithm something is nearest to, how far away it is, how sure that it is the nearest, and which
+    families cannot be told apart from it."""
     found = f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
     return found + told_apart(alike)
 
 
 def rivals(probabilities: Mapping[str, float], name: str) -> tuple[str, ...]:
-    """The families that cannot be told apart from one, from how probable each is to be the nearest: those that are it
-    in more than a twentieth of the cases, likeliest first, where it does so itself. Of many alike each is rarely the
-    nearest, so the cases are counted relative to the likeliest."""
+    """Returns the families that cannot be told apart from one, from how probable each is to be the nearest: those that
+    are it in more than a twentieth of the cases, likeliest first, where it does so itself. Of many alike each is rarely
+    the nearest, so the cases are counted relative to the likeliest."""
     least = (1 - CERTAIN) * max(probabilities.values())
     near = sorted((k for k, p in probabilities.items() if p > least), key=lambda k: -probabilities[k])
     return tuple(k for k in near if k != name) if name in near else ()
 
 
 def told_apart(alike: Sequence[str]) -> str:
-    """The end of a sentence about a family that these others cannot be told apart from; empty where there is none."""
+    """Returns the end of a sentence about a family that these others cannot be told apart from; empty where there is
+    none."""
     names = [algorithm(name) for name in alike[:SOME]] + [f"{len(alike) - SOME} more"] * (len(alike) > SOME)
     return f", not told apart from {', '.join(names)}" if alike else ""

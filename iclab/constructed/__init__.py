@@ -15,7 +15,7 @@ THEOREMS: list[Theorem] = [theorem for paper in PAPERS for theorem in paper.THEO
 
 
 def named(name: str) -> Theorem:
-    """The theorem of this name. Raises ``ValueError`` with the nearest match where there is none."""
+    """Returns the theorem of this name. Raises ``ValueError`` with the nearest match where there is none."""
     found = {each.name: each for each in THEOREMS}
     refuse("theorems", [] if name in found else [unknown("theorem", name, found)])
     return found[name]

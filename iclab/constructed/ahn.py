@@ -43,7 +43,8 @@ PAPER = "Ahn et al. 2023 (arXiv 2306.00297)"
 
 @torch.no_grad()
 def preconditioned(n: int, A: Float[Tensor, "L d d"], B: Float[Tensor, "L d d"] | None = None) -> Transformer:
-    """A float64 transformer of L layers with these A_l and B_l (0 unless given), for prompts of at most n positions.
+    """Builds a float64 transformer of L layers with these A_l and B_l (0 unless given), for prompts of at most n
+    positions.
 
     Raises ``ValueError`` where there is no layer or a matrix is not finite.
     """

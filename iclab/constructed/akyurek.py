@@ -77,7 +77,7 @@ class Build:
     largest_y: float = 20.0
 
     def problems(self) -> list[str]:
-        """What stands against it."""
+        """Returns what stands against it."""
         given = {"largest_x": self.largest_x, "largest_y": self.largest_y}
         return [f"{k} must be positive and finite, given {v}" for k, v in given.items() if not 0 < v < float("inf")]
 
@@ -102,7 +102,7 @@ def _invertible(what: str, lam: float) -> None:
 def sgd_step(
     w: Float[Tensor, " d"], lr: float, lam: float = 0.0, build: Build = PLAIN, printed: bool = False
 ) -> Bounded:
-    """Theorem 1 by its nine operators: w'·x_1 at the second position (the first is not answered), n = 2.
+    """Builds Theorem 1 by its nine operators: w'·x_1 at the second position (the first is not answered), n = 2.
 
     `printed` has the sign of the decay as the paper prints it, which is wrong.
     """
@@ -134,7 +134,7 @@ def sgd_step(
 
 
 def sherman_morrison(d: int, lam: float, build: Build = WITH_NORM) -> Bounded:
-    """Theorem 2 by its thirteen operators: the ridge answer from one example, at the second position, n = 2.
+    """Builds Theorem 2 by its thirteen operators: the ridge answer from one example, at the second position, n = 2.
 
     It divides by a LayerNorm, so that there must be one.
     """
@@ -177,7 +177,8 @@ def sherman_morrison(d: int, lam: float, build: Build = WITH_NORM) -> Bounded:
 def stochastic_gradient_descent(
     d: int, n: int, lr: float, lam: float = 0.0, build: Build = PLAIN, w: Float[Tensor, " d"] | None = None
 ) -> Bounded:
-    """One pass of SGD over the first i examples from w (zero unless given), for every i, in 2(n − 1) + 1 layers."""
+    """Builds one pass of SGD over the first i examples from w (zero unless given), for every i, in 2(n − 1) + 1
+    layers."""
     start = torch.zeros(d, dtype=torch.float64) if w is None else w.double()
     _checked("stochastic_gradient_descent", build, n, lr=lr, lam=lam, w=float(start.abs().sum()))
     x, y = build.largest_x, build.largest_y
@@ -203,7 +204,7 @@ def stochastic_gradient_descent(
 
 
 def recursive_least_squares(d: int, n: int, lam: float, build: Build = WITH_NORM) -> Bounded:
-    """Ridge with penalty lam on the first i examples, for every i, in 4(n − 1) + 1 layers."""
+    """Builds ridge with penalty lam on the first i examples, for every i, in 4(n − 1) + 1 layers."""
     _checked("recursive_least_squares", build, n)
     _invertible("recursive_least_squares", lam)
     x, y, root = build.largest_x, build.largest_y, d**0.5
@@ -249,7 +250,7 @@ def _single(build: Build, d: int, size: float, n: int = 1) -> tuple[Program, Cal
 
 
 def multiplier(build: Build = PLAIN) -> Bounded:
-    """One layer that answers x_i[0]·x_i[1] (d = 2), by `mul`."""
+    """Builds one layer that answers x_i[0]·x_i[1] (d = 2), by `mul`."""
     program, value = _single(build, 2, build.largest_x**2)
     forms, size = value("x")
     program.layer().mul(Value(forms[:1], size), Value(forms[1:], size), "answer", (1, 1, 1))
@@ -257,7 +258,7 @@ def multiplier(build: Build = PLAIN) -> Bounded:
 
 
 def divider(build: Build = WITH_NORM) -> Bounded:
-    """Layers that answer x_i[0]/|1 + x_i[1]²| (d = 2), by `mul` and `div`."""
+    """Builds layers that answer x_i[0]/|1 + x_i[1]²| (d = 2), by `mul` and `div`."""
     registers = {"c": (1, 1 + build.largest_x**2), "answer": (1, build.largest_x)}
     stream = Stream(2, 1, registers, build.largest_x, norm=True)
     program = Program(stream, build.product, build.dtype)
@@ -269,14 +270,16 @@ def divider(build: Build = WITH_NORM) -> Bounded:
 
 
 def mover(n: int, d: int, source: int, target: int, dtype: torch.dtype = torch.float64) -> Bounded:
-    """One layer that copies x of column `source` into column `target`, over what is there, and answers with x[0]."""
+    """Builds one layer that copies x of column `source` into column `target`, over what is there, and answers with
+    x[0]."""
     program, value = _single(Build(dtype=dtype), d, PLAIN.largest_x, n)
     program.layer().mov({target: source}, "x", "x").aff("answer", [value("x").forms[:1]])
     return program.model("answer")
 
 
 def reader(build: Build, pads: float, balanced: bool = True, d: int = 1) -> Bounded:
-    """One layer that answers x_i[0], read through LayerNorm beside pads of size `pads`, balanced or as published."""
+    """Builds one layer that answers x_i[0], read through LayerNorm beside pads of size `pads`, balanced or as
+    published."""
     program, value = _single(replace(build, norm=True), d, build.largest_x)
     program.big, program.pads = pads, "balanced" if balanced else "published"
     program.layer().aff("answer", [value("x").forms[:1]])

@@ -66,7 +66,8 @@ def _answer(rows: Rows) -> Block:
 
 
 def gradient_descent(d: int, n: int, steps: int, lr: float, lam: float = 0.0) -> Bounded:
-    """`steps` of gradient descent on the mean objective over the first i examples, for every i, in steps + 1 layers.
+    """Builds `steps` of gradient descent on the mean objective over the first i examples, for every i, in steps + 1
+    layers.
 
     `lr` is η and `lam` the penalty of the mean objective. Raises ``ValueError`` for what is no gradient descent.
     """
@@ -76,7 +77,7 @@ def gradient_descent(d: int, n: int, steps: int, lr: float, lam: float = 0.0) ->
 
 
 def layers_for(kappa: float, largest_x: float, largest_w: float, epsilon: float) -> int:
-    """L of Theorem 4, with ‖x‖ ≤ B_x and ‖w*‖ ≤ B_w/2."""
+    """Returns L of Theorem 4, with ‖x‖ ≤ B_x and ‖w*‖ ≤ B_w/2."""
     return max(ceil(2 * kappa * log(largest_x * largest_w / (2 * epsilon))), 0) + 1
 
 
@@ -105,7 +106,8 @@ Units = Literal["4d", "2d + 1", "2d"]
 def lasso(
     d: int, n: int, steps: int, lr: float, lam: float, units: Units = "4d", signs: tuple[int, int] = (1, 1)
 ) -> Bounded:
-    """`steps` of proximal descent to the Lasso on the first i examples, for every i, in steps + 1 layers of two heads.
+    """Builds `steps` of proximal descent to the Lasso on the first i examples, for every i, in steps + 1 layers of two
+    heads.
 
     `lr` is η and `lam` the penalty of the mean objective. "2d" hidden units are too few, in each of four `signs`.
     """
@@ -162,7 +164,7 @@ def _reach(d: int, steps: int, lr: float, largest_x: float, largest_y: float = 1
 
 
 def approximation(link: str, pieces: int, reach: float) -> float:
-    """ε of `pieces` straight pieces on [−reach, reach]."""
+    """Returns ε of `pieces` straight pieces on [−reach, reach]."""
     return (2 * reach / pieces) ** 2 / 8 * LINKS[link].curvature
 
 
@@ -176,7 +178,7 @@ def generalized_linear(
     largest_x: float = 1.0,
     largest_y: float = 1.0,
 ) -> Bounded:
-    """`steps` of descent to the maximum of likelihood on the first i examples, for every i, in steps + 1 layers.
+    """Builds `steps` of descent to the maximum of likelihood on the first i examples, for every i, in steps + 1 layers.
 
     Labels are 0 and 1 as a rule. Raises ``ValueError`` for a step above 2/(B_x² max g′), B_x² = d X².
     """
@@ -234,7 +236,7 @@ class Sizes(NamedTuple):
 
 
 def network_sizes(d: int, k: int, pieces: int, box: float, largest_x: float, largest_y: float) -> Sizes:
-    """Bounds for a network of k hidden units."""
+    """Returns bounds for a network of k hidden units."""
     x, t = d**0.5 * largest_x, d * largest_x * box
     tau = (2 * t / pieces) ** 2 / 8
     f_error = k * box * tau
@@ -258,7 +260,7 @@ def network_descent(
     largest_x: float = 1.0,
     largest_y: float = 1.0,
 ) -> Bounded:
-    """`steps` of projected descent of f(x) = Σ_k u_k (v_k·x)²/2 from v and u, in 2·steps + 1 layers.
+    """Builds `steps` of projected descent of f(x) = Σ_k u_k (v_k·x)²/2 from v and u, in 2·steps + 1 layers.
 
     Needs an example: that f is the same in all tokens is read from those of the examples.
     """
@@ -327,7 +329,7 @@ def validated_ridge(
     largest_x: float = 1.0,
     largest_y: float = 1.0,
 ) -> Bounded:
-    """Ridge by `steps` of descent for each of `lams`, and the one of least validation loss within `margin`, in
+    """Builds ridge by `steps` of descent for each of `lams`, and the one of least validation loss within `margin`, in
     steps + 4 layers. Prompts have training + validation examples, and the query alone is answered."""
     sizes = {"training": training, "validation": validation, "margin": margin, **_numbered("lam", lams)}
     _checked("validated_ridge", steps, **sizes, largest_x=largest_x, largest_y=largest_y)

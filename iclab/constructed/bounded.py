@@ -30,7 +30,8 @@ class Bounded(Transformer):
     answer_size: float = inf
 
     def tolerance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """A bound on the error of each answer: Σ |∂ŷ_i/∂r| ε_r over what all MLPs write, ε_r being the error made in r.
+        """Returns a bound on the error of each answer: Σ |∂ŷ_i/∂r| ε_r over what all MLPs write, ε_r being the error
+        made in r.
 
         It is of first order in the errors made, and doubled for the rest. Reading a channel of at most 1 through
         LayerNorm, with pads ±N beside channels h, has an error of (s²/2 + Σh²)/(4N²) with s = Σh; rounding adds N·eps

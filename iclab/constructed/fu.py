@@ -38,7 +38,8 @@ PAPER = "Fu et al. 2023 (arXiv 2310.17086)"
 
 
 def newton(d: int, n: int, steps: int, first: float) -> Bounded:
-    """`steps` of Newton's iteration from M_0 = `first`·S on the first i examples, for every i, in steps + 2 layers."""
+    """Builds `steps` of Newton's iteration from M_0 = `first`·S on the first i examples, for every i, in steps + 2
+    layers."""
     found = [] if steps >= 0 else [f"steps must be at least 0, given {steps}"]
     found += [] if 0 < first < float("inf") else [f"first must be positive and finite, given {first}"]
     refuse("newton", found)

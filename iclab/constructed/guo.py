@@ -76,16 +76,17 @@ class Representation:
 
     @property
     def inputs(self) -> int:
-        """The dimensions of an input."""
+        """Returns the dimensions of an input."""
         return self.matrices[0].shape[1]
 
     @property
     def size(self) -> int:
-        """D."""
+        """Returns D."""
         return len(self.matrices[-1])
 
     def blocks(self, rows: Rows, reads: Tensor) -> list[Block]:
-        """Layers that leave Φ of what `reads` in the rows u; heads of the first may fill those before it reads."""
+        """Returns layers that leave Φ of what `reads` in the rows u; heads of the first may fill those before it
+        reads."""
         made = []
         for i, matrix in enumerate(self.matrices):
             form, write = matrix @ (reads if i == 0 else rows.form("u")), rows.write("u")
@@ -95,7 +96,8 @@ class Representation:
 
 
 def ridge_decoder(phi: Representation, n: int, steps: int, lr: float, lam: float) -> Transformer:
-    """Theorem 1: `steps` of descent of size η = lr on Φ and the first i examples, for every i, in L + steps + 2 layers.
+    """Builds Theorem 1: `steps` of descent of size η = lr on Φ and the first i examples, for every i, in L + steps + 2
+    layers.
 
     lam is the penalty of the mean objective. Raises ``ValueError`` for what is no descent.
     """
@@ -108,7 +110,8 @@ def ridge_decoder(phi: Representation, n: int, steps: int, lr: float, lam: float
 def dynamics_decoder(
     phi: Representation, d: int, n: int, steps: int, lr: float, lam: float, coordinate: int = 0
 ) -> Transformer:
-    """Theorem 2: the prediction of one coordinate of the next state from every token on, in L + steps + 2 layers.
+    """Builds Theorem 2: the prediction of one coordinate of the next state from every token on, in L + steps + 2
+    layers.
 
     Φ takes the last k states, oldest first, k being its inputs over d. The inputs of a prompt are the states; its
     labels are not read, as the label of a state is the next one.
@@ -127,7 +130,7 @@ def dynamics_decoder(
 
 
 def layers_for(kappa: float, largest_phi: float, largest_w: float, epsilon: float) -> int:
-    """T of both theorems, with ‖Φ‖ ≤ B and ‖w*‖ ≤ B_w/2."""
+    """Returns T of both theorems, with ‖Φ‖ ≤ B and ‖w*‖ ≤ B_w/2."""
     return max(ceil(2 * kappa * log(largest_phi * largest_w / (2 * epsilon))), 0)
 
 

@@ -31,7 +31,8 @@ class Kinked(NamedTuple):
 
     @classmethod
     def interpolating(cls, g: Callable[[Tensor], Tensor], reach: float, pieces: int) -> "Kinked":
-        """Straight from knot to knot of g, `pieces` of them on [−reach, reach]; constant before, straight on after."""
+        """Returns the function that is straight from knot to knot of g, `pieces` of them on [−reach, reach]; constant
+        before, straight on after."""
         at = torch.linspace(-reach, reach, pieces + 1, dtype=torch.float64)
         slopes = g(at).diff() / at.diff()
         gains = slopes.diff(prepend=torch.zeros(1, dtype=at.dtype))
@@ -60,13 +61,13 @@ class Rows:
 
     @property
     def token(self) -> dict[str, int]:
-        """The first channels of a token."""
+        """Returns the first channels of a token."""
         known = {"encoder": {"x": self.d, "y": 1, "example": 1}, "interleaved": {"y": 1, "x": self.d}}
         return known.get(self.layout, {"x": self.d})
 
     @property
     def places(self) -> dict[str, slice]:
-        """Where each stands."""
+        """Returns where each stands."""
         found, first = {}, 0
         for name, count in {**self.token, **self.registers}.items():
             found[name], first = slice(first, first + count), first + count
@@ -74,24 +75,24 @@ class Rows:
 
     @property
     def width(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return sum(self.token.values()) + sum(self.registers.values())
 
     def marked(self, marks: Mapping[str, Float[Tensor, " n"]]) -> Float[Tensor, "n rows"]:
-        """What registers hold in the tokens of examples 0, 1, … of an encoder's prompt and in the query's, the last;
-        its place is the first."""
+        """Returns what registers hold in the tokens of examples 0, 1, … of an encoder's prompt and in the query's, the
+        last; its place is the first."""
         table = torch.zeros(len(next(iter(marks.values()))), self.width, dtype=torch.float64)
         for name, values in marks.items():
             table[:, self.places[name]] = values.roll(1).unsqueeze(1)
         return table
 
     def form(self, name: str) -> Float[Tensor, "entries rows_1"]:
-        """The linear forms that are the content of a register; "one" is the constant 1."""
+        """Returns the linear forms that are the content of a register; "one" is the constant 1."""
         eye = torch.eye(self.width + 1, dtype=torch.float64)
         return eye[-1:] if name == "one" else eye[self.places[name]]
 
     def write(self, name: str) -> Float[Tensor, "rows entries"]:
-        """What adds values to a register."""
+        """Returns what adds values to a register."""
         return torch.eye(self.width, dtype=torch.float64)[:, self.places[name]]
 
 
@@ -155,7 +156,7 @@ def assemble(
     start: Mapping[str, Tensor] | None = None,
     table: Float[Tensor, "positions rows"] | None = None,
 ) -> Bounded:
-    """The transformer (float64) of these blocks for prompts of at most n positions, which answers with a row.
+    """Builds the transformer (float64) of these blocks for prompts of at most n positions, which answers with a row.
 
     `start` is what registers hold in all tokens at first; `table` is what positions add to the stream, where there are
     any (see `Rows.marked`).

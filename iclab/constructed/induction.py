@@ -88,7 +88,7 @@ def bigram_logits(prior: Float[Tensor, " vocab"], n: int, knots: int) -> TokenTr
 
 
 def log_error(prior: Float[Tensor, " vocab"], n: int, knots: int) -> float:
-    """δ: how far the logits may be below the logarithms."""
+    """Returns δ: how far the logits may be below the logarithms."""
     step = -log(float(_knots(prior, n, knots)[0])) / knots
     u = torch.tensor(step, dtype=torch.float64).expm1()
     return float((u / step).log() - 1 + step / u)

@@ -73,13 +73,13 @@ class Product:
         refuse("Product", unknown_choices(self) + ([] if sound else [f"scale must be positive, given {self.scale}"]))
 
     def c(self, eps: float) -> float:
-        """The scale in use: where truncation and rounding are about equal, unless it was given."""
+        """Returns the scale in use: where truncation and rounding are about equal, unless it was given."""
         best = {"published": (4.3, 1 / 3), "even": (3.8, 1 / 3), "richardson": (37.0, 1 / 5)}
         times, power = best[self.kind]
         return (times * eps) ** -power if self.scale is None else self.scale
 
     def units(self, eps: float) -> list[Unit]:
-        """The hidden units (a, b, gain), with xy ≈ Σ gain·g(a x + b y)."""
+        """Returns the hidden units (a, b, gain), with xy ≈ Σ gain·g(a x + b y)."""
         c, root = self.c(eps), (torch.pi / 2) ** 0.5
         if self.kind == "published":
             return [(1 / c, 1 / c, root * c**2), (1 / c, 0.0, -root * c**2), (0.0, 1 / c, -root * c**2)]
@@ -88,8 +88,9 @@ class Product:
         return _even(2 * c, root / 3) + _even(c, -root / 12)
 
     def error(self, eps: float) -> float:
-        """The largest |xy − product| for |x|, |y| ≤ 1: the leading term above at x = y = 1, doubled for the rest of the
-        series (c ≥ 10), and rounding of every unit to a few eps of itself. Infinite where c is too small to tell."""
+        """Returns the largest |xy − product| for |x|, |y| ≤ 1: the leading term above at x = y = 1, doubled for the
+        rest of the series (c ≥ 10), and rounding of every unit to a few eps of itself. Infinite where c is too small to
+        tell."""
         c = self.c(eps)
         truncated = {"published": 7 / 6 / c**2, "even": 2 / 3 / c**2, "richardson": 0.1 / c**4}
         rounded = {"published": 10.0, "even": 5.0, "richardson": 15.0}
@@ -133,12 +134,12 @@ class Stream:
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest prompt."""
+        """Returns the number of tokens of the longest prompt."""
         return 2 * self.n - 1
 
     @property
     def layout(self) -> dict[str, tuple[int, int, float]]:
-        """First row, number of rows and size of each name."""
+        """Returns the first row, the number of rows and the size of each name."""
         known = {"y": (1, self.largest_y), "x": (self.d, self.largest_x), "position": (self.columns, 1.0)}
         named, first = {}, 0
         for name, (count, size) in {**known, **self.registers}.items():
@@ -147,30 +148,30 @@ class Stream:
 
     @property
     def content(self) -> int:
-        """The number of rows other than the pads."""
+        """Returns the number of rows other than the pads."""
         return sum(count for _, count, _ in self.layout.values())
 
     @property
     def width(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return self.content + 2 * self.norm
 
     def rows(self, name: str) -> slice:
-        """Where a register stands."""
+        """Returns where a register stands."""
         first, count, _ = self.layout[name]
         return slice(first, first + count)
 
     def value(self, name: str) -> Value:
-        """The content of a register, in the units of the prompt."""
+        """Returns the content of a register, in the units of the prompt."""
         size = self.layout[name][2]
         return Value(size * self._eye()[self.rows(name)], size)
 
     def form(self, name: str) -> Float[Tensor, "entries width"]:
-        """The linear forms of the stream that are the content of a register."""
+        """Returns the linear forms of the stream that are the content of a register."""
         return self.value(name).forms
 
     def write(self, name: str) -> Float[Tensor, "width entries"]:
-        """What adds values, in the units of the prompt, to a register."""
+        """Returns what adds values, in the units of the prompt, to a register."""
         return self._eye()[:, self.rows(name)] / self.layout[name][2]
 
     def _eye(self) -> Tensor:
@@ -202,14 +203,14 @@ class Layer:
         self.heads.append(Head(dict(sources), value.forms, shifts, write))
 
     def mov(self, sources: Mapping[int, int], name: str, to: str) -> "Layer":
-        """Column t takes over `name` of column sources[t] into its rows `to`."""
+        """Lets column t take over `name` of column sources[t] into its rows `to`."""
         refuse("mov", [f"{t} cannot read the later {s}" for t, s in sources.items() if s > t])
         self.read(sources, self.stream.value(name), self.stream.write(to))
         self.read({t: t for t in sources}, self.stream.value(to), -self.stream.write(to))
         return self
 
     def aff(self, to: str, terms: Sequence[Tensor] = (), bias: Tensor | float = 0.0, add: bool = False) -> "Layer":
-        """to ← Σ terms + bias, the terms being linear forms of the stream; or to ← to + Σ terms + bias."""
+        """Sets `to` ← Σ terms + bias, the terms being linear forms of the stream; or `to` ← `to` + Σ terms + bias."""
         if not add:
             self._clears(to)
         write = self.stream.write(to)
@@ -221,7 +222,8 @@ class Layer:
         return self
 
     def mul(self, a: Value, b: Value, to: str, shape: tuple[int, int, int], gain: float = 1.0) -> "Layer":
-        """to ← gain·A B, A of shape r × s and B of shape s × t, row by row; added to what this layer writes there."""
+        """Sets `to` ← gain·A B, A of shape r × s and B of shape s × t, row by row; added to what this layer writes
+        there."""
         r, s, t = shape
         i, j, k = torch.tensor(list(pairs(range(r), range(s), range(t)))).mT
         left, right = a.forms[i * s + j] / a.size, b.forms[j * t + k] / b.size
@@ -233,7 +235,7 @@ class Layer:
         return self
 
     def div(self, value: Value, by: Value, to: str) -> "Layer":
-        """to ← value / |by|, where |by| ≥ 1; nothing else may be read by the MLP of this layer."""
+        """Sets `to` ← value / |by|, where |by| ≥ 1; nothing else may be read by the MLP of this layer."""
         found = [] if self.stream.norm else ["it is LayerNorm that divides, and there is none"]
         refuse("div", found + (["everything that the MLP of its layer reads is divided"] if self.hidden else []))
         self.divisor = by
@@ -250,7 +252,7 @@ class Layer:
         self.reading += reading
 
     def units(self) -> tuple[Float[Tensor, "units width"], Float[Tensor, "width units"]]:
-        """All hidden units: what each reads and what it writes."""
+        """Returns all hidden units: what each reads and what it writes."""
         none = torch.zeros(0, self.stream.width, dtype=torch.float64)
         forms, writes = [each for each, _ in self.hidden], [each for _, each in self.hidden]
         return torch.cat([none, *forms]), torch.cat([none.mT, *writes], dim=1)

@@ -34,22 +34,24 @@ class Program:
 
     @property
     def eps(self) -> float:
-        """Rounding of one operation."""
+        """Returns the rounding of one operation."""
         return torch.finfo(self.dtype).eps
 
     @property
     def n_pads(self) -> float:
-        """N: where the error of LayerNorm, about 1/(2N²), is what rounding the pads costs, N·eps, unless given."""
+        """Returns N: where the error of LayerNorm, about 1/(2N²), is what rounding the pads costs, N·eps, unless
+        given."""
         return (0.5 / self.eps) ** (1 / 3) if self.big is None else self.big
 
     @property
     def relative_error(self) -> float:
-        """About the error of a product of two rows, each at most 1 in size and read through LayerNorm."""
+        """Returns about the error of a product of two rows, each at most 1 in size and read through LayerNorm."""
         reading = 1 / self.n_pads**2 + 2 * self.n_pads * self.eps if self.stream.norm else 0.0
         return self.product.error(self.eps) + 2 * reading
 
     def too_coarse(self, magnified: float) -> list[str]:
-        """What stands against a construction that magnifies errors so much: they would reach the first digit."""
+        """Returns what stands against a construction that magnifies errors so much: they would reach the first
+        digit."""
         worst = magnified * self.relative_error
         if worst < 0.1:
             return []
@@ -57,7 +59,7 @@ class Program:
         return [f"errors could reach {worst:.2g} of the largest answer; what helps: {help}"]
 
     def layer(self) -> Layer:
-        """The next layer."""
+        """Adds the next layer."""
         self.layers.append(Layer(self.stream, self.product, self.eps))
         return self.layers[-1]
 
@@ -65,7 +67,8 @@ class Program:
     def model(
         self, answer: str, start: Mapping[tuple[int, str], Tensor] | None = None, answers_from: int = 0
     ) -> Bounded:
-        """The transformer that answers with a row, `start` being what registers hold in given columns at first."""
+        """Builds the transformer that answers with a row, `start` being what registers hold in given columns at
+        first."""
         if self.layers[-1].divisor is not None:
             self.layer()  # takes the divisor off the pads
         layers = list(self._with_own_heads())

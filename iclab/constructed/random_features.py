@@ -53,7 +53,7 @@ PAPER = "Fu et al. 2023 (arXiv 2307.11353)"
 def random_feature_attention(
     products: Float[Tensor, "heads d_1 d_1"], values: Float[Tensor, "heads d_1"], n: int
 ) -> Transformer:
-    """The layer f_M with these W_m and v_m, for prompts of at most n positions: n − 1 keys, then the query."""
+    """Builds the layer f_M with these W_m and v_m, for prompts of at most n positions: n − 1 keys, then the query."""
     found = [] if products.shape[1] > 1 else ["inputs have one dimension at least"]
     refuse("random_feature_attention", found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
     rows = Rows(products.shape[1] - 1, {"answer": 1})
@@ -76,27 +76,28 @@ class Representer:
     fourth: Callable[[Tensor, Tensor, int], Tensor]  # (a, b, d) -> a bound on E s⁴, s being what a head adds for a key
 
     def target(self, xs: Float[Tensor, "batch n d"]) -> Float[Tensor, " batch"]:
-        """f* of prompts whose last input is the query."""
+        """Returns f* of prompts whose last input is the query."""
         return self.each(*_products(xs)).mean(-1)
 
     def variance(self, xs: Float[Tensor, "batch n d"]) -> Float[Tensor, " batch"]:
-        """V."""
+        """Returns V."""
         keys = xs[:, :-1]
         rho = ((1 + keys @ keys.mT) / 2).clamp(0, 1)
         return self.moment(*_products(xs), rho, xs.shape[-1]).mean((-2, -1)) - self.target(xs).square()
 
     def spread(self, xs: Float[Tensor, "batch n d"]) -> Float[Tensor, " batch"]:
-        """A bound on the standard deviation of (s − f*)², s being what a head adds: E (s − f*)⁴ ≤ (‖s‖₄ + |f*|)⁴."""
+        """Returns a bound on the standard deviation of (s − f*)², s being what a head adds: E (s − f*)⁴ ≤
+        (‖s‖₄ + |f*|)⁴."""
         fourth = self.fourth(*_products(xs), xs.shape[-1]).mean(-1)  # the mean over keys has no larger one
         return ((fourth**0.25 + self.target(xs).abs()) ** 4 - self.variance(xs).square()).sqrt()
 
     def products(self, heads: int, d: int, rng: torch.Generator) -> Float[Tensor, "heads d_1 d_1"]:
-        """W_m as they are drawn."""
+        """Draws W_m."""
         return query_key_products(heads, d, self.bias, rng)
 
 
 def represented(name: str, heads: int, d: int, n: int, rng: torch.Generator) -> Transformer:
-    """M = `heads` random heads that represent "key", "inner" or "biased"."""
+    """Builds M = `heads` random heads that represent "key", "inner" or "biased"."""
     refuse("represented", [] if name in REPRESENTERS else [unknown("representer", name, REPRESENTERS)])
     refuse("represented", [f"{k} must be at least 1, given {v}" for k, v in (("heads", heads), ("d", d)) if v < 1])
     one = REPRESENTERS[name]

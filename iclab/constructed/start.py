@@ -25,14 +25,14 @@ class Construction(ABC):
 
     @abstractmethod
     def layers(self, n: int) -> int:
-        """How many layers it has for prompts of n examples."""
+        """Returns how many layers it has for prompts of n examples."""
 
     @abstractmethod
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
-        """The transformer. Raises ``ValueError`` where numbers or sizes are not those of the proof."""
+        """Builds the transformer. Raises ``ValueError`` where numbers or sizes are not those of the proof."""
 
     def problems_for(self, d: int, n: int, model: Architecture) -> list[str]:
-        """Why a model of this shape is not the construction's."""
+        """Tells why a model of this shape is not the construction's."""
         name, layers = type(self).__name__, self.layers(n)
         if not isinstance(model, TransformerConfig):
             return [f"{name} is a transformer, given {type(model).__name__}"]
@@ -48,7 +48,8 @@ class Construction(ABC):
 
 @lru_cache(64)
 def shape(construction: Construction, d: int, n: int) -> TransformerConfig:
-    """The shape of a construction for prompts of d dimensions and n examples. Raises ``ValueError`` as `model` does."""
+    """Returns the shape of a construction for prompts of d dimensions and n examples. Raises ``ValueError`` as `model`
+    does."""
     return construction.model(d, n).config
 
 
@@ -60,7 +61,7 @@ def _decisive(config: TransformerConfig) -> dict[str, object]:
 
 
 def plain(model: Transformer, dtype: torch.dtype) -> Transformer:
-    """The same weights in a transformer that refuses no prompt, in a precision."""
+    """Puts the same weights in a transformer that refuses no prompt, in a precision."""
     made = Transformer(model.d, model.n, model.config).to(dtype)
     made.load_state_dict(model.state_dict())
     return made
@@ -119,7 +120,7 @@ class Akyurek2022(Construction, ABC):
     largest_y: float = 20.0
 
     def build(self, dtype: torch.dtype) -> akyurek.Build:
-        """The settings that its constructions share."""
+        """Returns the settings that its constructions share."""
         return akyurek.Build(norm=self.norm, dtype=dtype, largest_x=self.largest_x, largest_y=self.largest_y)
 
 

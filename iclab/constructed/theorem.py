@@ -55,27 +55,27 @@ class Case:
 
     @property
     def precision(self) -> torch.dtype:
-        """The dtype itself."""
+        """Returns the dtype itself."""
         return getattr(torch, self.dtype)
 
     @property
     def eps(self) -> float:
-        """The relative rounding of one operation in it."""
+        """Returns the relative rounding of one operation in it."""
         return torch.finfo(self.precision).eps
 
     def asked(
         self, model: torch.nn.Module, xs: Float[Tensor, "b n d"], ys: Float[Tensor, "b n"], m: int | None = None
     ) -> Float[Tensor, "b m"]:
-        """What a model answers in this precision, as float64."""
+        """Returns what a model answers in this precision, as float64."""
         dtype = self.precision
         return model.to(dtype)(xs.to(dtype), ys.to(dtype), m).double().detach()
 
     def rng(self, stream: int = 0) -> torch.Generator:
-        """A new generator with the case's seed; another `stream` has other numbers."""
+        """Returns a new generator with the case's seed; another `stream` has other numbers."""
         return torch.Generator().manual_seed(self.seed + stream)
 
     def prompt(self) -> tuple[Float[Tensor, "one n_1 d"], Float[Tensor, "one n_1"]]:
-        """One prompt of n examples and a query: x ~ N(0, size² C), w ~ N(0, I), y = w·x and noise.
+        """Draws one prompt of n examples and a query: x ~ N(0, size² C), w ~ N(0, I), y = w·x and noise.
 
         It is in float64, of numbers that the dtype has. The eigenvalues of C fall from 1 to 1/condition in equal
         ratios; its eigenvectors are random.
@@ -87,7 +87,7 @@ class Case:
         return xs.to(self.precision).double(), ys.to(self.precision).double()
 
     def conditioned(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Isotropic inputs with covariance C."""
+        """Gives isotropic inputs the covariance C."""
         if self.condition == 1:
             return xs
         fallen = self.condition ** -torch.linspace(0, 0.5, self.d, dtype=xs.dtype)
@@ -103,7 +103,7 @@ class Integers:
     high: int
 
     def at(self, u: float) -> Number:
-        """The value at u in [0, 1]."""
+        """Returns the value at u in [0, 1]."""
         return min(self.low + int(u * (self.high - self.low + 1)), self.high)
 
 
@@ -116,7 +116,7 @@ class Reals:
     log: bool = False
 
     def at(self, u: float) -> Number:
-        """The value at u in [0, 1]."""
+        """Returns the value at u in [0, 1]."""
         if self.log:
             return min(max(self.low ** (1 - u) * self.high**u, self.low), self.high)
         return self.low + u * (self.high - self.low)
@@ -129,7 +129,7 @@ class Choices:
     values: Sequence[Number]
 
     def at(self, u: float) -> Number:
-        """The value at u in [0, 1]."""
+        """Returns the value at u in [0, 1]."""
         return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
 
 
@@ -171,35 +171,36 @@ class Theorem:
 
     @property
     def expected(self) -> Literal["holds", "fails"]:
-        """Whether the statement is expected to hold; one with a corrected twin was published wrong."""
+        """Tells whether the statement is expected to hold; one with a corrected twin was published wrong."""
         return "holds" if self.corrected is None else "fails"
 
     def as_printed(self, paper: str, statement: str, measure: Measure, name: str = "") -> "Theorem":
-        """What was published in the place of this statement, for the same cases; its bound has the same reason."""
+        """Returns what was published in the place of this statement, for the same cases; its bound has the same
+        reason."""
         name = name or f"{self.name}_printed"
         return replace(self, name=name, paper=paper, statement=statement, measure=measure, corrected=self)
 
     def error(self, case: Case) -> float:
-        """How far apart what was built and what was promised are."""
+        """Returns how far apart what was built and what was promised are."""
         return self.measure(case)[0]
 
     def bound(self, case: Case) -> float:
-        """How far apart they may be."""
+        """Returns how far apart they may be."""
         return self.measure(case)[1]
 
     def case(self, u: Mapping[str, float], seed: int = 0) -> Case:
-        """The case at a point of the unit cube."""
+        """Returns the case at a point of the unit cube."""
         return replace(Case(seed=seed), **{name: space.at(u[name]) for name, space in self.ranges.items()})
 
     def drawn(self, count: int) -> Iterator[Case]:
-        """The same `count` cases each time: both ends of all ranges first, then evenly at random."""
+        """Yields the same `count` cases each time: both ends of all ranges first, then evenly at random."""
         rng = torch.Generator().manual_seed(0)
         for k in range(count):
             u = torch.rand(len(self.ranges), generator=rng, dtype=torch.float64).tolist() if k > 1 else None
             yield self.case(dict(zip(self.ranges, u or [float(k)] * len(self.ranges), strict=True)), seed=k)
 
     def tried(self, cases: Iterable[Case]) -> "Tally":
-        """What comes of these cases."""
+        """Returns what comes of these cases."""
         return Tally(self, [(case, *self.measure(case)) for case in cases])
 
 
@@ -212,16 +213,17 @@ class Tally:
 
     @cached_property
     def worst(self) -> tuple[Case, float, float]:
-        """The case whose error is the largest part of its bound."""
+        """Returns the case whose error is the largest part of its bound."""
         return max(self.results, key=lambda each: _share(each[1], each[2]))
 
     @property
     def holds(self) -> bool:
-        """Whether no case breaks the bound; an error that is not a number breaks it."""
+        """Tells whether no case breaks the bound; an error that is not a number breaks it."""
         return all(error <= bound for _, error, bound in self.results)
 
     def passes(self) -> bool:
-        """Whether the outcome is the expected one: a wrong statement fails, and its twin holds on the same cases."""
+        """Tells whether the outcome is the expected one: a wrong statement fails, and its twin holds on the same
+        cases."""
         twin = self.theorem.corrected
         if twin is None:
             return self.holds

@@ -65,8 +65,9 @@ PAPER = "von Oswald et al. 2022 (arXiv 2212.07677)"
 
 
 def config(d: int, layers: int) -> TransformerConfig:
-    """The shape that von Oswald et al. train and construct: tied layers of one linear head on bare tokens, without
-    LayerNorm, biases or positions. Sums are divided by the constant n, so that weights are of one size for all n."""
+    """Returns the shape that von Oswald et al. train and construct: tied layers of one linear head on bare tokens,
+    without LayerNorm, biases or positions. Sums are divided by the constant n, so that weights are of one size for
+    all n."""
     return TransformerConfig(
         n_layer=layers,
         n_head=1,
@@ -85,7 +86,7 @@ def config(d: int, layers: int) -> TransformerConfig:
 
 
 def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0, outputs: int = 1) -> Transformer:
-    """A float64 transformer of `steps` layers that answers as `GradientDescent(steps, lr)`, or with `gamma` as
+    """Builds a float64 transformer of `steps` layers that answers as `GradientDescent(steps, lr)`, or with `gamma` as
     `GradientDescentPlusPlus(steps, lr, gamma)`, at every position. With several `outputs` its inputs are x and all
     labels but the last. Raises ``ValueError`` for fewer steps or outputs than one."""
     least = {"steps": steps, "outputs": outputs}
@@ -103,7 +104,8 @@ def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0, 
 def feature_descent(
     hidden: Float[Tensor, "k d"], bias: Float[Tensor, " k"], out: Float[Tensor, "m k"], n: int, steps: int, lr: float
 ) -> Transformer:
-    """A float64 transformer of steps + 1 layers that descends on the features m(x) = out·gelu(hidden·x + bias)."""
+    """Builds a float64 transformer of steps + 1 layers that descends on the features m(x) =
+    out·gelu(hidden·x + bias)."""
     refuse("feature_descent", [] if steps >= 1 else [f"steps must be at least 1, given {steps}"])
     (k, d), m = hidden.shape, len(out)
     shape = replace(config(d, steps + 1), tied=False, bias=True, d_model=d + 2 + m, d_mlp=k)
@@ -125,7 +127,7 @@ Attending = Literal["linear", "softmax"]
 
 @torch.no_grad()
 def merging(d: int, n: int, layers: int = 1, attention: Attending = "linear", sharpness: float = 1.0) -> Transformer:
-    """A float64 decoder whose first layer writes x_j into the channels 1 + d to 2d of the tokens x_j and y_j.
+    """Builds a float64 decoder whose first layer writes x_j into the channels 1 + d to 2d of the tokens x_j and y_j.
 
     `sharpness` is β, which multiplies the scores. Further layers do nothing as yet.
     """
@@ -154,7 +156,7 @@ def merging(d: int, n: int, layers: int = 1, attention: Attending = "linear", sh
 
 
 def separate_tokens(d: int, n: int, lr: float) -> Transformer:
-    """A float64 decoder of two layers over separate tokens that answers as `GradientDescent(1, lr)`."""
+    """Builds a float64 decoder of two layers over separate tokens that answers as `GradientDescent(1, lr)`."""
     model = merging(d, n, 2)
     attn, rest = model.attention(1), [0.0] * (2 * n - 1)
     _set(attn.q.weight, [0.0] * (1 + d) + [1.0] * d + rest)

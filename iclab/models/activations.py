@@ -28,11 +28,11 @@ class Taps:
         return value
 
     def touch(self, name: str) -> bool:
-        """Whether the call reads or replaces this activation, so that it must be formed."""
+        """Tells whether the call reads or replaces this activation, so that it must be formed."""
         return name in self.read or name in self.replace
 
     def names(self) -> set[str]:
-        """All names that the call asks for."""
+        """Returns all names that the call asks for."""
         return {*self.read, *self.replace}
 
 
@@ -47,5 +47,5 @@ class Inside:
         return self.taps(f"{self.place}.{name}", value)
 
     def touch(self, name: str) -> bool:
-        """Whether the call reads or replaces this activation."""
+        """Tells whether the call reads or replaces this activation."""
         return self.taps.touch(f"{self.place}.{name}")

@@ -34,18 +34,18 @@ class AnyArchitecture(ABC):
 
     @property
     def bounded(self) -> bool:
-        """Whether the model takes no prompts that are longer than those it was made for, such as one that learns
+        """Tells whether the model takes no prompts that are longer than those it was made for, such as one that learns
         something of each position; none is read well that is longer than those it was trained on."""
         return False
 
     @property
     def layered(self) -> bool:
-        """Whether the model is `Layered`: it has layers that can be read out."""
+        """Tells whether the model is `Layered`: it has layers that can be read out."""
         return False
 
     @abstractmethod
     def build(self, *sizes: Any, **named: Any) -> nn.Module:
-        """The untrained model."""
+        """Builds the untrained model."""
 
 
 @runtime_checkable
@@ -53,7 +53,7 @@ class Layered(Protocol):
     """A model with layers that can be read out."""
 
     def answering_stream(self, xs: Tensor, ys: Tensor) -> Iterator[Float[Tensor, "batch n D"]]:
-        """What is known after the read-in, and after each layer, where the answer for x_i is made."""
+        """Yields what is known after the read-in, and after each layer, where the answer for x_i is made."""
         ...
 
 
@@ -62,13 +62,14 @@ class Architecture(AnyArchitecture):
     """The shape of a model of examples; what it builds is a `Predictor`."""
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
-        """What stands against a model of this shape for inputs of d dimensions and such labels (`Task.labels`)."""
+        """Returns what stands against a model of this shape for inputs of d dimensions and such labels
+        (`Task.labels`)."""
         name = type(self).__name__
         return [] if labels is None else [f"{name} answers numbers, and labels are vectors of {labels} coordinates"]
 
     @abstractmethod
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> nn.Module:
-        """The untrained model over prompts of at most n examples in d dimensions."""
+        """Builds the untrained model over prompts of at most n examples in d dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +77,13 @@ class TokenArchitecture(AnyArchitecture):
     """The shape of a model over tokens. What it builds answers with logits at every position."""
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
-        """What stands against a model of this shape for sequences of at most n tokens out of `vocab`, or of vectors of
-        `width` channels."""
+        """Returns what stands against a model of this shape for sequences of at most n tokens out of `vocab`, or of
+        vectors of `width` channels."""
         return [f"tokens that are vectors of {width} channels need a VectorTransformerConfig"] if width else []
 
     @abstractmethod
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> nn.Module:
-        """The untrained model over sequences of at most n tokens out of `vocab`."""
+        """Builds the untrained model over sequences of at most n tokens out of `vocab`."""
 
 
 def refuse_sizes(what: str, given: Mapping[str, int]) -> None:

@@ -25,7 +25,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def examples_in(method: Method) -> Method:
-    """Let a method of (xs, ys, ...) see floating-point tensors [batch n d] and [batch n] or [batch n c] alone. Raises
+    """Lets a method of (xs, ys, ...) see floating-point tensors [batch n d] and [batch n] or [batch n c] alone. Raises
     ``ValueError`` for other shapes, and for what is of no numbers."""
 
     @wraps(method)
@@ -39,7 +39,7 @@ def examples_in(method: Method) -> Method:
 
 
 def inputs_in(method: Method) -> Method:
-    """The same for a method of inputs alone, [batch tokens d]."""
+    """Does the same for a method of inputs alone, [batch tokens d]."""
 
     @wraps(method)
     def entered(self: object, xs: Any, *more: Any, **named: Any) -> Any:
@@ -72,9 +72,9 @@ def _floating(given: Tensor) -> Tensor:
 def known(
     tokens: Float[Tensor, "b t width"], mask: Bool[Tensor, "*prefixes t t"], shared: bool = False
 ) -> tuple[Float[Tensor, "b t width"], Bool[Tensor, "b t 1"]]:
-    """Tokens with zeros for those that are not finite, and which are lost by these. Where all tokens of a sequence see
-    the same (`shared`), one row of the mask tells it of all. No number is looked at, so that a GPU need not be waited
-    for, and replicas can be mapped over."""
+    """Returns tokens with zeros for those that are not finite, and tells which are lost by these. Where all tokens of a
+    sequence see the same (`shared`), one row of the mask tells it of all. No number is looked at, so that a GPU need
+    not be waited for, and replicas can be mapped over."""
     bad = ~tokens.isfinite().all(-1, keepdim=True)
     rows = mask[..., :1, :] if shared else mask
     rows = rows.squeeze(1) if rows.ndim == 4 else rows

@@ -44,35 +44,36 @@ class Layout(ABC):
 
     @abstractmethod
     def width(self, d: int, c: int = 1) -> int:
-        """Channels of a token, where a label takes c of them."""
+        """Returns the channels of a token, where a label takes c of them."""
 
     @abstractmethod
     def tokens(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "sequences length width"]:
-        """The sequence that is read in, or one for each of the last m positions."""
+        """Returns the sequence that is read in, or one for each of the last m positions."""
 
     @abstractmethod
     def positions(self, n: int, device: torch.device) -> Int[Tensor, " length"]:
-        """The position that each token reports."""
+        """Returns the position that each token reports."""
 
     @abstractmethod
     def mask(self, n: int, device: torch.device) -> Bool[Tensor, "*prefixes length length"]:
-        """True where the token of the row may see the token of the column; for each i where its sequences differ."""
+        """Returns true where the token of the row may see the token of the column; for each i where its sequences
+        differ."""
 
     @abstractmethod
     def seen(self, n: int, device: torch.device) -> Int[Tensor, " length"]:
-        """How many examples each token can know, its own included where it holds a finished one."""
+        """Returns how many examples each token can know, its own included where it holds a finished one."""
 
     @abstractmethod
     def answers(
         self, tokens: Float[Tensor, "sequences length d_model"], m: int | None = None
     ) -> Float[Tensor, "batch m d_model"]:
-        """The tokens at which the last m predictions are read out."""
+        """Returns the tokens at which the last m predictions are read out."""
 
     @abstractmethod
     def labels(self, tokens: Float[Tensor, "sequences length d_model"]) -> Float[Tensor, "batch labels d_model"]:
-        """The tokens that hold y_0, ..., y_{n-2}; in an encoder, of the sequence that answers for x_{n-1}."""
+        """Returns the tokens that hold y_0, ..., y_{n-2}; in an encoder, of the sequence that answers for x_{n-1}."""
 
 
 @dataclass(frozen=True)

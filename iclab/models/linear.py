@@ -45,11 +45,11 @@ class LinearModel(nn.Module, ABC):
     def features(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], at: slice = EVERYWHERE
     ) -> Float[Tensor, "batch m p"]:
-        """φ in float64, at the positions `at`; φ_i does not depend on y_i or on what comes after i."""
+        """Returns φ in float64, at the positions `at`; φ_i does not depend on y_i or on what comes after i."""
 
     @examples_in
     def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Predictions at every position."""
+        """Returns the predictions at every position."""
         return (self.features(xs, ys) @ self.theta).to(xs.dtype)
 
     def save(self, path: Path | str) -> None:
@@ -86,14 +86,14 @@ class LinearAttention(LinearModel):
 
     @property
     def gamma(self) -> Float[Tensor, "d d_plus_1"]:
-        """Γ."""
+        """Returns Γ."""
         return self.theta.unflatten(0, (self.d, self.d + 1))
 
     @examples_in
     def context(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
     ) -> Float[Tensor, "batch n d_plus_1"]:
-        """g, float64; zero before the first example."""
+        """Returns g, float64; zero before the first example."""
         xs, ys = xs.double(), ys.double().unsqueeze(-1)
         sums = torch.cat([self.d * ys * xs, ys.square()], dim=-1).cumsum(1)
         before = torch.nn.functional.pad(sums[:, :-1], (0, 0, 1, 0))  # shifted: y_i itself must not be seen
@@ -108,5 +108,5 @@ class LinearAttention(LinearModel):
 
     @examples_in
     def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """φ·θ without the d (d+1) features of each position."""
+        """Forms φ·θ without the d (d+1) features of each position."""
         return ((xs.double() @ self.gamma) * self.context(xs, ys)).sum(-1).to(xs.dtype)

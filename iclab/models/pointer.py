@@ -74,7 +74,7 @@ class PointerTransformer(TokenTransformer):
 
     @torch.no_grad()
     def initialise(self, rng: torch.Generator) -> None:
-        """As other stacks are; positional keys N(0, init_scale²)."""
+        """Draws weights as other stacks do; positional keys N(0, init_scale²)."""
         super().initialise(rng)
         if self.config.keys == "positional":
             nn.init.normal_(self.slot_keys, std=self.config.init_scale, generator=rng)
@@ -96,7 +96,7 @@ class PointerTransformer(TokenTransformer):
         return (weights @ one_hot(meant, self.vocab).to(weights.dtype) + LEAST).log()
 
     def slots(self, tokens: Int[Tensor, "batch n"]) -> Tensor:
-        """Which positions are slots of the list."""
+        """Tells which positions are slots of the list."""
         items = tokens < self.config.items
         first = torch.full_like(items[:, :1], self.config.closes)
         return torch.cat([first, items[:, 1:].long().cumprod(1).bool()], dim=1)

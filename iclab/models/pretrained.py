@@ -78,7 +78,7 @@ class Kind:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def ends(self, tied: bool) -> Iterator[Source]:
-        """What is read in, and what is read out with."""
+        """Yields what is read in, and what is read out with."""
         if tied:
             yield Source(["read_in.weight", "read_out.weight"], [self.embedding, *self.read_out], lambda W: [W, W])
         else:
@@ -88,8 +88,8 @@ class Kind:
 
 @torch.no_grad()
 def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> TokenTransformer:
-    """The model in a folder. Raises ``ValueError`` for another kind of model, for settings that our class does not
-    have, and for weights that are missing, not known, of the wrong shape, or no numbers."""
+    """Loads the model in a folder. Raises ``ValueError`` for another kind of model, for settings that our class does
+    not have, and for weights that are missing, not known, of the wrong shape, or no numbers."""
     folder = Path(folder)
     config = _config(folder / "config.json")
     kind = KINDS[config["model_type"]]

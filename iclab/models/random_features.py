@@ -58,27 +58,27 @@ class RandomFeatures(nn.Module, ABC):
 
     @property
     def heads(self) -> int:
-        """M."""
+        """Returns M."""
         return len(self.weights)
 
     @property
     def size(self) -> int:
-        """The number of features, which is that of the values learned for one target."""
+        """Returns the number of features, which is that of the values learned for one target."""
         return self.heads * self.per_head
 
     @abstractmethod
     def features(
         self, xs: Float[Tensor, "batch tokens d"], weights: Float[Tensor, "heads ..."] | None = None
     ) -> Float[Tensor, "batch p"]:
-        """φ_m(X) of all heads, or of those with the given rows of `weights`, side by side."""
+        """Returns φ_m(X) of all heads, or of those with the given rows of `weights`, side by side."""
 
     @property
     @abstractmethod
     def cost(self) -> int:
-        """Numbers that the features of one head hold at once for one input."""
+        """Returns how many numbers the features of one head hold at once for one input."""
 
     def chunks(self, batch: int) -> Iterator[slice]:
-        """The heads, so many at a time as their features for a batch of inputs fit into memory."""
+        """Yields the heads, so many at a time as their features for a batch of inputs fit into memory."""
         step = max(1, CHUNK // (batch * self.cost))
         return (slice(start, min(start + step, self.heads)) for start in range(0, self.heads, step))
 
@@ -86,7 +86,8 @@ class RandomFeatures(nn.Module, ABC):
     def kernel(
         self, xs: Float[Tensor, "n tokens d"], others: Float[Tensor, "m tokens d"] | None = None
     ) -> Float[Tensor, "n m"]:
-        """K_M between inputs, or of inputs with themselves, float64; a sum over chunks of heads, none of which is kept.
+        """Returns K_M between inputs, or of inputs with themselves, float64; a sum over chunks of heads, none of which
+        is kept.
 
         In float32 the features are rounded but a Gram matrix of rounded features is positive still.
         """
@@ -101,7 +102,7 @@ class RandomFeatures(nn.Module, ABC):
     def with_others(
         self, xs: Float[Tensor, "n tokens d"], others: Float[Tensor, "m tokens d"]
     ) -> Float[Tensor, "n_plus_m n"]:
-        """K_M of inputs and then of others, each with the inputs: the features of either are formed once."""
+        """Returns K_M of inputs and then of others, each with the inputs: the features of either are formed once."""
         both = torch.cat([xs, others])
         total = torch.zeros(len(both), len(xs), dtype=torch.float64, device=xs.device)
         for chosen in self.chunks(len(both)):
@@ -111,14 +112,14 @@ class RandomFeatures(nn.Module, ABC):
 
     @inputs_in
     def forward(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
-        """The answers for every target, float64."""
+        """Returns the answers for every target, float64."""
         parts = torch.zeros(len(xs), len(self.intercept), dtype=torch.float64, device=xs.device)
         for chosen in self.chunks(len(xs)):
             parts = parts + self.features(xs, self.weights[chosen]).double() @ self.values[self.rows(chosen)]
         return parts + self.intercept
 
     def rows(self, heads: slice) -> slice:
-        """The rows of `values` that belong to some of the heads."""
+        """Returns the rows of `values` that belong to some of the heads."""
         return slice(heads.start * self.per_head, heads.stop * self.per_head)
 
 
@@ -229,7 +230,7 @@ class RandomNetwork(RandomFeatures):
 
     @classmethod
     def as_large_as(cls, other: RandomFeatures, orders: int = 0, rng: torch.Generator | None = None) -> "RandomNetwork":
-        """The network with as many learned values: M(d + 1) neurons for M attention heads."""
+        """Returns the network with as many learned values: M(d + 1) neurons for M attention heads."""
         return cls(other.d, other.n_keys, other.size, orders, rng, len(other.intercept))
 
     @property
@@ -251,14 +252,14 @@ class RandomNetwork(RandomFeatures):
 def query_key_products(
     heads: int, d: int, bias: float = 0.0, rng: torch.Generator | None = None
 ) -> Float[Tensor, "heads d_1 d_1"]:
-    """W_m as they are drawn: entries of variance 1/4, the first d of the diagonal of mean `bias`."""
+    """Draws W_m: entries of variance 1/4, the first d of the diagonal of mean `bias`."""
     weights = torch.randn(heads, d + 1, d + 1, generator=rng, dtype=torch.float64) / 2
     weights.diagonal(dim1=1, dim2=2)[:, :d] += bias
     return weights
 
 
 def with_one(tokens: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_plus_1"]:
-    """x̃ = [x; 1]."""
+    """Returns x̃ = [x; 1]."""
     return torch.nn.functional.pad(tokens, (0, 1), value=1.0)
 
 

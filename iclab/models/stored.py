@@ -48,20 +48,20 @@ class Stored:
 
     @property
     def kind(self) -> str:
-        """The type of its numbers, as the format calls it."""
+        """Returns the type of its numbers, as the format calls it."""
         return self.file.get_slice(self.name).get_dtype()
 
     def problems(self) -> list[str]:
-        """What stands against this as weights."""
+        """Returns what stands against this as weights."""
         found = [] if self.kind in FLOATS else [f"{listed([self.name])} is of {self.kind}, not of {', '.join(FLOATS)}"]
         return found + ([f"{listed([self.name])} is empty, of shape {self.shape}"] if 0 in self.shape else [])
 
     def outline(self) -> Tensor:
-        """Its shape, without numbers."""
+        """Returns its shape, without numbers."""
         return torch.empty(self.shape, device="meta")
 
     def read(self, dtype: torch.dtype) -> Tensor:
-        """Its numbers. Raises ``ValueError`` where some are none, or are beyond such a type."""
+        """Reads its numbers. Raises ``ValueError`` where some are none, or are beyond such a type."""
         value = self.file.get_tensor(self.name).to(dtype)
         told = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
         refuse(f"{self.path}", [] if value.isfinite().all() else [told])
@@ -69,25 +69,25 @@ class Stored:
 
 
 def stored(path: Path, file: safe_open) -> dict[str, Stored]:
-    """What an open file holds, by name."""
+    """Returns what an open file holds, by name."""
     return {name: Stored(path, name, file) for name in list(file.keys())}
 
 
 def name_problems(unknown: Iterable[str], missing: Iterable[str]) -> list[str]:
-    """What stands against weights that no one asked for, and those that are not there."""
+    """Returns what stands against weights that no one asked for, and those that are not there."""
     lists = {"unknown weights": sorted(unknown), "missing weights": list(missing)}
     return [f"{what}: {listed(names)}" for what, names in lists.items() if names]
 
 
 def shape_problems(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What stands against weights that are not of the shapes of the model's."""
+    """Returns what stands against weights that are not of the shapes of the model's."""
     shapes = {name: (tuple(value.shape), tuple(given[name].shape)) for name, value in wanted.items()}
     found = [f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other]
     return found[:LISTED] + ([f"and {len(found) - LISTED} more"] if len(found) > LISTED else [])
 
 
 def listed(names: list[str]) -> str:
-    """Names in a line, whatever is in them; of many, the first."""
+    """Puts names in a line, whatever is in them; of many, the first."""
     told = [name if name.isprintable() and len(name) < 100 else shown(name) for name in names[:LISTED]]
     return ", ".join(told) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 

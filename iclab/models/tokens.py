@@ -59,7 +59,7 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
         return self.positions
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "TokenTransformer":
-        """The untrained model over sequences of at most n tokens out of `vocab`."""
+        """Builds the untrained model over sequences of at most n tokens out of `vocab`."""
         return TokenTransformer(vocab, n, self, rng)
 
 
@@ -104,12 +104,12 @@ class TokenTransformer(Stack):
 
     @tokens_in
     def forward(self, tokens: Shaped[Tensor, "batch n *width"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
-        """Logits of the next token at every position, or at the last m alone."""
+        """Returns the logits of the next token at every position, or at the last m alone."""
         return self._answer(tokens, Taps(), m)
 
     @tokens_in
     def stream(self, tokens: Shaped[Tensor, "batch n *width"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
-        """The residual stream: after the embedding, then after each block."""
+        """Yields the residual stream: after the embedding, then after each block."""
         self._check(tokens, Taps())
         tokens, lost = self._known(tokens)
         return (_without(lost, h) for h in self._stream(tokens, Taps()))
@@ -122,7 +122,7 @@ class TokenTransformer(Stack):
         replace: Mapping[str, Replacement] | None = None,
         m: int | None = None,
     ) -> dict[str, Tensor]:
-        """The named activations of one call, e.g. ``read(tokens, ["blocks.0.attn.pattern"])``.
+        """Returns the named activations of one call, e.g. ``read(tokens, ["blocks.0.attn.pattern"])``.
 
         The logits are named "prediction", and formed at the last m positions alone where m is given. Raises
         ``ValueError`` for a name that is not in `activations()`.
@@ -135,7 +135,7 @@ class TokenTransformer(Stack):
     def replaced(
         self, tokens: Shaped[Tensor, "batch n *width"], replace: Mapping[str, Replacement]
     ) -> Float[Tensor, "batch n vocab"]:
-        """Logits when the named activations are replaced by a tensor or by a function of themselves."""
+        """Returns the logits when the named activations are replaced by a tensor or by a function of themselves."""
         return self._answer(tokens, Taps(replace=replace))
 
     def _stream(self, tokens: Tensor, taps: Taps) -> Iterator[Tensor]:

@@ -101,12 +101,12 @@ class BlockConfig:
 
     @property
     def shared(self) -> bool:
-        """Whether all tokens of a sequence see the same ones."""
+        """Tells whether all tokens of a sequence see the same ones."""
         return False
 
     @property
     def head_width(self) -> int:
-        """Channels of one head."""
+        """Returns the channels of one head."""
         return self.d_head or self.d_model // self.n_head
 
 
@@ -137,7 +137,8 @@ class TransformerConfig(BlockConfig, Architecture):
         )
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
-        """As for every architecture, and whether the layout and the read-in fit such labels."""
+        """Tells as for every architecture what stands against it, and whether the layout and the read-in fit such
+        labels."""
         found, width, identity = [], LAYOUTS[self.layout].width(d), self.read_in == "identity"
         if identity and self.d_model < width:
             found.append(f"read_in = identity needs d_model of {width} or more, given {self.d_model}")
@@ -193,7 +194,7 @@ class Attention(nn.Module):
         return self.out(rearrange(z, "b a t c -> b t (a c)"))
 
     def turned(self, x: Float[Tensor, "b a t c"]) -> Float[Tensor, "b a t c"]:
-        """Channels i and i + r/2 of the first r, for token t turned by the angle t·base^(−2i/r): a score then depends
+        """Turns channels i and i + r/2 of the first r, for token t by the angle t·base^(−2i/r): a score then depends
         on the distance of its tokens. Source: Su et al. 2021, arXiv 2104.09864, eq. (34), in two halves."""
         r, ahead = self.config.rotary, {"device": x.device, "dtype": x.dtype}
         angles = self.config.rotary_base ** (-torch.arange(0, r, 2, **ahead) / r)
@@ -211,7 +212,7 @@ class Attention(nn.Module):
         causal: bool,
         taps: Inside,
     ) -> Float[Tensor, "b a t c"]:
-        """Σ_j pattern_tj v_j; the pattern is formed only where it is needed. A null slot is its column 0."""
+        """Returns Σ_j pattern_tj v_j; the pattern is formed only where it is needed. A null slot is its column 0."""
         if self.config.null_slot:
             k, v, mask, causal = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True), False
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
@@ -226,7 +227,7 @@ class Attention(nn.Module):
         return taps(inside[1], self.pattern(scores, mask)) @ v
 
     def pattern(self, scores: Float[Tensor, "*b q t"], mask: Bool[Tensor, "*prefixes q t"]) -> Float[Tensor, "*b q t"]:
-        """The attention weights from the scores."""
+        """Returns the attention weights from the scores."""
         if self.config.attention == "softmax":
             least = torch.finfo(scores.dtype).min  # finite, for tokens that see nothing: their weights are set to 0
             return scores.masked_fill(~mask, least).softmax(-1).masked_fill(~mask, 0.0)
@@ -259,7 +260,7 @@ class Block(nn.Module):
         return taps("resid_post", h)
 
     def mlp(self, h: Float[Tensor, "b t d_model"], taps: Inside) -> Float[Tensor, "b t d_model"]:
-        """mlp_out(activation(mlp_in(h)))."""
+        """Returns mlp_out(activation(mlp_in(h)))."""
         before = taps("mlp.pre", self.mlp_in(h))
         return self.mlp_out(taps("mlp.post", ACTIVATIONS[self.config.activation](before)))
 
@@ -292,7 +293,7 @@ class Stack(nn.Module):
 
     @property
     def position_spread(self) -> float:
-        """The standard deviation of positions before training."""
+        """Returns the standard deviation of positions before training."""
         return 0.02
 
     def _draw(self, rng: torch.Generator | None) -> None:
@@ -327,7 +328,7 @@ class Stack(nn.Module):
             nn.init.normal_(self.position, std=self.position_spread, generator=rng)
 
     def attention(self, layer: int) -> Attention:
-        """The attention of a layer; tied layers share one."""
+        """Returns the attention of a layer; tied layers share one."""
         block = self.blocks[0 if self.config.tied else layer]
         assert isinstance(block, Block)
         return block.attn
@@ -336,22 +337,22 @@ class Stack(nn.Module):
 
     @property
     def W_Q(self) -> Float[Tensor, "layer a d_model c"]:
-        """The queries of every head are h @ W_Q, without their bias."""
+        """Returns W_Q: the queries of every head are h @ W_Q, without their bias."""
         return self._per_head("q")
 
     @property
     def W_K(self) -> Float[Tensor, "layer a d_model c"]:
-        """The keys of every head are h @ W_K, without their bias."""
+        """Returns W_K: the keys of every head are h @ W_K, without their bias."""
         return self._per_head("k")
 
     @property
     def W_V(self) -> Float[Tensor, "layer a d_model c"]:
-        """The values of every head are h @ W_V, without their bias."""
+        """Returns W_V: the values of every head are h @ W_V, without their bias."""
         return self._per_head("v")
 
     @property
     def W_O(self) -> Float[Tensor, "layer a c d_model"]:
-        """A head writes z @ W_O into the stream."""
+        """Returns W_O: a head writes z @ W_O into the stream."""
         return self._per_head("out").mT
 
     def _per_head(self, letter: str) -> Float[Tensor, "layer a d_model c"]:
@@ -363,7 +364,7 @@ class Stack(nn.Module):
     # ---- running ---------------------------------------------------------------------------------------------------
 
     def activations(self) -> list[str]:
-        """The names of all activations that can be read or replaced, in the order in which they arise."""
+        """Returns the names of all activations that can be read or replaced, in the order in which they arise."""
         attn = [f"attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z")]
         mlp = ["resid_mid", "mlp.pre", "mlp.post", "mlp_out"] if self.config.d_mlp else []
         inside = ["resid_pre", *attn, "attn_out", *mlp, "resid_post"]
@@ -401,8 +402,8 @@ class Stack(nn.Module):
 
     @classmethod
     def load(cls: type[Model], path: Path | str, device: torch.device | str = "cpu") -> Model:
-        """The model that `save` wrote. Raises ``ValueError`` where the file holds no such model: its shape, and the
-        names, shapes and types of weights, are compared before any are read or made."""
+        """Loads the model that `save` wrote. Raises ``ValueError`` where the file holds no such model: its shape, and
+        the names, shapes and types of weights, are compared before any are read or made."""
         with open_weights(path) as file:
             told, given = (file.metadata() or {}).get(cls.kind, "null"), stored(Path(path), file)
             with prefixed(f"{path}"), torch.device("meta"):
@@ -470,14 +471,14 @@ class Transformer(Stack):
     def forward(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
-        """Predictions at every position, or at the last m alone."""
+        """Returns the predictions at every position, or at the last m alone."""
         return self._answer(xs, ys, Taps(), m)
 
     @examples_in
     def stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
-        """The residual stream: after the read-in, then after each block. `m` as in `forward`."""
+        """Yields the residual stream: after the read-in, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
         stream, lost = self._stream(xs, ys, Taps(), m)
         return (h.masked_fill(lost, nan) for h in stream)
@@ -485,14 +486,14 @@ class Transformer(Stack):
     def answering_stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
     ) -> Iterator[Float[Tensor, "batch n d_model"]]:
-        """The residual stream at the tokens that answer, after the read-in and after each block."""
+        """Yields the residual stream at the tokens that answer, after the read-in and after each block."""
         return (self.layout.answers(h) for h in self.stream(xs, ys))
 
     def finish(
         self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
-        """Predictions at all n positions, or at the last m, where `h` is the stream after the first `cut` blocks: what
-        the blocks above make of a stream, whatever wrote it."""
+        """Returns the predictions at all n positions, or at the last m, where `h` is the stream after the first `cut`
+        blocks: what the blocks above make of a stream, whatever wrote it."""
         mask = self._mask(len(h), n, m, h.device)
         h, lost = known(h, mask, self.config.shared)
         *_, last = self._through(h, mask, self.layout.causal, Taps(), cut)
@@ -506,7 +507,7 @@ class Transformer(Stack):
         names: str | Iterable[str],
         replace: Mapping[str, Replacement] | None = None,
     ) -> dict[str, Tensor]:
-        """The named activations of one call, e.g. ``read(xs, ys, ["blocks.0.attn.pattern"])``.
+        """Returns the named activations of one call, e.g. ``read(xs, ys, ["blocks.0.attn.pattern"])``.
 
         The prediction itself is named "prediction". Raises ``ValueError`` for a name that is not in `activations()`.
         """
@@ -518,7 +519,8 @@ class Transformer(Stack):
     def replaced(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], replace: Mapping[str, Replacement]
     ) -> Float[Tensor, "batch n *labels"]:
-        """Predictions when the named activations are replaced by a tensor or by a function of themselves."""
+        """Returns the predictions when the named activations are replaced by a tensor or by a function of
+        themselves."""
         return self._answer(xs, ys, Taps(replace=replace))
 
     def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> tuple[Iterator[Tensor], Tensor]:

@@ -61,7 +61,7 @@ class Bigram(Counting):
 
 
 def followers(tokens: Int[Tensor, "batch n"], vocab: int) -> Float[Tensor, "batch n vocab"]:
-    """c: how often each token has followed the current one, up to and including the current one."""
+    """Returns c: how often each token has followed the current one, up to and including the current one."""
     n = tokens.shape[1]
     seen = torch.ones(n, n - 1, dtype=torch.bool, device=tokens.device).tril(-1)  # of pairs (s, s + 1), s < t
     matches = seen & (tokens.unsqueeze(2) == tokens[:, None, :-1])

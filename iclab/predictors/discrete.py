@@ -43,7 +43,7 @@ class DiscreteMMSE(EvidenceWeighted):
         refuse("DiscreteMMSE", found + unsquarable("noise", self.noise))
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""
+        """Returns log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""
         needs_noise(self.noise)
         return super().log_density(xs, ys)
 

@@ -55,8 +55,8 @@ def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True
 
 
 def admitted(what: str, xs: Any, *ys: Any) -> tuple[list[Tensor], torch.dtype]:
-    """Inputs (and labels) as float64 tensors of one device, and the precision they came in: that of the first which
-    is of floats, PyTorch's default where none is.
+    """Returns inputs (and labels) as float64 tensors of one device, and the precision they came in: that of the first
+    which is of floats, PyTorch's default where none is.
 
     Raises ``ValueError`` where they are no numbers, or their shapes are not those of a batch of prompts.
     """
@@ -95,12 +95,12 @@ def _earlier(unknown: Bool[Tensor, "batch n"]) -> Bool[Tensor, "batch n"]:
 def apart(
     xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n c"]
 ) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
-    """Each coordinate of the labels as a prompt of its own."""
+    """Returns each coordinate of the labels as a prompt of its own."""
     return xs.repeat_interleave(ys.shape[-1], dim=0), rearrange(ys, "batch n c -> (batch c) n")
 
 
 def together(found: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
-    """What was found `apart`, with the coordinate as the last axis."""
+    """Returns what was found `apart`, with the coordinate as the last axis."""
     return rearrange(found, "(batch c) n ... -> batch n ... c", c=c)
 
 
@@ -109,16 +109,16 @@ class Folded(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """The function's value."""
+        """Returns the function's value."""
         return call(*tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept: there is no derivative."""
+        """Keeps nothing: there is no derivative."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        """The value for each replica."""
+        """Returns the value for each replica."""
         call, *tensors = args
         replicas = info.batch_size
         whole = [

@@ -104,7 +104,8 @@ def descended(
     lr: float | Float[Tensor, ""],
     gamma: float | Float[Tensor, ""],
 ) -> Float[Tensor, "*prefixes d"]:
-    """The weights of GD++ from the moments G and h of the examples; with γ = 0 those of plain gradient descent."""
+    """Returns the weights of GD++ from the moments G and h of the examples; with γ = 0 those of plain gradient
+    descent."""
     h = h.unsqueeze(-1)
     moved, ws = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device), torch.zeros_like(h)
     for _ in range(steps):

@@ -40,13 +40,14 @@ BLOCK = 2**18  # pairs of keys that are worked on at once: 2 MB
 
 
 def arc_cosine(r: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """κ(r) = E[u₊ v₊]; r is clipped to [−1, 1], beyond which rounding may have led it."""
+    """Returns κ(r) = E[u₊ v₊]; r is clipped to [−1, 1], beyond which rounding may have led it."""
     r = r.clamp(-1, 1)
     return ((1 - r * r).sqrt() + r * (pi / 2 + r.asin())) / (2 * pi)
 
 
 def arc_cosine_coefficients(count: int) -> Float[Tensor, " count"]:
-    """μ_0, ..., μ_{count−1}: 1/2π, 1/4, and C(2j, j) 4^{−j} / (2π (2j+1)(2j+2)) at k = 2j + 2, 0 at odd k ≥ 3."""
+    """Returns μ_0, ..., μ_{count−1}: 1/2π, 1/4, and C(2j, j) 4^{−j} / (2π (2j+1)(2j+2)) at k = 2j + 2, 0 at odd
+    k ≥ 3."""
     j = torch.arange((max(count, 2) - 1) // 2, dtype=torch.float64)
     central = torch.nn.functional.pad(((2 * j + 1) / (2 * j + 2)).cumprod(0), (1, 0), value=1.0)[:-1]
     coefficients = torch.zeros(max(count, 2), dtype=torch.float64)
@@ -56,17 +57,17 @@ def arc_cosine_coefficients(count: int) -> Float[Tensor, " count"]:
 
 
 def density(a: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """p(a) of a standard normal."""
+    """Returns p(a) of a standard normal."""
     return (-a * a / 2).exp() / (2 * pi) ** 0.5
 
 
 def mean_relu(a: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """G(a) = E[(a + u)₊] = a Φ(a) + p(a)."""
+    """Returns G(a) = E[(a + u)₊] = a Φ(a) + p(a)."""
     return a * torch.special.ndtr(a) + density(a)
 
 
 def mehler(a: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "count *shape"]:
-    """c_k(a) / √k!, k < count: the coefficients of (a + u)₊ in normalised Hermite polynomials of u."""
+    """Returns c_k(a) / √k!, k < count: the coefficients of (a + u)₊ in normalised Hermite polynomials of u."""
     earlier, hermite, found = torch.zeros_like(a), density(a), [mean_relu(a), torch.special.ndtr(a)]
     for k in range(2, count):  # hermite = (−1)^k He_{k−2}(a) p(a) / √(k−2)!
         found.append(hermite / (k * (k - 1)) ** 0.5)
@@ -77,7 +78,7 @@ def mehler(a: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "count *shap
 def biased_arc_cosine(
     a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], r: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """κ(a,b,r) = E[(a + u)₊ (b + v)₊], by the integral; exact at r = 1."""
+    """Returns κ(a,b,r) = E[(a + u)₊ (b + v)₊], by the integral; exact at r = 1."""
     r = r.clamp(-1, 1)
     nodes, weights = (tensor.to(r) for tensor in legendre(NODES))
     sine = (r.asin().unsqueeze(-1) * (1 + nodes) / 2).sin()
@@ -118,7 +119,7 @@ class Kernel(ABC):
     def between(
         self, xs: Float[Tensor, "n tokens d"], others: Float[Tensor, "m tokens d"], symmetric: bool
     ) -> Float[Tensor, "n m"]:
-        """K between unit tokens; where `symmetric`, both are the same."""
+        """Returns K between unit tokens; where `symmetric`, both are the same."""
 
 
 @dataclass(frozen=True)

@@ -36,5 +36,5 @@ class Landweber(Spectral):
         refuse("Landweber", [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"])
 
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
-        """1 − (1 − ρ)^k."""
+        """Returns 1 − (1 − ρ)^k."""
         return -torch.expm1(torch.special.xlog1py(torch.full_like(ratio, self.steps), -ratio))

@@ -60,7 +60,7 @@ class Lasso(Linear):
     @in_double(query=False)
     @torch.no_grad()
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
-        """w_i at every position i, constants to autograd."""
+        """Returns w_i at every position i, constants to autograd."""
         n, d = xs.shape[1:]
         return in_chunks(self._minimised, xs, ys, 4 * n * d**2)
 
@@ -72,7 +72,7 @@ class Lasso(Linear):
 def optimal(
     ws: Float[Tensor, "batch n d"], xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], alpha: float
 ) -> Bool[Tensor, "batch n"]:
-    """Where the conditions hold on the examples themselves, and α‖w‖₁ is no more than the objective of w = 0."""
+    """Tells where the conditions hold on the examples themselves, and α‖w‖₁ is no more than the objective of w = 0."""
     seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp_min(1).unsqueeze(-1)
     c = (ys.unsqueeze(1) - ws @ xs.mT).tril(-1) @ xs / seen
     off = torch.where(ws == 0, c.abs() - alpha, (c - alpha * ws.sign()).abs())
@@ -83,12 +83,12 @@ def optimal(
 
 
 def rounding(norms: Float[Tensor, "*problems d"], ws: Float[Tensor, "*problems d"]) -> Float[Tensor, "*problems d"]:
-    """What rounding may make of XᵀXw, from the norms of the columns."""
+    """Returns what rounding may make of XᵀXw, from the norms of the columns."""
     return ROUNDING * norms * (norms * ws.abs()).sum(-1, keepdim=True)
 
 
 def minimum(problem: "Moments", alpha: float, steps: int) -> Float[Tensor, "problems d"]:
-    """argmin ½‖Xw − y‖² + α‖w‖₁, or the point that is reached after that many moves."""
+    """Returns argmin ½‖Xw − y‖² + α‖w‖₁, or the point that is reached after that many moves."""
     ws = torch.zeros_like(problem.h)
     point, left = Point.start(problem.h, alpha), torch.arange(len(ws), device=ws.device)
     for _ in range(steps):
@@ -112,7 +112,7 @@ class Moments:
 
     @classmethod
     def of(cls, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> "Moments":
-        """Those of every prefix, for X and y divided by √i."""
+        """Returns those of every prefix, for X and y divided by √i."""
         seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp_min(1).unsqueeze(-1)
         gram, h = moments(xs, ys)
         return cls((gram / seen.unsqueeze(-1)).flatten(0, 1), (h / seen).flatten(0, 1))
@@ -122,15 +122,15 @@ class Moments:
 
     @property
     def norms(self) -> Float[Tensor, "problems d"]:
-        """‖x_j‖."""
+        """Returns ‖x_j‖."""
         return self.gram.diagonal(dim1=-2, dim2=-1).sqrt()
 
     def columns(self, us: Float[Tensor, "problems d"]) -> Float[Tensor, "problems d"]:
-        """XᵀXu."""
+        """Returns XᵀXu."""
         return (self.gram @ us.unsqueeze(-1)).squeeze(-1)
 
     def solve(self, active: Float[Tensor, "problems d"], rhs: Float[Tensor, "problems d"]) -> Tensor:
-        """(X_AᵀX_A)⁻¹ rhs_A, and 0 outside of A."""
+        """Returns (X_AᵀX_A)⁻¹ rhs_A, and 0 outside of A."""
         system = self.gram * (active.unsqueeze(-1) * active.unsqueeze(-2)) + torch.diag_embed(1 - active)
         return torch.linalg.solve_ex(system, (rhs * active).unsqueeze(-1))[0].squeeze(-1)
 
@@ -146,7 +146,7 @@ class Point:
 
     @classmethod
     def start(cls, h: Float[Tensor, "problems d"], alpha: float) -> "Point":
-        """w = 0."""
+        """Returns w = 0."""
         zeros, least = torch.zeros_like(h), RESOLUTION * h.abs().amax(-1, keepdim=True)
         return cls(zeros, zeros, torch.ones_like(h[:, 0], dtype=torch.bool), least.clamp_min(alpha))
 
@@ -154,7 +154,7 @@ class Point:
         return Point(self.ws[chosen], self.signs[chosen], self.settled[chosen], self.alpha[chosen])
 
     def entering(self, problem: Moments, c: Float[Tensor, "problems d"]) -> Float[Tensor, "problems d"]:
-        """s_j of the coordinate that enters, the first of those that tie, and 0 elsewhere."""
+        """Returns s_j of the coordinate that enters, the first of those that tie, and 0 elsewhere."""
         slack = rounding(problem.norms, self.ws) + ROUNDING * self.alpha
         excess = (c.abs() - self.alpha - slack).where((self.signs == 0) & self.settled.unsqueeze(-1), 0.0)
         most = excess.amax(-1, keepdim=True)
@@ -163,7 +163,8 @@ class Point:
         return torch.zeros_like(c).scatter(-1, j, c.gather(-1, j).sign().where(most > 0, 0.0))
 
     def moved(self, problem: Moments, c: Float[Tensor, "problems d"], enters: Float[Tensor, "problems d"]) -> "Point":
-        """After one move along u, to the least of the objective or to where coordinates reach zero."""
+        """Returns the point after one move along u, to the least of the objective or to where coordinates reach
+        zero."""
         signs = self.signs + enters
         rhs = (c - self.alpha * signs).where(~self.settled.unsqueeze(-1), -problem.columns(enters))
         u = problem.solve(self.signs.abs(), rhs) + enters

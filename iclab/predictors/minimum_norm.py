@@ -17,7 +17,7 @@ RANK_TOLERANCE = 1e-12  # relative to the largest singular value; float64 loses 
 def minimum_norm(
     A: Float[Tensor, "*systems m d"], b: Float[Tensor, "*systems m k"], lam: float = 0.0
 ) -> Float[Tensor, "*systems d k"]:
-    """The w of least norm among those of least ‖A w − b‖² + lam‖w‖², for each of k right-hand sides."""
+    """Returns the w of least norm among those of least ‖A w − b‖² + lam‖w‖², for each of k right-hand sides."""
     u, s, vh = torch.linalg.svd(A, full_matrices=False)
     counts = s > RANK_TOLERANCE * s[..., :1]
     gains = (1 / (s + lam / s.where(counts, 1.0))).where(counts, 0.0)  # no s², which would overflow or vanish

@@ -39,10 +39,10 @@ class EvidenceWeighted(Bayesian):
 
     @abstractmethod
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
-        """The evidence and the weights at every position, in float64."""
+        """Returns the evidence and the weights at every position, in float64."""
 
     def numbers(self, n: int, d: int) -> int:
-        """How many float64 numbers one prompt keeps in memory at once, beside the components' own."""
+        """Returns how many float64 numbers one prompt keeps in memory at once, beside the components' own."""
         return 4 * n * d
 
     @in_double(query=False)
@@ -51,7 +51,7 @@ class EvidenceWeighted(Bayesian):
 
     @in_double(label=True)
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """log p(y_i | past, x_i). A blank last example makes room for the evidence of all n labels."""
+        """Returns log p(y_i | past, x_i). A blank last example makes room for the evidence of all n labels."""
         xs, ys = torch.nn.functional.pad(xs, (0, 0, 0, 1)), torch.nn.functional.pad(ys, (0, 1))
 
         def density(x: Float[Tensor, "batch n d"], y: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n_less_1"]:
@@ -62,7 +62,7 @@ class EvidenceWeighted(Bayesian):
 
 
 def merge(one: Mixed, other: Mixed) -> Mixed:
-    """The mixture of two mixtures."""
+    """Returns the mixture of two mixtures."""
     peak = torch.maximum(one.peak, other.peak)
     left, right = (each.rest + _difference(each.peak, peak) for each in (one, other))
     share = _difference(right, left).sigmoid().unsqueeze(-1)
@@ -75,18 +75,18 @@ def _difference(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) 
 
 
 def merged(parts: Iterable[Mixed]) -> Mixed:
-    """The mixture of all of them; one at a time is held."""
+    """Returns the mixture of all of them; one at a time is held."""
     return reduce(merge, parts)
 
 
 def pooled(log_evidence: Float[Tensor, "batch n c"], ws: Float[Tensor, "c d"]) -> Mixed:
-    """The mixture of components whose weights do not change with the position."""
+    """Returns the mixture of components whose weights do not change with the position."""
     peak, rest, shares = weighed(log_evidence, -1)
     return Mixed(peak, rest, shares @ ws)
 
 
 def weighed(log_evidence: Float[Tensor, "..."], dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest evidence, the logarithm of the sum relative to it, and the share of each component."""
+    """Returns the largest evidence, the logarithm of the sum relative to it, and the share of each component."""
     peak = log_evidence.amax(dim, keepdim=True)
     relative = log_evidence - peak
     return peak.squeeze(dim), relative.logsumexp(dim), relative.softmax(dim)
@@ -123,9 +123,9 @@ class Mixture(EvidenceWeighted):
 
     @in_double
     def variance(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Var(y_i | x_i and the first i examples), label noise included: Σ_c share_c (v_c + (ŷ_c − ŷ)²), the variance
-        within components and that between them. Σ_c share_c (v_c + ŷ_c²) − ŷ² is the same and loses all digits where
-        labels are large beside their noise.
+        """Returns Var(y_i | x_i and the first i examples), label noise included: Σ_c share_c (v_c + (ŷ_c − ŷ)²), the
+        variance within components and that between them. Σ_c share_c (v_c + ŷ_c²) − ŷ² is the same and loses all digits
+        where labels are large beside their noise.
 
         Raises ``ValueError`` where a component reports no variance of its own.
         """

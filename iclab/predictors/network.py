@@ -78,7 +78,7 @@ class Adam:
         self.first, self.second = torch.zeros_like(value), torch.zeros_like(value)
 
     def step(self, gradient: Tensor) -> None:
-        """θ ← θ − lr · m̂ / (√v̂ + ε)."""
+        """Takes a step: θ ← θ − lr · m̂ / (√v̂ + ε)."""
         self.steps += 1
         self.first.lerp_(gradient, 1 - BETAS[0])
         self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])

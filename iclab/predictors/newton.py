@@ -43,7 +43,7 @@ class Newton(Spectral):
         refuse("Newton", found + unknown_choices(self))
 
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
-        """1 − (1 − ρ²)^(2^k), or 1 − (1 − ρ²/c)^(2^k) from the Frobenius norm."""
+        """Returns 1 − (1 − ρ²)^(2^k), or 1 − (1 − ρ²/c)^(2^k) from the Frobenius norm."""
         squarings = 2.0 ** min(self.steps, 1000)  # as far as float64 goes, and far beyond where anything changes
         squares = ratio.square()
         if self.start == "frobenius":

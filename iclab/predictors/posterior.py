@@ -65,7 +65,7 @@ class Posterior(Bayesian):
 
     @in_double
     def variance(self, xs: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n"]:
-        """Var(y_i | x_i and the first i examples), label noise included; it does not depend on the labels."""
+        """Returns Var(y_i | x_i and the first i examples), label noise included; it does not depend on the labels."""
         standard, lam = xs @ self._root(xs), self.noise**2
         root, broken = factor(standard, lam)
         spread = root.diagonal(dim1=-2, dim2=-1).square()
@@ -90,7 +90,8 @@ class Posterior(Bayesian):
 
     @in_double(label=True)
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """log N(y_i; ŷ_i, Var(y_i | past)). Raises ``ValueError`` without noise: interpolated labels have none."""
+        """Returns log N(y_i; ŷ_i, Var(y_i | past)). Raises ``ValueError`` without noise: interpolated labels have
+        none."""
         needs_noise(self.noise)
         spread = self.variance(xs)
         return -((ys - self(xs, ys)).square() / spread + (2 * pi * spread).log()) / 2

@@ -50,7 +50,7 @@ class Linear(Predictor, ABC):
 
     @abstractmethod
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
-        """w_i at every position i."""
+        """Returns w_i at every position i."""
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
@@ -65,7 +65,7 @@ class Bayesian(Linear):
 
     @abstractmethod
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """log p(y_i | x_i and the first i examples) at every position i."""
+        """Returns log p(y_i | x_i and the first i examples) at every position i."""
 
 
 def needs_noise(noise: float) -> None:
@@ -83,6 +83,6 @@ class Zero(Linear):
 
 
 def exclusive_cumsum(terms: Float[Tensor, "batch n ..."]) -> Float[Tensor, "batch n ..."]:
-    """S_i = Σ_{j<i} terms_j. The cumulative sum is shifted: subtracting the last term would let y_i leak back in
-    at the level of rounding."""
+    """Returns S_i = Σ_{j<i} terms_j. The cumulative sum is shifted: subtracting the last term would let y_i leak back
+    in at the level of rounding."""
     return torch.cat([torch.zeros_like(terms[:, :1]), terms[:, :-1].cumsum(1)], dim=1)

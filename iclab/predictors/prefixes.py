@@ -18,20 +18,20 @@ BUDGET = 2**20  # float64 numbers that work in chunks holds at once: 8 MB, beyon
 def moments(
     xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]
 ) -> tuple[Float[Tensor, "batch n d d"], Float[Tensor, "batch n d"]]:
-    """G_i and h_i."""
+    """Returns G_i and h_i."""
     return exclusive_cumsum(xs.unsqueeze(-1) * xs.unsqueeze(-2)), exclusive_cumsum(xs * ys.unsqueeze(-1))
 
 
 def chunk(numbers: int, device: torch.device) -> int:
-    """How many things fit into the budget that need that many numbers each: one at least. Devices other than a CPU
-    take 32 times as many (256 MB), as small chunks would leave them idle."""
+    """Returns how many things fit into the budget that need that many numbers each: one at least. Devices other than a
+    CPU take 32 times as many (256 MB), as small chunks would leave them idle."""
     return max(1, BUDGET * (1 if device.type == "cpu" else 32) // max(1, numbers))
 
 
 def in_chunks(
     answer: Callable[[Tensor, Tensor], Tensor], xs: Tensor, ys: Tensor, numbers: int
 ) -> Float[Tensor, "batch ..."]:
-    """answer(xs, ys) a few prompts at a time, where one prompt needs that many float64 numbers."""
+    """Forms answer(xs, ys) a few prompts at a time, where one prompt needs that many float64 numbers."""
     size = chunk(numbers, xs.device)
     return torch.cat([answer(x, y) for x, y in zip(xs.split(size), ys.split(size), strict=True)])
 
@@ -42,7 +42,7 @@ def solve(
     chosen: Bool[Tensor, "batch n"],
     lam: float = 0.0,
 ) -> Float[Tensor, "chosen d"]:
-    """w_i at the chosen positions, each by its own singular values: slow and right whatever the rank."""
+    """Returns w_i at the chosen positions, each by its own singular values: slow and right whatever the rank."""
     return solve_each(xs, ys.unsqueeze(1).expand(-1, ys.shape[1], -1), chosen, lam)
 
 
@@ -52,7 +52,7 @@ def solve_each(
     chosen: Bool[Tensor, "batch n"],
     lam: float,
 ) -> Float[Tensor, "chosen d"]:
-    """The same where position i has labels of its own, labels[:, i].
+    """Returns the same where position i has labels of its own, labels[:, i].
 
     Rows that the prefix has not seen are zeroed, which leaves the minimum-norm solution as it is.
     """
@@ -66,6 +66,6 @@ def solve_each(
 
 
 def seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen n ..."]:
-    """Zero from each position on. Chosen, not multiplied: 0 · ∞ is no zero."""
+    """Puts zeros from each position on: chosen, not multiplied, as 0 · ∞ is no zero."""
     held = torch.arange(terms.shape[1], device=terms.device) < position.unsqueeze(-1)
     return terms.where(held.view(*held.shape, *[1] * (terms.ndim - 2)), 0.0)

@@ -17,20 +17,20 @@ Rule = tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]
 
 @lru_cache
 def legendre(count: int) -> Rule:
-    """Nodes and weights for the uniform law on [−1, 1]."""
+    """Returns nodes and weights for the uniform law on [−1, 1]."""
     k = torch.arange(1, count, dtype=torch.float64)
     return _rule(k**2 / (4 * k**2 - 1))
 
 
 @lru_cache
 def hermite(count: int) -> Rule:
-    """Nodes and weights for the standard normal law."""
+    """Returns nodes and weights for the standard normal law."""
     return _rule(torch.arange(1, count, dtype=torch.float64))
 
 
 @lru_cache
 def gegenbauer(d: int, count: int) -> Rule:
-    """Nodes and weights for one coordinate of a uniform point of the unit sphere of ℝᵈ, d ≥ 3."""
+    """Returns nodes and weights for one coordinate of a uniform point of the unit sphere of ℝᵈ, d ≥ 3."""
     k = torch.arange(1, count, dtype=torch.float64)
     return _rule(k * (k + d - 3) / ((2 * k + d - 2) * (2 * k + d - 4)))
 

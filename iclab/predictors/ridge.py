@@ -62,7 +62,7 @@ class Ridge(Linear):
 
 
 def factor(xs: Float[Tensor, "batch n d"], lam: float) -> tuple[Float[Tensor, "batch n n"], Bool[Tensor, "batch n"]]:
-    """L, and the rows from which on K is too ill-conditioned for it."""
+    """Returns L, and the rows from which on K is too ill-conditioned for it."""
     kernel = xs @ xs.mT
     kernel.diagonal(dim1=-2, dim2=-1).add_(lam)
     root, _ = torch.linalg.cholesky_ex(kernel)

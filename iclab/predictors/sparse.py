@@ -63,7 +63,7 @@ class SparsePosterior(EvidenceWeighted):
         return found or unsquarable("noise / prior", self.noise / self.prior)
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """log p(y_i | past, x_i). Raises ``ValueError`` without noise: interpolated labels have none."""
+        """Returns log p(y_i | past, x_i). Raises ``ValueError`` without noise: interpolated labels have none."""
         needs_noise(self.noise)
         return super().log_density(xs, ys)
 
@@ -151,7 +151,7 @@ def left(
     w: Float[Tensor, "s c batch n"],
     lam: Float[Tensor, "batch n"],
 ) -> tuple[Float[Tensor, "s c batch n"], Float[Tensor, "c batch n"]]:
-    """g = X_Aᵀ(y − X_A w) − lam·w and r = |y − X_A w|² + lam·|w|² of every prefix."""
+    """Returns g = X_Aᵀ(y − X_A w) − lam·w and r = |y − X_A w|² + lam·|w|² of every prefix."""
     n = joint.shape[1]
     seen = torch.ones(n, n, dtype=torch.bool, device=joint.device).tril(-1)  # [i, j]: example j is seen at i
     chosen = joint[..., supports.mT].permute(2, 3, 0, 1)  # [s c batch n]
@@ -164,7 +164,7 @@ def left(
 def condition(
     penalised: Float[Tensor, "s s c batch n"], log_det: Float[Tensor, "c batch n"]
 ) -> Float[Tensor, "c batch n"]:
-    """A bound of the condition of P: 4 (tr P/s)^s / det P."""
+    """Returns a bound of the condition of P: 4 (tr P/s)^s / det P."""
     s = len(penalised)
     return 4 * (s * penalised.diagonal().mean(-1).log() - log_det).exp()
 
@@ -175,7 +175,7 @@ def factored(
     hard: Bool[Tensor, "c batch n"],
     lam: Float[Tensor, "batch n"],
 ) -> tuple[Float[Tensor, "s hard"], Float[Tensor, " hard"], Float[Tensor, " hard"]]:
-    """w_A, r_A and log det P_A at the chosen places."""
+    """Returns w_A, r_A and log det P_A at the chosen places."""
     chosen, prompt, position = hard.nonzero(as_tuple=True)
     rows = int(position.max())  # no more are seen
     size = chunk(6 * (rows + supports.shape[1]) * (supports.shape[1] + 1), joint.device)
@@ -195,9 +195,9 @@ def _columns(supports: Int[Tensor, "hard s"], joint: Float[Tensor, "batch n k"])
 def least_squares(
     rows: Float[Tensor, "hard n m"], position: Int[Tensor, " hard"], lam: Float[Tensor, " hard"]
 ) -> tuple[Float[Tensor, "hard s"], Float[Tensor, " hard"], Float[Tensor, " hard"]]:
-    """w, r and log det P of the rows seen, from R of [X y; √lam·I 0] = QR, which squares nothing. Slight rows are last:
-    Householder's error is then small relative to each. A refinement with RᵀR for P takes away the error that residuals
-    cause, which the condition magnifies twice."""
+    """Returns w, r and log det P of the rows seen, from R of [X y; √lam·I 0] = QR, which squares nothing. Slight rows
+    are last: Householder's error is then small relative to each. A refinement with RᵀR for P takes away the error that
+    residuals cause, which the condition magnifies twice."""
     s = rows.shape[2] - 1
     seen = torch.arange(rows.shape[1], device=rows.device) < position.unsqueeze(-1)
     rows = rows.where(seen.unsqueeze(-1), 0.0)
@@ -215,7 +215,7 @@ def least_squares(
 def eliminated(
     system: Float[Tensor, "m m c batch n"], s: int
 ) -> tuple[Float[Tensor, "m m c batch n"], Float[Tensor, "c batch n"]]:
-    """Gauss–Jordan on [[P, h], [hᵀ, Σy²]] (m = s + 1); the last column becomes [w, r]. Also log det P."""
+    """Does Gauss–Jordan on [[P, h], [hᵀ, Σy²]] (m = s + 1); the last column becomes [w, r]. Also returns log det P."""
     log_det = torch.zeros_like(system[0, 0])
     for a in range(s):
         pivot = system[a, a].clone()

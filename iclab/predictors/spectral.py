@@ -30,7 +30,7 @@ class Spectral(Linear):
 
     @abstractmethod
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
-        """s(ρ) for ρ = λ/λ_max in [0, 1]."""
+        """Returns s(ρ) for ρ = λ/λ_max in [0, 1]."""
 
     @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:
@@ -45,7 +45,7 @@ class Spectral(Linear):
 def answers_of_each(
     iterations: Sequence[Spectral], xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
 ) -> Float[Tensor, "k batch n *labels"]:
-    """What each iteration answers, in float64, from one decomposition of the prefixes."""
+    """Returns what each iteration answers, in float64, from one decomposition of the prefixes."""
     if ys.ndim == 3:
         found = answers_of_each(iterations, *apart(xs, ys))
         return torch.stack([together(each, ys.shape[-1]) for each in found])

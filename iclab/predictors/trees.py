@@ -101,7 +101,7 @@ class BoostedTrees:
 def fitted(
     inputs: Inputs, targets: Float[Tensor, "batch p n"], here: Bool[Tensor, "batch p n"], depth: int
 ) -> Float[Tensor, "batch p n"]:
-    """The answers to all n inputs of trees that are grown on the examples `here`, one tree for each p."""
+    """Returns the answers to all n inputs of trees that are grown on the examples `here`, one tree for each p."""
     if depth == 0:
         return mean(targets, here).expand_as(targets)
     left = split(inputs, targets, here)
@@ -111,7 +111,8 @@ def fitted(
 def split(
     inputs: Inputs, targets: Float[Tensor, "batch p n"], here: Bool[Tensor, "batch p n"]
 ) -> Bool[Tensor, "batch p n"]:
-    """Which of all n inputs go left at the best split of the examples `here`; all of them where none parts these."""
+    """Tells which of all n inputs go left at the best split of the examples `here`; all of them where none parts
+    these."""
     centred = (targets - mean(targets, here)).where(here, 0.0)
     s, count = (_along(inputs.order, terms).cumsum(-1) for terms in (centred, here.to(targets.dtype)))
     others = count[..., -1:] - count
@@ -126,7 +127,7 @@ def split(
 
 
 def mean(targets: Float[Tensor, "batch p n"], here: Bool[Tensor, "batch p n"]) -> Float[Tensor, "batch p 1"]:
-    """The mean target of the examples `here`, 0 where there is none."""
+    """Returns the mean target of the examples `here`, 0 where there is none."""
     return targets.where(here, 0.0).sum(-1, keepdim=True) / here.sum(-1, keepdim=True).clamp_min(1)
 
 

@@ -59,7 +59,7 @@ class Derived(Task):
         return self.base.at_query
 
     def colour(self) -> Float[Tensor, "d d"]:
-        """C, float64, where inputs are C x for inputs x of the base; the identity unless they are changed."""
+        """Returns C, float64, where inputs are C x for inputs x of the base; the identity unless they are changed."""
         return torch.eye(self.d, dtype=torch.float64)
 
     def input_second_moment(self) -> Float[Tensor, "d d"]:
@@ -107,7 +107,7 @@ class FinitePool(Derived):
         return super().held() | {"the pool": self.size * self.d}
 
     def pool(self) -> Float[Tensor, "size d"]:
-        """The weight vectors, float64."""
+        """Returns the weight vectors, float64."""
         truth = self.base.draw_functions(self.size, torch.Generator().manual_seed(self.seed), torch.float64)
         assert isinstance(truth, LinearFunctions)
         return truth.ws
@@ -138,7 +138,7 @@ class TruePrior(Derived):
 
     @property
     def prior(self) -> Task:
-        """The task with the true prior."""
+        """Returns the task with the true prior."""
         return self.base.base
 
 
@@ -193,7 +193,7 @@ class NormalisedLabels(Derived):
 
     @property
     def scale(self) -> float:
-        """1 / √E y² of the base."""
+        """Returns 1 / √E y² of the base."""
         return self.base.label_variance() ** -0.5
 
     @property
@@ -311,7 +311,7 @@ class Recoloured(Derived):
 
     @abstractmethod
     def scales(self) -> Float[Tensor, " d"]:
-        """The scales along the axes of U, up to a factor."""
+        """Returns the scales along the axes of U, up to a factor."""
 
     def colour(self) -> Float[Tensor, "d d"]:
         scales, basis = self.scales(), rotation(self.d, self.seed)
@@ -364,7 +364,7 @@ class QueryShift(Derived):
 
     @abstractmethod
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
-        """The inputs of the base with another query, or another context before it."""
+        """Draws the inputs of the base with another query, or another context before it."""
         return super().draw_inputs(batch, rng, dtype)
 
 
@@ -388,7 +388,7 @@ class Orthant(QueryShift):
 
     @abstractmethod
     def query(self, free: Float[Tensor, "batch d"], inside: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        """The query, from the base's and from its mirror image in the orthant."""
+        """Returns the query, from the base's and from its mirror image in the orthant."""
 
 
 @same_labels

@@ -89,30 +89,30 @@ class GaussianClasses(TokenTask):
 
     @property
     def label_vectors(self) -> Float[Tensor, "labels d"]:
-        """What stands for each label in a context."""
+        """Returns what stands for each label in a context."""
         return _normal(self.labels, self.d, 2 * self.world)
 
     @property
     def means(self) -> Float[Tensor, "classes d"]:
-        """μ of each class of training."""
+        """Returns μ of each class of training."""
         return _normal(self.classes, self.d, 2 * self.world + 1)
 
     @property
     def frequencies(self) -> Float[Tensor, " classes"]:
-        """How often each class is the last one."""
+        """Returns how often each class is the last one."""
         weights = torch.arange(1, self.classes + 1, dtype=torch.float64) ** -self.alpha
         return weights / weights.sum()
 
     def parts(self) -> dict[str, TokenTask]:
-        """What can be known from the context alone, what by heart alone, and both where they disagree."""
+        """Returns what can be known from the context alone, what by heart alone, and both where they disagree."""
         return {name: replace(self, part=name) for name in ("in_context", "relabelled", "in_weights")}
 
     def monitored_parts(self) -> dict[str, TokenTask]:
         return self.parts()
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
-        """Classes first, then their items and labels; a guesser may choose among the labels shown where one is right,
-        and among all elsewhere."""
+        """Draws classes first, then their items and labels; a guesser may choose among the labels shown where one is
+        right, and among all elsewhere."""
         bursts = torch.rand(batch, 1, generator=rng, device=rng.device) < self._share
         context, query = self._classes(batch, bursts, rng)
         classes = torch.cat([context, query], dim=1)

@@ -17,7 +17,7 @@ from iclab.limits import admit
 
 @lru_cache(maxsize=64)
 def rotation(d: int, seed: int) -> Float[Tensor, "d d"]:
-    """A rotation of ℝᵈ drawn uniformly (Haar) from its own seed, float64."""
+    """Returns a rotation of ℝᵈ drawn uniformly (Haar) from its own seed, float64."""
     gaussian = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     q = q * r.diagonal().sign()
@@ -42,27 +42,27 @@ class Inputs(ABC):
 
     @property
     def bare(self) -> bool:
-        """Whether z is the input itself."""
+        """Tells whether z is the input itself."""
         return not self.spectrum and self.rotation_seed is None
 
     def problems_for(self, d: int) -> list[str]:
-        """What stands against using this law in d dimensions."""
+        """Returns what stands against using this law in d dimensions."""
         wrong = self.spectrum and len(self.spectrum) != d
         return [f"spectrum has {len(self.spectrum)} entries for d = {d}"] if wrong else []
 
     def root(self, d: int) -> Float[Tensor, "d d"]:
-        """A = R diag(√spectrum), float64, so that x = A z."""
+        """Returns A = R diag(√spectrum), float64, so that x = A z."""
         scales = torch.tensor(self.spectrum or (1.0,) * d, dtype=torch.float64).sqrt()
         basis = torch.eye(d, dtype=torch.float64) if self.rotation_seed is None else rotation(d, self.rotation_seed)
         return basis * scales
 
     def second_moment(self, d: int) -> Float[Tensor, "d d"]:
-        """Λ = E x xᵀ, float64."""
+        """Returns Λ = E x xᵀ, float64."""
         root = self.root(d)
         return self.variance(d) * root @ root.mT
 
     def fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-        """E (xᵀ S x) x xᵀ for a symmetric form S, float64."""
+        """Returns E (xᵀ S x) x xᵀ for a symmetric form S, float64."""
         root = self.root(len(form))
         return root @ self.standard_fourth_moment(root.mT @ form @ root) @ root.mT
 
@@ -74,20 +74,20 @@ class Inputs(ABC):
         return zs if self.bare else zs @ self.root(d).to(zs).mT
 
     def reach(self, d: int) -> float:
-        """How far inputs go in any direction, but for a chance of 1e-15."""
+        """Returns how far inputs go in any direction, but for a chance of 1e-15."""
         return max(self.spectrum, default=1.0) ** 0.5 * self.standard_reach(d)
 
     def standard_reach(self, d: int) -> float:
-        """The same of z, by default eight standard deviations."""
+        """Returns the same of z, by default eight standard deviations."""
         return 8 * self.variance(d) ** 0.5
 
     @abstractmethod
     def variance(self, d: int) -> float:
-        """v, the variance of one coordinate of z."""
+        """Returns v, the variance of one coordinate of z."""
 
     @abstractmethod
     def standard_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-        """E (zᵀ S z) z zᵀ."""
+        """Returns E (zᵀ S z) z zᵀ."""
 
     @abstractmethod
     def standard(

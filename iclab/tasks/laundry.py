@@ -73,7 +73,7 @@ class LaundryList(SizedTask):
 
     @property
     def vocab(self) -> int:
-        """Items first, then openers, separators and the end."""
+        """Returns the number of tokens: items first, then openers, separators and the end."""
         return self.items + self.openers + self.separators + 1
 
     @property
@@ -89,13 +89,13 @@ class LaundryList(SizedTask):
         return replace(self, longest=longest)
 
     def parts(self) -> dict[str, TokenTask]:
-        """Each length by itself, balanced; all lengths of what was held out."""
+        """Returns each length by itself, balanced, and all lengths of what was held out."""
         each = range(self.shortest, self.longest + 1)
         lengths: dict[str, TokenTask] = {f"{length}_items": self.of_length(length) for length in each}
         return lengths | ({} if self.holds_out == "nothing" else {"new": replace(self, part="new")})
 
     def of_length(self, length: int) -> "LaundryList":
-        """Lists of one length in which each slot that can be missing is missing equally often."""
+        """Returns the lists of one length in which each slot that can be missing is missing equally often."""
         return replace(self, shortest=length, longest=length, balanced=True)
 
     def balanced_batch(self, batch: int) -> int:
@@ -142,7 +142,7 @@ class LaundryList(SizedTask):
     def is_new(
         self, listed: Int[Tensor, "batch longest"], lengths: Int[Tensor, " batch"], missing: Int[Tensor, " batch"]
     ) -> Bool[Tensor, " batch"]:
-        """Whether a list belongs to what is held out, as far as its items say."""
+        """Tells whether a list belongs to what is held out, as far as its items say."""
         if self.holds_out == "answers":
             return listed.gather(1, missing.unsqueeze(1)).squeeze(1) < self.items // NEW_SETS
         return new_sets(listed, torch.arange(listed.shape[1], device=listed.device) < lengths.unsqueeze(1), self.items)
@@ -193,7 +193,7 @@ class LaundryList(SizedTask):
 
 
 def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], items: int) -> Bool[Tensor, " batch"]:
-    """Which sets of items, in whatever order they are listed, belong to the fifth that a hash picks out."""
+    """Tells which sets of items, in whatever order they are listed, belong to the fifth that a hash picks out."""
     codes = torch.randint(2**62, (items,), generator=torch.Generator().manual_seed(SALT)).to(listed.device)
     mixed = (codes[listed] * used).sum(1) * 6364136223846793005 + 1442695040888963407  # integers wrap around
     return (mixed >> 33) % NEW_SETS == 0
@@ -201,7 +201,7 @@ def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], ite
 
 @cache
 def parted(items: int, size: int) -> bool:
-    """Whether there are sets of this size of either part. Of very many there always are."""
+    """Tells whether there are sets of this size of either part. Of very many there always are."""
     if comb(items, size) > 1000:
         return True
     sets = torch.tensor(list(combinations(range(items), size)))
@@ -239,12 +239,12 @@ class IndirectObject(TokenTask):
         return found + unknown_choices(self)
 
     def parts(self) -> dict[str, TokenTask]:
-        """The pairs that were held out."""
+        """Returns the pairs that were held out."""
         return {} if self.holds_out == "nothing" else {"new": replace(self, part="new")}
 
     @property
     def vocab(self) -> int:
-        """Names first, then openers, locations, "and" and "gave"."""
+        """Returns the number of tokens: names first, then openers, locations, "and" and "gave"."""
         return self.names + self.openers + self.locations + 2
 
     @property
@@ -276,5 +276,5 @@ class IndirectObject(TokenTask):
         return pair
 
     def is_new(self, pair: Int[Tensor, "batch 2"]) -> Bool[Tensor, " batch"]:
-        """Whether a pair of names belongs to what is held out."""
+        """Tells whether a pair of names belongs to what is held out."""
         return new_sets(pair, torch.ones_like(pair, dtype=torch.bool), self.names)

@@ -34,15 +34,15 @@ class LinearRegression(FunctionClass):
         return LinearFunctions(self.prior * torch.randn(batch, self.d, generator=rng, device=rng.device, dtype=dtype))
 
     def weight_variance(self) -> float:
-        """E w_j² of one coordinate."""
+        """Returns E w_j² of one coordinate."""
         return self.prior**2
 
     def weight_covariance(self) -> Float[Tensor, "d d"]:
-        """E w wᵀ, float64."""
+        """Returns E w wᵀ, float64."""
         return self.weight_variance() * torch.eye(self.d, dtype=torch.float64)
 
     def label_variance(self) -> float:
-        """E y² = tr(Λ E w wᵀ) + noise²."""
+        """Returns E y² = tr(Λ E w wᵀ) + noise²."""
         return (self.input_second_moment() @ self.weight_covariance()).trace().item() + self.noise**2
 
 
@@ -71,7 +71,7 @@ class WhitenedLinearRegression(LinearRegression):
         return vectors / eigenvalues.sqrt() @ vectors.mT
 
     def weight_variance(self) -> float:
-        """E w_j², averaged over coordinates."""
+        """Returns E w_j², averaged over coordinates."""
         return self.weight_covariance().diagonal().mean().item()
 
     def weight_covariance(self) -> Float[Tensor, "d d"]:
@@ -95,5 +95,5 @@ class SparseLinearRegression(LinearRegression):
         return LinearFunctions(dense * kept)
 
     def weight_variance(self) -> float:
-        """prior² · sparsity/d."""
+        """Returns prior² · sparsity/d."""
         return self.prior**2 * self.sparsity / self.d

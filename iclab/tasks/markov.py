@@ -46,7 +46,7 @@ class MarkovChain(TokenTask):
         return self.walks(self.matrices(batch, rng), rng)
 
     def matrices(self, batch: int, rng: torch.Generator) -> Float[Tensor, "batch states states"]:
-        """Transition matrices: row i holds the law of what follows i."""
+        """Draws transition matrices: row i holds the law of what follows i."""
         k = self.states
         rows = 1 if self.circulant else k
         shape = (self.alpha, batch, rows, k)  # a sum of α exponentials is Gamma(α), and shares of such are Dirichlet
@@ -58,8 +58,8 @@ class MarkovChain(TokenTask):
         return laws[:, 0, (at - at.unsqueeze(1)) % k]
 
     def walks(self, matrices: Float[Tensor, "batch states states"], rng: torch.Generator) -> TokenPrompts:
-        """One walk on each matrix, from its stationary law. For every step a successor of each state is drawn at once;
-        the walk is the composition of these maps, of which all prefixes are formed in log₂ n rounds. Raises
+        """Draws one walk on each matrix, from its stationary law. For every step a successor of each state is drawn at
+        once; the walk is the composition of these maps, of which all prefixes are formed in log₂ n rounds. Raises
         ``ValueError`` where rows are no laws, and where a chain has no single stationary law."""
         law, batch, k = stationary(matrices), len(matrices), self.states
         draws = torch.multinomial(matrices.flatten(0, 1), self.n - 1, replacement=True, generator=rng)
@@ -73,15 +73,15 @@ class MarkovChain(TokenTask):
         return self.prompts(torch.cat([first, later], dim=1))
 
     def prompts(self, tokens: Int[Tensor, "batch n"]) -> TokenPrompts:
-        """The questions of a walk: what comes next, everywhere but at its end."""
+        """Returns the questions of a walk: what comes next, everywhere but at its end."""
         at = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         anything = torch.ones(len(tokens), self.states, dtype=torch.bool, device=tokens.device)
         return TokenPrompts(tokens, tokens.roll(-1, 1), at < tokens.shape[1] - 1, at, anything)
 
 
 def stationary(matrices: Float[Tensor, "batch k k"]) -> Float[Tensor, "batch k"]:
-    """The law π with π P = π, Σ π_i = 1. Raises ``ValueError`` where rows are no laws, and where there is more than one
-    such π.
+    """Returns the law π with π P = π, Σ π_i = 1. Raises ``ValueError`` where rows are no laws, and where there is more
+    than one such π.
 
     One state after the other, from the last, is left out, and what goes to it is handed on to where it leads; the law
     is then built up from state 0, where π_n times what leaves n to those before it is what comes to n from them.

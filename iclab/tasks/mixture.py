@@ -32,7 +32,7 @@ class TaskMixture(Task):
         admit(self, lambda: self._problems() or self._unmixable())
 
     def held(self) -> dict[str, int]:
-        """The components have said what they need, one by one."""
+        """Returns nothing: the components have said what they need, one by one."""
         return {}
 
     @abstractmethod
@@ -47,7 +47,7 @@ class TaskMixture(Task):
     @property
     @abstractmethod
     def components(self) -> tuple[Task, ...]:
-        """The tasks that a prompt can be drawn from."""
+        """Returns the tasks that a prompt can be drawn from."""
 
     @property
     def d(self) -> int:
@@ -59,7 +59,7 @@ class TaskMixture(Task):
 
     @property
     def noise(self) -> float:
-        """The root of the mean variance of the label noise."""
+        """Returns the root of the mean variance of the label noise."""
         return (sum(task.noise**2 for task in self.components) / len(self.components)) ** 0.5
 
     def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:

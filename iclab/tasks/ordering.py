@@ -47,11 +47,12 @@ class Ordering(SizedTask):
     @property
     @abstractmethod
     def items(self) -> int:
-        """How many items there are: tokens 0 .. items − 1; opener, separator and end come after."""
+        """Returns how many items there are: tokens 0 .. items − 1; opener, separator and end come after."""
 
     @abstractmethod
     def successors(self, items: Int[Tensor, "batch m"], used: Bool[Tensor, "batch m"]) -> Int[Tensor, "batch m_1"]:
-        """For each slot the slot that is named next, and in the last column the one that is named first; m ends."""
+        """Returns for each slot the slot that is named next, and in the last column the one that is named first; m
+        ends."""
 
     @property
     def vocab(self) -> int:
@@ -69,7 +70,7 @@ class Ordering(SizedTask):
         return replace(self, longest=max(self.shortest, min(size, self.longest)))
 
     def parts(self) -> dict[str, TokenTask]:
-        """Each number of items by itself."""
+        """Returns each number of items by itself."""
         return {f"{m}_items": replace(self, shortest=m, longest=m) for m in range(self.shortest, self.longest + 1)}
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
@@ -79,7 +80,7 @@ class Ordering(SizedTask):
         return self.prompts(items, used)
 
     def prompts(self, items: Int[Tensor, "batch m"], used: Bool[Tensor, "batch m"]) -> TokenPrompts:
-        """The questions about given items, of which each row uses the first few."""
+        """Returns the questions about given items, of which each row uses the first few."""
         m, length = items.shape[1], used.sum(1, keepdim=True)
         slots = walk(self.successors(items, used))
         answers = torch.cat([items, torch.full_like(items[:, :1], self.vocab - 1)], dim=1).gather(1, slots)
@@ -95,8 +96,8 @@ class Ordering(SizedTask):
 
 
 def walk(successors: Int[Tensor, "batch m_1"]) -> Int[Tensor, "batch m_1"]:
-    """The slots in the order in which they are named: powers of the map from a slot to the next, by doubling. The slot
-    m is the end, which leads to itself."""
+    """Returns the slots in the order in which they are named: powers of the map from a slot to the next, by doubling.
+    The slot m is the end, which leads to itself."""
     first, maps = successors[:, -1:], successors.clone()
     maps[:, -1] = successors.shape[1] - 1
     order = first
@@ -149,8 +150,8 @@ class ConvexHull(Ordering):
         return self.grid**2
 
     def successors(self, items: Int[Tensor, "batch m"], used: Bool[Tensor, "batch m"]) -> Int[Tensor, "batch m_1"]:
-        """i leads to j where no point is to the right of the line from i to j, and none on it outside of the two: j is
-        the next corner if i is one."""
+        """Lets i lead to j where no point is to the right of the line from i to j, and none on it outside of the two: j
+        is the next corner if i is one."""
         x, y = items % self.grid, items // self.grid
         dx, dy = x.unsqueeze(1) - x.unsqueeze(2), y.unsqueeze(1) - y.unsqueeze(2)  # [b, i, j]: from i to j
         cross = dx.unsqueeze(3) * dy.unsqueeze(2) - dy.unsqueeze(3) * dx.unsqueeze(2)  # [b, i, j, k]

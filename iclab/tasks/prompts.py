@@ -48,7 +48,7 @@ class MixedFunctions(Functions):
         return MixedFunctions(tuple(part[chosen] for part in self.parts), self.chosen[chosen])
 
     def pick(self, answers: Float[Tensor, "parts batch m"]) -> Float[Tensor, "batch m"]:
-        """Of one answer for each part, that of the chosen part."""
+        """Returns, of one answer for each part, that of the chosen part."""
         return answers.take_along_dim(self.chosen[None, :, None], 0).squeeze(0)
 
 
@@ -68,7 +68,7 @@ class Prompts:
 
     @property
     def ws(self) -> Float[Tensor, "batch d"]:
-        """The weight vectors, where the functions are linear."""
+        """Returns the weight vectors, where the functions are linear."""
         if not isinstance(self.truth, LinearFunctions):
             raise ValueError(f"{type(self.truth).__name__} have no weight vectors: they are not linear")
         return self.truth.ws

@@ -46,7 +46,7 @@ class QueryAndKeys(FunctionClass):
         return found + [f"{name}: {text}" for name, f in self.targets for text in f.problems_for(self.d)]
 
     def factors(self) -> dict[str, float]:
-        """The largest label of a target, or 1."""
+        """Returns the largest label of a target, or 1."""
         return {"targets": max((target.size(self.inputs.reach(self.d)) for _, target in self.targets), default=1.0)}
 
     @property
@@ -55,7 +55,7 @@ class QueryAndKeys(FunctionClass):
 
     @property
     def n_keys(self) -> int:
-        """N."""
+        """Returns N."""
         return self.n - 1
 
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> KeyedFunctions:
@@ -73,7 +73,8 @@ class QueryAndKeys(FunctionClass):
     def tokens(
         self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float64
     ) -> tuple[Float[Tensor, "batch n d"], Float[Tensor, "batch targets"], Float[Tensor, "batch targets"]]:
-        """Inputs, the query first, with the labels of all targets as they are learned from and without their noise."""
+        """Draws inputs, the query first, with the labels of all targets as they are learned from and without their
+        noise."""
         xs = self.inputs.sample(batch, self.n, self.d, rng, dtype)
         fs = labels([target for _, target in self.targets], xs)
         return xs, fs + self.noise * torch.randn(fs.shape, generator=rng, device=rng.device, dtype=dtype), fs

@@ -59,11 +59,11 @@ class RepresentationRegression(FunctionClass):
 
     @property
     def features(self) -> Features:
-        """What functions are linear in."""
+        """Returns what functions are linear in."""
         return self.representation
 
     def weight_variance(self) -> float:
-        """E w_j² of one coordinate."""
+        """Returns E w_j² of one coordinate."""
         return self.prior**2
 
     def constants(self) -> dict[str, Float[Tensor, "..."]]:

@@ -39,14 +39,15 @@ class Profile(ABC):
         return []
 
     def size(self, far: float) -> float:
-        """|ψ(far)|, or 1 where that is more: powers overflow to ∞."""
+        """Returns |ψ(far)|, or 1 where that is more: powers overflow to ∞."""
         return max(1.0, self(torch.tensor(far, dtype=torch.float64)).abs().item())
 
     @abstractmethod
     def __call__(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
 
     def powers(self, count: int) -> Float[Tensor, " count"] | None:
-        """The first coefficients of its power series, float64; none where it has none that converges on [−1, 1]."""
+        """Returns the first coefficients of its power series, float64; none where it has none that converges on
+        [−1, 1]."""
         return None
 
 
@@ -76,7 +77,7 @@ class Cosine(Profile):
         return (self.frequency * z).cos()
 
     def powers(self, count: int) -> Float[Tensor, " count"]:
-        """(−1)^k frequency^{2k} / (2k)! at 2k."""
+        """Returns (−1)^k frequency^{2k} / (2k)! at 2k."""
         k = torch.arange(1, (count + 1) // 2, dtype=torch.float64)
         ratios = -(self.frequency**2) / (2 * k * (2 * k - 1))
         return _even(torch.nn.functional.pad(ratios, (1, 0), value=1.0).cumprod(0), count)
@@ -95,7 +96,7 @@ class Arctangent(Profile):
         return z * (z / self.eta).atan()
 
     def powers(self, count: int) -> Float[Tensor, " count"] | None:
-        """(−1)^j / ((2j + 1) eta^{2j+1}) at 2j + 2."""
+        """Returns (−1)^j / ((2j + 1) eta^{2j+1}) at 2j + 2."""
         j = torch.arange((count + 1) // 2, dtype=torch.float64)
         terms = (-1.0) ** j / ((2 * j + 1) * self.eta ** (2 * j + 1))
         return _even(torch.nn.functional.pad(terms, (1, 0)), count) if self.eta > 1 else None
@@ -120,15 +121,15 @@ class Target(ABC):
 
     @property
     def invariant(self) -> bool:
-        """Whether the order of the keys is without effect."""
+        """Tells whether the order of the keys is without effect."""
         return True
 
     def problems_for(self, d: int) -> list[str]:
-        """What stands against this target in d dimensions."""
+        """Returns what stands against this target in d dimensions."""
         return []
 
     def size(self, far: float) -> float:
-        """How large labels are, or 1 where that is more, of inputs that go so far in any direction."""
+        """Returns how large labels are, or 1 where that is more, of inputs that go so far in any direction."""
         return 1.0
 
     @abstractmethod
@@ -136,7 +137,7 @@ class Target(ABC):
 
 
 def labels(targets: Sequence[Target], xs: Real[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
-    """The values of several targets on the same inputs, one column each.
+    """Returns the values of several targets on the same inputs, one column each.
 
     Raises ``ValueError`` where there are no keys, or a target does not fit the dimension.
     """
@@ -172,7 +173,7 @@ class KeyAverage(Target):
         return [f"KeyAverage with an overlap of {self.overlap} needs an even d, given {d}"] if odd else []
 
     def turn(self, d: int) -> Float[Tensor, "d d"]:
-        """S, float64."""
+        """Returns S, float64."""
         eye, basis = torch.eye(d, dtype=torch.float64), rotation(d, self.seed)
         if abs(self.overlap) == 1:
             return self.overlap * eye

@@ -30,7 +30,7 @@ class AnyTask(ABC):
     n: int
 
     def held(self) -> dict[str, int]:
-        """How many numbers a prompt takes and what is drawn or computed once for all, by what it is."""
+        """Returns how many numbers a prompt takes and what is drawn or computed once for all, by what it is."""
         return {}
 
     @abstractmethod
@@ -41,19 +41,21 @@ class AnyTask(ABC):
         """
 
     def constants(self) -> dict[str, Float[Tensor, "..."]]:
-        """What was drawn once and is part of every prompt, by name: a run keeps it beside the model's weights."""
+        """Returns what was drawn once and is part of every prompt, by name: a run keeps it beside the model's
+        weights."""
         return {}
 
     def parts(self) -> Mapping[str, "AnyTask"]:
-        """Tasks by name on which a model that has learned this one is measured too, such as each length of a list."""
+        """Returns tasks by name on which a model that has learned this one is measured too, such as each length of a
+        list."""
         return {}
 
     def monitored_parts(self) -> Mapping[str, "AnyTask"]:
-        """Those of its parts on which accuracy is also told in the course of training."""
+        """Returns those of its parts on which accuracy is also told in the course of training."""
         return {}
 
     def balanced_batch(self, batch: int) -> int:
-        """The least number of prompts, `batch` or more, in which every place is asked equally often."""
+        """Returns the least number of prompts, `batch` or more, in which every place is asked equally often."""
         return batch
 
 
@@ -65,45 +67,45 @@ class Task(AnyTask):
 
     @property
     def at_query(self) -> bool:
-        """Whether the task is about the last position only."""
+        """Tells whether the task is about the last position only."""
         return False
 
     @property
     def labels(self) -> int | None:
-        """The number of coordinates of a label; none where labels are numbers."""
+        """Returns the number of coordinates of a label; none where labels are numbers."""
         return None
 
     @property
     def moving(self) -> bool:
-        """Whether the label of an input is the input after it."""
+        """Tells whether the label of an input is the input after it."""
         return False
 
     @property
     def rank(self) -> int:
-        """The dimensions that inputs really have: the rank of Λ."""
+        """Returns the dimensions that inputs really have: the rank of Λ."""
         return int(torch.linalg.matrix_rank(self.input_second_moment(), rtol=1e-9))
 
     @abstractmethod
     def input_second_moment(self) -> Float[Tensor, "d d"]:
-        """Λ = E x xᵀ of an input of the context, float64."""
+        """Returns Λ = E x xᵀ of an input of the context, float64."""
 
     @abstractmethod
     def input_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-        """E (xᵀ S x) x xᵀ of an input of the context, for a symmetric form S, float64."""
+        """Returns E (xᵀ S x) x xᵀ of an input of the context, for a symmetric form S, float64."""
 
     @abstractmethod
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
-        """The inputs of each prompt, the query of the last position included."""
+        """Draws the inputs of each prompt, the query of the last position included."""
 
     @abstractmethod
     def draw_functions(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Functions:
-        """One function per prompt, independent of the inputs."""
+        """Draws one function per prompt, independent of the inputs."""
 
     def held(self) -> dict[str, int]:
         return {"a prompt": self.n * (self.d + 1), "the covariance of inputs": self.d**2}
 
     def factors(self) -> dict[str, float]:
-        """What labels are multiplied by, and how far inputs reach, by name."""
+        """Returns what labels are multiplied by, and how far inputs reach, by name."""
         return {}
 
     def sample(self, batch: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Prompts:
@@ -119,7 +121,7 @@ class Task(AnyTask):
         return Prompts(xs=xs, ys=(fs + self.noise_in(truth) * noise).to(dtype), fs=fs, truth=truth)
 
     def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
-        """The standard deviation of the label noise in the prompts of these functions."""
+        """Returns the standard deviation of the label noise in the prompts of these functions."""
         return self.noise
 
 
@@ -135,7 +137,7 @@ def same_labels(kind: Kind) -> Kind:
 
 
 def law(task: Task) -> type:
-    """The class whose law the labels of a task have: its own, or where `same_labels` says so the one above."""
+    """Returns the class whose law the labels of a task have: its own, or where `same_labels` says so the one above."""
     return next(kind for kind in type(task).__mro__ if kind not in _SAME_LABELS)
 
 

@@ -81,7 +81,8 @@ LEAST_NAMES = 5  # two of a text, and three that have nothing to do with it
 
 
 def single_tokens(encode: Encode, words: Sequence[str]) -> tuple[str, ...]:
-    """The words that are one token with the space before them, and not that of another (as of all that is unknown)."""
+    """Returns the words that are one token with the space before them, and not that of another (as of all that is
+    unknown)."""
     one = {word: tokens[0] for word in words if len(tokens := encode(f" {word}")) == 1}
     times = Counter(one.values())
     return tuple(word for word in words if word in one and times[one[word]] == 1)
@@ -176,7 +177,7 @@ class LaundryText(TokenTask):
 
     @property
     def n(self) -> int:
-        """The length of the longest text."""
+        """Returns the length of the longest text."""
         around = [max(len(self.encode(text)) for text in texts) for texts in (HEADS, MIDDLES, [TAIL])]
         return sum(around) + 6 * self.length - 5
 
@@ -255,7 +256,7 @@ class IndirectObjectText(TokenTask):
 
     @property
     def n(self) -> int:
-        """The length of the longest text."""
+        """Returns the length of the longest text."""
         return sum(table.shape[1] for table in self._tables()) + len(self.encode(" and")) + 3
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -289,8 +290,8 @@ class IndirectObjectText(TokenTask):
         return [table.to(rng.device)[row].repeat_interleave(2, 0) for table, row in tables]
 
     def unrelated(self, prompts: TokenPrompts, rng: torch.Generator) -> Int[Tensor, "batch n"]:
-        """The texts of prompts with three other names, all different, in the places of theirs: no one is named twice,
-        and no one is the indirect object."""
+        """Returns the texts of prompts with three other names, all different, in the places of theirs: no one is named
+        twice, and no one is the indirect object."""
         ids = _words(self.encode, self.names).to(prompts.tokens.device)
         keys = torch.rand(len(prompts.tokens), len(ids), generator=rng, device=rng.device)
         others = ids[keys.masked_fill(prompts.options[:, ids], 2.0).argsort(1)[:, :3]]

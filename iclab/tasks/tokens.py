@@ -48,7 +48,7 @@ class TokenTask(AnyTask):
 
     @abstractmethod
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
-        """`batch` prompts; those of `balanced` tasks, one of each place in turn."""
+        """Draws `batch` prompts; those of `balanced` tasks, one of each place in turn."""
 
     def sample(self, batch: int, rng: torch.Generator) -> TokenPrompts:
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
@@ -65,24 +65,24 @@ class SizedTask(TokenTask):
     @property
     @abstractmethod
     def largest(self) -> int:
-        """The largest size."""
+        """Returns the largest size."""
 
     @abstractmethod
     def up_to(self, size: int) -> "TokenTask":
-        """The task with no prompts larger than this."""
+        """Returns the task with no prompts larger than this."""
 
 
 def too_small(given: dict[str, int], least: dict[str, int]) -> list[str]:
-    """What stands against settings that must not fall below a bound."""
+    """Returns what stands against settings that must not fall below a bound."""
     return [f"{k} must be at least {least[k]}, given {given[k]}" for k in least if given[k] < least[k]]
 
 
 def without_replacement(batch: int, of: int, rng: torch.Generator) -> Int[Tensor, "batch of"]:
-    """Permutations of 0 .. of − 1, one per row, each as likely as any other."""
+    """Draws permutations of 0 .. of − 1, one per row, each as likely as any other."""
     return torch.rand(batch, of, generator=rng, device=rng.device).argsort(dim=1)
 
 
 def marked(batch: int, vocab: int, tokens: Int[Tensor, "batch m"]) -> Bool[Tensor, "batch vocab"]:
-    """Which tokens of the vocabulary occur in each row."""
+    """Tells which tokens of the vocabulary occur in each row."""
     none = torch.zeros(batch, vocab, dtype=torch.bool, device=tokens.device)
     return none.scatter(1, tokens, torch.ones_like(tokens, dtype=torch.bool))
