@@ -39,7 +39,7 @@ class TrainedAttention:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained."""
+        """Returns what is trained."""
         return [self.products, self.values, self.intercepts]
 
     def __call__(self, xs: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch targets"]:
@@ -51,17 +51,18 @@ class TrainedAttention:
         return added / keys.shape[1] + self.intercepts
 
     def scaled(self, spread: Float[Tensor, " targets"], mean: Float[Tensor, " targets"]) -> "TrainedAttention":
-        """The same layers with answers of another scale."""
+        """Returns the same layers with answers of another scale."""
         return TrainedAttention(self.products, self.values * spread.view(-1, 1, 1), self.intercepts * spread + mean)
 
     @property
     def coefficients(self) -> Float[Tensor, "targets heads"]:
-        """tr W_dd / d of each head: how much of the identity there is in its query-key product."""
+        """Returns tr W_dd / d of each head: how much of the identity there is in its query-key product."""
         return self.products[..., :-1, :-1].diagonal(dim1=-2, dim2=-1).mean(-1)
 
     @property
     def signs(self) -> Float[Tensor, "targets heads"]:
-        """The sign of what a head adds to the answer with the size of its scores: of the value of its constant."""
+        """Returns the sign of what a head adds to the answer with the size of its scores: of the value of its
+        constant."""
         return self.values[..., -1].sign()
 
 
@@ -102,7 +103,7 @@ class AttentionDescent(CurveLearner):
     def trained(
         self, model: RandomFeatures, xs: Float[Tensor, "n tokens d"], ys: Float[Tensor, "n targets"]
     ) -> list[TrainedAttention]:
-        """The layers, one stack for each number of inputs, which alone decides the order of batches."""
+        """Trains the layers, one stack for each number of inputs, which alone decides the order of batches."""
         refuse("AttentionDescent", [] if isinstance(model, RandomAttention) else ["only attention can be trained"])
         return [self._train(model, xs[:n].float(), ys[:n].float()) for n in self.sizes]
 
@@ -128,7 +129,7 @@ class AttentionDescent(CurveLearner):
 def asked(
     layers: Sequence[TrainedAttention], xs: Float[Tensor, "batch tokens d"]
 ) -> Float[Tensor, "sizes batch targets"]:
-    """The answers of several stacks, float64."""
+    """Returns the answers of several stacks, float64."""
     return torch.stack([f(xs.float()) for f in layers]).double()
 
 
@@ -152,6 +153,6 @@ class Best:
 
 
 def untrained(model: RandomFeatures, targets: int) -> TrainedAttention:
-    """The layers before training: the frozen products, and no values."""
+    """Returns the layers before training: the frozen products, and no values."""
     products = model.weights.float().expand(targets, *model.weights.shape).clone()
     return TrainedAttention(products, torch.zeros_like(products[..., 0]), products.new_zeros(targets))

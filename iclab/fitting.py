@@ -73,7 +73,7 @@ class Moments:
 
     @classmethod
     def of(cls, model: LinearModel, task: Task, fit: RidgeFit, rng: torch.Generator) -> "Moments":
-        """Sums over fresh prompts, some of them at a time. Raises ``ValueError`` where features or labels are not
+        """Takes sums over fresh prompts, some of them at a time. Raises ``ValueError`` where features or labels are not
         finite, as those of a task may be whose scale is extreme."""
         p = len(model.theta)
         gram, moment = (torch.zeros(*shape, dtype=torch.float64, device=rng.device) for shape in ((p, p), (p,)))
@@ -90,19 +90,19 @@ class Moments:
 
     @cached_property
     def spectrum(self) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
-        """Eigenvalues and eigenvectors of G."""
+        """Returns eigenvalues and eigenvectors of G."""
         values, vectors = torch.linalg.eigh(self.gram)
         return values, vectors
 
     def solve(self, penalty: float = 0.0) -> Float[Tensor, " p"]:
-        """θ for a penalty; the solution of least norm for 0."""
+        """Returns θ for a penalty; the solution of least norm for 0."""
         values, vectors = self.spectrum
         seen = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
         inverse = torch.where(seen, 1 / (values + penalty), 0.0)
         return vectors @ (inverse * (vectors.mT @ self.moment))
 
     def loss(self, theta: Float[Tensor, " p"]) -> float:
-        """Mean of (φ·θ − y)² over the examples of the fit."""
+        """Returns the mean of (φ·θ − y)² over the examples of the fit."""
         total = theta @ self.gram @ theta - 2 * theta @ self.moment + self.labels
         return max(0.0, total.item()) / self.count
 

@@ -77,7 +77,7 @@ class ByLaw:
 
 
 def bayes(task: Task) -> Predictor:
-    """The predictor of least risk. Raises ``ValueError`` where no closed form is known (see `register`).
+    """Returns the predictor of least risk. Raises ``ValueError`` where no closed form is known (see `register`).
 
     Labels that are vectors are answered coordinate by coordinate, which is Bayes for a `DynamicalSystem`, the one task
     that has them: its coordinates are independent given the states.
@@ -89,7 +89,7 @@ def bayes(task: Task) -> Predictor:
 
 
 def bayes_where_known(task: Task) -> Predictor | None:
-    """The Bayes predictor, or none where `bayes` knows no closed form."""
+    """Returns the Bayes predictor, or none where `bayes` knows no closed form."""
     try:
         return bayes(task)
     except ValueError:
@@ -97,8 +97,8 @@ def bayes_where_known(task: Task) -> Predictor | None:
 
 
 def same_posterior(one: Task, other: Task) -> bool:
-    """Whether two tasks have the same Bayes predictor: they differ in their inputs at most, or both have the same ridge
-    (or least squares). Where no closed form is known, only the first counts."""
+    """Tells whether two tasks have the same Bayes predictor: they differ in their inputs at most, or both have the same
+    ridge (or least squares). Where no closed form is known, only the first counts."""
     if _ingredients(one) == _ingredients(other):
         return True
     best = bayes_where_known(one)
@@ -110,15 +110,16 @@ def _ingredients(task: Task) -> tuple[Task, float, list[float]]:
 
 
 def weight_variance(task: Task) -> float:
-    """E w_j² of the linear functions of a task, as its labels show them, be they of x or of features; 1 where they are
-    not linear."""
+    """Returns E w_j² of the linear functions of a task, as its labels show them, be they of x or of features; 1 where
+    they are not linear."""
     functions, factor = _with_weights(task)
     linear = isinstance(functions, LinearRegression | RepresentationRegression)
     return factor**2 * functions.weight_variance() if linear else 1.0
 
 
 def weight_covariance(task: Task) -> Float[Tensor, "d d"]:
-    """E w wᵀ of the linear functions of a task, as its labels show them; the identity where they are not linear."""
+    """Returns E w wᵀ of the linear functions of a task, as its labels show them; the identity where they are not
+    linear."""
     functions, factor = _with_weights(task)
     if not isinstance(functions, LinearRegression):
         return torch.eye(task.d, dtype=torch.float64)
@@ -134,8 +135,8 @@ def _with_weights(task: Task) -> tuple[Task, float]:
 
 @ByLaw
 def components(task: Task) -> tuple[Task, ...]:
-    """The tasks that a prompt may come from: those of a mixture; of a task derived from a mixture, each derived in the
-    same way; of any other the task itself."""
+    """Returns the tasks that a prompt may come from: those of a mixture; of a task derived from a mixture, each derived
+    in the same way; of any other the task itself."""
     if source(task) is task or not isinstance(task, Derived) or len(parts := components(task.base)) == 1:
         return (task,)
     return tuple(replace(task, base=part) for part in parts)
@@ -147,7 +148,8 @@ def _(task: OneOf | NoiseMixture | RepresentationMixture) -> tuple[Task, ...]:
 
 
 def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
-    """The answers of who is told which component of a mixture each prompt comes from, and is Bayes for that one.
+    """Returns the answers of who is told which component of a mixture each prompt comes from, and is Bayes for that
+    one.
 
     Raises ``ValueError`` where the task is no mixture, or a component's Bayes predictor is not known.
     """
@@ -158,8 +160,8 @@ def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
 
 
 def posterior_variance(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
-    """Var(y_i | x_i and the first i examples), label noise included: what Bayes risks there, in expectation. Of labels
-    that are vectors it is that of a coordinate, and the same for all.
+    """Returns Var(y_i | x_i and the first i examples), label noise included: what Bayes risks there, in expectation. Of
+    labels that are vectors it is that of a coordinate, and the same for all.
 
     Its mean over prompts is the Bayes risk, with far less noise than a mean of squared errors has. Raises
     ``ValueError`` where weights are not Gaussian.
@@ -172,7 +174,7 @@ def posterior_variance(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]
 
 
 def gaussian_beliefs(task: Task) -> tuple[Features, tuple[Posterior, ...]]:
-    """The features that labels are linear in, those of all components side by side, and for each component the
+    """Returns the features that labels are linear in, those of all components side by side, and for each component the
     posterior of its weights on them: w ~ N(0, S) with S zero outside of the component's own features.
 
     So the choice between representations is the choice between priors of one linear regression. Raises ``ValueError``
@@ -221,7 +223,8 @@ def _(functions: RepresentationRegression, scale: float) -> tuple[Features, Floa
 
 @ByLaw
 def source(task: Task) -> Task:
-    """The task whose functions are drawn: derived tasks other than a pool only scale them or change the rest."""
+    """Returns the task whose functions are drawn: derived tasks other than a pool only scale them or change the
+    rest."""
     return task
 
 
@@ -237,7 +240,7 @@ def _(task: TruePrior) -> Task:
 
 @ByLaw
 def scale(task: Task) -> float:
-    """What the functions of the source are multiplied by."""
+    """Returns what the functions of the source are multiplied by."""
     return 1.0
 
 

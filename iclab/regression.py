@@ -61,14 +61,14 @@ class Solver:
 
     @classmethod
     def dual(cls, gram: Float[Tensor, "n n"], ys: Float[Tensor, "n targets"], intercept: Intercept) -> "Solver":
-        """From the kernel between the inputs of the fit."""
+        """Makes a solver from the kernel between the inputs of the fit."""
         means, mean = gram.mean(0) * (intercept == "free"), ys.mean(0)
         values, vectors = torch.linalg.eigh(gram - means - means.unsqueeze(1) + means.mean())
         return cls(values.clamp(min=0), vectors, vectors.mT @ (ys - mean), means, mean, _unit(values, len(gram)))
 
     @classmethod
     def primal(cls, sums: "Sums", intercept: Intercept) -> "Solver":
-        """From sums over the inputs of the fit."""
+        """Makes a solver from sums over the inputs of the fit."""
         label, moment = sums.label / sums.count, sums.moment - torch.outer(sums.row, sums.label / sums.count)
         row = sums.row / sums.count * (intercept == "free")
         values, vectors = torch.linalg.eigh(sums.second - sums.count * torch.outer(row, row))
@@ -77,14 +77,14 @@ class Solver:
     def solve(
         self, penalties: Float[Tensor, " targets"]
     ) -> tuple[Float[Tensor, "p targets"], Float[Tensor, " targets"]]:
-        """w and b, each target with its own relative penalty."""
+        """Returns w and b, each target with its own relative penalty."""
         ws = self.vectors @ (self.moment / (self.values.unsqueeze(1) + self.unit * penalties))
         return ws, self.mean_label - self.mean_row @ ws
 
     def squared_errors(
         self, rows: Float[Tensor, "m p"], ys: Float[Tensor, "m targets"], penalties: Sequence[float]
     ) -> Float[Tensor, "penalties targets"]:
-        """Σ (f(X) − y)² over other inputs, for each relative penalty."""
+        """Returns Σ (f(X) − y)² over other inputs, for each relative penalty."""
         turned = (rows - self.mean_row) @ self.vectors
         each = (turned @ (self.moment / (self.values.unsqueeze(1) + self.unit * penalty)) for penalty in penalties)
         return torch.stack([(answers + self.mean_label - ys).square().sum(0) for answers in each])
@@ -107,7 +107,7 @@ class Sums:
 
     @classmethod
     def zero(cls, p: int, targets: int, device: torch.device) -> "Sums":
-        """No inputs yet."""
+        """Returns the sums of no inputs yet."""
         shapes = ((p, p), (p, targets), (p,), (targets,))
         second, moment, row, label = (torch.zeros(*shape, dtype=torch.float64, device=device) for shape in shapes)
         return cls(second, moment, row, label)
@@ -234,7 +234,7 @@ class KernelRidge:
         penalties: Sequence[float] = PENALTIES,
         intercept: Intercept = "free",
     ) -> "KernelRidge":
-        """Fitted as a frozen model is."""
+        """Fits as a frozen model is fitted."""
         kept = _split(len(xs), validation, penalties)
         return cls(kernel, xs, *_solve_dual(kernel(xs), ys.double(), kept, penalties, intercept))
 
@@ -256,8 +256,8 @@ def answers_by_size(
     penalties: Sequence[float] = PENALTIES,
     intercept: Intercept = "free",
 ) -> Float[Tensor, "sizes m targets"]:
-    """f(X) on other inputs, whose kernel with the training inputs is `rows`, after the first n of these for each n of
-    `sizes`: one Gram matrix serves all."""
+    """Returns f(X) on other inputs, whose kernel with the training inputs is `rows`, after the first n of these for
+    each n of `sizes`: one Gram matrix serves all."""
     found = []
     for n in sizes:
         kept = _split(n, validation, penalties)
@@ -276,7 +276,7 @@ def least_errors(
     penalties: Sequence[float] = PENALTIES,
     intercept: Intercept = "free",
 ) -> Float[Tensor, "sizes targets"]:
-    """E(f(X) − y)² / Var y with the penalties that are best on the test inputs, which no learner could know: it
+    """Returns E(f(X) − y)² / Var y with the penalties that are best on the test inputs, which no learner could know: it
     flatters, and is meant for comparison with theory."""
     solvers = (Solver.dual(gram[:n, :n], ys[:n].double(), intercept) for n in sizes)
     errors = (
@@ -345,7 +345,7 @@ class CurveLearner(FrozenLearner):
 
     @property
     def for_others(self) -> "CurveLearner":
-        """How the models beside it learn."""
+        """Tells how the models beside it learn."""
         return self
 
     @abstractmethod
@@ -356,7 +356,7 @@ class CurveLearner(FrozenLearner):
         ys: Float[Tensor, "n targets"],
         others: Float[Tensor, "m tokens d"],
     ) -> Float[Tensor, "sizes m targets"]:
-        """The answers for other inputs, float64, by the number of inputs that were learned from."""
+        """Returns the answers for other inputs, float64, by the number of inputs that were learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)

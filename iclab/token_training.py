@@ -33,7 +33,7 @@ class SizeCurriculum:
         refuse("SizeCurriculum", [f"{k} must be at least 1, given {v}" for k, v in given.items() if v < 1])
 
     def stage(self, task: TokenTask, step: int) -> TokenTask:
-        """The task of a step: the full one once the size has grown to it."""
+        """Returns the task of a step: the full one once the size has grown to it."""
         size = self.size + step // self.every * self.step
         return task.up_to(size) if isinstance(task, SizedTask) and size < task.largest else task
 
@@ -62,7 +62,7 @@ class TokenRecipe(Descent, AnyLearner):
 
 
 def token_loss(model: nn.Module, parameters: Parameters, prompts: TokenPrompts) -> Float[Tensor, ""]:
-    """Mean cross-entropy at the asked positions, in nats, as a pure function of the parameters."""
+    """Returns the mean cross-entropy at the asked positions, in nats, as a pure function of the parameters."""
     logits = functional_call(model, dict(parameters), (prompts.tokens,))
     return cross_entropy(logits[prompts.asked], prompts.targets[prompts.asked])
 

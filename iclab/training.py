@@ -39,7 +39,7 @@ class Place(Protocol):
     """Where a model learns: what a run gives a learner to work with."""
 
     def generator(self, name: str) -> torch.Generator:
-        """The stream of random numbers of that name, from its start."""
+        """Returns the stream of random numbers of that name, from its start."""
         ...
 
     def log(self, text: str) -> None:
@@ -57,22 +57,23 @@ class AnyLearner(ABC):
 
     @property
     def at_query(self) -> bool:
-        """Whether it learns to answer at the last position only."""
+        """Tells whether it learns to answer at the last position only."""
         return False
 
     @property
     def curved(self) -> bool:
-        """Whether it learns step by step, so that there is a training curve."""
+        """Tells whether it learns step by step, so that there is a training curve."""
         return False
 
     @property
     def frozen(self) -> bool:
-        """Whether the model keeps the weights that it was drawn with, and all learning is part of the measuring."""
+        """Tells whether the model keeps the weights that it was drawn with, and all learning is part of the
+        measuring."""
         return False
 
     @abstractmethod
     def problems_for(self, task: Any, model: Any) -> list[str]:
-        """What stands against learning this task with such a model."""
+        """Returns what stands against learning this task with such a model."""
 
     @abstractmethod
     def learn(self, model: Any, task: Any, place: Place) -> None:
@@ -112,7 +113,7 @@ class Curriculum:
         refuse("Curriculum", [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]])
 
     def stage(self, task: Task, step: int) -> Task:
-        """The task of a step: the full one once both numbers have grown to it."""
+        """Returns the task of a step: the full one once both numbers have grown to it."""
         grown = step // self.every
         dims = min(task.d, self.dims + grown * self.dims_step)
         points = min(task.n, self.points + grown * self.points_step)
@@ -155,7 +156,7 @@ class Descent:
         refuse(type(self).__name__, found + unknown_choices(self))
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step (0-based)."""
+        """Returns the learning rate of a step (0-based)."""
         warm = round(self.warmup * self.steps)
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -179,7 +180,7 @@ class Recipe(Descent, Learner):
 
     @property
     def asked(self) -> int | None:
-        """The number of last positions whose errors count; none where all do."""
+        """Returns the number of last positions whose errors count; none where all do."""
         return 1 if self.positions == "last" else None
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
@@ -212,8 +213,8 @@ def loss(
     targets: Float[Tensor, "batch n *labels"],
     m: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure function of
-    the parameters. `m` is handed to the model, which may save the work for the others."""
+    """Returns the mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure
+    function of the parameters. `m` is handed to the model, which may save the work for the others."""
     answers = functional_call(
         model, dict(parameters), (prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)
     )
@@ -362,7 +363,7 @@ class BrokenCheckpoint(Refusal):
 
 
 def mark_of(path: Path) -> str | None:
-    """Which curve a checkpoint belongs to, where it says so."""
+    """Tells which curve a checkpoint belongs to, where it says so."""
     try:
         mark = _read(path)[0].get("mark")
     except BrokenCheckpoint:

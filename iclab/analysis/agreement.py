@@ -33,39 +33,40 @@ from iclab.tasks import Prompts
 
 
 def spd(f: Float[Tensor, "batch n *labels"], g: Float[Tensor, "batch n *labels"]) -> Estimate:
-    """Squared prediction difference at every position, from answers to the same prompts."""
+    """Returns the squared prediction difference at every position, from answers to the same prompts."""
     return estimate(squared(f, g))
 
 
 def margins(distances: Mapping[str, Float[Tensor, " batch"]]) -> dict[str, Estimate]:
-    """How much nearer each of several predictors is than the nearest other one, from its squared difference from the
-    model on each prompt. The other one is chosen by its mean; the error is that of the paired difference."""
+    """Returns how much nearer each of several predictors is than the nearest other one, from its squared difference
+    from the model on each prompt. The other one is chosen by its mean; the error is that of the paired difference."""
     means = {name: terms.double().mean().item() for name, terms in distances.items()}
     rivals = {name: min(means.keys() - {name}, key=lambda other: (means[other], other)) for name in means}
     return {name: estimate(distances[rivals[name]] - distances[name]) for name in means}
 
 
 def ilwd(f: Float[Tensor, "batch n d"], g: Float[Tensor, "batch n d"]) -> Estimate:
-    """Implicit linear weight difference at every position, from weights for the same prompts."""
+    """Returns the implicit linear weight difference at every position, from weights for the same prompts."""
     return estimate((f.double() - g.double()).square().sum(-1))
 
 
 def error_cosines(
     f: Float[Tensor, "l batch n"], g: Float[Tensor, "k batch n"], ys: Float[Tensor, "batch n"]
 ) -> Float[Tensor, "l k batch"]:
-    """cos(f − y, g − y) of each f with each g on every prompt; 0 where one of them makes no error."""
+    """Returns cos(f − y, g − y) of each f with each g on every prompt; 0 where one of them makes no error."""
     one, other = (unit(answers.double() - ys.double()) for answers in (f, g))
     return torch.einsum("lbn,kbn->lkb", one, other)
 
 
 def sime(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]) -> Estimate:
-    """SimE: how alike the errors of two predictors are over the positions of a prompt, −1 to 1; a single number."""
+    """Returns SimE: how alike the errors of two predictors are over the positions of a prompt, −1 to 1; a single
+    number."""
     return estimate(error_cosines(f.unsqueeze(0), g.unsqueeze(0), ys)[0, 0])
 
 
 def weight_cosine(f: Float[Tensor, "batch m d"], g: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]:
-    """The cosine of the angle between two weight vectors of each prompt and position; not a number where one is zero,
-    as before the first example."""
+    """Returns the cosine of the angle between two weight vectors of each prompt and position; not a number where one is
+    zero, as before the first example."""
     f, g = f.double(), g.double()
     there = f.any(-1) & g.any(-1)
     return torch.where(there, (unit(f) * unit(g)).sum(-1), torch.nan)
@@ -74,7 +75,8 @@ def weight_cosine(f: Float[Tensor, "batch m d"], g: Float[Tensor, "batch m d"]) 
 def implicit_weights(
     predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None
 ) -> Float[Tensor, "batch m d"]:
-    """w_i(f): the linear map that fits the predictor's answers to `queries` best, after each number of examples.
+    """Returns w_i(f): the linear map that fits the predictor's answers to `queries` best, after each number of
+    examples.
 
     A `Linear` predictor's own weights are returned as they are. Needs at least d queries; more average out what is
     not linear in f. Where queries span no more than a subspace the map is that of least norm. Costs m·q calls for each
@@ -91,7 +93,8 @@ def implicit_weights(
 def linearity(
     predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None
 ) -> Float[Tensor, "batch m"]:
-    """R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its query."""
+    """Returns R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its
+    query."""
     refuse("linearity", _too_few(queries))
     answers = answers_to(predictor, prompts, queries, m).double()
     onto = queries.double() @ minimum_norm(queries.double(), torch.eye(len(queries)).to(answers))
@@ -99,7 +102,7 @@ def linearity(
 
 
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:
-    """∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch.
+    """Returns ∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch.
 
     Raises ``ValueError`` where the predictor tells no derivative in its inputs: a tree, or what runs under ``no_grad``.
     """
@@ -136,8 +139,8 @@ def _too_few(queries: Float[Tensor, "q d"]) -> list[str]:
 def answers_to(
     predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None, calls: int = 4096
 ) -> Float[Tensor, "batch m q"]:
-    """The answer to each query in the place of x_i, at every position (or the last m); at most `calls` prompts at a
-    time."""
+    """Returns the answer to each query in the place of x_i, at every position (or the last m); at most `calls` prompts
+    at a time."""
     size = max(1, calls // ((m or prompts.xs.shape[1]) * len(queries)))
     pieces = zip(prompts.xs.split(size), prompts.ys.split(size), strict=True)
     return torch.cat([_answers_to(predictor, xs, ys, queries, m) for xs, ys in pieces])

@@ -25,14 +25,15 @@ from iclab.errors import refuse
 
 
 def resolvent(sigma: float, kappa: float) -> float:
-    """M_κ(σ), the Stieltjes transform at −σ of the Marchenko–Pastur law with ratio 1/κ; κ may be infinite."""
+    """Returns M_κ(σ), the Stieltjes transform at −σ of the Marchenko–Pastur law with ratio 1/κ; κ may be infinite."""
     b = sigma + 1 - 1 / kappa
     root = sqrt(b**2 + 4 * sigma / kappa)
     return 2 / (b + root) if b > 0 else kappa * (root - b) / (2 * sigma)  # neither cancels
 
 
 def icl_risk(tau: float, alpha: float, kappa: float, rho: float) -> float:
-    """The risk on new tasks, against noisy labels; infinite at tau = 1. `kappa` may be infinite, `rho` is noise².
+    """Returns the risk on new tasks, against noisy labels; infinite at tau = 1. `kappa` may be infinite, `rho` is
+    noise².
 
     Raises ``ValueError`` where a ratio is not positive or `rho` is negative.
     """

@@ -43,7 +43,7 @@ class LinearStep:
 
 
 def linear_steps(model: Transformer) -> list[LinearStep]:
-    """The step that each layer takes, in the units of a mean over all examples of the longest prompt. Raises
+    """Returns the step that each layer takes, in the units of a mean over all examples of the longest prompt. Raises
     ``ValueError`` for a model that is no stack of plain linear attention on bare tokens of `encoder` layout."""
     refuse("linear_steps", obstacles(model.config))
     forms = _forms(model)
@@ -51,7 +51,7 @@ def linear_steps(model: Transformer) -> list[LinearStep]:
 
 
 def obstacles(config: TransformerConfig) -> list[str]:
-    """Why the layers of a model are no quadratic forms of its tokens."""
+    """Tells why the layers of a model are no quadratic forms of its tokens."""
     wanted = {"layout": "encoder", "read_in": "identity", "attention": "linear", "d_mlp": 0}
     wanted |= {"norm": False, "bias": False, "positions": False}
     given = {key: getattr(config, key) for key in wanted}
@@ -89,13 +89,14 @@ def _step(form: Float[Tensor, "D D D D"], d: int, layer: int, layers: int) -> Li
 
 
 def distance_to_identity(matrix: Float[Tensor, "d d"]) -> float:
-    """min_a ‖M − a I‖ / ‖M‖ in the Frobenius norm. Source: Ahn et al. 2023, arXiv 2306.00297, §4."""
+    """Returns min_a ‖M − a I‖ / ‖M‖ in the Frobenius norm. Source: Ahn et al. 2023, arXiv 2306.00297, §4."""
     a = matrix.diagonal().mean()
     return ((matrix - a * torch.eye(len(matrix), dtype=matrix.dtype)).norm() / matrix.norm()).item()
 
 
 def whitened(matrix: Float[Tensor, "d d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """Λ^½ M Λ^½: the step in coordinates in which inputs are isotropic; a multiple of I where M is one of Λ⁻¹."""
+    """Returns Λ^½ M Λ^½: the step in coordinates in which inputs are isotropic; a multiple of I where M is one of
+    Λ⁻¹."""
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
     return root @ matrix @ root

@@ -66,12 +66,12 @@ class AttentionProbes:
 
     @property
     def r2(self) -> Estimate:
-        """R² [layers lengths]."""
+        """Returns R² [layers lengths]."""
         return estimate(self.terms)
 
     @property
     def mean_r2(self) -> Estimate:
-        """R² averaged over those lengths after which the target varies [layers]."""
+        """Returns R² averaged over those lengths after which the target varies [layers]."""
         return estimate(self.terms.nanmean(-1))
 
 

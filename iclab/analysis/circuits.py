@@ -36,14 +36,14 @@ class HasHeads(Protocol):
 
 
 def qk(model: HasHeads) -> LowRank:
-    """W_QK [layer head d_model d_model] of every head, in float64."""
+    """Returns W_QK [layer head d_model d_model] of every head, in float64."""
     W_Q, W_K = (part.detach().double() for part in (model.W_Q, model.W_K))
     refuse("qk", _unlike({"W_Q": W_Q, "W_K": W_K}, W_Q.shape))
     return LowRank(W_Q, W_K.mT)
 
 
 def ov(model: HasHeads) -> LowRank:
-    """W_OV [layer head d_model d_model] of every head, in float64."""
+    """Returns W_OV [layer head d_model d_model] of every head, in float64."""
     W_V, W_O = (part.detach().double() for part in (model.W_V, model.W_O))
     refuse("ov", _unlike({"W_V": W_V, "W_O, transposed,": W_O.mT}, W_V.shape))
     return LowRank(W_V, W_O)

@@ -43,13 +43,13 @@ WAYS: tuple[Way, ...] = ("Q", "K", "V")
 
 
 def composition_score(first: LowRank, second: LowRank) -> Float[Tensor, "*batch"]:
-    """CS(W₁, W₂); 0 where one of them is zero."""
+    """Returns CS(W₁, W₂); 0 where one of them is zero."""
     size = first.norm() * second.norm()
     return (first @ second).norm() / torch.where(size > 0, size, torch.inf)
 
 
 def component_scores(writers: Float[Tensor, "*writers d e"], readers: Components) -> Float[Tensor, "*scores"]:
-    """CS_i of every direction v_i, a column of `writers`, into every reader: [*writers e *readers]."""
+    """Returns CS_i of every direction v_i, a column of `writers`, into every reader: [*writers e *readers]."""
     size = readers.S.norm(dim=-1, keepdim=True)
     R = readers.U * (readers.S / torch.where(size > 0, size, torch.inf)).unsqueeze(-2)
     G = rearrange(writers, "... d e -> (... e) d") @ rearrange(R, "... d f -> d (... f)")
@@ -67,19 +67,21 @@ class Chance(NamedTuple):
     variance: Float[Tensor, "*batch"]
 
     def z(self, scores: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Standard deviations that CS² is above its mean."""
+        """Returns by how many standard deviations CS² is above its mean."""
         return (scores.square() - self.mean) / self.variance.clamp(min=torch.finfo(self.variance.dtype).tiny).sqrt()
 
 
 def chance(first: Float[Tensor, "*#batch e"], second: Float[Tensor, "*#batch f"], D: int) -> Chance:
-    """For W₁ with singular values `first` (a component: [1]) turned at random in D dimensions, and W₂ of `second`."""
+    """Returns mean and variance of CS² for W₁ with singular values `first` (a component: [1]) turned at random in D
+    dimensions, and W₂ of `second`."""
     A, B = ((each / each.norm(dim=-1, keepdim=True)).pow(4).sum(-1) for each in (first.double(), second.double()))
     variance = 2 * (D * A - 1) * (D * B - 1) / (D**2 * max(1, D - 1) * (D + 2))
     return Chance(torch.full_like(variance, 1 / D), variance.clamp(min=0))
 
 
 def chance_within(basis: Float[Tensor, "d r"], second: LowRank) -> Chance:
-    """For a component that writes somewhere in the span of r orthonormal columns, and one W₂."""
+    """Returns mean and variance of CS² for a component that writes somewhere in the span of r orthonormal columns, and
+    one W₂."""
     seen = LowRank(basis.mT.to(second.A) @ second.A, second.B)
     share = (seen.norm() / second.norm()).square()
     inside = chance(torch.ones(1), seen.svd().S, basis.shape[1])
@@ -87,8 +89,8 @@ def chance_within(basis: Float[Tensor, "d r"], second: LowRank) -> Chance:
 
 
 def written_span(writers: Components, share: float = 1e-6) -> Float[Tensor, "d r"]:
-    """An orthonormal basis of all directions in which heads write, leaving out singular values below a share of the
-    largest."""
+    """Returns an orthonormal basis of all directions in which heads write, leaving out singular values below a share of
+    the largest."""
     W = rearrange(writers.V * writers.S.unsqueeze(-2), "... d e -> d (... e)")
     U, S, _ = torch.linalg.svd(W, full_matrices=False)
     return U[:, share * S[0] < S]
@@ -107,30 +109,31 @@ class Compositions:
     D: int
 
     def heads(self, way: Way) -> Float[Tensor, "l a m h"]:
-        """CS of whole heads."""
+        """Returns CS of whole heads."""
         weights = self.writers.shares()
         return torch.einsum("lae,laemh->lamh", weights, self.scores[way].square()).sqrt()
 
     def heads_z(self, way: Way) -> Float[Tensor, "l a m h"]:
-        """Standard deviations that CS² of whole heads is above chance."""
+        """Returns by how many standard deviations CS² of whole heads is above chance."""
         S, T = self.writers.S[:, :, None, None], self.readers[way].S
         return chance(S, T, self.D).z(self.heads(way))
 
     def chance(self, way: Way) -> Chance:
-        """Of a component, for each reader [m h]."""
+        """Returns the chance of a component, for each reader [m h]."""
         S = self.readers[way].S
         return chance(torch.ones(1), S, self.D)
 
 
 def ways_of(model: HasHeads) -> tuple[Way, ...]:
-    """How heads of a model compose. With rotary positions what a query or a key reads depends on the distance."""
+    """Returns how heads of a model compose. With rotary positions what a query or a key reads depends on the
+    distance."""
     return ("V",) if isinstance(model, TokenTransformer) and model.config.rotary else WAYS
 
 
 def compositions(model: HasHeads, ways: Sequence[Way] | None = None, centred: bool = False) -> Compositions:
-    """Every component of every head into every head, also those that it cannot reach. `centred` weights, as those of a
-    folded model with LayerNorms are, leave one dimension less to chance. Raises ``ValueError`` for a way that the model
-    does not have."""
+    """Scores every component of every head into every head, also those that it cannot reach. `centred` weights, as
+    those of a folded model with LayerNorms are, leave one dimension less to chance. Raises ``ValueError`` for a way
+    that the model does not have."""
     able = ways_of(model)
     wrong = [unknown("way", w, able) for w in ways or () if w not in able]
     refuse("compositions", wrong)
@@ -184,7 +187,8 @@ ORDERS = ("z", "z_unreachable", "z_head", "z_robust", "score")
 
 
 def channels(found: Compositions, count: int = 20, order: str = "z") -> list[Channel]:
-    """The strongest channels of a model, in each `way` of composing that it has, by one of the fields of `Channel`.
+    """Returns the strongest channels of a model, in each `way` of composing that it has, by one of the fields of
+    `Channel`.
 
     Raises ``ValueError`` for an order that is not in `ORDERS`.
     """
@@ -198,7 +202,7 @@ def _last_if_nan(value: float) -> float:
 
 
 def ordering_problems(count: int, order: str) -> list[str]:
-    """What stands against so many channels in this order."""
+    """Returns what stands against so many channels in this order."""
     problems = [] if order in ORDERS else [unknown("order", order, ORDERS)]
     return problems + ([] if count >= 1 else [f"count must be at least 1, given {count}"])
 
@@ -241,7 +245,7 @@ def _unreachable(scores: Float[Tensor, "l a e m h"]) -> tuple[Float[Tensor, "m h
 
 
 def earlier(layers: int) -> Bool[Tensor, "l m"]:
-    """Whether layer l comes before layer m."""
+    """Tells whether layer l comes before layer m."""
     return torch.ones(layers, layers, dtype=torch.bool).triu(1)
 
 

@@ -44,13 +44,13 @@ class Concepts:
 
 
 def representations(task: Task) -> list[Representation]:
-    """Φ* of the task, one for each component of a mixture; none of a component that has no representation."""
+    """Returns Φ* of the task, one for each component of a mixture; none of a component that has no representation."""
     sources = [source(part) for part in components(task)]
     return [one.representation for one in sources if isinstance(one, RepresentationRegression)]
 
 
 def concept_problems(task: Task) -> list[str]:
-    """What stands against looking for concepts."""
+    """Returns what stands against looking for concepts."""
     found = [] if task.n >= 2 else [f"no token holds a label where n = {task.n}"]
     if len(representations(task)) < len(components(task)):
         found.append(f"{type(source(task)).__name__} is not of a representation alone")
@@ -58,7 +58,7 @@ def concept_problems(task: Task) -> list[str]:
 
 
 def concepts(task: Task, prompts: Prompts) -> Concepts:
-    """What there is to look for in a model's answers to these prompts of the task."""
+    """Returns what there is to look for in a model's answers to these prompts of the task."""
     functions, features, xs = source(task), representations(task), prompts.xs.double()
     other = replace(features[0], seed=(max(each.seed for each in features) + 1) % 2**32)
     if isinstance(functions, DynamicalSystem):

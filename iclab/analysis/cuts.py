@@ -34,7 +34,8 @@ Watch = Callable[[TokenTransformer, Mapping[str, Replacement]], Tensor]  # [b]
 
 
 def attention_of(reader: Head, prompts: TokenPrompts, places: Bool[Tensor, "b t s"]) -> Watch:
-    """The mean weight of a head, over the asked tokens of each prompt, on the places that these should find."""
+    """Returns a watch on the mean weight of a head, over the asked tokens of each prompt, on the places that these
+    should find."""
     name = f"blocks.{reader[0]}.attn.pattern"
 
     @torch.no_grad()
@@ -46,7 +47,7 @@ def attention_of(reader: Head, prompts: TokenPrompts, places: Bool[Tensor, "b t 
 
 
 def accuracy_of(prompts: TokenPrompts) -> Watch:
-    """The share of asked tokens that are answered rightly."""
+    """Returns a watch on the share of asked tokens that are answered rightly."""
 
     @torch.no_grad()
     def watch(model: TokenTransformer, edits: Mapping[str, Replacement]) -> Float[Tensor, " b"]:
@@ -57,29 +58,29 @@ def accuracy_of(prompts: TokenPrompts) -> Watch:
 
 
 def size(model: TokenTransformer, writer: Head) -> int:
-    """How many components a head has."""
+    """Returns how many components a head has."""
     return len(ov(model)[writer].svd().S)
 
 
 def scaled(watch: Watch, model: TokenTransformer, writer: Head, chosen: Float[Tensor, "k e"]) -> Float[Tensor, "k b"]:
-    """What is seen with the components of the writer multiplied by each row of factors."""
+    """Returns what is seen with the components of the writer multiplied by each row of factors."""
     return torch.stack([watch(with_components(model, writer, factors), {}) for factors in chosen])
 
 
 def cuts(e: int) -> Float[Tensor, "e e"]:
-    """The factors that leave out each component in turn."""
+    """Returns the factors that leave out each component in turn."""
     return 1 - keeps(e)
 
 
 def keeps(e: int) -> Float[Tensor, "e e"]:
-    """The factors that keep each alone."""
+    """Returns the factors that keep each alone."""
     return torch.eye(e, dtype=torch.float64)
 
 
 def along_random(
     watch: Watch, model: TokenTransformer, writer: Head, factor: float, draws: int, rng: torch.Generator
 ) -> Float[Tensor, "draws b"]:
-    """What is seen with what the writer writes along random directions of its own multiplied by a factor."""
+    """Returns what is seen with what the writer writes along random directions of its own multiplied by a factor."""
     directions = [random_direction(model, writer, rng) for _ in range(draws)]
     return torch.stack([watch(model, scale(model, each, factor)) for each in directions])
 
@@ -87,14 +88,15 @@ def along_random(
 def without_path(
     watch: Watch, model: TokenTransformer, prompts: TokenPrompts, writer: Head, reader: Head, into: Part
 ) -> Float[Tensor, " b"]:
-    """What is seen if the reader, in its queries, keys or values, is told by the writer what it writes on average."""
+    """Returns what is seen if the reader, in its queries, keys or values, is told by the writer what it writes on
+    average."""
     name = f"blocks.{writer[0]}.attn.z"
     z = model.read(prompts.tokens, name)[name][:, writer[1]]
     return watch(model, path(model, prompts.tokens, writer, reader, z.mean(0).expand_as(z), into))
 
 
 def correlation(x: Float[Tensor, " e"], y: Float[Tensor, " e"]) -> float:
-    """Pearson's; 0 where one of them does not vary."""
+    """Returns Pearson's correlation; 0 where one of them does not vary."""
     x, y = x - x.mean(), y - y.mean()
     scale_of_both = x.norm() * y.norm()
     return float(x @ y / scale_of_both) if scale_of_both > 0 else 0.0

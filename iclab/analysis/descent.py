@@ -50,8 +50,8 @@ class Constants:
 
 
 def read_off(model: Transformer) -> Constants:
-    """What the weights of a model say of lr and γ, with the standard error of a mean over the channels of x. Raises
-    ``ValueError`` for a model that is not one layer of linear attention on bare tokens, repeated."""
+    """Returns what the weights of a model say of lr and γ, with the standard error of a mean over the channels of x.
+    Raises ``ValueError`` for a model that is not one layer of linear attention on bare tokens, repeated."""
     d, found = model.d, products(model).rescaled(model.d)
     sign = 1 if model.config.negated else -1
     examples = model.n - 1
@@ -63,8 +63,8 @@ def read_off(model: Transformer) -> Constants:
 def tuned_descent(
     task: Task, steps: int, rng: torch.Generator, contracting: bool = False, prompts: int = 16384
 ) -> GradientDescentPlusPlus:
-    """`steps` steps with the constants that are best at the query of a task: plain gradient descent (γ = 0), or GD++
-    where `contracting`. They are fitted to `prompts` prompts."""
+    """Returns `steps` steps with the constants that are best at the query of a task: plain gradient descent (γ = 0), or
+    GD++ where `contracting`. They are fitted to `prompts` prompts."""
     drawn = task.sample(prompts, rng, torch.float64)
     unit = float(best_step(task, torch.tensor(task.n - 1.0)))
     gram, h = _context(drawn)
@@ -89,7 +89,7 @@ def _context(drawn: Prompts) -> tuple[Float[Tensor, "batch d d"], Float[Tensor, 
 
 
 def best_descent(task: Task, steps: int, rng: torch.Generator, prompts: int = 8192) -> GradientDescent:
-    """k steps with the best A_l = a_l Λ⁻¹ for prompts whose query is last, fitted to `prompts` of them. Raises
+    """Returns k steps with the best A_l = a_l Λ⁻¹ for prompts whose query is last, fitted to `prompts` of them. Raises
     ``ValueError`` where functions are not whitened: nothing is known there of the best matrices."""
     whitened = isinstance(task, WhitenedLinearRegression)
     refuse("best_descent", [] if whitened else [f"needs a WhitenedLinearRegression, given {type(task).__name__}"])

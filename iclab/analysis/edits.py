@@ -33,8 +33,9 @@ from iclab.models import TokenTransformer
 
 @torch.no_grad()
 def with_components(model: TokenTransformer, head: Head, factors: Float[Tensor, " e"]) -> TokenTransformer:
-    """A copy whose head writes each component of its W_OV, of which the first has the largest singular value, times a
-    factor. Raises ``ValueError`` for a head that is not there, and for one whose biases of values cannot be moved."""
+    """Returns a copy whose head writes each component of its W_OV, of which the first has the largest singular value,
+    times a factor. Raises ``ValueError`` for a head that is not there, and for one whose biases of values cannot be
+    moved."""
     refuse("with_components", _obstacles(model, head))
     found = ov(model)[head].svd()
     wrong = [] if len(factors) == len(found.S) else [f"the head has {len(found.S)} components, given {len(factors)}"]
@@ -59,8 +60,8 @@ def with_reading(
     direction: Float[Tensor, " d_model"],
     factor: float,
 ) -> TokenTransformer:
-    """A copy whose head reads what lies along a direction, of any length, times a factor, in its queries, keys or
-    values. Raises ``ValueError`` for a head that is not there and for a direction of length zero."""
+    """Returns a copy whose head reads what lies along a direction, of any length, times a factor, in its queries, keys
+    or values. Raises ``ValueError`` for a head that is not there and for a direction of length zero."""
     zero = [] if direction.norm() > 0 else ["a direction of length 0"]
     refuse("with_reading", missing(model, head) + zero)
     made = deepcopy(model)

@@ -28,7 +28,7 @@ class Moment:
 
     @classmethod
     def between(cls, one: float, other: float) -> "Moment":
-        """The moment between two steps."""
+        """Returns the moment between two steps."""
         return cls(sqrt(one * other), (other - one) / 2)
 
 
@@ -42,13 +42,13 @@ class Transition:
 
 
 def nearest(distances: Mapping[str, float]) -> str:
-    """The family of the least distance."""
+    """Returns the family of the least distance."""
     return min(distances, key=distances.__getitem__)
 
 
 def transitions(steps: Sequence[int], names: Sequence[str]) -> list[Transition]:
-    """The transitions along a curve, from the nearest family at each of its points. The first point needs no company:
-    what a model is at first is where it starts from."""
+    """Returns the transitions along a curve, from the nearest family at each of its points. The first point needs no
+    company: what a model is at first is where it starts from."""
     found: list[Transition] = []
     current, left = (names[0], steps[0]) if names else ("", 0)
     for k in range(1, len(names)):
@@ -62,7 +62,7 @@ def transitions(steps: Sequence[int], names: Sequence[str]) -> list[Transition]:
 
 
 def plateau_exit(steps: Sequence[int], risks: Sequence[float]) -> Moment | None:
-    """The steepest fall of the risk against the logarithm of the step; none where it never falls."""
+    """Returns the steepest fall of the risk against the logarithm of the step; none where it never falls."""
     points = thinned(list(zip(steps, risks, strict=True)))
     falls = [
         ((risk - later_risk) / log(later / step), Moment.between(step, later))
@@ -73,7 +73,7 @@ def plateau_exit(steps: Sequence[int], risks: Sequence[float]) -> Moment | None:
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The points that are at least a factor √2 apart, from the first on."""
+    """Returns the points that are at least a factor √2 apart, from the first on."""
     kept: list[tuple[int, float]] = []
     for step, value in points:
         if step > 0 and (not kept or step >= APART * kept[-1][0] * (1 - 1e-9)):
@@ -82,12 +82,12 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def half_way(steps: Sequence[float], values: Sequence[float]) -> Moment:
-    """When a curve last crossed the middle between its first and its last value: between two points of it."""
+    """Returns when a curve last crossed the middle between its first and its last value: between two points of it."""
     return crossing(steps, values, 0.5)
 
 
 def crossing(steps: Sequence[float], values: Sequence[float], share: float) -> Moment:
-    """When a curve last crossed the value that is such a share of the way from its first to its last one."""
+    """Returns when a curve last crossed the value that is such a share of the way from its first to its last one."""
     level = values[0] + share * (values[-1] - values[0])
     before = [i for i, value in enumerate(values) if (value - level) * (values[-1] - level) <= 0]
     last = min(max(before, default=0), len(steps) - 2)

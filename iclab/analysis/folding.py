@@ -25,7 +25,7 @@ Model = TypeVar("Model", Transformer, TokenTransformer)
 
 @torch.no_grad()
 def folded(model: Model) -> Model:
-    """A model with the same logits or answers whose LayerNorms have gain 1 and bias 0, centred as above."""
+    """Returns a model with the same logits or answers whose LayerNorms have gain 1 and bias 0, centred as above."""
     made = _copy(model)
     config = made.config
     for block in (cast(Block, each) for each in made.blocks):

@@ -70,23 +70,23 @@ class Family:
     between: Between | None = None
 
     def words(self, value: float) -> str:
-        """The member with a parameter, in words."""
+        """Returns the member with a parameter, in words."""
         return algorithm(self.name, value if self.parameter else None, self.edge(value))
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
-        """The ends of the grid beyond which there are other members, which were not tried."""
+        """Returns the ends of the grid beyond which there are other members, which were not tried."""
         if not self.parameter:
             return None, None
         return None if self.counts else self.grid[0].item(), self.grid[-1].item()
 
     def edge(self, value: float) -> str:
-        """ "≤" or "≥" where a fitted parameter is an end of the grid, so that it is a bound and no estimate."""
+        """Returns "≤" or "≥" where a fitted parameter is an end of the grid, so that it is a bound and no estimate."""
         low, high = self.ends
         return "≤" if value == low else "≥" if value == high else ""
 
     def resolution(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Half a step of the grid around some of its values."""
+        """Returns half a step of the grid around some of its values."""
         places = (self.grid.unsqueeze(-1) - values).abs().argmin(0)
         return (self.grid[(places + 1).clamp(max=len(self.grid) - 1)] - self.grid[(places - 1).clamp(min=0)]) / 4
 
@@ -133,21 +133,21 @@ class Match:
 
     @property
     def words(self) -> str:
-        """The family and its typical parameter in words."""
+        """Returns the family and its typical parameter in words."""
         return algorithm(self.family, self.typical if self.parameter else None, self.edge)
 
     def sentence(self, where: str) -> str:
-        """What was found, in words."""
+        """Returns what was found, in words."""
         return sentence(where, self.words, self.relative, self.probability, self.scale, self.alike)
 
 
 def single(name: str, predictor: Predictor) -> Family:
-    """A family of one, with nothing to fit."""
+    """Returns a family of one, with nothing to fit."""
     return Family(name, "", torch.zeros(1), [predictor])
 
 
 def families(task: Task, training: Task | None = None, points: int = 33) -> list[Family]:
-    """The algorithms that in-context learners of regression are compared with.
+    """Returns the algorithms that in-context learners of regression are compared with.
 
     Ridge has penalties around the right one and up to those that shrink everything. Gradient descent takes steps of
     size η / (v (i + r + 1)) after i examples, v the variance of an input along each of its r dimensions, so that one
@@ -174,7 +174,7 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
 
 
 def known_names(task: Task, training: Task) -> set[str]:
-    """The names that stand in a table of results for the model, for references and for families."""
+    """Returns the names that stand in a table of results for the model, for references and for families."""
     named = [family.name for family in families(task, training)]
     return {"transformer", "oracle", "bayes", "trained_bayes", *references(task, training), *named}
 
@@ -198,12 +198,12 @@ class Lineup:
     def identify(
         self, predictor: Predictor, rng: torch.Generator, draws: int = 500, part: slice | None = None
     ) -> list[Match]:
-        """The families by distance to a predictor, averaged over some positions (all of them, or the query where the
-        task is about it), nearest first. Raises ``ValueError`` for answers that are not finite."""
+        """Returns the families by distance to a predictor, averaged over some positions (all of them, or the query
+        where the task is about it), nearest first. Raises ``ValueError`` for answers that are not finite."""
         return self.rank(self.fit(predictor), rng, draws, part)
 
     def rank(self, fits: list[Fit], rng: torch.Generator, draws: int = 500, part: slice | None = None) -> list[Match]:
-        """What `identify` does, for a predictor whose fits are at hand: several parts can share them."""
+        """Does what `identify` does, for a predictor whose fits are at hand: several parts can share them."""
         part = part or self.part
         weights = resampled(len(self.reference), draws, rng)
         terms, rounding = torch.stack([fit.terms for fit in fits]), fits[0].rounding
@@ -214,8 +214,8 @@ class Lineup:
         return sorted(matches, key=lambda match: match.relative)
 
     def distances(self, predictor: Predictor, part: slice | None = None) -> dict[str, float]:
-        """The mean distance of each family to a predictor, relative to the reference risk; nearest first. Raises
-        ``ValueError`` for answers that are not finite."""
+        """Returns the mean distance of each family to a predictor, relative to the reference risk; nearest first.
+        Raises ``ValueError`` for answers that are not finite."""
         part = part or self.part
         scale = self.unit(part)[1].mean().item()
         fits = zip(self.families, self.fit(predictor), strict=True)
@@ -223,7 +223,7 @@ class Lineup:
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def fit(self, predictor: Predictor) -> list[Fit]:
-        """Each family with its parameters fitted on the first half of the prompts, before the second. Raises
+        """Returns each family with its parameters fitted on the first half of the prompts, before the second. Raises
         ``ValueError`` for answers that are not finite."""
         learned = answer({"f": predictor}, self.prompts)["f"]
         refuse("identify", not_finite("the predictor's answer", learned))
@@ -231,7 +231,8 @@ class Lineup:
         return [_fit(family, learned, answers, self.spectra) for family, answers in pairs]
 
     def unit(self, part: slice) -> tuple[str, Float[Tensor, " half"]]:
-        """What distances over some positions are relative to, and its name: the Bayes risk, unless it is zero there."""
+        """Returns what distances over some positions are relative to, and its name: the Bayes risk, unless it is zero
+        there."""
         ys = self.prompts.ys[len(self.prompts.ys) // 2 :]
         labels = squared(ys, torch.zeros_like(ys))[:, part].mean(-1)
         reference = self.reference[:, part].mean(-1)
@@ -280,8 +281,8 @@ def identify(
     among: Sequence[Family] | None = None,
     draws: int = 500,
 ) -> list[Match]:
-    """The families by distance to a predictor, nearest first. Raises ``ValueError`` for fewer than 20 prompts, for
-    prompts that are not the task's, and for prompts or answers that are not finite."""
+    """Returns the families by distance to a predictor, nearest first. Raises ``ValueError`` for fewer than 20 prompts,
+    for prompts that are not the task's, and for prompts or answers that are not finite."""
     return Lineup(task, prompts, among).identify(predictor, rng, draws)
 
 

@@ -35,13 +35,13 @@ class Products:
     O: Float[Tensor, "D D"]  # noqa: E741
 
     def rescaled(self, d: int) -> "Products":
-        """The same layer with a unit mean diagonal of S over the d channels of x."""
+        """Returns the same layer with a unit mean diagonal of S over the d channels of x."""
         β = self.S.diagonal()[:d].mean()
         return Products(self.S / β, self.O * β)
 
 
 def obstacles(config: TransformerConfig) -> list[str]:
-    """Why a model of this shape is not one layer S, O, repeated."""
+    """Tells why a model of this shape is not one layer S, O, repeated."""
     found = attention.obstacles(config)
     found += [f"needs n_head = 1, given {config.n_head}"] if config.n_head != 1 else []
     if config.n_layer != 1 and not (config.tied and config.n_layer > 1):
@@ -52,7 +52,7 @@ def obstacles(config: TransformerConfig) -> list[str]:
 
 @torch.no_grad()
 def products(model: Transformer) -> Products:
-    """S and O, float64. Raises ``ValueError`` for a model that is not one layer of this kind, repeated."""
+    """Returns S and O, float64. Raises ``ValueError`` for a model that is not one layer of this kind, repeated."""
     refuse("products", obstacles(model.config))
     attn = model.attention(0)
     q, k, v, out = (part.weight.double() for part in (attn.q, attn.k, attn.v, attn.out))
@@ -61,7 +61,7 @@ def products(model: Transformer) -> Products:
 
 @torch.no_grad()
 def with_products(model: Transformer, chosen: Products) -> Transformer:
-    """A float64 model of the same shape whose layer is S, O: W_K = I, W_Q = Sᵀ/scale, W_V = O, W_out = I."""
+    """Returns a float64 model of the same shape whose layer is S, O: W_K = I, W_Q = Sᵀ/scale, W_V = O, W_out = I."""
     refuse("with_products", obstacles(model.config))
     made = Transformer(model.d, model.n, model.config).double().to(chosen.S.device)
     attn = made.attention(0)
@@ -74,7 +74,8 @@ def with_products(model: Transformer, chosen: Products) -> Transformer:
 
 
 def interpolated(one: Transformer, other: Transformer, share: float = 0.5) -> Transformer:
-    """The model whose products are (1 − share) of the first's and share of the second's, both rescaled; float64.
+    """Returns the model whose products are (1 − share) of the first's and share of the second's, both rescaled;
+    float64.
 
     Raises ``ValueError`` for models of different shape and for those that are not one such layer, repeated.
     """
@@ -86,8 +87,8 @@ def interpolated(one: Transformer, other: Transformer, share: float = 0.5) -> Tr
 
 
 def differences(config: TransformerConfig, wanted: TransformerConfig) -> list[str]:
-    """Why products do not mean the same in two shapes. Scale and the width of the head are within S and O, and a single
-    layer is tied or not."""
+    """Tells why products do not mean the same in two shapes. Scale and the width of the head are within S and O, and a
+    single layer is tied or not."""
     free = {"scale", "d_head", "init_scale"} | ({"tied"} if config.n_layer == 1 else set())
     pairs = {k: (v, getattr(config, k)) for k, v in vars(wanted).items() if k not in free}
     return [f"needs {k} = {there}, given {here}" for k, (there, here) in pairs.items() if there != here]

@@ -60,7 +60,7 @@ def match_iterations(
     part: slice | None = None,
     names: Sequence[str] = ("newton", "landweber"),
 ) -> list[Matched]:
-    """For each named family of a lineup the members that layers (the read-in first) are most like. Raises
+    """Finds for each named family of a lineup the members that layers (the read-in first) are most like. Raises
     ``ValueError`` for a layer whose answers are not finite, and for a family that the lineup has not."""
     part = part or lineup.part
     said = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
@@ -93,7 +93,7 @@ def _matched(family: Family, cosines: Float[Tensor, "layers k batch"], weights: 
 
 
 def slope(values: Float[Tensor, "*draws layers"]) -> Float[Tensor, "*draws"]:
-    """The least-squares slope over the middle layers; layer 0 is the read-in."""
+    """Returns the least-squares slope over the middle layers; layer 0 is the read-in."""
     depth = values.shape[-1] - 1
     layers = torch.arange(-(-depth // 4), 3 * depth // 4 + 1)
     away = layers.to(values) - layers.double().mean().to(values)

@@ -33,7 +33,7 @@ class Moments:
 
 
 def pool_moments(ws: Float[Tensor, "k d"], context: int, rho: float) -> Moments:
-    """For w uniform among the rows of `ws`."""
+    """Returns the moments for w uniform among the rows of `ws`."""
     (k, d), more = ws.shape, 1 + 2 / context
     v = ws.square().sum(-1) / d + rho
     tilted, eye = (v @ ws / k).unsqueeze(-1), torch.eye(d).to(ws)
@@ -44,7 +44,7 @@ def pool_moments(ws: Float[Tensor, "k d"], context: int, rho: float) -> Moments:
 
 
 def normal_moments(d: int, context: int, rho: float) -> Moments:
-    """For w ~ N(0, I)."""
+    """Returns the moments for w ~ N(0, I)."""
     eye = torch.eye(d, dtype=torch.float64)
     inner = torch.full((d,), 1 + 1 / context + (1 + rho) * d / context, dtype=torch.float64)
     square = torch.tensor([(1 + 2 / context) * ((1 + rho) ** 2 + 2 / d)], dtype=torch.float64)
@@ -52,6 +52,6 @@ def normal_moments(d: int, context: int, rho: float) -> Moments:
 
 
 def exact_risk(gamma: Float[Tensor, "d d_plus_1"], moments: Moments, rho: float) -> float:
-    """E(ŷ − y)² at the last position against noisy labels, `rho` = noise²."""
+    """Returns E(ŷ − y)² at the last position against noisy labels, `rho` = noise²."""
     fit = (gamma @ moments.second * gamma).sum() - 2 * (gamma * moments.cross.mT).sum()
     return rho + (moments.power + fit.item()) / len(gamma)

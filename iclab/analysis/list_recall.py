@@ -44,24 +44,24 @@ HOWS: tuple[How, ...] = ("zero", "mean", "resample")
 
 
 def length(prompts: Lists) -> int:
-    """N, where all lists have one length. Raises ``ValueError`` where they do not."""
+    """Returns N, where all lists have one length. Raises ``ValueError`` where they do not."""
     whole = prompts.asked[:, -1].all() and prompts.asked.sum() == len(prompts.tokens)
     refuse("list_recall", [] if whole else ["lists must be of one length, so that all are asked at the last token"])
     return (prompts.tokens.shape[1] - 2) // 2
 
 
 def first(prompts: Lists) -> slice:
-    """Where the list stands."""
+    """Tells where the list stands."""
     return slice(1, length(prompts) + 1)
 
 
 def second(prompts: Lists) -> slice:
-    """Where its items are named again."""
+    """Tells where its items are named again."""
     return slice(length(prompts) + 2, 2 * length(prompts) + 1)
 
 
 def missing_slot(prompts: Lists) -> Int[Tensor, " b"]:
-    """The slot whose item is not named again, from 0."""
+    """Returns the slot whose item is not named again, from 0."""
     return prompts.places[:, -1]
 
 
@@ -80,7 +80,7 @@ class Looks:
 
 
 def looks(model: TokenTransformer, prompts: Lists) -> Looks:
-    """Of all heads."""
+    """Returns the looks of all heads."""
     seen, k = patterns(model, prompts.tokens).double(), missing_slot(prompts)
     row, N = seen[..., -1, :], length(prompts)
     slots = torch.arange(1, N, device=k.device)
@@ -95,8 +95,8 @@ def looks(model: TokenTransformer, prompts: Lists) -> Looks:
 
 
 def mover(found: Looks, prompts: Lists) -> tuple[Head, Estimate]:
-    """The head that hits the missing item most often on the first half of prompts, whatever it writes, and how much
-    more often than 1/N it does on the other half."""
+    """Returns the head that hits the missing item most often on the first half of prompts, whatever it writes, and how
+    much more often than 1/N it does on the other half."""
     half = len(prompts.tokens) // 2
     layer, head = divmod(int(found.hit[..., :half].mean(-1).argmax()), found.hit.shape[1])
     return (layer, head), estimate(found.hit[layer, head, half:] - 1 / length(prompts))
@@ -107,7 +107,7 @@ def mover(found: Looks, prompts: Lists) -> tuple[Head, Estimate]:
 
 @torch.no_grad()
 def written(model: TokenTransformer, prompts: Lists) -> dict[str, Float[Tensor, " b"]]:
-    """What each part adds to the logit of the missing item beyond the mean of the other listed ones."""
+    """Returns what each part adds to the logit of the missing item beyond the mean of the other listed ones."""
     listed = prompts.tokens[:, first(prompts)]
     parts = attribution(model, prompts.tokens, m=1)
     each = {name: part[:, 0].gather(1, listed).double() for name, part in parts.items()}
@@ -116,8 +116,8 @@ def written(model: TokenTransformer, prompts: Lists) -> dict[str, Float[Tensor, 
 
 @torch.no_grad()
 def copied(model: TokenTransformer, prompts: Lists, items: int) -> Float[Tensor, "l a b t"]:
-    """What a head adds to the logit of the item at t, beyond the mean of all items, for each unit of weight that the
-    end gives to t: positive where it copies, negative where it speaks against."""
+    """Returns what a head adds to the logit of the item at t, beyond the mean of all items, for each unit of weight
+    that the end gives to t: positive where it copies, negative where it speaks against."""
     names = [f"blocks.{i}.attn.v" for i in range(model.config.n_layer)]
     read = model.read(prompts.tokens, [*names, f"blocks.{model.config.n_layer - 1}.resid_post"])
     divide, _ = last_norm(model.norm, read[f"blocks.{model.config.n_layer - 1}.resid_post"][:, -1:])
@@ -133,7 +133,7 @@ def copied(model: TokenTransformer, prompts: Lists, items: int) -> Float[Tensor,
 
 @torch.no_grad()
 def right(model: TokenTransformer, prompts: Lists, edits: dict[str, Replacement]) -> Float[Tensor, " b"]:
-    """Whether the likeliest token is the missing item."""
+    """Tells whether the likeliest token is the missing item."""
     said = model.replaced(prompts.tokens, edits)[:, -1].argmax(-1)
     return (said == prompts.targets[:, -1]).double()
 
@@ -141,12 +141,13 @@ def right(model: TokenTransformer, prompts: Lists, edits: dict[str, Replacement]
 def right_without(
     model: TokenTransformer, prompts: Lists, head: Head, how: How, rng: torch.Generator
 ) -> Float[Tensor, " b"]:
-    """The same without a head, in one of the ways of `iclab.analysis.patching.ablation` on the prompts themselves."""
+    """Tells the same without a head, in one of the ways of `iclab.analysis.patching.ablation` on the prompts
+    themselves."""
     return right(model, prompts, ablation(model, [head], how, prompts.tokens, rng))
 
 
 def routes(prompts: Lists) -> dict[str, tuple[slice, slice]]:
-    """Who looks at whom: the end or the second list, at either list."""
+    """Tells who looks at whom: the end or the second list, at either list."""
     N, last = length(prompts), slice(-1, None)
     lists = {"first": first(prompts), "second": second(prompts)}
     ends = {f"end_to_{name}": (last, part) for name, part in lists.items()}
@@ -155,8 +156,8 @@ def routes(prompts: Lists) -> dict[str, tuple[slice, slice]]:
 
 
 def blocked(who: slice, whom: slice) -> Callable[[Tensor], Tensor]:
-    """Weights of attention with which some tokens look at some others, but for themselves, not at all, and at the rest
-    so much more."""
+    """Returns what edits weights of attention so that some tokens look at some others, but for themselves, not at all,
+    and at the rest so much more."""
 
     def edited(pattern: Float[Tensor, "b a t s"]) -> Float[Tensor, "b a t s"]:
         spare = pattern.shape[-1] - pattern.shape[-2]  # a null slot comes first
@@ -169,7 +170,7 @@ def blocked(who: slice, whom: slice) -> Callable[[Tensor], Tensor]:
 
 
 def right_but_for(model: TokenTransformer, prompts: Lists, route: tuple[slice, slice]) -> Float[Tensor, " b"]:
-    """The same with a route blocked in every head."""
+    """Tells the same with a route blocked in every head."""
     return right(model, prompts, {f"blocks.{i}.attn.pattern": blocked(*route) for i in range(model.config.n_layer)})
 
 
@@ -177,13 +178,13 @@ def right_but_for(model: TokenTransformer, prompts: Lists, route: tuple[slice, s
 
 
 def counts(tokens: Int[Tensor, "b n"], items: int) -> Float[Tensor, "b items"]:
-    """How often each item occurs; other tokens are not counted."""
+    """Returns how often each item occurs; other tokens are not counted."""
     return F.one_hot(tokens, int(max(tokens.max() + 1, items)))[..., :items].sum(1).double()
 
 
 def apart(prompts: Lists, items: int, rng: torch.Generator) -> Lists:
-    """The prompts with other lists in them: the first of items that may occur twice, the second of items of the first
-    or, every other time, of any. There is no right answer."""
+    """Returns the prompts with other lists in them: the first of items that may occur twice, the second of items of the
+    first or, every other time, of any. There is no right answer."""
     tokens, shape = prompts.tokens.clone(), prompts.tokens.shape
     any_item = torch.randint(items, shape, generator=rng, device=tokens.device)
     tokens[:, first(prompts)] = any_item[:, first(prompts)]
@@ -198,17 +199,17 @@ MOST = 3
 
 
 def subtraction(c1: Float[Tensor, "b v"], c2: Float[Tensor, "b v"]) -> Float[Tensor, "b v k"]:
-    """What logits are linear in where two bags are subtracted."""
+    """Returns what logits are linear in where two bags are subtracted."""
     return torch.stack([c1, -c2], -1)
 
 
 def difference(c1: Float[Tensor, "b v"], c2: Float[Tensor, "b v"]) -> Float[Tensor, "b v k"]:
-    """… where the answer is in one set and not in the other."""
+    """Returns what logits are linear in where the answer is in one set and not in the other."""
     return ((c1 > 0) & (c2 == 0)).double().unsqueeze(-1)
 
 
 def any_of_counts(c1: Float[Tensor, "b v"], c2: Float[Tensor, "b v"]) -> Float[Tensor, "b v k"]:
-    """… where all that counts are the two counts, MOST and more being taken for one."""
+    """Returns what logits are linear in where all that counts are the two counts, MOST and more being taken for one."""
     base = MOST + 1
     return F.one_hot((c1.clamp(max=MOST) * base + c2.clamp(max=MOST)).long(), base**2).double()
 
@@ -221,7 +222,8 @@ MODELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def by_counts(made: "Fit") -> Float[Tensor, "c1 c2"]:
-    """Of a fit of `any_of_counts`: the logit by both counts, above that of an item that occurs in neither list."""
+    """Returns, of a fit of `any_of_counts`, the logit by both counts, above that of an item that occurs in neither
+    list."""
     logits = made.coefficients.reshape(MOST + 1, MOST + 1)
     return logits - logits[0, 0]
 
@@ -237,8 +239,8 @@ class Fit:
 
 @torch.no_grad()
 def fit(model: TokenPredictor, prompts: Lists, items: int, of: Callable[[Tensor, Tensor], Tensor]) -> Fit:
-    """Least squares on the first half of the prompts, R² on the other. What all items of a prompt share is left out on
-    both sides, since no answer depends on it."""
+    """Fits least squares on the first half of the prompts, and measures R² on the other. What all items of a prompt
+    share is left out on both sides, since no answer depends on it."""
     c1, c2 = (counts(prompts.tokens[:, part(prompts)], items) for part in (first, second))
     X, y = of(c1, c2), model(prompts.tokens)[:, -1, :items].double()
     X, y = X - X.mean(1, keepdim=True), y - y.mean(1, keepdim=True)

@@ -37,27 +37,27 @@ class LowRank:
 
     @property
     def mT(self) -> "LowRank":
-        """The transpose."""
+        """Returns the transpose."""
         return LowRank(self.B.mT, self.A.mT)
 
     def __getitem__(self, index: int | tuple[int, ...]) -> "LowRank":
         return LowRank(self.A[index], self.B[index])
 
     def dense(self) -> Float[Tensor, "*batch d f"]:
-        """M itself."""
+        """Returns M itself."""
         return self.A @ self.B
 
     def trace(self) -> Float[Tensor, "*batch"]:
-        """tr M = Σ_kl A_kl B_lk."""
+        """Returns tr M = Σ_kl A_kl B_lk."""
         return (self.A * self.B.mT).sum((-2, -1))
 
     def norm(self) -> Float[Tensor, "*batch"]:
-        """‖M‖ (Frobenius), without the loss of digits that tr(AᵀA BBᵀ) has."""
+        """Returns ‖M‖ (Frobenius), without the loss of digits that tr(AᵀA BBᵀ) has."""
         R_a, R_b = (torch.linalg.qr(part, mode="r").R for part in (self.A, self.B.mT))
         return torch.linalg.matrix_norm(R_a @ R_b.mT)
 
     def svd(self) -> "Components":
-        """The components, in float64."""
+        """Returns the components, in float64."""
         (Q_a, R_a), (Q_b, R_b) = (torch.linalg.qr(part.double()) for part in (self.A, self.B.mT))
         U, S, Vh = torch.linalg.svd(R_a @ R_b.mT, full_matrices=False)
         U, V = Q_a @ U, Q_b @ Vh.mT
@@ -77,25 +77,26 @@ class Components:
         return Components(self.U[index], self.S[index], self.V[index])
 
     def gaps(self) -> Float[Tensor, "*batch e"]:
-        """How far each singular value is from its nearest neighbour (below the last there is 0), relative to s_0."""
+        """Returns how far each singular value is from its nearest neighbour (below the last there is 0), relative to
+        s_0."""
         ends = torch.full_like(self.S[..., :1], torch.inf), torch.zeros_like(self.S[..., :1])
         steps = torch.cat([ends[0], self.S, ends[1]], -1).diff(dim=-1).abs()
         return torch.minimum(steps[..., :-1], steps[..., 1:]) / torch.where(self.S[..., :1] > 0, self.S[..., :1], 1.0)
 
     def shares(self) -> Float[Tensor, "*batch e"]:
-        """s_i² / Σ s²; none where all are zero."""
+        """Returns s_i² / Σ s²; none where all are zero."""
         return unit(self.S).square()
 
     def directions(self) -> Float[Tensor, "*batch f e"]:
-        """What is written: the v_i, and nothing where s_i is but rounding."""
+        """Returns what is written: the v_i, and nothing where s_i is but rounding."""
         rounding = self.V.shape[-2] * torch.finfo(self.S.dtype).eps * self.S[..., :1]
         return self.V * (rounding < self.S).unsqueeze(-2)
 
     def scaled(self, factors: Float[Tensor, "*batch e"]) -> "Components":
-        """Each component times a factor; a negative one turns what it writes."""
+        """Returns each component times a factor; a negative one turns what it writes."""
         return Components(self.U, self.S * factors.abs(), self.V * factors.sign().unsqueeze(-2))
 
     def low_rank(self) -> LowRank:
-        """M = (U √S)(√S Vᵀ): factors of equal norm."""
+        """Returns M = (U √S)(√S Vᵀ): factors of equal norm."""
         root = self.S.sqrt().unsqueeze(-2)
         return LowRank(self.U * root, (self.V * root).mT)

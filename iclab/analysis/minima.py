@@ -26,8 +26,8 @@ def minima(
     values: Float[Tensor, "3 m"],
     zero: Float[Tensor, " m"],
 ) -> Float[Tensor, " m"]:
-    """Where m functions are least, within brackets a ≤ b ≤ c and from the values there. `of` is called once a round,
-    and no more where no function would gain by it; values up to `zero` are as good as zero."""
+    """Finds where m functions are least, within brackets a ≤ b ≤ c and from the values there. `of` is called once a
+    round, and no more where no function would gain by it; values up to `zero` are as good as zero."""
     for k in range(ROUNDS):
         section = k % 3 == 2
         x = _next(bracket, values, section)

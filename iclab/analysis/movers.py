@@ -45,7 +45,7 @@ class Named:
 
     @property
     def options(self) -> Int[Tensor, "b k"]:
-        """The tokens that are named, the answer first."""
+        """Returns the tokens that are named, the answer first."""
         return self.tokens.gather(1, self.slots.gather(1, self._answer_first()))
 
     def _answer_first(self) -> Int[Tensor, "b k"]:
@@ -53,23 +53,23 @@ class Named:
         return (at != self.index.unsqueeze(1)).long().argsort(dim=1, stable=True)
 
     def at_end(self, values: Float[Tensor, "b t *rest"]) -> Float[Tensor, "b *rest"]:
-        """Those of the last token of each prompt."""
+        """Returns those of the last token of each prompt."""
         return values[torch.arange(len(self.end)), self.end]
 
     def score(self, pattern: Float[Tensor, "*heads b t s"]) -> Float[Tensor, "*heads b"]:
-        """The inhibition of each head."""
+        """Returns the inhibition of each head."""
         slots = self.slots.gather(1, self._answer_first())
         return inhibition(pattern, self.end, slots[:, 0], slots[:, 1:])
 
     def seen(self, pattern: Float[Tensor, "*heads b t s"]) -> Float[Tensor, "*heads b k"]:
-        """What the end gives to each slot."""
+        """Returns what the end gives to each slot."""
         row = pattern[..., torch.arange(len(self.end)), self.end, :]
         return row.gather(-1, self.slots.expand(*row.shape[:-1], -1))
 
 
 def named(prompts: TokenPrompts) -> Named:
-    """Prompts as their slots. Raises ``ValueError`` unless each asks once, for one of the options that it names, and
-    all name equally many, two or more."""
+    """Returns prompts as their slots. Raises ``ValueError`` unless each asks once, for one of the options that it
+    names, and all name equally many, two or more."""
     option = prompts.options.gather(1, prompts.tokens)
     first = option & ~duplicate(prompts.tokens).any(-1)
     counts = first.sum(1)
@@ -87,7 +87,8 @@ def named(prompts: TokenPrompts) -> Named:
 
 @torch.no_grad()
 def answered(model: TokenTransformer, prompts: Named, chunk: int = 16) -> Float[Tensor, "b vocab"]:
-    """The logits at the end of each prompt; read out there alone, as vocabularies of language models are large."""
+    """Returns the logits at the end of each prompt; read out there alone, as vocabularies of language models are
+    large."""
     pieces = zip(prompts.tokens.split(chunk), prompts.end.split(chunk), strict=True)
     return torch.cat([_logits(model, tokens, end) for tokens, end in pieces])
 
@@ -102,7 +103,7 @@ def _logits(model: TokenTransformer, tokens: Tensor, end: Tensor) -> Float[Tenso
 
 @torch.no_grad()
 def written(model: TokenTransformer, prompts: Named, layers: int) -> Float[Tensor, "l a b d_model"]:
-    """What each head of the first `layers` writes at the end."""
+    """Returns what each head of the first `layers` writes at the end."""
     names = [f"blocks.{i}.attn.z" for i in range(layers)]
     read, at = model.read(prompts.tokens, names, m=1), torch.arange(len(prompts.end))
     z = torch.stack([read[name][at, :, prompts.end] for name in names])
@@ -111,7 +112,7 @@ def written(model: TokenTransformer, prompts: Named, layers: int) -> Float[Tenso
 
 @torch.no_grad()
 def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
-    """What each head adds at the end to logit(answer) − mean logit(other options)."""
+    """Returns what each head adds at the end to logit(answer) − mean logit(other options)."""
     *_, last = model.stream(prompts.tokens)
     W_U = model.read_out.weight[prompts.options]
     wanted = W_U[:, 0] - W_U[:, 1:].mean(1)
@@ -121,8 +122,8 @@ def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
 
 @torch.no_grad()
 def mover(model: TokenTransformer, prompts: Named) -> Head:
-    """The head of most inhibition among those that write for the answer, from the second layer on: one of the first
-    hears no other head. Raises ``ValueError`` for a model of one layer."""
+    """Returns the head of most inhibition among those that write for the answer, from the second layer on: one of the
+    first hears no other head. Raises ``ValueError`` for a model of one layer."""
     refuse("mover", [] if model.config.n_layer > 1 else ["in a model of one layer no head hears another"])
     score = prompts.score(patterns(model, prompts.tokens)).mean(-1)
     against = direct(model, prompts).mean(-1) <= 0
@@ -138,7 +139,7 @@ def mover(model: TokenTransformer, prompts: Named) -> Head:
 def without(
     model: TokenTransformer, prompts: Named, of: Head, removed: Float[Tensor, "w b d_model"]
 ) -> Float[Tensor, "w b"]:
-    """The inhibition of a head if its queries at the end did not hear vectors that were written there."""
+    """Returns the inhibition of a head if its queries at the end did not hear vectors that were written there."""
     obstacles = ["softmax alone, without a null slot, has such scores"]
     fits = model.config.attention == "softmax" and not model.config.null_slot
     refuse("without", missing(model, of) + ([] if fits else obstacles))
@@ -166,7 +167,7 @@ def _turned(block: Block, q: Float[Tensor, "w b c"], prompts: Named) -> Float[Te
 
 @torch.no_grad()
 def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, "l a b"]:
-    """What of a mover's inhibition each earlier head gives it by its queries: what is lost without it."""
+    """Returns what of a mover's inhibition each earlier head gives it by its queries: what is lost without it."""
     heads = written(model, prompts, of[0])
     whole = without(model, prompts, of, torch.zeros_like(heads[0, :1]))
     return (whole - without(model, prompts, of, heads.flatten(0, 1))).unflatten(0, heads.shape[:2])
@@ -174,8 +175,8 @@ def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, 
 
 @torch.no_grad()
 def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[Tensor, "e b"]:
-    """What of a mover's inhibition is lost when a component of an earlier head is taken out, for each in the order of
-    singular values. Those that are but rounding are left out."""
+    """Returns what of a mover's inhibition is lost when a component of an earlier head is taken out, for each in the
+    order of singular values. Those that are but rounding are left out."""
     count = int(ov(model)[head].svd().directions().any(-2).sum())
     edits = (scale(model, component(model, head, i), 0.0) for i in range(count))
     left = [prompts.score(pattern(model, prompts, of, edit)) for edit in edits]
@@ -186,7 +187,7 @@ def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[
 def steered(
     model: TokenTransformer, prompts: Named, of: Head, direction: Direction, alphas: Float[Tensor, " p"]
 ) -> Float[Tensor, "p b k"]:
-    """What a mover gives to each slot where another head writes α v at the end and nothing else."""
+    """Returns what a mover gives to each slot where another head writes α v at the end and nothing else."""
     return traverse(
         lambda replace: prompts.seen(pattern(model, prompts, of, replace)),
         [direction],
@@ -199,6 +200,7 @@ def steered(
 def pattern(
     model: TokenTransformer, prompts: Named, head: Head, replace: Mapping[str, Replacement] | None = None
 ) -> Float[Tensor, "b t s"]:
-    """The weights of one head, without a null slot; logits, which are large, are formed at the last position alone."""
+    """Returns the weights of one head, without a null slot; logits, which are large, are formed at the last position
+    alone."""
     name = f"blocks.{head[0]}.attn.pattern"
     return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1], :, -prompts.tokens.shape[1] :]

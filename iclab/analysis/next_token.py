@@ -27,7 +27,7 @@ from iclab.tasks import TokenPrompts
 def continued(
     predictors: Mapping[str, TokenPredictor], prompts: TokenPrompts, chunk: int = 256
 ) -> dict[str, Float[Tensor, "batch n vocab"]]:
-    """The log-probabilities, float64, that each predictor gives to the next token everywhere."""
+    """Returns the log-probabilities, float64, that each predictor gives to the next token everywhere."""
     pieces = prompts.tokens.split(chunk)
     return {
         name: torch.cat([f(tokens).double().log_softmax(-1) for tokens in pieces]) for name, f in predictors.items()
@@ -35,26 +35,26 @@ def continued(
 
 
 def losses(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
-    """−log p(target), in nats."""
+    """Returns −log p(target), in nats."""
     return -logs.gather(2, prompts.targets.unsqueeze(2)).squeeze(2)
 
 
 def hits(
     logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts, among_options: bool = False
 ) -> Float[Tensor, "batch n"]:
-    """1 where the likeliest token, of all or of the prompt's options, is the target."""
+    """Returns 1 where the likeliest token, of all or of the prompt's options, is the target."""
     allowed = logs.masked_fill(~prompts.options.unsqueeze(1), -torch.inf) if among_options else logs
     return (allowed.argmax(-1) == prompts.targets).double()
 
 
 def whole(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, " batch"]:
-    """1 where the likeliest token is the target at every asked position."""
+    """Returns 1 where the likeliest token is the target at every asked position."""
     return ((logs.argmax(-1) == prompts.targets) | ~prompts.asked).all(1).double()
 
 
 @torch.no_grad()
 def decoded(model: TokenPredictor, tokens: Int[Tensor, "batch n"], steps: int) -> Int[Tensor, "batch steps"]:
-    """The next tokens when the likeliest is chosen each time and read again; each needs those before it."""
+    """Returns the next tokens when the likeliest is chosen each time and read again; each needs those before it."""
     n = tokens.shape[1]
     for _ in range(steps):
         tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], dim=1)
@@ -62,25 +62,25 @@ def decoded(model: TokenPredictor, tokens: Int[Tensor, "batch n"], steps: int) -
 
 
 def chances(prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
-    """How often a guess among the options is right."""
+    """Returns how often a guess among the options is right."""
     return (1 / prompts.options.double().sum(1)).unsqueeze(1).expand(prompts.asked.shape)
 
 
 def divergence(
     logs: Float[Tensor, "batch n vocab"], others: Float[Tensor, "batch n vocab"]
 ) -> Float[Tensor, "batch n"]:
-    """KL(p ‖ q) = Σ_j p_j (log p_j − log q_j) of two predictors, in nats. What p rules out adds nothing, also where q
-    does so; what q alone rules out makes it infinite."""
+    """Returns KL(p ‖ q) = Σ_j p_j (log p_j − log q_j) of two predictors, in nats. What p rules out adds nothing, also
+    where q does so; what q alone rules out makes it infinite."""
     return (logs.exp() * (logs - others)).masked_fill(logs == -torch.inf, 0.0).sum(-1)
 
 
 def mean_asked(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
-    """The mean over asked positions; what stands at others, infinite or no number, is not looked at."""
+    """Returns the mean over asked positions; what stands at others, infinite or no number, is not looked at."""
     return ratio(terms.masked_fill(~prompts.asked, 0.0).sum(1), prompts.asked.double().sum(1))
 
 
 def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int, Estimate]:
-    """The mean over asked positions of each place."""
+    """Returns the mean over asked positions of each place."""
     places = torch.where(prompts.asked, prompts.places, 0)
     shape = (len(terms), int(places.max()) + 1)
     sums, counts = (
@@ -94,7 +94,7 @@ def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int
 
 
 def mean_of_places(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
-    """The mean over places, each asked equally often by design: how places differ adds nothing to its error."""
+    """Returns the mean over places, each asked equally often by design: how places differ adds nothing to its error."""
     found = list(by_place(terms, prompts).values())
     errors = torch.stack([one.stderr for one in found]).square().sum().sqrt()
     return Estimate(torch.stack([one.value for one in found]).mean(), errors / len(found))
@@ -110,6 +110,6 @@ class HeadScores:
 
 @torch.no_grad()
 def head_scores(model: TokenTransformer, prompts: TokenPrompts) -> HeadScores:
-    """The scores of all heads, averaged over positions and prompts; a null slot counts for nothing."""
+    """Returns the scores of all heads, averaged over positions and prompts; a null slot counts for nothing."""
     seen, tokens = patterns(model, prompts.tokens).double(), prompts.tokens
     return HeadScores(attention_to(seen, induction(tokens), prompts.asked), attention_to(seen, previous(tokens)))

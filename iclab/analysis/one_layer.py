@@ -28,13 +28,14 @@ from iclab.tasks import Task
 
 
 def best_step(task: Task, m: Float[Tensor, "*m"]) -> Float[Tensor, "*m"]:
-    """lr = tr(Λ² S) / tr(Λ H_m), the best size of a single step on the sum objective after m examples."""
+    """Returns lr = tr(Λ² S) / tr(Λ H_m), the best size of a single step on the sum objective after m examples."""
     Λ, ΛSΛ, moment = _moments(task)
     return ΛSΛ.trace() / ((Λ @ moment).trace() + (m - 1) * (Λ @ ΛSΛ).trace())
 
 
 def best_preconditioner(task: Task, m: int) -> Float[Tensor, "d d"]:
-    """A = m S Λ H_m⁻¹ (the pseudoinverse where inputs do not span the space). Raises ``ValueError`` for m < 1."""
+    """Returns A = m S Λ H_m⁻¹ (the pseudoinverse where inputs do not span the space). Raises ``ValueError`` for m <
+    1."""
     refuse("best_preconditioner", [] if m >= 1 else [f"needs at least one example, given {m}"])
     Λ, ΛSΛ, moment = _moments(task)
     H = moment + (m - 1) * ΛSΛ
@@ -42,14 +43,14 @@ def best_preconditioner(task: Task, m: int) -> Float[Tensor, "d d"]:
 
 
 def one_layer_optimum(task: Task, m: int, n: int | None = None) -> GradientDescent:
-    """The best predictor of one linear-attention layer that is trained with m examples, at every position i of prompts
-    of n (the task's, unless given): ŷ_i = x_iᵀ A (1/i) Σ_{j<i} y_j x_j with the A that is best after m."""
+    """Returns the best predictor of one linear-attention layer that is trained with m examples, at every position i of
+    prompts of n (the task's, unless given): ŷ_i = x_iᵀ A (1/i) Σ_{j<i} y_j x_j with the A that is best after m."""
     lr = 1 / torch.arange(n or task.n, dtype=torch.float64).clamp(min=1)
     return GradientDescent(1, lr, best_preconditioner(task, m))
 
 
 def one_layer_risk(task: Task, A: Float[Tensor, "d d"], m: Float[Tensor, "*m"]) -> Float[Tensor, "*m"]:
-    """E(ŷ − y)² of ŷ = x_qᵀ A (1/m) Σ y_j x_j after m ≥ 1 examples, label noise included."""
+    """Returns E(ŷ − y)² of ŷ = x_qᵀ A (1/m) Σ y_j x_j after m ≥ 1 examples, label noise included."""
     Λ, ΛSΛ, moment = _moments(task)
     S, A = weight_covariance(task), A.double()
     once, fixed = (A.mT @ Λ @ A * (moment - ΛSΛ)).sum(), (A.mT @ Λ @ A * ΛSΛ).sum()

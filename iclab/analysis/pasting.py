@@ -38,9 +38,9 @@ READ_INS: dict[str, dict[str, Any]] = {
 
 
 def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Generator | None = None) -> Transformer:
-    """An untrained read-in for prompts of d dimensions and n examples that writes a stream as wide as the model's. It
-    is a transformer itself: under its own read-out it is the control `_alone`. Raises ``ValueError`` for a kind that
-    is not known, or a model whose x and y are not tokens of their own."""
+    """Returns an untrained read-in for prompts of d dimensions and n examples that writes a stream as wide as the
+    model's. It is a transformer itself: under its own read-out it is the control `_alone`. Raises ``ValueError`` for a
+    kind that is not known, or a model whose x and y are not tokens of their own."""
     found = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
     if model.config.layout not in LAYOUTS:
         found.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
@@ -51,14 +51,14 @@ def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Genera
 
 
 def paste(read_in: Transformer, model: Transformer, cut: int) -> Stitched:
-    """A read-in that learns, all of it, under the frozen blocks of the model from number `cut` on."""
+    """Returns a read-in that learns, all of it, under the frozen blocks of the model from number `cut` on."""
     return Stitched(read_in, model, read_in.config.n_layer, cut, learns=["lower"])
 
 
 def pasting(
     model: Transformer, cuts: Iterable[int], d: int, n: int, rng: torch.Generator | None = None
 ) -> dict[tuple[str, int | None], nn.Module]:
-    """What is to be trained, by name and cut: for each read-in KIND "KIND" (under the model's upper blocks) and
+    """Returns what is to be trained, by name and cut: for each read-in KIND "KIND" (under the model's upper blocks) and
     "KIND_untrained" at every cut, and "KIND_alone" and "full", which have no cut. A KIND starts from the same weights
     wherever it stands."""
     rng = rng or torch.Generator().manual_seed(0)

@@ -37,8 +37,8 @@ def ablation(
     reference: Int[Tensor, "b t"] | None = None,
     rng: torch.Generator | None = None,
 ) -> dict[str, Replacement]:
-    """What silences heads. "mean" and "resample" need `reference` prompts, as long as those to be answered; "resample"
-    needs as many of them, and takes them in an order drawn from `rng`."""
+    """Returns what silences heads. "mean" and "resample" need `reference` prompts, as long as those to be answered;
+    "resample" needs as many of them, and takes them in an order drawn from `rng`."""
     chosen = list(heads)
     found = missing(model, *chosen)
     if how != "zero" and reference is None:
@@ -57,7 +57,8 @@ def ablation(
 
 
 def with_heads(heads: list[int], other: Float[Tensor, "#b a t c"] | None) -> Replacement:
-    """Queries, keys, values or outputs of which those of some heads are taken from `other`, or are zero."""
+    """Returns what exchanges queries, keys, values or outputs of which those of some heads are taken from `other`, or
+    are zero."""
 
     def exchanged(value: Tensor) -> Tensor:
         new = value.clone()
@@ -77,7 +78,7 @@ def path(
     into: Part = "q",
     frozen: bool = False,
 ) -> dict[str, Replacement]:
-    """What the receiver reads if the sender, for it alone, had the output z (before W_O) on these tokens.
+    """Returns what the receiver reads if the sender, for it alone, had the output z (before W_O) on these tokens.
 
     Raises ``ValueError`` where there is no such path: no such head, or the receiver not in a later layer.
     """
@@ -101,7 +102,7 @@ def _normed(norm: nn.Module, stream: Tensor, delta: Tensor, frozen: bool) -> Flo
 
 
 def missing(model: TokenTransformer, *heads: Head) -> list[str]:
-    """Which of these heads the model does not have."""
+    """Returns which of these heads the model does not have."""
     layers, width = model.config.n_layer, model.config.n_head
     wrong = [head for head in heads if not (0 <= head[0] < layers and 0 <= head[1] < width)]
     return [f"no head {head} in a model of {layers} layers of {width} heads" for head in wrong]

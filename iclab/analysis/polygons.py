@@ -11,15 +11,15 @@ Plane = Int[Tensor, "batch n"]
 
 
 def area(x: Plane, y: Plane, corners: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """½ |Σ_i (x_i y_{i+1} − x_{i+1} y_i)|: of a simple polygon, what it encloses."""
+    """Returns ½ |Σ_i (x_i y_{i+1} − x_{i+1} y_i)|: of a simple polygon, what it encloses."""
     after = _after(x.shape[1], corners)
     turns = (x * y.gather(1, after) - x.gather(1, after) * y).masked_fill(~_there(x.shape[1], corners), 0)
     return turns.sum(1).abs().double() / 2
 
 
 def simple(x: Plane, y: Plane, corners: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-    """Whether there are three corners or more, no edge meets another but at the corner that they share, and no edge
-    goes back along the one before."""
+    """Tells whether there are three corners or more, no edge meets another but at the corner that they share, and no
+    edge goes back along the one before."""
     n = x.shape[1]
     after, there = _after(n, corners), _there(n, corners)
     nx, ny = x.gather(1, after), y.gather(1, after)

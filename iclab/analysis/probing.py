@@ -49,8 +49,8 @@ class LinearMap:
 
 @torch.no_grad()
 def features(model: Layered, prompts: Prompts, tokens: str = "answers") -> Float[Tensor, "layers batch n D"]:
-    """What is known after the read-in, then after each layer: where the answers are made, or of a `Transformer` at all
-    tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples. Raises
+    """Returns what is known after the read-in, then after each layer: where the answers are made, or of a `Transformer`
+    at all tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples. Raises
     ``ValueError`` for other tokens."""
     known = ("answers", "all")
     refuse("features", [] if tokens in known else [unknown("choice of tokens", tokens, known)])
@@ -59,13 +59,14 @@ def features(model: Layered, prompts: Prompts, tokens: str = "answers") -> Float
 
 
 def visible(model: Transformer, n: int) -> Bool[Tensor, "n t"]:
-    """The tokens that the answer for x_i may see: those of the first i examples, and x_i."""
+    """Returns the tokens that the answer for x_i may see: those of the first i examples, and x_i."""
     mask = model.layout.mask(n, next(model.parameters()).device)
     return model.layout.answers(mask.unsqueeze(0))[0]
 
 
 def bare_prompt(prompts: Prompts) -> Float[Tensor, "1 batch n D"]:
-    """The prompt up to x_i, flattened, as the features of a single layer: what is linear in it needs no model."""
+    """Returns the prompt up to x_i, flattened, as the features of a single layer: what is linear in it needs no
+    model."""
     n = prompts.xs.shape[1]
     seen = torch.ones(n, n, dtype=torch.bool, device=prompts.xs.device).tril()
     inputs = prompts.xs.double().unsqueeze(1).masked_fill(~seen[:, :, None], 0.0)
@@ -74,8 +75,8 @@ def bare_prompt(prompts: Prompts) -> Float[Tensor, "1 batch n D"]:
 
 
 def algorithm_state(prompts: Prompts, lam: float) -> dict[str, Float[Tensor, "batch n m"]]:
-    """What algorithms for linear regression hold after i examples: the moment Xᵀy / i, the weights of least squares of
-    minimum norm and of ridge(lam), and the weights w that made the prompt."""
+    """Returns what algorithms for linear regression hold after i examples: the moment Xᵀy / i, the weights of least
+    squares of minimum norm and of ridge(lam), and the weights w that made the prompt."""
     xs, ys = prompts.xs.double(), prompts.ys.double()
     counts = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp(min=1)
     found = {
@@ -99,15 +100,15 @@ class Regression:
 
     @classmethod
     def of(cls, features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"]) -> "Regression":
-        """What does not depend on the penalty."""
+        """Computes what does not depend on the penalty."""
         h, v = features.double().transpose(1, 2), target.double().transpose(0, 1)
         centre, offset = h.mean(2), v.mean(1)
         h, v = h - centre.unsqueeze(2), v - offset.unsqueeze(1)
         return cls(h, v, h.mT @ h if h.shape[-1] <= h.shape[-2] else h @ h.mT, centre, offset)
 
     def at(self, penalty: float | Float[Tensor, "layers n"]) -> LinearMap:
-        """The minimiser, where the intercept is not penalised: (hᵀh + lam)⁻¹ hᵀv = hᵀ (h hᵀ + lam)⁻¹ v; that of least
-        norm where lam is 0."""
+        """Returns the minimiser, where the intercept is not penalised: (hᵀh + lam)⁻¹ hᵀv = hᵀ (h hᵀ + lam)⁻¹ v; that of
+        least norm where lam is 0."""
         lam = torch.as_tensor(penalty, dtype=self.h.dtype, device=self.h.device).expand(self.h.shape[:2])
         left = self.gram + torch.diag_embed(lam.unsqueeze(-1).expand(self.gram.shape[:-1]))
         by_features = self.gram.shape[-1] == self.h.shape[-1]
@@ -129,14 +130,14 @@ def fit_map(
     target: Float[Tensor, "batch n m"],
     penalty: float | Float[Tensor, "layers n"],
 ) -> LinearMap:
-    """Ridge regression of the target on the features (intercept not penalised) at every layer and position."""
+    """Fits ridge regression of the target on the features (intercept not penalised) at every layer and position."""
     return Regression.of(features, target).at(penalty)
 
 
 def probe(
     features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"], penalty: float | None = None
 ) -> Estimate:
-    """R² [layers, n] on the second half of the prompts, and its standard error; fitted on the first.
+    """Returns R² [layers, n] on the second half of the prompts, and its standard error; fitted on the first.
 
     `penalty` is lam; unless it is given, lam is chosen at each layer and position by fitting on one quarter of the
     prompts and testing on the next. R² is not a number where the target does not vary (Xᵀy before the first example).
@@ -148,7 +149,8 @@ def probe(
 def probe_terms(
     features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"], penalty: float | None = None
 ) -> Float[Tensor, "half layers n"]:
-    """The `r2_terms` of `probe`, for averages over positions and differences between probes of the same prompts."""
+    """Returns the `r2_terms` of `probe`, for averages over positions and differences between probes of the same
+    prompts."""
     refuse_few("probe", len(target))
     half = len(target) // 2
     lam = best_penalty(features[:, :half], target[:half]) if penalty is None else penalty
@@ -159,14 +161,15 @@ def probe_terms(
 def r2_terms(
     predicted: Float[Tensor, "layers batch n m"], target: Float[Tensor, "batch n m"]
 ) -> Float[Tensor, "batch layers n"]:
-    """What each prompt adds to R², of ‖v − v̂‖² and ‖v − E v‖²; not a number where v does not vary."""
+    """Returns what each prompt adds to R², of ‖v − v̂‖² and ‖v − E v‖²; not a number where v does not vary."""
     errors = (predicted - target).square().sum(-1).transpose(0, 1)
     spread = (target - target.mean(0)).square().sum(-1) * varies(target)
     return explained(errors, spread.unsqueeze(1))
 
 
 def explained(errors: Float[Tensor, "batch *places"], spread: Float[Tensor, "batch *#places"]) -> Tensor:
-    """What each prompt adds to 1 − E e / E s, the share explained: 1 less the `ratio_terms`. NaN where s is 0."""
+    """Returns what each prompt adds to 1 − E e / E s, the share explained: 1 less the `ratio_terms`. NaN where s is
+    0."""
     return 1 - ratio_terms(errors, torch.where(spread.mean(0) > 0, spread, torch.nan))
 
 
@@ -176,7 +179,8 @@ def refuse_few(what: str, prompts: int) -> None:
 
 
 def best_penalty(features: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"]) -> Tensor:
-    """lam at each layer and position: the best of a grid, relative to the mean eigenvalue of the Gram matrix."""
+    """Returns lam at each layer and position: the best of a grid, relative to the mean eigenvalue of the Gram
+    matrix."""
     half = len(target) // 2
     fit, held, wanted = features[:, :half], features[:, half:].double(), target[half:].double()
     scale = mean_variance(fit) * half

@@ -58,12 +58,12 @@ LONG = 2**16  # terms of series that only fall as a power of their number, in fe
 
 
 def harmonics(d: int, b: int) -> int:
-    """N_b, the number of spherical harmonics of degree b in d dimensions."""
+    """Returns N_b, the number of spherical harmonics of degree b in d dimensions."""
     return 1 if b == 0 else comb(d + b - 1, b) - (comb(d + b - 3, b - 2) if b > 1 else 0)
 
 
 def polynomials(d: int, degree: int, t: Float[Tensor, " nodes"]) -> Float[Tensor, "degrees nodes"]:
-    """P_0(t), ..., P_degree(t)."""
+    """Returns P_0(t), ..., P_degree(t)."""
     found = [torch.ones_like(t), t]
     for b in range(1, degree):
         found.append(((2 * b + d - 2) * t * found[b] - b * found[b - 1]) / (b + d - 2))
@@ -133,7 +133,8 @@ def _numbers(d: int, degree: int) -> Float[Tensor, " degrees"]:
 
 @lru_cache
 def attention_spectrum(d: int, degree: int) -> Float[Tensor, "query key"]:
-    """λ_ab for a, b ≤ degree. Their sum with multiplicities N_a N_b tends to (1 + t) κ at u = t = 1, which is 1."""
+    """Returns λ_ab for a, b ≤ degree. Their sum with multiplicities N_a N_b tends to (1 + t) κ at u = t = 1, which is
+    1."""
     refuse("theory of random features", _problems(d, degree))
     mu = arc_cosine_coefficients(LONG)
     k = mu.nonzero().flatten()
@@ -142,7 +143,7 @@ def attention_spectrum(d: int, degree: int) -> Float[Tensor, "query key"]:
 
 
 def energies(target: Target, d: int, degree: int) -> Float[Tensor, "query key"]:
-    """E F_ab² of a target (1/N) Σ_i F(x_0, x_i), for a, b ≤ degree."""
+    """Returns E F_ab² of a target (1/N) Σ_i F(x_0, x_i), for a, b ≤ degree."""
     return _energies(target, d, degree, 0.0)
 
 
@@ -178,9 +179,9 @@ def _triples(d: int, degree: int) -> Float[Tensor, "degrees degrees degrees"]:
 
 
 def rkhs_norm(target: Target, d: int, degree: int | None = None) -> float:
-    """B(f*), the squared norm of a target in the space of the attention kernel; the number of keys does not matter.
-    Exact for polynomials; of others the part up to `degree`. Raises ``ValueError`` where neither is known, and where
-    rounding errors of coefficients, which are divided by tiny eigenvalues, could be more than `SHARE` of it."""
+    """Returns B(f*), the squared norm of a target in the space of the attention kernel; the number of keys does not
+    matter. Exact for polynomials; of others the part up to `degree`. Raises ``ValueError`` where neither is known, and
+    where rounding errors of coefficients, which are divided by tiny eigenvalues, could be more than `SHARE` of it."""
     known = polynomial_degree(target)
     refuse("rkhs_norm", [f"{target} is no polynomial: give a degree"] if known is None and degree is None else [])
     degree = max(degree or 0, known or 0, 1)
@@ -195,15 +196,15 @@ def _norm(target: Target, d: int, degree: int, slack: float) -> float:
 
 
 def polynomial_degree(target: Target) -> int | None:
-    """The degree of a target in one token, none where it is no polynomial."""
+    """Returns the degree of a target in one token, none where it is no polynomial."""
     profiles = [getattr(target, name) for name in ("key", "correlation", "profile") if hasattr(target, name)]
     degrees = [profile.degree for profile in profiles if isinstance(profile, Power)]
     return sum(degrees) if len(degrees) == len(profiles) else None
 
 
 def tensor_norm(r: int, s: int, terms: int = 400) -> float:
-    """h(r, s): f* = (1/N) Σ_i ⟨x_0^⊗r ⊗ x_i^⊗s, T⟩ has B(f*) ≤ h(r,s) ‖T‖², in any dimension and for any unit tokens;
-    1/h = Σ_k μ_k C(k, r) C(k+1, s) 4^{−k}.
+    """Returns h(r, s): f* = (1/N) Σ_i ⟨x_0^⊗r ⊗ x_i^⊗s, T⟩ has B(f*) ≤ h(r,s) ‖T‖², in any dimension and for any unit
+    tokens; 1/h = Σ_k μ_k C(k, r) C(k+1, s) 4^{−k}.
 
     Since Σ_k C(k, s) 4^{−k} ∝ 3^{−s}, h(0, s) grows as s^{5/2} 3^s, and h(p, p) only as a power of p: both far below
     the C_k = k^{9/2} 4^k of the paper, which is a bound.
@@ -215,8 +216,8 @@ def tensor_norm(r: int, s: int, terms: int = 400) -> float:
 def interpolation_norms(
     gram: Float[Tensor, "n n"], ys: Float[Tensor, "n targets"], jitter: float = 1e-9
 ) -> Float[Tensor, "n targets"]:
-    """yᵀK⁻¹y of the first 1, 2, ..., n inputs: the squared norm of the least function through them. It rises to B(f*),
-    and by one Cholesky factor: K = LLᵀ, whose leading blocks belong to fewer inputs, makes it Σ_j (L⁻¹y)_j²."""
+    """Returns yᵀK⁻¹y of the first 1, 2, ..., n inputs: the squared norm of the least function through them. It rises to
+    B(f*), and by one Cholesky factor: K = LLᵀ, whose leading blocks belong to fewer inputs, makes it Σ_j (L⁻¹y)_j²."""
     root = torch.linalg.cholesky(gram + jitter * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     return torch.linalg.solve_triangular(root, ys.to(gram), upper=False).square().cumsum(0)
 
@@ -235,14 +236,14 @@ class Levels:
     tail: float
 
     def only(self, level: int) -> "Levels":
-        """The same for a target on one level alone, of energy 1."""
+        """Returns the same for a target on one level alone, of energy 1."""
         alone = torch.zeros_like(self.energies)
         alone[level] = 1.0
         return replace(self, energies=alone)
 
 
 def attention_levels(target: Target, d: int, n_keys: int, degree: int = 8) -> Levels:
-    """Those of the attention kernel, in the order of λ_ab by rows, (0, 0) left out."""
+    """Returns the levels of the attention kernel, in the order of λ_ab by rows, (0, 0) left out."""
     share = torch.full((degree + 1,), 1 / n_keys, dtype=torch.float64)
     share[0] = 1.0
     numbers = _numbers(d, degree)
@@ -259,7 +260,8 @@ def _attention_trace(d: int, n_keys: int) -> float:
 
 
 def network_levels(target: Target, d: int, n_keys: int, degree: int = 6) -> Levels:
-    """Those of the kernel of the network, of total degree ≤ `degree`: (0,) left out, in the order of `shapes`."""
+    """Returns the levels of the kernel of the network, of total degree ≤ `degree`: (0,) left out, in the order of
+    `shapes`."""
     parts = energies(target, d, degree)
     rows = [
         (_network_value(shape, d, n_keys), _multiplicity(shape, d, n_keys), _energy(shape, parts, n_keys))
@@ -271,7 +273,8 @@ def network_levels(target: Target, d: int, n_keys: int, degree: int = 6) -> Leve
 
 
 def shapes(n_keys: int, degree: int) -> list[tuple[int, ...]]:
-    """The degree in the query, and those in the keys that are not 0, falling: all of total degree 1 to `degree`."""
+    """Returns the degree in the query, and those in the keys that are not 0, falling: all of total degree 1 to
+    `degree`."""
     return [
         (query, *keys)
         for total in range(1, degree + 1)
@@ -342,8 +345,8 @@ def _product(one: Float[Tensor, " terms"], other: Float[Tensor, " terms"]) -> Fl
 
 
 def predicted_error(levels: Levels, n: float, penalty: float = 0.0, noise: float = 0.0) -> float:
-    """The test error E(f − f*)² of kernel ridge regression on n inputs, relative to the variance of the target; the
-    penalty is that of K + penalty·I, and `noise` the standard deviation of the labels' noise."""
+    """Returns the test error E(f − f*)² of kernel ridge regression on n inputs, relative to the variance of the target;
+    the penalty is that of K + penalty·I, and `noise` the standard deviation of the labels' noise."""
     penalty += levels.tail
     k = _effective_penalty(levels, n, penalty)
     learned, missed = levels.values / (levels.values + k), k / (levels.values + k)
@@ -354,7 +357,7 @@ def predicted_error(levels: Levels, n: float, penalty: float = 0.0, noise: float
 
 
 def best_predicted_error(levels: Levels, n: float, noise: float = 0.0) -> float:
-    """The least predicted error over penalties, half a decade apart."""
+    """Returns the least predicted error over penalties, half a decade apart."""
     unit = (levels.values @ levels.multiplicities).item() + levels.tail
     return min(predicted_error(levels, n, unit * 10 ** (k / 2), noise) for k in range(-18, 7))
 
@@ -371,7 +374,8 @@ def _effective_penalty(levels: Levels, n: float, penalty: float) -> float:
 
 
 def inputs_to_learn(levels: Levels, error: float = HALF) -> float:
-    """The number of inputs at which the predicted relative error without noise falls to `error`, by bisection."""
+    """Returns the number of inputs at which the predicted relative error without noise falls to `error`, by
+    bisection."""
     low, high = 0.0, log(1e15)
     for _ in range(60):
         middle = (low + high) / 2
@@ -380,8 +384,9 @@ def inputs_to_learn(levels: Levels, error: float = HALF) -> float:
 
 
 def half_error(sizes: Sequence[int], errors: Sequence[float], level: float = HALF) -> tuple[float, bool]:
-    """The number of inputs from which on the error stays at or below a level, interpolated in the logarithms of both,
-    and true; the last one and false where it is not reached, the first one and false where it was there before."""
+    """Returns the number of inputs from which on the error stays at or below a level, interpolated in the logarithms of
+    both, and true; the last one and false where it is not reached, the first one and false where it was there
+    before."""
     above = [k for k, error in enumerate(errors) if error > level]
     if not above or above[-1] == len(sizes) - 1:
         return float(sizes[-1] if above else sizes[0]), False

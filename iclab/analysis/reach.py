@@ -39,8 +39,8 @@ Keys = Float[Tensor, "N r"]
 
 
 def reach(keys: Float[Tensor, "N r"]) -> Float[Tensor, " N"]:
-    """The share of directions that point at each slot, exactly; equal keys share theirs. Raises ``ValueError`` beyond
-    two dimensions, and for no keys at all."""
+    """Returns the share of directions that point at each slot, exactly; equal keys share theirs. Raises ``ValueError``
+    beyond two dimensions, and for no keys at all."""
     found = [] if len(keys) else ["no keys"]
     refuse("reach", found + ([] if keys.shape[1] in (1, 2) else [f"exact for r = 1 and 2, given r = {keys.shape[1]}"]))
     different, copies = _distinct(keys.double())
@@ -72,14 +72,15 @@ def _cones(keys: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
 
 
 def sampled_reach(keys: Float[Tensor, "N r"], rng: torch.Generator, draws: int = 100_000) -> Float[Tensor, " N"]:
-    """The same from random directions, in any dimension; a share has a standard error of √(share (1 − share)/draws)."""
+    """Returns the same from random directions, in any dimension; a share has a standard error of √(share (1 −
+    share)/draws)."""
     q = torch.randn(draws, keys.shape[1], generator=rng, dtype=torch.float64)
     return torch.bincount((q @ keys.double().mT).argmax(1), minlength=len(keys)).double() / draws
 
 
 def slot_margins(keys: Keys, tolerance: float = 1e-6, rounds: int = 20_000) -> Float[Tensor, " N"]:
-    """By how much the best query of length 1 lifts each slot above all others; 0 where no query does. A single slot has
-    no others: ∞.
+    """Returns by how much the best query of length 1 lifts each slot above all others; 0 where no query does. A single
+    slot has no others: ∞.
 
     The nearest point Σ_i w_i k_i of the hull is found by accelerated projected gradient. The query towards k_j from
     any point of the hull shows a margin that is certainly there, and its length is one that certainly is not exceeded.
@@ -133,7 +134,7 @@ def _to_simplex(w: Float[Tensor, "N n"]) -> Float[Tensor, "N n"]:
 
 
 def ceiling(reached: Float[Tensor, " N"]) -> float:
-    """The largest share of lists that can be answered, each slot being the answer equally often."""
+    """Returns the largest share of lists that can be answered, each slot being the answer equally often."""
     return (reached > 0).double().mean().item()
 
 
@@ -141,7 +142,7 @@ def ceiling(reached: Float[Tensor, " N"]) -> float:
 
 
 def legendre(N: int, r: int) -> Float[Tensor, "N r"]:
-    """Keys (P_1(t), …, P_r(t)) at N evenly spaced t from −1 to 1, minus their mean."""
+    """Returns keys (P_1(t), …, P_r(t)) at N evenly spaced t from −1 to 1, minus their mean."""
     refuse("legendre", [f"{k} must be at least 1, given {v}" for k, v in {"N": N, "r": r}.items() if v < 1])
     t = torch.linspace(-1, 1, N, dtype=torch.float64)
     P = [torch.ones_like(t), t]
@@ -152,18 +153,18 @@ def legendre(N: int, r: int) -> Float[Tensor, "N r"]:
 
 
 def circle(N: int) -> Float[Tensor, "N 2"]:
-    """Keys evenly spaced on the unit circle: every slot is reached equally."""
+    """Returns keys evenly spaced on the unit circle: every slot is reached equally."""
     angle = torch.arange(N, dtype=torch.float64) * (2 * pi / N)
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def circle_attention(N: int, b: float) -> float:
-    """The weight of softmax on the slot that is meant, with keys on a circle and queries of length b."""
+    """Returns the weight of softmax on the slot that is meant, with keys on a circle and queries of length b."""
     return (1 / (b * (circle(N)[:, 0] - 1)).exp().sum()).item()
 
 
 def circle_capacity(b: float, delta: float = 0.5) -> int:
-    """The most slots on a circle of which each can be given a weight of at least 1 − δ."""
+    """Returns the most slots on a circle of which each can be given a weight of at least 1 − δ."""
     refuse("circle_capacity", [] if b >= 0 and 0 < delta < 1 else [f"needs b ≥ 0 and 0 < δ < 1, given {b}, {delta}"])
     N = 1
     while circle_attention(N + 1, b) >= 1 - delta:

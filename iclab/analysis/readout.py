@@ -38,8 +38,8 @@ class LayerReadout:
 
 
 def layer_readouts(model: Layered, prompts: Prompts, penalty: float = 1e-6) -> list[LayerReadout]:
-    """One predictor for each layer, fitted on `prompts`; measure them on others. `penalty` is relative to the mean
-    eigenvalue of the Gram matrix, and only keeps channels out that never vary."""
+    """Returns one predictor for each layer, fitted on `prompts`; measure them on others. `penalty` is relative to the
+    mean eigenvalue of the Gram matrix, and only keeps channels out that never vary."""
     hidden = features(model, prompts)
     tokens = rearrange(hidden, "layers batch n D -> layers (batch n) 1 D")
     labels = rearrange(prompts.ys, "batch n -> (batch n) 1 1")

@@ -49,8 +49,8 @@ STEPS = 300  # of the training of a network on each prefix: more gain nothing, w
 
 @singledispatch
 def references(task: AnyTask, training: AnyTask | None = None) -> dict[str, Any]:
-    """Every reference predictor of a task by name: what a model that learns it is compared with. Of a kind of task,
-    ``references.register(kind)(function of task and training)`` tells others.
+    """Returns every reference predictor of a task by name: what a model that learns it is compared with. Of a kind of
+    task, ``references.register(kind)(function of task and training)`` tells others.
 
     Of examples "bayes" is among them where it is known. Where the training had another Bayes predictor, "trained_bayes"
     is that one: what the model was trained to be. "ridge" has the penalty that is right for normal weights (so that on
@@ -98,8 +98,8 @@ def _of_items(task: GaussianClasses, training: AnyTask | None = None) -> dict[st
 
 @singledispatch
 def class_baselines(functions: Task) -> dict[str, Predictor]:
-    """What Garg et al. 2022 (arXiv 2208.01066, §4 and App. A) compare with on one class of functions alone; another
-    kind of task may register its own.
+    """Returns what Garg et al. 2022 (arXiv 2208.01066, §4 and App. A) compare with on one class of functions alone;
+    another kind of task may register its own.
 
     Sparse weights: the Lasso with a penalty of 0.01, their best. Trees: a greedy tree of depth 2 and boosted trees of
     the task's depth, as they do, and on the signs of inputs a greedy tree of one more than the task's depth, where they
@@ -135,8 +135,8 @@ def _of_trees(functions: DecisionTree) -> dict[str, Predictor]:
 
 
 def of_features(task: Task) -> dict[str, Predictor]:
-    """What is compared on tasks whose functions are linear in features Φ_1, ..., Φ_K of the input (Guo et al. 2023,
-    arXiv 2310.10616, §5 and App. E; Bai et al. 2023, arXiv 2306.04637, §4).
+    """Returns what is compared on tasks whose functions are linear in features Φ_1, ..., Φ_K of the input (Guo et al.
+    2023, arXiv 2310.10616, §5 and App. E; Bai et al. 2023, arXiv 2306.04637, §4).
 
     For one representation least squares on it, and ridge on the input beside it. For a mixture the choice between its
     components by validation on half of the examples; where features differ, ridge on all of them side by side, with
@@ -161,11 +161,11 @@ def of_features(task: Task) -> dict[str, Predictor]:
 
 
 def right_penalty(task: Task) -> float:
-    """lam = noise² / E w_j²: for normal weights ridge with this penalty is the Bayes predictor."""
+    """Returns lam = noise² / E w_j²: for normal weights ridge with this penalty is the Bayes predictor."""
     return task.noise**2 / weight_variance(task)
 
 
 def one_step(task: Task) -> GradientDescent:
-    """One step of gradient descent from zero with the step size lr_i that is best after i examples."""
+    """Returns one step of gradient descent from zero with the step size lr_i that is best after i examples."""
     examples = torch.arange(task.n, dtype=torch.float64)
     return GradientDescent(1, best_step(task, examples))

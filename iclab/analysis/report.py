@@ -43,7 +43,7 @@ class Report:
             yield f"    after {first if first == last else f'{first} to {last}'} examples: {told}"
 
     def at_each(self) -> Iterator[tuple[int, str, float]]:
-        """For each number of examples the nearest family, or "" where that is open, and its fitted parameter."""
+        """Yields for each number of examples the nearest family, or "" where that is open, and its fitted parameter."""
         for i in range(len(self.whole[0].fitted)):
             nearest = min(self.whole, key=lambda match: match.distance[i].item())
             sure = nearest.shares[i].item() >= CERTAIN
@@ -58,8 +58,8 @@ def report(
     among: Sequence[Family] | None = None,
     draws: int = 500,
 ) -> Report:
-    """The families nearest to a predictor and, where it is a transformer, to each of its layers, read out by a linear
-    map that is fitted on as many other prompts. Raises ``ValueError`` for fewer than 20 prompts."""
+    """Returns the families nearest to a predictor and, where it is a transformer, to each of its layers, read out by a
+    linear map that is fitted on as many other prompts. Raises ``ValueError`` for fewer than 20 prompts."""
     lineup = Lineup(task, prompts, among)
     whole = lineup.identify(predictor, rng, draws)
     layers: dict[int, list[Match]] = {}

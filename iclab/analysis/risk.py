@@ -35,8 +35,9 @@ class Estimate:
 
 @torch.no_grad()
 def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1024) -> dict[str, Tensor]:
-    """The float64 answers of each predictor to the same prompts; `chunk` bounds the memory of one call, and is less for
-    long prompts, which cost n³ where every prefix is a sequence of its own, and for labels of many coordinates."""
+    """Returns the float64 answers of each predictor to the same prompts; `chunk` bounds the memory of one call, and is
+    less for long prompts, which cost n³ where every prefix is a sequence of its own, and for labels of many
+    coordinates."""
     chunk = min(chunk, max(1, 2**25 // prompts.xs.shape[1] ** 3))
     chunk = max(1, chunk // prompts.ys.shape[2:].numel())
     pieces = list(zip(prompts.xs.split(chunk), prompts.ys.split(chunk), strict=True))
@@ -44,34 +45,34 @@ def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1
 
 
 def estimate(terms: Float[Tensor, "batch *positions"]) -> Estimate:
-    """The mean over prompts and its standard error."""
+    """Returns the mean over prompts and its standard error."""
     terms = terms.double()
     return Estimate(terms.mean(0), terms.std(0) / len(terms) ** 0.5)
 
 
 def ratio(above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch *positions"]) -> Estimate:
-    """E above / E below, with its delta-method error (paired prompts)."""
+    """Returns E above / E below, with its delta-method error (paired prompts)."""
     return Estimate(above.mean(0) / below.mean(0), estimate(ratio_terms(above, below)).stderr)
 
 
 def ratio_terms(
     above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch *#positions"]
 ) -> Float[Tensor, "batch *positions"]:
-    """What each prompt adds to E above / E below = q: q + (above − q below) / E below. The mean is q and the standard
-    error that of the delta method, also of averages over positions and of differences."""
+    """Returns what each prompt adds to E above / E below = q: q + (above − q below) / E below. The mean is q and the
+    standard error that of the delta method, also of averages over positions and of differences."""
     value = above.mean(0) / below.mean(0)
     return value + (above - value * below) / below.mean(0)
 
 
 def squared(f: Float[Tensor, "batch n *labels"], g: Float[Tensor, "batch n *labels"]) -> Float[Tensor, "batch n"]:
-    """(f − g)² in float64, of vectors the mean over coordinates: of predictions and labels the terms of a risk, of two
-    predictions those of an SPD."""
+    """Returns (f − g)² in float64, of vectors the mean over coordinates: of predictions and labels the terms of a risk,
+    of two predictions those of an SPD."""
     terms = (f.double() - g.double()).square()
     return terms.mean(-1) if terms.ndim == 3 else terms
 
 
 def risk(answers: Float[Tensor, "batch n *labels"], ys: Float[Tensor, "batch n *labels"]) -> Estimate:
-    """E(ŷ_i − y_i)² at every position, against the labels given (noisy or clean)."""
+    """Returns E(ŷ_i − y_i)² at every position, against the labels given (noisy or clean)."""
     return estimate(squared(answers, ys))
 
 
@@ -80,17 +81,17 @@ def excess(
     bayes: Float[Tensor, "batch n *labels"],
     ys: Float[Tensor, "batch n *labels"],
 ) -> Estimate:
-    """E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number. Raises ``ValueError`` where the
-    Bayes risk is zero, so that nothing is relative to it."""
+    """Returns E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number. Raises ``ValueError``
+    where the Bayes risk is zero, so that nothing is relative to it."""
     distance, least = squared(answers, bayes).mean(-1), squared(bayes, ys).mean(-1)
     refuse("excess", [_no_unit(distance)] if vanishes(least, ys) else [])
     return ratio(distance, least)
 
 
 def vanishes(risk: Float[Tensor, "batch *positions"], ys: Float[Tensor, "batch n *labels"]) -> bool:
-    """Whether squared errors of a best predictor are rounding alone: in the mean below the precision of the labels
-    times their mean square. Half of the digits may be lost where prefixes are ill-conditioned, as with as many examples
-    as dimensions."""
+    """Tells whether squared errors of a best predictor are rounding alone: in the mean below the precision of the
+    labels times their mean square. Half of the digits may be lost where prefixes are ill-conditioned, as with as many
+    examples as dimensions."""
     return bool(risk.mean() <= torch.finfo(ys.dtype).eps * ys.double().square().mean())
 
 
@@ -101,7 +102,7 @@ def _no_unit(distance: Float[Tensor, " batch"]) -> str:
 
 
 def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:
-    """The sentence about values that are not finite, where there are such: how many, and where the first is."""
+    """Returns the sentence about values that are not finite, where there are such: how many, and where the first is."""
     bad = ~values.reshape(*values.shape[:2], -1).isfinite().all(-1)
     if not bad.any():
         return []
@@ -113,9 +114,9 @@ def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:
 def below(
     errors: Mapping[str, Float[Tensor, " batch"]], best: Float[Tensor, " batch"], rounding: float = 0.0
 ) -> dict[str, Estimate]:
-    """By how much less the risk of each predictor is than that of the one which should have the least, from the errors
-    on the same prompts, where that is beyond chance and beyond `rounding`: three standard errors if there were a single
-    predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's law)."""
+    """Returns by how much less the risk of each predictor is than that of the one which should have the least, from the
+    errors on the same prompts, where that is beyond chance and beyond `rounding`: three standard errors if there were a
+    single predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's law)."""
     if len(best) < 2 or not errors:
         return {}
     needed = -stdtrit(len(best) - 1, ndtr(-BEYOND_CHANCE) / len(errors))
@@ -126,7 +127,7 @@ def below(
 def band(
     terms: Float[Tensor, "batch n"], rng: torch.Generator, draws: int = 200, mass: float = 0.9
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """The central bootstrap interval of the mean over prompts, 5 % to 95 % unless `mass` says otherwise.
+    """Returns the central bootstrap interval of the mean over prompts, 5 % to 95 % unless `mass` says otherwise.
 
     Resampling prompts with replacement gives multinomial counts, so that all draws are one matrix product.
     """
@@ -136,7 +137,7 @@ def band(
 
 
 def resampled(batch: int, draws: int, rng: torch.Generator) -> Float[Tensor, "draws batch"]:
-    """Bootstrap weights: each row holds how often each prompt was drawn, divided by the number of prompts."""
+    """Draws bootstrap weights: each row holds how often each prompt was drawn, divided by the number of prompts."""
     drawn = torch.randint(batch, (draws, batch), generator=rng, device=rng.device)
     counts = torch.zeros(draws, batch, dtype=torch.float64, device=rng.device)
     return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64)) / batch

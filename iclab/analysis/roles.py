@@ -40,8 +40,8 @@ Places = Bool[Tensor, "b t s"]
 
 @torch.no_grad()
 def patterns(model: TokenTransformer, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "layer a b t s"]:
-    """The weights of attention of every head, without the null slot where there is one. Raises ``ValueError`` for a
-    model without layers."""
+    """Returns the weights of attention of every head, without the null slot where there is one. Raises ``ValueError``
+    for a model without layers."""
     refuse("patterns", [] if model.config.n_layer else ["a model without layers has no heads"])
     names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
     read = model.read(tokens, names, m=1)  # logits at one position alone, as they are not asked for
@@ -49,18 +49,18 @@ def patterns(model: TokenTransformer, tokens: Int[Tensor, "b t"]) -> Float[Tenso
 
 
 def previous(tokens: Int[Tensor, "b t"]) -> Bool[Tensor, "b t s"]:
-    """The place just before."""
+    """Returns the place just before."""
     n = tokens.shape[1]
     return torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, 1).tril(-1).expand(len(tokens), n, n)
 
 
 def duplicate(tokens: Int[Tensor, "b t"]) -> Bool[Tensor, "b t s"]:
-    """Earlier places of the same token."""
+    """Returns earlier places of the same token."""
     return (tokens.unsqueeze(2) == tokens.unsqueeze(1)).tril(-1)
 
 
 def induction(tokens: Int[Tensor, "b t"]) -> Bool[Tensor, "b t s"]:
-    """The places that follow those."""
+    """Returns the places that follow those."""
     return F.pad(duplicate(tokens), (1, 0))[..., :-1]
 
 
@@ -70,7 +70,7 @@ PLACES: dict[str, Callable[[Tensor], Tensor]] = {"previous": previous, "duplicat
 def attention_to(
     pattern: Float[Tensor, "*heads b t s"], places: Bool[Tensor, "b t s"], asked: Bool[Tensor, "b t"] | None = None
 ) -> Float[Tensor, "*heads"]:
-    """The mean mass that falls on the places, over the queries that are `asked`, or that have some. Raises
+    """Returns the mean mass that falls on the places, over the queries that are `asked`, or that have some. Raises
     ``ValueError`` if there is none."""
     asked = places.any(-1) if asked is None else asked
     refuse("attention_to", [] if asked.any() else ["no query has such a place: no token is repeated, or there is one"])
@@ -78,7 +78,7 @@ def attention_to(
 
 
 def roles(model: TokenTransformer, tokens: Int[Tensor, "b t"]) -> dict[str, Float[Tensor, "layer a"]]:
-    """The scores of every head for all of `PLACES`."""
+    """Returns the scores of every head for all of `PLACES`."""
     seen = patterns(model, tokens)
     return {name: attention_to(seen, places(tokens)) for name, places in PLACES.items()}
 
@@ -89,14 +89,14 @@ def inhibition(
     target: Int[Tensor, " b"],
     others: Int[Tensor, "b k"],
 ) -> Float[Tensor, "*heads b"]:
-    """What query `at` of each prompt gives to place `target` beyond the mean of places `others`."""
+    """Returns what query `at` of each prompt gives to place `target` beyond the mean of places `others`."""
     row = pattern[..., torch.arange(len(at)), at, :]
     wide = others.expand(*row.shape[:-1], -1)
     return row.gather(-1, target.expand(row.shape[:-1]).unsqueeze(-1)).squeeze(-1) - row.gather(-1, wide).mean(-1)
 
 
 def beyond(values: Float[Tensor, "*w b k"], index: Int[Tensor, " b"]) -> Float[Tensor, "*w b"]:
-    """What one of k, by its index, has beyond the mean of the others."""
+    """Returns what one of k, by its index, has beyond the mean of the others."""
     own = values.gather(-1, index.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)
     return own - (values.sum(-1) - own) / (values.shape[-1] - 1)
 
@@ -108,7 +108,7 @@ def beyond(values: Float[Tensor, "*w b k"], index: Int[Tensor, " b"]) -> Float[T
 def copying(
     model: TokenTransformer, tokens: Int[Tensor, "b t"], layer: int, head: int, top: int = 5, sign: float = 1.0
 ) -> float:
-    """The share of tokens that the head copies if it attends to them, or with sign −1 speaks against."""
+    """Returns the share of tokens that the head copies if it attends to them, or with sign −1 speaks against."""
     h = model.read(tokens, "blocks.0.resid_post")["blocks.0.resid_post"]
     logits = model.read_out(model.norm(sign * h @ model.W_V[layer, head] @ model.W_O[layer, head]))
     own = logits.gather(-1, tokens.unsqueeze(-1))
@@ -119,7 +119,7 @@ def copying(
 def attribution(
     model: TokenTransformer, tokens: Int[Tensor, "b t"], m: int | None = None, to: Int[Tensor, " k"] | None = None
 ) -> dict[str, Float[Tensor, "b m k"]]:
-    """What each part adds to the logits of the tokens `to` (all unless given) at the last m positions.
+    """Returns what each part adds to the logits of the tokens `to` (all unless given) at the last m positions.
 
     The parts are "embed", "blocks.l.head.a", "blocks.l.attn_bias", "blocks.l.mlp_out" and "bias"; logits are their sum.
     """
@@ -148,7 +148,7 @@ def _written(model: TokenTransformer, tokens: Tensor) -> Iterator[tuple[str, Flo
 
 
 def last_norm(norm: nn.Module, stream: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """The LayerNorm as a linear map, with the scale that it has on this stream, and the vector that it adds."""
+    """Returns the LayerNorm as a linear map, with the scale that it has on this stream, and the vector that it adds."""
     if not isinstance(norm, nn.LayerNorm):
         return lambda x: x, stream.new_zeros(stream.shape[-1])
     gain = norm.weight / (stream.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()

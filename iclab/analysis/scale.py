@@ -12,14 +12,15 @@ ROUNDING = 1e-10  # of the size: less is rounding, that of float64 after the sum
 
 
 def unit(v: Float[Tensor, "*batch d"], dim: int = -1) -> Float[Tensor, "*batch d"]:
-    """v / ‖v‖; zero where v is."""
+    """Returns v / ‖v‖; zero where v is."""
     largest = v.detach().abs().amax(dim, keepdim=True)
     v = v / torch.where(largest > 0, largest, 1.0)  # so that squares neither vanish nor overflow
     return v / torch.where(largest > 0, v.norm(dim=dim, keepdim=True), 1.0)
 
 
 def varies(target: Float[Tensor, "batch places m"]) -> Bool[Tensor, " places"]:
-    """Where vectors vary by more than rounding, of numbers as large as they are over all places (root mean square)."""
+    """Tells where vectors vary by more than rounding, of numbers as large as they are over all places (root mean
+    square)."""
     size = target.square().sum(-1).nanmean()
     return target.var(0, correction=0).sum(-1) > ROUNDING**2 * size
 
@@ -27,8 +28,8 @@ def varies(target: Float[Tensor, "batch places m"]) -> Bool[Tensor, " places"]:
 def mean_variance(
     features: Float[Tensor, "layers batch *places D"],
 ) -> Float[Tensor, "layers *places"]:
-    """The mean variance of a channel, and no less than that of rounding: by this much features may be shifted where
-    they do not vary at all. It is 1 where all are zero."""
+    """Returns the mean variance of a channel, and no less than that of rounding: by this much features may be shifted
+    where they do not vary at all. It is 1 where all are zero."""
     features = features.double()
     size = features.square().mean((1, -1))
     found = torch.maximum(features.var(1).mean(-1), ROUNDING**2 * size)

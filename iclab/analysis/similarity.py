@@ -29,7 +29,7 @@ LEAST = 4  # rows: HSIC₁ divides by n − 3
 def linear_cka(
     one: Float[Tensor, "layers n D"], other: Float[Tensor, "others m E"], unbiased: bool = False
 ) -> Float[Tensor, "layers others"]:
-    """CKA of every layer of one network with every layer of another, on the same n examples (row by row).
+    """Returns CKA of every layer of one network with every layer of another, on the same n examples (row by row).
 
     To compare streams, lay out their tokens in rows: ``features(model, prompts).flatten(1, 2)``. Tokens of one prompt
     are no independent examples; the unbiased estimate is unbiased for rows that are. Not a number for a layer that

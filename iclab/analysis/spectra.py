@@ -46,22 +46,22 @@ class Spectra:
 
     @cached_property
     def decomposed(self) -> tuple[Tensor, ...]:
-        """λ and (v·h)(v·x), [prompts n d] each; 0 where λ is."""
+        """Returns λ and (v·h)(v·x), [prompts n d] each; 0 where λ is."""
         found = in_chunks(_decomposed, *self.singly, 6 * self.xs[0].numel() * self.xs.shape[2])
         return found[..., 0], found[..., 1]
 
     @property
     def singly(self) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
-        """Prompts whose labels are numbers, in float64."""
+        """Returns prompts whose labels are numbers, in float64."""
         xs, ys = self.xs.double(), self.ys.double()
         return apart(xs, ys) if ys.ndim == 3 else (xs, ys)
 
     def together(self, found: Float[Tensor, "prompts n"]) -> Float[Tensor, "batch n *labels"]:
-        """Answers as labels are."""
+        """Returns answers as labels are."""
         return together(found, self.ys.shape[2]) if self.ys.ndim == 3 else found
 
     def answers(self, gain: Gain, parameters: Float[Tensor, " n"]) -> Float[Tensor, "batch n *labels"]:
-        """Σ_v g(λ; θ_i) (v·h_i) (v·x_i)."""
+        """Returns Σ_v g(λ; θ_i) (v·h_i) (v·x_i)."""
         levels, weights = self.decomposed
         return self.together((gain(levels, parameters.to(levels).unsqueeze(-1)) * weights).sum(-1))
 
@@ -71,12 +71,12 @@ Between = Callable[[Spectra, Float[Tensor, " n"]], Float[Tensor, "batch n *label
 
 
 def filtered(gain: Gain) -> Between:
-    """The answers of an algorithm from its gain."""
+    """Returns the answers of an algorithm from its gain."""
     return lambda spectra, parameters: spectra.answers(gain, parameters)
 
 
 def one_pass(spectra: Spectra, sizes: Float[Tensor, " n"]) -> Float[Tensor, "batch n *labels"]:
-    """The answers of one pass of SGD with a size of step for each position."""
+    """Returns the answers of one pass of SGD with a size of step for each position."""
     distinct, which = sizes.unique(return_inverse=True)
 
     def answers(xs: Float[Tensor, "prompts n d"], ys: Float[Tensor, "prompts n"]) -> Float[Tensor, "prompts n"]:
@@ -90,12 +90,12 @@ def one_pass(spectra: Spectra, sizes: Float[Tensor, " n"]) -> Float[Tensor, "bat
 
 
 def ridge(levels: Float[Tensor, "prompts n d"], lam: Float[Tensor, "n 1"]) -> Float[Tensor, "prompts n d"]:
-    """The gain of ridge regression."""
+    """Returns the gain of ridge regression."""
     return 1 / (levels + lam)
 
 
 def descent(steps: int, unit: Float[Tensor, " n"]) -> Gain:
-    """The gain of some steps of gradient descent of size θ·unit."""
+    """Returns the gain of some steps of gradient descent of size θ·unit."""
 
     def gain(levels: Float[Tensor, "prompts n d"], eta: Float[Tensor, "n 1"]) -> Float[Tensor, "prompts n d"]:
         size = eta * unit.to(eta).unsqueeze(-1)
@@ -109,7 +109,7 @@ def descent(steps: int, unit: Float[Tensor, " n"]) -> Gain:
 
 
 def landweber(levels: Float[Tensor, "prompts n d"], steps: Float[Tensor, "n 1"]) -> Float[Tensor, "prompts n d"]:
-    """The gain of gradient descent of the largest safe step; the number of steps need not be whole."""
+    """Returns the gain of gradient descent of the largest safe step; the number of steps need not be whole."""
     ratio = levels / levels[..., -1:].clamp_min(torch.finfo(levels.dtype).tiny)
     share = -torch.expm1(torch.special.xlog1py(steps.expand_as(ratio), -ratio))
     return share / levels.where(levels > 0, 1.0)

@@ -50,7 +50,7 @@ class Direction:
 
 @torch.no_grad()
 def component(model: TokenTransformer, head: Head, index: int) -> Direction:
-    """The direction of a component of W_OV, in the order of singular values."""
+    """Returns the direction of a component of W_OV, in the order of singular values."""
     outputs = _outputs(model, head)
     refuse("component", [] if 0 <= index < len(outputs) else [f"no component {index} of {len(outputs)}"])
     return _direction(model, head, outputs[index])
@@ -58,7 +58,7 @@ def component(model: TokenTransformer, head: Head, index: int) -> Direction:
 
 @torch.no_grad()
 def random_direction(model: TokenTransformer, head: Head, rng: torch.Generator) -> Direction:
-    """A direction drawn evenly from the unit sphere of all that a head can write."""
+    """Draws a direction evenly from the unit sphere of all that a head can write."""
     outputs = _outputs(model, head)
     return _direction(model, head, torch.randn(len(outputs), generator=rng).to(outputs) @ outputs)
 
@@ -79,7 +79,7 @@ def _direction(model: TokenTransformer, head: Head, y: Float[Tensor, " c"]) -> D
 
 @torch.no_grad()
 def projections(model: TokenTransformer, tokens: Int[Tensor, "b t"], direction: Direction) -> Float[Tensor, "b t"]:
-    """What the head writes along v, by itself."""
+    """Returns what the head writes along v, by itself."""
     layer, head = direction.head
     z = model.read(tokens, f"blocks.{layer}.attn.z")[f"blocks.{layer}.attn.z"]
     return z[:, head] @ model.W_O[direction.head] @ direction.v
@@ -141,7 +141,7 @@ def _after(first: Replacement | None, then: Callable[[Tensor], Tensor]) -> Repla
 
 
 def grid(spreads: Sequence[float], points: int = 9, widest: float = 4.0) -> Float[Tensor, "p k"]:
-    """All combinations of evenly spaced α, from −widest to widest times the spread of each direction."""
+    """Returns all combinations of evenly spaced α, from −widest to widest times the spread of each direction."""
     steps = torch.linspace(-widest, widest, points)
     return torch.cartesian_prod(*(spread * steps for spread in spreads)).reshape(-1, len(spreads))
 
@@ -153,8 +153,8 @@ def traverse(
     how: Literal["add", "replace"] = "replace",
     at: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "p *watched"] | Int[Tensor, "p *watched"] | Bool[Tensor, "p *watched"]:
-    """What `watch` sees at every point: a function of replacements, such as which slot a mover attends to, or whether
-    the answer is right: ``lambda replace: model.replaced(tokens, replace)[:, -1].argmax(-1) == answers``."""
+    """Returns what `watch` sees at every point: a function of replacements, such as which slot a mover attends to, or
+    whether the answer is right: ``lambda replace: model.replaced(tokens, replace)[:, -1].argmax(-1) == answers``."""
     return torch.stack([watch(write(directions, point, how, at)) for point in points.tolist()])
 
 
@@ -164,7 +164,8 @@ def held_out(
     measured: Float[Tensor, "p c"],
     measured_index: Int[Tensor, " c"],
 ) -> dict[str, Estimate]:
-    """Success with points chosen on some prompts, on others: "by_index", "single" and "random", each with its error.
+    """Measures success with points chosen on some prompts, on others: "by_index", "single" and "random", each with its
+    error.
 
     `chosen_on` and `measured` are the success at every point on every prompt (1: right), `index` and `measured_index`
     the index of the answers. Raises ``ValueError`` for an index on which no point was chosen.

@@ -70,20 +70,20 @@ class Stitched(nn.Module):
     def forward(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
-        """Predictions at every position, or at the last m alone."""
+        """Returns predictions at every position, or at the last m alone."""
         h = next(islice(self.lower.stream(xs, ys, m), self.cut, None))
         return self.upper.finish(self.bridge(h), self.into, xs.shape[1], m).to(xs.dtype)
 
 
 def below(model: Transformer, cut: int) -> Iterator[nn.Parameter]:
-    """The parameters that write the stream after the first `cut` blocks."""
+    """Yields the parameters that write the stream after the first `cut` blocks."""
     read_in = [] if model.config.read_in == "identity" else model.read_in.parameters()
     positions = [model.position] if model.config.positions else []
     return chain(read_in, positions, model.blocks[:cut].parameters())
 
 
 def above(model: Transformer, cut: int) -> Iterator[nn.Parameter]:
-    """The parameters that read the stream after the first `cut` blocks."""
+    """Yields the parameters that read the stream after the first `cut` blocks."""
     idle = 0 if model.config.tied and cut < model.config.n_layer else cut
     read_out = [] if model.config.read_in == "identity" else chain(model.norm.parameters(), model.read_out.parameters())
     return chain(model.blocks[idle:].parameters(), read_out)
@@ -108,14 +108,14 @@ def _misfits(
 
 @torch.no_grad()
 def tokens_after(model: Transformer, cut: int, prompts: Prompts) -> Float[Tensor, "tokens D"]:
-    """The stream after the first `cut` blocks, all tokens of all prompts in a row, float64."""
+    """Returns the stream after the first `cut` blocks, all tokens of all prompts in a row, float64."""
     return next(islice(model.stream(prompts.xs, prompts.ys), cut, None)).flatten(0, 1).double()
 
 
 def affine_bridge(
     lower: Transformer, upper: Transformer, prompts: Prompts, cut: int, into: int | None = None
 ) -> nn.Linear:
-    """The affine map of least squares from the one stream to the other, on all tokens of the same prompts."""
+    """Returns the affine map of least squares from the one stream to the other, on all tokens of the same prompts."""
     target = tokens_after(upper, cut if into is None else into, prompts)
     return least_squares_map(tokens_after(lower, cut, prompts), target, _dtype(upper))
 
@@ -131,7 +131,7 @@ class Relative(nn.Module):
 
     @classmethod
     def of(cls, model: Transformer, cut: int, anchors: Prompts) -> "Relative":
-        """The anchors as `model` writes them after its first `cut` blocks: all tokens of some prompts."""
+        """Returns the anchors as `model` writes them after its first `cut` blocks: all tokens of some prompts."""
         return cls(tokens_after(model, cut, anchors).to(_dtype(model)))
 
     def forward(self, h: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch K"]:
@@ -147,8 +147,8 @@ def relative_bridge(
     into: int | None = None,
     penalty: float = 1e-2,
 ) -> nn.Sequential:
-    """A bridge that was never shown both streams: the relative representation of `lower`, read by the affine map of
-    ridge regression from that of `upper` to the stream of `upper`, on all tokens of `prompts`.
+    """Returns a bridge that was never shown both streams: the relative representation of `lower`, read by the affine
+    map of ridge regression from that of `upper` to the stream of `upper`, on all tokens of `prompts`.
 
     What it cannot carry are the lengths of tokens. Without a `penalty` (relative to the mean eigenvalue; ours) it reads
     the smallest differences between cosines, of which two models have the least in common. To train the second map
@@ -162,7 +162,7 @@ def relative_bridge(
 def least_squares_map(
     source: Float[Tensor, "tokens D"], target: Float[Tensor, "tokens E"], dtype: torch.dtype, penalty: float = 0.0
 ) -> nn.Linear:
-    """The affine map argmin Σ ‖A h + b − k‖² + lam ‖A‖², of least norm, where lam is `penalty` times the mean
+    """Returns the affine map argmin Σ ‖A h + b − k‖² + lam ‖A‖², of least norm, where lam is `penalty` times the mean
     eigenvalue of the Gram matrix; directions in which the source varies by less than a hundred roundings of `dtype`,
     relative to the largest, are taken as never seen. Raises ``ValueError`` where a stream is not finite."""
     streams = {"source": source, "target": target}

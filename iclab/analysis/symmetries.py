@@ -49,16 +49,16 @@ class Units(NamedTuple):
 
 
 def weight_distance(one: Transformer, other: Transformer) -> float:
-    """The distance above. Raises ``ValueError`` for models of different shape."""
+    """Returns the distance above. Raises ``ValueError`` for models of different shape."""
     parts = list(weight_distances(one, other).values())
     return (sum(value**2 for value in parts) / max(1, len(parts))) ** 0.5
 
 
 @torch.no_grad()
 def weight_distances(one: Transformer, other: Transformer) -> dict[str, float]:
-    """The same for each part that is not zero in both: "attention", "mlp", "read-in" (and positions), "read-out". Where
-    scale cannot be traded, what is read (the scores of softmax) and what is written are parts of their own. Raises
-    ``ValueError`` for models of different shape."""
+    """Returns the same for each part that is not zero in both: "attention", "mlp", "read-in" (and positions),
+    "read-out". Where scale cannot be traded, what is read (the scores of softmax) and what is written are parts of
+    their own. Raises ``ValueError`` for models of different shape."""
     given = {k: (getattr(one, k), getattr(other, k)) for k in ("d", "n", "labels")}
     sizes = [f"given {k} = {here} and {there}" for k, (here, there) in given.items() if here != there]
     refuse("weight_distance", sizes + [f"the first {text}" for text in differences(one.config, other.config)])

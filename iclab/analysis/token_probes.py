@@ -53,27 +53,27 @@ class TokenProbe:
 
     @property
     def terms(self) -> Float[Tensor, "half layers"]:
-        """What each prompt adds to R²."""
+        """Returns what each prompt adds to R²."""
         return explained(self.errors, self.spread.unsqueeze(-1))
 
     @property
     def floor_terms(self) -> Float[Tensor, " half"]:
-        """What each prompt adds to R² of the probe of x_i itself."""
+        """Returns what each prompt adds to R² of the probe of x_i itself."""
         return explained(self.floor_errors, self.spread)
 
     @property
     def r2(self) -> Estimate:
-        """R² [layers]: after the read-in, then after each block."""
+        """Returns R² [layers]: after the read-in, then after each block."""
         return estimate(self.terms)
 
     @property
     def floor(self) -> Estimate:
-        """R² of the probe of x_i itself, a single number."""
+        """Returns R² of the probe of x_i itself, a single number."""
         return estimate(self.floor_terms)
 
     @property
     def above_floor(self) -> Estimate:
-        """R² less the floor [layers]."""
+        """Returns R² less the floor [layers]."""
         return estimate(self.terms - self.floor_terms.unsqueeze(-1))
 
 
@@ -85,7 +85,7 @@ def token_probes(
     kinds: Iterable[str] = KINDS,
     known: Float[Tensor, "batch n _"] | None = None,
 ) -> list[TokenProbe]:
-    """Probes for every target at each kind of tokens, all layers of the model. The floor is of x_i, or of what is
+    """Fits probes for every target at each kind of tokens, all layers of the model. The floor is of x_i, or of what is
     `known` at position i.
 
     Positions where a target does not vary (an answer before the first example) are left out; there is no token of the
@@ -109,9 +109,9 @@ def token_probes(
 
 
 def split(name: str, probes: Sequence[TokenProbe], chosen: Int[Tensor, " half"]) -> tuple[TokenProbe, TokenProbe]:
-    """Of probes of v_1, ..., v_K, one for each component of a mixture: what they find of the v of the component that a
-    prompt was drawn from ("true_NAME"), and of all others ("other_NAME"). Nothing is fitted anew, so that no probe
-    knows which one this was."""
+    """Returns, of probes of v_1, ..., v_K, one for each component of a mixture, what they find of the v of the
+    component that a prompt was drawn from ("true_NAME"), and of all others ("other_NAME"). Nothing is fitted anew, so
+    that no probe knows which one this was."""
     true = one_hot(chosen, len(probes)).mT.double()
     return _weighted(f"true_{name}", probes, true), _weighted(f"other_{name}", probes, 1 - true)
 
@@ -127,15 +127,16 @@ def _weighted(target: str, probes: Sequence[TokenProbe], weights: Float[Tensor, 
 
 
 def second_half(batch: int) -> slice:
-    """The prompts that probes are judged on; lam is chosen on whole prompts of the others, an even number of them."""
+    """Returns the prompts that probes are judged on; lam is chosen on whole prompts of the others, an even number of
+    them."""
     return slice(2 * (batch // 4), batch)
 
 
 def pooled_errors(
     tokens: Float[Tensor, "batch k D"], target: Float[Tensor, "batch n m"]
 ) -> tuple[Float[Tensor, " half"], Float[Tensor, " half"]]:
-    """‖v − B h‖² and ‖v − E v‖² in each prompt of the second half, of one map from the tokens to the first k targets.
-    Not a number where these do not vary."""
+    """Returns ‖v − B h‖² and ‖v − E v‖² in each prompt of the second half, of one map from the tokens to the first k
+    targets. Not a number where these do not vary."""
     fit, target = second_half(len(target)).start, target[:, : tokens.shape[1]].double()
     places = varies(target)
     if not places.any():
@@ -151,5 +152,5 @@ def pooled_errors(
 
 
 def pooled_terms(tokens: Float[Tensor, "batch k D"], target: Float[Tensor, "batch n m"]) -> Float[Tensor, " half"]:
-    """What each prompt of the second half adds to R² of `pooled_errors`."""
+    """Returns what each prompt of the second half adds to R² of `pooled_errors`."""
     return explained(*pooled_errors(tokens, target))

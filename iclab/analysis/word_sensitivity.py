@@ -27,7 +27,7 @@ STARTS, STEPS, MOVE = 4, 30, 0.5  # directions to start from, steps of each, and
 def word_sensitivity(
     model: RandomFeatures, xs: Float[Tensor, "batch tokens d"], rng: torch.Generator, word: int = 0
 ) -> Float[Tensor, " batch"]:
-    """The largest S found for each input, where token number `word` is changed."""
+    """Returns the largest S found for each input, where token number `word` is changed."""
     refuse("word_sensitivity", [] if 0 <= word < xs.shape[1] else [f"word must lie in 0..{xs.shape[1] - 1}"])
     length = xs[:, word].norm(dim=-1, keepdim=True)
     best = torch.zeros(len(xs), dtype=xs.dtype, device=xs.device)
@@ -40,7 +40,7 @@ def word_sensitivity(
 def sensitivity(
     model: RandomFeatures, xs: Float[Tensor, "batch tokens d"], delta: Float[Tensor, "batch d"], word: int = 0
 ) -> Float[Tensor, " batch"]:
-    """‖φ(X + e_i Δᵀ) − φ(X)‖ / ‖φ(X)‖ of one Δ for each input."""
+    """Returns ‖φ(X + e_i Δᵀ) − φ(X)‖ / ‖φ(X)‖ of one Δ for each input."""
     changed = torch.cat([xs[:, :word], (xs[:, word] + delta).unsqueeze(1), xs[:, word + 1 :]], dim=1)
     before = model.features(xs)
     return (model.features(changed) - before).norm(dim=-1) / before.norm(dim=-1)

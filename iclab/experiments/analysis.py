@@ -38,47 +38,47 @@ class Analysis(ABC):
     least: ClassVar[int] = 2  # prompts
 
     def problems(self, experiment: Any) -> Iterable[str]:
-        """What else stands against measuring this in an experiment; the sentences begin with what is needed."""
+        """Returns what else stands against measuring this in an experiment; the sentences begin with what is needed."""
         return ()
 
     def notes(self, experiment: Any) -> Iterable[str]:
-        """What the log should say beforehand, such as why nothing will be measured."""
+        """Returns what the log should say beforehand, such as why nothing will be measured."""
         return ()
 
     def references(self, of: Any) -> Mapping[str, Any]:
-        """Predictors that join those which the model is compared with, by name."""
+        """Returns predictors that join those which the model is compared with, by name."""
         return {}
 
     def reference_names(self, experiment: Any) -> Iterable[str]:
-        """Their names, before there is a model."""
+        """Returns their names, before there is a model."""
         return ()
 
     def applies(self, of: Any) -> bool:
-        """Whether there is something to measure of a model on one distribution (`iclab.measures.Measurement`)."""
+        """Tells whether there is something to measure of a model on one distribution (`iclab.measures.Measurement`)."""
         return isinstance(of.task, self.tasks) and (of.own or not self.once)
 
     @abstractmethod
     def rows(self, of: Any) -> Iterator[Row]:
-        """The rows of one distribution."""
+        """Yields the rows of one distribution."""
 
     def predictors(self, experiment: Any) -> Iterable[str] | None:
-        """The predictors that its rows are of; none where only the measuring tells."""
+        """Returns the predictors that its rows are of; none where only the measuring tells."""
         return None
 
     def distributions(self, experiment: Any) -> Iterable[str]:
-        """The distributions that its rows are of."""
+        """Returns the distributions that its rows are of."""
         own = next(iter(experiment.distributions))
         fit = [name for name, task in experiment.distributions.items() if isinstance(task, self.tasks)]
         return [name for name in fit if name == own] if self.once else fit
 
     def meaning(self, quantity: str) -> str | None:
-        """What a quantity means; none where this analysis does not yield it."""
+        """Returns what a quantity means; none where this analysis does not yield it."""
         fit = ((p, text) for p, text in self.quantities.items() if any(fnmatchcase(quantity, n) for n in expanded(p)))
         return next((text for _, text in fit), None)
 
 
 def expanded(pattern: str) -> list[str]:
-    """The names that a pattern stands for: "r2{,_bare}" for "r2" and "r2_bare"."""
+    """Returns the names that a pattern stands for: "r2{,_bare}" for "r2" and "r2_bare"."""
     before, brace, rest = pattern.partition("{")
     if not brace:
         return [pattern]
@@ -87,8 +87,8 @@ def expanded(pattern: str) -> list[str]:
 
 
 def known() -> dict[str, Analysis]:
-    """All analyses by name, this package's and those that anyone has derived. Raises ``ValueError`` where two have one
-    name."""
+    """Returns all analyses by name, this package's and those that anyone has derived. Raises ``ValueError`` where two
+    have one name."""
     import_module(OURS)
     found: dict[str, type[Analysis]] = {}
     for kind in kinds():
@@ -99,7 +99,7 @@ def known() -> dict[str, Analysis]:
 
 
 def kinds(base: type[Analysis] = Analysis) -> Iterator[type[Analysis]]:
-    """The classes of analyses below one, but for those that a newer version of their file has replaced."""
+    """Yields the classes of analyses below one, but for those that a newer version of their file has replaced."""
     for child in base.__subclasses__():
         yield from [] if isabstract(child) or child in RETIRED else [child]
         yield from kinds(child)

@@ -82,7 +82,8 @@ def _printed(title: str, rows: Iterator[Row]) -> Sequence[Row]:
 
 
 def baselines(batch: int = 1024, n: int = 40, d: int = 20, lam: float = 0.25, rounds: int = 5) -> Iterator[Row]:
-    """Ridge and least squares on every prefix, float64: ours, a batched `lstsq` per prefix, and loops over prompts too.
+    """Times ridge and least squares on every prefix, float64: ours, a batched `lstsq` per prefix, and loops over
+    prompts too.
 
     The loops are timed on one prompt in 64 and scaled up. `difference` is the largest distance of an answer from ours,
     relative to the largest answer.
@@ -109,7 +110,7 @@ def baselines(batch: int = 1024, n: int = 40, d: int = 20, lam: float = 0.25, ro
 
 
 def per_prefix(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
-    """One batched least-squares solve for each prefix; ridge through √lam rows with label 0."""
+    """Answers by one batched least-squares solve for each prefix; ridge through √lam rows with label 0."""
     batch, n, d = prompts.xs.shape
     answers = torch.zeros_like(prompts.ys)
     rows = (lam**0.5 * torch.eye(d, dtype=torch.float64)).expand(batch, d, d)[:, : d if lam else 0]
@@ -122,7 +123,7 @@ def per_prefix(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
 
 
 def numpy_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
-    """One solve for each prefix of each prompt."""
+    """Answers by one solve for each prefix of each prompt."""
 
     def fit(design: np.ndarray, labels: np.ndarray) -> np.ndarray:
         d = design.shape[1]
@@ -134,7 +135,8 @@ def numpy_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
 
 
 def sklearn_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
-    """One scikit-learn estimator for each prefix of each prompt, as in the released code of Bai et al. 2023."""
+    """Answers by one scikit-learn estimator for each prefix of each prompt, as in the released code of Bai et al.
+    2023."""
     from sklearn.linear_model import LinearRegression as Ordinary
     from sklearn.linear_model import Ridge as Penalised
 
@@ -172,8 +174,8 @@ def _take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def probes(prompts: int = 2048, n: int = 17, d: int = 5, lam: float = 0.1, rounds: int = 3) -> Iterator[Row]:
-    """Ridge probes for XᵀY / i of a model of four layers, fitted to all prompts with one penalty. `difference` is the
-    largest distance of an answer from ours."""
+    """Times ridge probes for XᵀY / i of a model of four layers, fitted to all prompts with one penalty. `difference` is
+    the largest distance of an answer from ours."""
     drawn, rng = LinearRegression(d, n, 0.5).sample(prompts, torch.Generator().manual_seed(0)), torch.Generator()
     hidden = features(Transformer(d, n, TransformerConfig(layout="interleaved"), rng.manual_seed(1)), drawn)
     target = algorithm_state(drawn, lam)["moment"]
@@ -192,7 +194,7 @@ def probes(prompts: int = 2048, n: int = 17, d: int = 5, lam: float = 0.1, round
 def sklearn_probes(
     hidden: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"], lam: float
 ) -> Float[Tensor, "layers batch n m"]:
-    """One estimator for each layer and position."""
+    """Answers by one estimator for each layer and position."""
     from sklearn.linear_model import Ridge as Penalised
 
     answers = torch.zeros(len(hidden), *target.shape, dtype=hidden.dtype)
@@ -206,8 +208,8 @@ def sklearn_probes(
 
 
 def throughput(d: int = 5, n: int = 17, batch: int = 64, rounds: int = 7) -> Iterator[Row]:
-    """Training steps by layout, attention and width, four layers of four heads; softmax and ReLU with an MLP of four
-    times the width, as in the papers. The ratio is to the papers' form: interleaved softmax of the same width."""
+    """Times training steps by layout, attention and width, four layers of four heads; softmax and ReLU with an MLP of
+    four times the width, as in the papers. The ratio is to the papers' form: interleaved softmax of the same width."""
     shapes = list(product((32, 64, 128), ("interleaved", "paired", "lagged"), ("softmax", "relu", "linear")))
     steps = {"/".join(map(str, shape)): _stepper(*shape, d, n, batch) for shape in shapes}
     seconds = _take_turns(steps, rounds)
@@ -248,7 +250,8 @@ def _stepping(
 
 
 def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds: int = 5) -> Iterator[Row]:
-    """Training steps of four layers, interleaved softmax with MLP, on one thread and on the GPU where there is one.
+    """Times training steps of four layers, interleaved softmax with MLP, on one thread and on the GPU where there is
+    one.
 
     Small models are bound by the launches of kernels there, so that what is gained grows with the batch and the width.
     """
@@ -272,7 +275,8 @@ def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds
 
 
 def quality(budget: float, seed: int = 0, contests: Sequence[tuple] = CONTESTS) -> Iterator[Row]:
-    """Seconds of training (sampled labels, noise 0.5) until each level of excess risk is first seen on the curve.
+    """Yields seconds of training (sampled labels, noise 0.5) until each level of excess risk is first seen on the
+    curve.
 
     The curve is measured 40 times in a run, outside the clock; "end" is on prompts that were not looked at before.
     """

@@ -24,14 +24,14 @@ COLUMNS = ["by", "writer", "reader", "CS", "of the head", "z", "z unreachable", 
 
 
 def model(place: Path) -> TokenTransformer:
-    """The model in a folder of a pretrained one, or in a file that `TokenTransformer.save` wrote."""
+    """Returns the model in a folder of a pretrained one, or in a file that `TokenTransformer.save` wrote."""
     refuse(f"{place}", [] if place.exists() else ["no such folder or file"])
     return load_pretrained(place) if place.is_dir() else TokenTransformer.load(place)
 
 
 @torch.no_grad()
 def ranked(of: TokenTransformer, count: int, order: str) -> list[Channel]:
-    """The strongest channels after folding, in the order of a column of `Channel`."""
+    """Returns the strongest channels after folding, in the order of a column of `Channel`."""
     centred = of.config.norm and of.config.norm_attention
     return channels(compositions(folded(of.double()), centred=centred), count, order)
 

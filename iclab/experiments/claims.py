@@ -57,35 +57,35 @@ class Claim:
 
     @property
     def expected(self) -> str:
-        """The bound, as it is printed."""
+        """Returns the bound, as it is printed."""
         if self.within:
             return f"{self.within[0]:.4g} ± {self.within[1]:.4g}"
         return f"≤ {self.at_most:.4g}" if self.at_most is not None else f"≥ {self.at_least:.4g}"
 
     def slack(self, value: float) -> float:
-        """How far a value lies inside of the bound; negative outside."""
+        """Returns how far a value lies inside of the bound; negative outside."""
         if self.within:
             return self.within[1] - abs(value - self.within[0])
         return self.at_most - value if self.at_most is not None else value - (self.at_least or 0.0)
 
     def outcome(self, value: float, stderr: float) -> Outcome:
-        """What one measurement says about the claim."""
+        """Returns what one measurement says about the claim."""
         if isnan(value):
             return "not measured"
         slack, doubt = self.slack(value), 2 * stderr
         return "holds" if slack >= doubt else "fails" if slack < -doubt else "undecided"
 
     def unknown_keys(self, known: Iterable[str]) -> list[str]:
-        """The keys of `where` that are neither settings nor columns of the rows."""
+        """Returns the keys of `where` that are neither settings nor columns of the rows."""
         known = {*known, *ROW_KEYS}
         return [f"claim {self.name!r}: {unknown('key', key, known)}" for key, _ in self.where if key not in known]
 
     def concerns(self, config: Mapping[str, Any]) -> bool:
-        """Whether a cell with these settings (dotted keys) is one that the claim speaks of."""
+        """Tells whether a cell with these settings (dotted keys) is one that the claim speaks of."""
         return all(_same(config.get(key, "none"), value) for key, value in self.where if key not in ROW_KEYS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The rows of a cell on which the claim is judged."""
+        """Returns the rows of a cell on which the claim is judged."""
         chosen = {key: dict(self.where).get(key, default) for key, default in ROW_KEYS.items()}
         asked = {"predictor": self.predictor, "quantity": self.quantity, **chosen}
         return [row for row in rows if all(_same(_entry(row, key), value) for key, value in asked.items())]
@@ -126,7 +126,7 @@ class Verdict:
 
     @property
     def measured(self) -> str:
-        """The value and its error, as they are printed."""
+        """Returns the value and its error, as they are printed."""
         error = f" ± {self.stderr:.2g}" if isfinite(self.stderr) else ""
         return "" if isnan(self.value) else f"{self.value:.4g}{error}"
 
@@ -136,7 +136,7 @@ class Verdict:
         return OUTCOMES.index(self.outcome), 0.0 if isnan(self.value) else self.claim.slack(self.value)
 
     def record(self) -> dict[str, Any]:
-        """The verdict as plain data."""
+        """Returns the verdict as plain data."""
         numbers = {k: v if isfinite(v) else None for k, v in {"value": self.value, "stderr": self.stderr}.items()}
         told = {"claim": self.claim.name, "expected": self.claim.expected, "measured": self.measured}
         told |= {"verdict": self.outcome, **numbers}
@@ -144,13 +144,14 @@ class Verdict:
 
     @property
     def setting(self) -> dict[str, str]:
-        """Token layouts and training targets of the cells: an easier task or handed answers must be seen in a table."""
+        """Returns token layouts and training targets of the cells: an easier task or handed answers must be seen in a
+        table."""
         keys = {"layout": "model.layout", "targets": "train.targets"}
         return {k: ", ".join(sorted({str(c.config.get(key, "")) for c in self.cells})) for k, key in keys.items()}
 
 
 def judge(claims: Iterable[Claim], cells: Sequence[Cell]) -> list[Verdict]:
-    """The verdict on each claim."""
+    """Returns the verdict on each claim."""
     return [_judge(claim, [cell for cell in cells if claim.concerns(cell.config)]) for claim in claims]
 
 

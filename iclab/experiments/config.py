@@ -47,7 +47,7 @@ NONE = "none"
 
 
 def parse(text: str, source: object) -> dict[str, Any]:
-    """The mapping that TOML text holds. Raises ``ValueError`` with the source, the line and the column."""
+    """Returns the mapping that TOML text holds. Raises ``ValueError`` with the source, the line and the column."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -57,12 +57,12 @@ def parse(text: str, source: object) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The mapping in a TOML file."""
+    """Returns the mapping in a TOML file."""
     return parse(read_text(path), path)
 
 
 def dump(mapping: Nested) -> str:
-    """TOML text."""
+    """Writes TOML text."""
     return tomli_w.dumps(mapping)
 
 
@@ -71,7 +71,7 @@ def dump(mapping: Nested) -> str:
 
 @cache
 def schema(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a dataclass that its constructor takes and a file can hold, each with its type."""
+    """Returns the fields of a dataclass that its constructor takes and a file can hold, each with its type."""
     hints = {name: _without_tensors(hint) for name, hint in get_type_hints(cls).items()}
     return {f.name: (f, hints[f.name]) for f in dataclasses.fields(cls) if f.init and hints[f.name] is not NoneType}
 
@@ -84,14 +84,14 @@ def _without_tensors(hint: Any) -> Any:
 
 
 def kinds(base: type) -> dict[str, type]:
-    """The classes that can stand where `base` is annotated, by name: itself and all below it that are not abstract.
-    A class whose objects are compared by identity holds what a file cannot (tensors), and is left out."""
+    """Returns the classes that can stand where `base` is annotated, by name: itself and all below it that are not
+    abstract. A class whose objects are compared by identity holds what a file cannot (tensors), and is left out."""
     below = {name: kind for child in base.__subclasses__() for name, kind in kinds(child).items()}
     return ({base.__name__: base} if not _no_kind_because(base) else {}) | below
 
 
 def every_kind(base: type) -> Iterator[type]:
-    """The same classes as `kinds`, of one name as often as there are; one of several bases more than once."""
+    """Yields the same classes as `kinds`, of one name as often as there are; one of several bases more than once."""
     yield from [] if _no_kind_because(base) else [base]
     for child in base.__subclasses__():
         yield from every_kind(child)
@@ -110,7 +110,7 @@ def _no_kind_because(cls: type) -> str:
 
 
 def kind_problems(cls: type) -> list[str]:
-    """What stands against a class from outside the package as one whose fields are read from a file."""
+    """Returns what stands against a class from outside the package as one whose fields are read from a file."""
     own = vars(cls).get("__annotations__", {})
     if own and "__dataclass_params__" not in vars(cls):
         return ["has fields of its own and lacks @dataclass(frozen=True)"]
@@ -140,19 +140,19 @@ def _type(hint: Any) -> str:
 
 
 def has_kinds(hint: Any) -> bool:
-    """Whether the table of an annotated class says which class it is: abstract classes and all below them."""
+    """Tells whether the table of an annotated class says which class it is: abstract classes and all below them."""
     return isinstance(hint, ABCMeta)
 
 
 @cache
 def is_table(hint: Any) -> bool:
-    """Whether the annotation is a class whose fields are read from a table."""
+    """Tells whether the annotation is a class whose fields are read from a table."""
     return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or has_kinds(hint))
 
 
 @cache
 def named(hint: Any) -> Any:
-    """X, where the annotation is a table from names to X, else None."""
+    """Returns X, where the annotation is a table from names to X, else None."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (dict, Mapping) and args[0] is str:
         return args[1]
@@ -161,25 +161,25 @@ def named(hint: Any) -> Any:
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; any other annotation is its own only one."""
+    """Returns the alternatives of a union; any other annotation is its own only one."""
     if isinstance(hint, type):
         return (hint,)
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def required(spec: dataclasses.Field[Any]) -> bool:
-    """Whether a field has no default."""
+    """Tells whether a field has no default."""
     return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
 
 
 @cache
 def default(spec: dataclasses.Field[Any]) -> Any:
-    """The default of a field, None where it has none."""
+    """Returns the default of a field, None where it has none."""
     return spec.default_factory() if callable(spec.default_factory) else (None if required(spec) else spec.default)
 
 
 def described(hint: Any) -> str:
-    """What is expected, in words."""
+    """Returns what is expected, in words."""
     if hint in SCALARS:
         return SCALARS[hint]
     if get_origin(hint) is Literal:
@@ -195,7 +195,7 @@ def described(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in a file, shortened."""
+    """Returns a value as it is written in a file, shortened."""
     text = f'"{value}"' if isinstance(value, str) else _printed(value)
     return text if len(text) <= 80 else f"{text[:60]} … ({len(text)} characters)"
 
@@ -208,7 +208,7 @@ def _printed(value: Any) -> str:
 
 
 def known_keys(hint: Any, given: Any, key: str = "", preset: Any = None) -> Iterator[str]:
-    """All dotted keys that can be set, for the kinds of class that `given` names."""
+    """Yields all dotted keys that can be set, for the kinds of class that `given` names."""
     given = given if isinstance(given, Mapping) else {}
     for member in filter(is_table, members(hint)):
         final = _named_kind(member, given, preset)
@@ -252,7 +252,7 @@ class Reader:
         return self.fail(key, f"{key}: expected {described(hint)}, given {shown(given)}")
 
     def read(self, hint: Any, given: Any, key: str = "", preset: Any = None) -> Any:
-        """The value of an annotation, or FAILED. `preset` is the default that it replaces."""
+        """Returns the value of an annotation, or FAILED. `preset` is the default that it replaces."""
         if given is FAILED:
             return FAILED
         if len(members(hint)) > 1:
@@ -404,7 +404,8 @@ def _in_words(base: type) -> str:
 
 
 def read(cls: type[T], mapping: Nested, source: object) -> T:
-    """An object of a dataclass from a mapping. Raises one ``ValueError`` that lists every problem on its own line."""
+    """Returns an object of a dataclass from a mapping. Raises one ``ValueError`` that lists every problem on its own
+    line."""
     reader = Reader(lambda key: source, lambda: known_keys(cls, mapping))
     value = reader.read(cls, mapping)
     refuse_lines(reader.problems)
@@ -428,8 +429,8 @@ def _on_one_line(text: str) -> str:
 
 
 def to_mapping(value: Any, hint: Any = None) -> Any:
-    """The mapping from which `read` makes the same object. Every default is spelled out, except None and those of
-    younger fields."""
+    """Returns the mapping from which `read` makes the same object. Every default is spelled out, except None and those
+    of younger fields."""
     if value is None:
         return NONE
     if type(value) in (int, str, bool) and hint is type(value):

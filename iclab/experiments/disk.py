@@ -20,12 +20,12 @@ ADVICE = PASSING | {errno.EACCES: ELSEWHERE, errno.EPERM: ELSEWHERE, errno.EISDI
 
 
 def passing(error: BaseException) -> bool:
-    """Whether an error is the disk's, and gone when the disk takes files again."""
+    """Tells whether an error is the disk's, and gone when the disk takes files again."""
     return isinstance(error, OSError) and error.errno in PASSING
 
 
 def told(error: Exception) -> str:
-    """An error in one line, with the file and a remedy where the disk is at fault."""
+    """Tells an error in one line, with the file and a remedy where the disk is at fault."""
     if isinstance(error, OSError):
         where = f"cannot use {error.filename}" if error.filename else "cannot use a file"
         advice = ADVICE.get(error.errno or 0, "")

@@ -34,13 +34,13 @@ class Display(Protocol):
     """Shows a sweep while it goes on."""
 
     def started(self, run: Run) -> None:
-        """A worker of ours took the run up."""
+        """Takes note that a worker of ours took the run up."""
 
     def ended(self, run: Run, status: Status) -> None:
-        """The run has ended, here or in another sweep."""
+        """Takes note that the run has ended, here or in another sweep."""
 
     def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
-        """Called again and again between."""
+        """Is called again and again between."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ from iclab.files import write_whole
 
 
 def environment(device: str = "auto") -> dict[str, Any]:
-    """What can make two runs of one experiment differ."""
+    """Returns what can make two runs of one experiment differ."""
     cuda = torch.cuda.is_available()
     chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
     return {
@@ -48,12 +48,13 @@ def write_environment(path: Path, device: str, imports: Iterable[Import] = ()) -
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Returns the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def revision() -> str | None:
-    """The git revision of iclab's own source, marked where files were changed since; None outside of a repository."""
+    """Returns the git revision of iclab's own source, marked where files were changed since; None outside of a
+    repository."""
     source = Path(str(iclab.__file__)).parent
     tracked = _git(source, "ls-files", "--error-unmatch", "errors.py")
     if tracked is None:
@@ -74,7 +75,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def checks(folder: Path) -> Iterator[tuple[str, str]]:
-    """Everything that `iclab doctor` tells, as pairs."""
+    """Yields everything that `iclab doctor` tells, as pairs."""
     for what, found in environment().items():
         yield what, "none" if found is None else str(found)
     yield f"runs in {folder}", writable(folder)
@@ -84,7 +85,7 @@ def checks(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def writable(folder: Path) -> str:
-    """Whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left there."""
+    """Tells whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left there."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with TemporaryFile(dir=nearest) as file:

@@ -51,7 +51,7 @@ class Partner:
     task: Task | None = None
 
     def experiment(self, own: "Experiment") -> "Experiment":
-        """The run that trains it. Raises ``ValueError``."""
+        """Returns the run that trains it. Raises ``ValueError``."""
         found = Evaluation(prompts=own.eval.prompts, every=own.eval.every)
         return replace(own, seed=self.seed, task=self.task or own.task, eval=found)
 
@@ -150,7 +150,7 @@ class Experiment:
 
     @cached_property
     def prompting(self) -> Prompting:
-        """The kind of prompts."""
+        """Returns the kind of prompts."""
         return prompting(self.task)
 
     def _misplaced(self) -> list[str]:
@@ -174,19 +174,19 @@ class Experiment:
 
     @property
     def warnings(self) -> list[str]:
-        """What may be measured but is not what it seems to be."""
+        """Returns what may be measured but is not what it seems to be."""
         return list(self.prompting.warnings(self))
 
     @cached_property
     def distributions(self) -> dict[str, AnyTask]:
-        """What the model is measured on: its own task, the parts of this, and the shifts."""
+        """Returns what the model is measured on: its own task, the parts of this, and the shifts."""
         return {TRAINED: self.task, **self.task.parts(), **dict(self.eval.shifts)}
 
     # ---- analyses --------------------------------------------------------------------------------------------------
 
     @cached_property
     def analyses(self) -> tuple[Analysis, ...]:
-        """What is measured: all that always is, where it can be, and what is asked for."""
+        """Returns what is measured: all that always is, where it can be, and what is asked for."""
         known, asked = analysis.known().values(), self.eval.analyses
         return tuple(one for one in known if self._is_about(one) and (one.always or one.name in asked))
 
@@ -249,7 +249,7 @@ class Experiment:
 
     @property
     def notes(self) -> list[str]:
-        """What the log of a run should say before anything else."""
+        """Returns what the log of a run should say before anything else."""
         told = [f"warning: {line}" for line in self.warnings]
         return told + [line for one in self.analyses for line in one.notes(self)]
 
@@ -257,7 +257,7 @@ class Experiment:
 
     @property
     def at_query(self) -> bool:
-        """Whether all is about the last position: because of the task, or because only its errors counted."""
+        """Tells whether all is about the last position: because of the task, or because only its errors counted."""
         return self.train.at_query or (isinstance(self.task, Task) and self.task.at_query)
 
     def _predictor_problems(self) -> list[str]:
@@ -284,12 +284,12 @@ class Experiment:
     # ---- the model -------------------------------------------------------------------------------------------------
 
     def build(self, rng: torch.Generator | None = None) -> nn.Module:
-        """The untrained model, without what it starts from."""
+        """Builds the untrained model, without what it starts from."""
         return self.model.build(**self.sizes, rng=rng)
 
     def initial(self, device: torch.device | str = "cpu") -> Any:
-        """The model before its training; its weights are drawn on the CPU, so that they are the same on every device,
-        and those of a construction are laid over them where the experiment starts from one."""
+        """Returns the model before its training; its weights are drawn on the CPU, so that they are the same on every
+        device, and those of a construction are laid over them where the experiment starts from one."""
         model = self.build(generator(self.seed, "init"))
         if self.start and isinstance(model, Transformer):
             self.start.put_into(model)
@@ -297,18 +297,18 @@ class Experiment:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """What a model of this task is built for."""
+        """Returns what a model of this task is built for."""
         return self.prompting.sizes(self)
 
     # ---- settings --------------------------------------------------------------------------------------------------
 
     @cached_property
     def id(self) -> str:
-        """Twelve digits that stand for everything that can change the numbers."""
+        """Returns twelve digits that stand for everything that can change the numbers."""
         return identity(self._settings)
 
     def mapping(self) -> dict[str, Any]:
-        """The settings as a file holds them, every default spelled out."""
+        """Returns the settings as a file holds them, every default spelled out."""
         return merge(self._settings, {})
 
     @cached_property
@@ -320,14 +320,14 @@ class Experiment:
 
     @classmethod
     def read(cls, path: Path) -> "Experiment":
-        """The experiment that a run's `config.toml` describes."""
+        """Reads the experiment that a run's `config.toml` describes."""
         settings = config.load(path)
         plugins.bring_back(settings, path.parent)
         return cls.from_mapping(settings, path)
 
     @classmethod
     def from_mapping(cls, settings: Nested, source: object) -> "Experiment":
-        """An experiment from nested settings. Raises one ``ValueError`` with a line for each problem."""
+        """Makes an experiment from nested settings. Raises one ``ValueError`` with a line for each problem."""
         reader = Reader(lambda key: source, lambda: known_keys(settings))
         experiment = read(settings, reader)
         config.refuse_lines(reader.problems)
@@ -343,18 +343,18 @@ def _words(one: Analysis) -> str:
 
 
 def load(path: Path) -> Experiment:
-    """The experiment that a run's `config.toml` describes."""
+    """Reads the experiment that a run's `config.toml` describes."""
     return Experiment.read(path)
 
 
 def known_keys(settings: Nested) -> Iterator[str]:
-    """All dotted keys that can be set, for the kinds of class that settings name."""
+    """Yields all dotted keys that can be set, for the kinds of class that settings name."""
     return config.known_keys(Experiment, _with_usual_kinds(settings))
 
 
 def read(settings: Nested, reader: Reader) -> Any:
-    """The experiment, or FAILED with its problems in the reader. The task comes first, because shifts are derived from
-    it, and then the start, because it has a shape."""
+    """Reads the experiment, or FAILED with its problems in the reader. The task comes first, because shifts are derived
+    from it, and then the start, because it has a shape."""
     settings = dict(_with_usual_kinds(settings))
     if "task" in settings:
         settings["task"] = reader.read(AnyTask, settings["task"], "task")

@@ -28,7 +28,7 @@ class Section:
 
 
 def number(row: Row | None) -> str:
-    """A value with its error, as it is printed; empty where there is none."""
+    """Returns a value with its error, as it is printed; empty where there is none."""
     if row is None:
         return ""
     error = row.get("stderr")
@@ -36,7 +36,7 @@ def number(row: Row | None) -> str:
 
 
 def beaten(found: Iterable[Row]) -> Iterator[str]:
-    """What there is to say of predictors with less risk than the one that is called Bayes, a line for each."""
+    """Yields what there is to say of predictors with less risk than the one that is called Bayes, a line for each."""
     for one in found:
         if one["quantity"] == "below_bayes":
             told = f"{one['predictor']} beats bayes by {number(one)} in risk"
@@ -57,32 +57,33 @@ class Findings:
         self.scale = "Bayes risk" if unit else "labels' mean square"
 
     def of(self, quantity: str, **place: Any) -> list[Row]:
-        """The rows of a quantity at a place: of the whole model, averaged over positions, unless it says otherwise."""
+        """Returns the rows of a quantity at a place: of the whole model, averaged over positions, unless it says
+        otherwise."""
         wanted = {"layer": None, "position": None, "step": None, **place}
         found = self.rows.get(quantity, ())
         return [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
 
     def one(self, quantity: str, predictor: str, **place: Any) -> Row | None:
-        """The row of a predictor, or none."""
+        """Returns the row of a predictor, or none."""
         return next((row for row in self.of(quantity, **place) if row["predictor"] == predictor), None)
 
     def values(self, key: str, quantity: str, keep: Callable[[Row], bool] = lambda row: True) -> list[Any]:
-        """What a column holds among the rows of a quantity, in order."""
+        """Returns what a column holds among the rows of a quantity, in order."""
         return sorted({r[key] for r in self.rows.get(quantity, ()) if r.get(key) is not None and keep(r)})
 
     # ---- the nearest algorithm -------------------------------------------------------------------------------------
 
     def nearest(self, quantity: str = "fit_distance", **place: Any) -> Row | None:
-        """The row of the least distance at a place."""
+        """Returns the row of the least distance at a place."""
         return min(self.of(quantity, **place), key=lambda row: row["value"], default=None)
 
     def words(self, family: str, **place: Any) -> str:
-        """A family with the parameter that was fitted at a place, marked where that is an end of the grid."""
+        """Returns a family with the parameter that was fitted at a place, marked where that is an end of the grid."""
         fitted = self.one("fit_parameter", family, **place)
         return algorithm(family, fitted["value"] if fitted else None, self.edge(family, fitted))
 
     def edge(self, family: str, fitted: Row | None) -> str:
-        """ "≤" or "≥" where a parameter lies at an end of its grid."""
+        """Returns "≤" or "≥" where a parameter lies at an end of its grid."""
         for quantity, sign in (("fit_low", "≤"), ("fit_high", "≥")):
             end = self.one(quantity, family)
             if end and fitted and end["value"] == fitted["value"]:
@@ -90,7 +91,7 @@ class Findings:
         return ""
 
     def sentences(self) -> Iterator[str]:
-        """The nearest algorithm of the output and of each layer, and how it came about in training."""
+        """Yields the nearest algorithm of the output and of each layer, and how it came about in training."""
         yield from self._sentence("output")
         for layer in self.values("layer", "fit_distance"):
             yield from self._sentence(f"after layer {layer}", layer=layer)
@@ -121,12 +122,12 @@ class Findings:
     # ---- tables ----------------------------------------------------------------------------------------------------
 
     def sections(self) -> Iterator[Section]:
-        """Those tables for which there is something to show."""
+        """Yields those tables for which there is something to show."""
         tables = (self.by_examples, self.by_layer, self.iterations, self.probes, self.weights, self.evolution)
         yield from (section for section in (make() for make in (*tables, self.pasting, self.stitching)) if section.body)
 
     def by_examples(self) -> Section:
-        """The nearest algorithm after each number of examples."""
+        """Shows the nearest algorithm after each number of examples."""
         body = []
         for i in self.values("position", "fit_distance_at", lambda row: row.get("layer") is None):
             row = self.nearest("fit_distance_at", position=i)
@@ -140,7 +141,7 @@ class Findings:
         )
 
     def by_layer(self) -> Section:
-        """The algorithm that each layer is nearest to, when it is read out by a fitted linear map."""
+        """Shows the algorithm that each layer is nearest to, when it is read out by a fitted linear map."""
         body = []
         for layer in self.values("layer", "fit_distance"):
             row = self.nearest(layer=layer)
@@ -151,7 +152,7 @@ class Findings:
         return Section("the algorithm that each layer is nearest to", columns, body)
 
     def iterations(self) -> Section:
-        """The numbers of steps that each layer is worth."""
+        """Shows the numbers of steps that each layer is worth."""
         names = ("newton", "landweber")
         body = [
             [
@@ -170,7 +171,7 @@ class Findings:
         yield number(self.one("sime", name, layer=layer))
 
     def probes(self) -> Section:
-        """The best R² over positions of each target in each layer, and the controls at that position."""
+        """Shows the best R² over positions of each target in each layer, and the controls at that position."""
         body = []
         for target in self.values("predictor", "probe_r2"):
             for layer in self.values("layer", "probe_r2"):
@@ -190,7 +191,7 @@ class Findings:
         return self.one(quantity, target, layer=0 if quantity == "probe_r2_bare" else layer, position=position)
 
     def weights(self) -> Section:
-        """Implicit weights beside those of linear predictors, and how linear the model is in its query."""
+        """Shows implicit weights beside those of linear predictors, and how linear the model is in its query."""
         names = self.values("predictor", "ilwd")
         positions = [i for i in self.values("position", "linearity") if isinstance(i, int)]
         body = [
@@ -205,7 +206,7 @@ class Findings:
         return Section(title, ["examples", "linearity", *names], body)
 
     def evolution(self) -> Section:
-        """The nearest algorithm along the training curve."""
+        """Shows the nearest algorithm along the training curve."""
         body = []
         for step in thinned(self.values("step", "evolution_distance")):
             row = self.nearest("evolution_distance", step=step)
@@ -214,13 +215,13 @@ class Findings:
         return Section("in training", ["step", "risk", "excess", "nearest algorithm", "distance"], body)
 
     def pasting(self) -> Section:
-        """What read-ins and their controls reach at each cut."""
+        """Shows what read-ins and their controls reach at each cut."""
         chosen = self.one("pasting_cut", "representation")
         at = f"; probes choose cut {number(chosen)}" if chosen else ""
         return self._by_cut(f"pasting: risk on linear regression, relative to Bayes{at}", "pasting_risk_ratio")
 
     def stitching(self) -> Section:
-        """What partners make of the layers below each cut."""
+        """Shows what partners make of the layers below each cut."""
         return self._by_cut("stitching: excess of lower blocks under a partner's upper ones", "stitching_excess")
 
     def _by_cut(self, title: str, quantity: str) -> Section:
@@ -233,6 +234,6 @@ class Findings:
 
 
 def thinned(values: Sequence[Any]) -> list[Any]:
-    """At most a dozen and one of them, the last among them."""
+    """Returns at most a dozen and one of them, the last among them."""
     kept = list(values[:: max(1, -(-len(values) // POINTS))])
     return kept + [value for value in values[-1:] if value not in kept]

@@ -35,7 +35,7 @@ FORMS = "a,b,c or a:b or a:b:step or log:a..b:count or lin:a..b:count"
 
 
 def setting(text: str) -> tuple[str, list[Any]]:
-    """Key and values of one `key=value` of the command line. Raises ``ValueError`` where it is malformed."""
+    """Returns key and values of one `key=value` of the command line. Raises ``ValueError`` where it is malformed."""
     key, equals, values = text.partition("=")
     if not equals or not KEY.fullmatch(key):
         raise Refusal(f"{text!r} is not a setting; expected key=value, e.g. model.n_layer=1,2,4")
@@ -46,13 +46,14 @@ def setting(text: str) -> tuple[str, list[Any]]:
 
 
 def parse(text: str) -> list[Any]:
-    """The values that a text of the grammar lists. Raises ``ValueError`` where there are none or it is malformed."""
+    """Returns the values that a text of the grammar lists. Raises ``ValueError`` where there are none or it is
+    malformed."""
     ranged = span(text.strip())
     return ranged if ranged is not None else [_scalar(item) for item in _items(text)]
 
 
 def span(text: str) -> list[Any] | None:
-    """The values of a range, None where the text is not one."""
+    """Returns the values of a range, None where the text is not one."""
     if found := INTEGERS.fullmatch(text):
         return _integers(text, *(int(part) for part in found.groups() if part))
     if found := SPACED.fullmatch(text):
@@ -130,7 +131,7 @@ def _scalar(item: str) -> Any:
 
 
 def axes_of(table: Nested) -> tuple[Axes, list[str]]:
-    """The axes of a `[sweep]` table, and what is wrong with it. Dotted keys may be quoted or nested."""
+    """Returns the axes of a `[sweep]` table, and what is wrong with it. Dotted keys may be quoted or nested."""
     axes: Axes = {}
     problems: list[str] = []
     for key, values in _paths(table):
@@ -144,7 +145,7 @@ def axes_of(table: Nested) -> tuple[Axes, list[str]]:
 
 
 def tied(key: str) -> list[str]:
-    """The keys that vary as one, most often a single one."""
+    """Returns the keys that vary as one, most often a single one."""
     return [name.strip() for name in key.split(",")]
 
 
@@ -177,7 +178,7 @@ def _listed(values: Any) -> list[Any]:
 
 
 def settings(texts: Iterable[str]) -> tuple[Axes, list[str]]:
-    """The axes that the command line gives, and what is wrong with it."""
+    """Returns the axes that the command line gives, and what is wrong with it."""
     axes: Axes = {}
     problems: list[str] = []
     for text in texts:
@@ -192,7 +193,8 @@ def settings(texts: Iterable[str]) -> tuple[Axes, list[str]]:
 
 
 def cross(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of values, the last key varying fastest. Raises ``ValueError`` where there are too many."""
+    """Yields every combination of values, the last key varying fastest. Raises ``ValueError`` where there are too
+    many."""
     size = prod(len(values) for values in axes.values())
     refuse("sweep", [f"the grid has {size} cells, more than {LARGEST}"] if size > LARGEST else [])
     return (_each(dict(zip(axes, values, strict=True))) for values in product(*axes.values()))
@@ -207,5 +209,5 @@ def _each(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without(axes: Axes, table: Nested) -> Axes:
-    """The axes that a table of plain settings does not fix."""
+    """Returns the axes that a table of plain settings does not fix."""
     return {key: values for key, values in axes.items() if not flatten(table).keys() & tied(key)}

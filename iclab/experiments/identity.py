@@ -20,7 +20,7 @@ USUAL = (
 
 
 def remedy(folder: Path) -> str:
-    """What mends a damaged run in a folder, if its sweep has one."""
+    """Returns what mends a damaged run in a folder, if its sweep has one."""
     return f"`iclab sweep {folder.parent / STUDY}` makes it again"
 
 
@@ -33,15 +33,16 @@ class Import:
 
 
 def machine_problems(seed: int, device: str) -> list[str]:
-    """What stands against a seed and a device."""
+    """Returns what stands against a seed and a device."""
     found = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
     named = DEVICE.fullmatch(device)
     return found if named else [*found, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
 
 
 def identity(settings: Mapping[str, Any]) -> str:
-    """Twelve digits that stand for everything that can change the numbers. The settings may come from an experiment or
-    from the `config.toml` of a run, of either kind. Raises ``ValueError`` for what no experiment has written."""
+    """Returns twelve digits that stand for everything that can change the numbers. The settings may come from an
+    experiment or from the `config.toml` of a run, of either kind. Raises ``ValueError`` for what no experiment has
+    written."""
     decisive = {k: _without_usual_kind(v) for k, v in settings.items() if k not in (*NOT_IN_ID, "imports")}
     decisive |= {"imports": _codes(settings["imports"])} if settings.get("imports") else {}
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -40,14 +40,14 @@ def learning_curve(
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
-    """Whether the curve is measured at a step: every so often, and where the evolution of the algorithm is followed
-    also at every power of two, since most of it happens early."""
+    """Tells whether the curve is measured at a step: every so often, and where the evolution of the algorithm is
+    followed also at every power of two, since most of it happens early."""
     every = experiment.eval.every or max(1, min(steps // 20, 1000))
     return step % every == 0 or early(experiment, step)
 
 
 def early(experiment: Experiment, step: int) -> bool:
-    """Whether the evolution is followed and the step is a power of two."""
+    """Tells whether the evolution is followed and the step is a power of two."""
     return "evolution" in experiment.eval.analyses and step & (step - 1) == 0
 
 

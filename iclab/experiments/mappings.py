@@ -7,12 +7,12 @@ Nested = Mapping[str, Any]
 
 
 def join(prefix: str, name: str) -> str:
-    """The dotted key of an entry of a table."""
+    """Returns the dotted key of an entry of a table."""
     return f"{prefix}.{name}" if prefix else name
 
 
 def flatten(mapping: Nested, prefix: str = "") -> dict[str, Any]:
-    """Every entry that is not a table, by its dotted key; an empty table has none."""
+    """Returns every entry that is not a table, by its dotted key; an empty table has none."""
     return dict(_entries(mapping, prefix))
 
 
@@ -25,7 +25,7 @@ def _entries(mapping: Nested, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def merge(under: Nested, over: Nested) -> dict[str, Any]:
-    """`under` with every entry of `over` laid on top, table by table; neither is changed."""
+    """Returns `under` with every entry of `over` laid on top, table by table; neither is changed."""
     merged = {name: merge(value, {}) if isinstance(value, Mapping) else value for name, value in under.items()}
     for name, value in over.items():
         below = merged.get(name)
@@ -35,7 +35,7 @@ def merge(under: Nested, over: Nested) -> dict[str, Any]:
 
 
 def put(mapping: Nested, key: str, value: Any) -> dict[str, Any]:
-    """The mapping with `value` at a dotted key; what stood there, or in the way, is replaced."""
+    """Returns the mapping with `value` at a dotted key; what stood there, or in the way, is replaced."""
     name, _, rest = key.partition(".")
     below = mapping.get(name)
     return {**mapping, name: put(below if isinstance(below, Mapping) else {}, rest, value) if rest else value}

@@ -12,8 +12,8 @@ from iclab.experiments.experiment import Experiment
 
 
 def claim_problems(claim: Claim, experiments: Sequence[Experiment]) -> Iterator[str]:
-    """What stands against a claim that is judged on these experiments: a quantity, a predictor, a distribution or a
-    layer that none of them yields. Nothing is said where there is none."""
+    """Yields what stands against a claim that is judged on these experiments: a quantity, a predictor, a distribution
+    or a layer that none of them yields. Nothing is said where there is none."""
     if not experiments:
         return
     yields = [(one, analysis) for one in experiments for analysis in one.analyses if analysis.meaning(claim.quantity)]
@@ -47,13 +47,13 @@ def _place_problems(where: dict[str, Any], yields: Sequence[tuple[Experiment, An
 
 
 def names(analysis: Analysis) -> list[str]:
-    """The names of the quantities that an analysis yields, each written out; * stands for any letters."""
+    """Returns the names of the quantities that an analysis yields, each written out; * stands for any letters."""
     return [name for pattern in analysis.quantities for name in expanded(pattern)]
 
 
 def quantities(experiments: Sequence[Experiment] | None, word: str = "") -> Iterator[tuple[str, str, str]]:
-    """Quantity, analysis and meaning of all that these experiments yield, or of all there is (None); those alone that
-    have a word in them."""
+    """Yields quantity, analysis and meaning of all that these experiments yield, or of all there is (None); those alone
+    that have a word in them."""
     found = known().values() if experiments is None else dict.fromkeys(a for one in experiments for a in one.analyses)
     seen = {analysis.name: analysis for analysis in found}
     for analysis in seen.values():

@@ -49,7 +49,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Twelve digits that stand for the text."""
+        """Returns twelve digits that stand for the text."""
         return digest_of(self.content)
 
 

@@ -42,7 +42,7 @@ class Ladder:
     made: Callable[[int], Made]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row for each size and precision."""
+        """Yields one row for each size and precision."""
         for size, dtype in product(self.sizes, DTYPES):
             head = {"construction": self.name, "key": self.key, "size": size, "dtype": dtype}
             yield head | self._measured(size, dtype)

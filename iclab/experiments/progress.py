@@ -26,7 +26,7 @@ class Pace:
     first: int | None = None  # the step of the first point seen, which a resumed run does not begin with 0
 
     def told(self, point: Mapping[str, float]) -> tuple[str, str, str]:
-        """Step, loss and time left, as they are printed."""
+        """Returns step, loss and time left, as they are printed."""
         step, steps = int(point.get("step", 0)), int(point.get("steps", 0))
         if self.first is None and point:
             self.start, self.first = time.monotonic(), step
@@ -102,7 +102,7 @@ class Moving:
 
 @contextmanager
 def shown(labels: Mapping[str, str], total: int, to: Console) -> Iterator[Plain | Moving]:
-    """The display that suits the output."""
+    """Yields the display that suits the output."""
     if not to.is_terminal or os.environ.get("NO_COLOR"):
         yield Plain(labels, to)
     else:

@@ -27,14 +27,14 @@ class Prompting(ABC):
 
     @abstractmethod
     def sizes(self, experiment: Any) -> dict[str, Any]:
-        """What a model of the task is built for."""
+        """Returns what a model of the task is built for."""
 
     @abstractmethod
     def problems(self, experiment: Any) -> Iterator[str]:
-        """What stands against the task, the model and the shifts of an experiment together."""
+        """Yields what stands against the task, the model and the shifts of an experiment together."""
 
     def warnings(self, experiment: Any) -> Iterator[str]:
-        """What may be measured but is not what it seems to be."""
+        """Yields what may be measured but is not what it seems to be."""
         yield from ()
 
 
@@ -98,7 +98,7 @@ class Tokens(Prompting):
     unasked = ("bootstrap", "predictors", "probe", "constructions", "surgery", "partners")
 
     def sizes(self, experiment: Any) -> dict[str, Any]:
-        """The model is made for the longest sequences that it is measured on."""
+        """Returns what a model is built for: the longest sequences that it is measured on."""
         longest = max(task.n for task in experiment.distributions.values())
         return {"vocab": experiment.task.vocab, "n": longest}
 
@@ -132,12 +132,13 @@ KINDS: tuple[Prompting, ...] = (Examples(), Tokens())
 
 
 def prompting(task: AnyTask) -> Prompting:
-    """The kind of a task's prompts."""
+    """Returns the kind of a task's prompts."""
     return next(kind for kind in KINDS if isinstance(task, kind.tasks))
 
 
 def prompting_of(settings: Nested) -> Prompting:
-    """The kind that settings of an experiment describe, by the kind of their task; examples where that is not known."""
+    """Returns the kind that settings of an experiment describe, by the kind of their task; examples where that is not
+    known."""
     task = settings.get("task")
     named = task.get("kind") if isinstance(task, Mapping) else type(task).__name__
     return next((kind for kind in KINDS if named in [*config.kinds(kind.tasks)]), KINDS[0])

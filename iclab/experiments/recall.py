@@ -116,7 +116,7 @@ class Recalled:
     heads: dict[str, Any]
 
     def judged(self, name: str) -> list[Verdict]:
-        """The verdicts on all claims."""
+        """Returns the verdicts on all claims."""
         return judge(CLAIMS, [Cell(name, {}, "done", self.rows)])
 
 
@@ -209,8 +209,8 @@ def _paired(terms: Float[Tensor, " b"]) -> Float[Tensor, " pairs"]:
 
 
 def duplicate_head(model: TokenTransformer, rng: torch.Generator, size: int = 10, batch: int = 16) -> Head:
-    """The head that looks most at an earlier token of the same kind, in random tokens that come twice, the second time
-    in another order, so that looking back by a fixed distance or at what followed is of no use."""
+    """Returns the head that looks most at an earlier token of the same kind, in random tokens that come twice, the
+    second time in another order, so that looking back by a fixed distance or at what followed is of no use."""
     size = min(size, model.vocab, model.n // 2)
     block = without_replacement(batch, model.vocab, rng)[:, :size]
     again = block.gather(1, without_replacement(batch, size, rng))
@@ -235,7 +235,7 @@ def _from_second_to_first(model: TokenTransformer, prompts: Named, head: Head) -
 
 
 def composed(model: TokenTransformer, head: Head, of: Head) -> Float[Tensor, " e"]:
-    """The composition score of every component of a head with the queries of a later one."""
+    """Returns the composition score of every component of a head with the queries of a later one."""
     return component_scores(ov(model)[head].svd().directions(), qk(model)[of].svd())
 
 
@@ -307,7 +307,8 @@ def _ends(
 
 
 def tokenizer(folder: Path, vocab: int) -> Encode:
-    """How the model in a folder splits text. Raises ``ValueError`` where this cannot be read or does not fit."""
+    """Returns how the model in a folder splits text. Raises ``ValueError`` where this cannot be read or does not
+    fit."""
     try:
         from tokenizers import Tokenizer
     except ImportError:

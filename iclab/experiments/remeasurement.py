@@ -21,8 +21,8 @@ LISTED = ("eval.analyses",)  # whose values, behind commas, are one list
 
 
 def remeasure(source: Run, texts: Iterable[str], to: Console) -> tuple[Run, Status]:
-    """The run with other settings of `eval` beside a given one, measured with the training of that; and how it ended.
-    Raises ``ValueError`` for settings that are wrong, that need another training, or where there is none."""
+    """Returns the run with other settings of `eval` beside a given one, measured with the training of that; and how it
+    ended. Raises ``ValueError`` for settings that are wrong, that need another training, or where there is none."""
     before = experiment_of(source)
     given = chosen(texts, before.mapping())
     after = _changed(before, given)
@@ -39,7 +39,7 @@ def remeasure(source: Run, texts: Iterable[str], to: Console) -> tuple[Run, Stat
 
 
 def chosen(texts: Iterable[str], settings: Nested) -> dict[str, Any]:
-    """The settings of the command line by dotted key, each with its only value. Raises ``ValueError``."""
+    """Returns the settings of the command line by dotted key, each with its only value. Raises ``ValueError``."""
     axes, problems = grid.settings(texts)
     found: dict[str, Any] = {}
     for key, values in axes.items():

@@ -46,13 +46,13 @@ FITTED = ("fit_distance", "fit_probability")
 
 
 def console() -> Console:
-    """The standard output."""
+    """Returns the standard output."""
     terminal = Console(highlight=False)
     return terminal if terminal.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], to: Console) -> Group:
-    """A table in which words for states are coloured and columns that hold nothing are left out."""
+    """Returns a table in which words for states are coloured and columns that hold nothing are left out."""
     entries = [[_text(entry) for entry in row] for row in rows]
     kept = [i for i in range(len(columns)) if any(row[i] for row in entries)]
     made = Table(box=ROUNDED if to.is_terminal else ASCII2)
@@ -72,7 +72,7 @@ def _text(entry: Any) -> str:
 def value(
     rows: Iterable[Row], predictor: str, quantity: str, position: int | str | None = None, distribution: str = TRAINED
 ) -> str:
-    """A number with its error, as it is printed; empty where it was not measured."""
+    """Returns a number with its error, as it is printed; empty where it was not measured."""
     asked = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": distribution}
     for row in rows:
         if all(row.get(key) == wanted for key, wanted in asked.items()):
@@ -85,8 +85,8 @@ def value(
 
 
 def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
-    """Runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk, where
-    that predictor is not known."""
+    """Shows runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk,
+    where that predictor is not known."""
     looks = [run.look() for run in found]
     settings = [flatten(each) for _, each, _ in looks]
     keys = [key for key in telling([each for each in settings if each]) if key not in LABELS.values()]
@@ -111,7 +111,7 @@ def _results(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
-    """What became of the claims, each decided by its worst cell; below, what there is to say of single ones."""
+    """Shows what became of the claims, each decided by its worst cell; below, what there is to say of single ones."""
     rows = [[v.claim.name, v.claim.expected, v.measured, v.outcome, _cells(v)] for v in verdicts]
     notes = [f"{v.claim.name}: {v.note or f'the worst run is {v.run}'}" for v in verdicts if v.outcome != "holds"]
     return Group(table("claims", ["claim", "expected", "measured", "verdict", "runs"], rows, to), *map(Text, notes))
@@ -121,8 +121,9 @@ CLAIMS = ["paper", "claim", "expected", "measured", "verdict", "minutes"]
 
 
 def claims(folder: Path) -> list[list[str]]:
-    """The verdicts on all claims of the sweeps in a folder, as rows of a table with the columns `CLAIMS`: the first row
-    of each sweep names the paper and figure (what its file says before a colon) and the minutes of one core."""
+    """Returns the verdicts on all claims of the sweeps in a folder, as rows of a table with the columns `CLAIMS`: the
+    first row of each sweep names the paper and figure (what its file says before a colon) and the minutes of one
+    core."""
     rows = [row for path in sweeps(folder) for row in _rows_of_sweep(path)]
     refuse("verdicts", [] if rows else [f"no claims were judged in {folder}; `iclab sweep FILE` does"])
     return rows
@@ -147,7 +148,7 @@ def _claim_rows(sweep: Path, found: Sequence[Mapping[str, Any]]) -> Iterator[lis
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -158,7 +159,7 @@ def _cells(verdict: Verdict) -> str:
 
 
 def of_store(folder: Path, to: Console) -> Iterator[Group]:
-    """The sweeps below a folder with the states of their runs, or the runs of a sweep."""
+    """Yields the sweeps below a folder with the states of their runs, or the runs of a sweep."""
     found = sweeps(folder)
     refuse(
         "ls", [] if found else [f"no runs in {folder}; `iclab sweep FILE` makes some, `iclab ls DIR` looks elsewhere"]
@@ -175,8 +176,8 @@ def of_store(folder: Path, to: Console) -> Iterator[Group]:
 
 
 def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
-    """A run in full: settings, state, training curve, what it turned out to be in sentences, risk by position, nearest
-    algorithms, shifted distributions, and what else was analysed."""
+    """Yields a run in full: settings, state, training curve, what it turned out to be in sentences, risk by position,
+    nearest algorithms, shifted distributions, and what else was analysed."""
     status, settings, rows = run.look()
     status = run.checked() if status.state == "done" else status
     told = {name: flatten(settings).get(key) for name, key in LABELS.items()}
@@ -230,7 +231,7 @@ def _curve_lines(curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """Bars for a curve, on a logarithmic scale where all of it is positive; a gap where it is not finite."""
+    """Returns bars for a curve, on a logarithmic scale where all of it is positive; a gap where it is not finite."""
     values = [values[i * len(values) // min(width, len(values))] for i in range(min(width, len(values)))]
     finite = [v for v in values if isfinite(v)]
     scale = log10 if finite and min(finite) > 0 else float

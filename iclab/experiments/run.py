@@ -32,7 +32,7 @@ class Learning:
     say: Say
 
     def generator(self, name: str) -> torch.Generator:
-        """The stream of that name, from its start."""
+        """Returns the stream of that name, from its start."""
         return stream(self.experiment, name, self.place.device)
 
     def log(self, text: str) -> None:
@@ -85,7 +85,7 @@ def keep_constants(task: AnyTask, folder: Path) -> None:
 
 
 def unknown_bayes(task: AnyTask) -> list[str]:
-    """Why the Bayes predictor of a task is not known; nothing where it is."""
+    """Tells why the Bayes predictor of a task is not known; nothing where it is."""
     if not isinstance(task, Task):
         return []
     try:
@@ -96,5 +96,5 @@ def unknown_bayes(task: AnyTask) -> list[str]:
 
 
 def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any:
-    """The model of an experiment before its training."""
+    """Returns the model of an experiment before its training."""
     return experiment.initial(device)

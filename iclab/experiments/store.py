@@ -66,7 +66,7 @@ COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "step",
 
 
 def now() -> str:
-    """The time as it is recorded."""
+    """Returns the time as it is recorded."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -96,17 +96,17 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The experiment's id, which is the folder's name."""
+        """Returns the experiment's id, which is the folder's name."""
         return self.folder.name or self.folder.absolute().name
 
     @property
     def checkpoint(self) -> Path:
-        """Where training goes on from."""
+        """Tells where training goes on from."""
         return self.folder / "checkpoint.safetensors"
 
     @property
     def remedy(self) -> str:
-        """What mends a damaged run, if its sweep has one."""
+        """Returns what mends a damaged run, if its sweep has one."""
         return remedy(self.folder)
 
     def start_anew(self) -> None:
@@ -116,7 +116,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What the run had to say."""
+        """Returns what the run had to say."""
         return self.folder / "log.txt"
 
     def create(self, settings: Mapping[str, Any]) -> None:
@@ -134,7 +134,8 @@ class Run:
                     write_whole(path, content)
 
     def settings(self) -> dict[str, Any]:
-        """The configuration as nested settings. Raises `Damaged` where they are not those that the id stands for."""
+        """Returns the configuration as nested settings. Raises `Damaged` where they are not those that the id stands
+        for."""
         path = self.folder / "config.toml"
         try:
             settings = config.load(path)
@@ -154,8 +155,8 @@ class Run:
     # ---- status ----------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """The status. A run that was working when its process died is interrupted: it will be continued. One that is
-        done and whose results are not what was recorded is damaged."""
+        """Returns the status. A run that was working when its process died is interrupted: it will be continued. One
+        that is done and whose results are not what was recorded is damaged."""
         status = self._seen()
         try:
             _ = status.state == "done" and self._results(status)
@@ -164,14 +165,15 @@ class Run:
         return status
 
     def checked(self) -> Status:
-        """The status; damaged also where weights or other files beside whole results are not what was recorded."""
+        """Returns the status; damaged also where weights or other files beside whole results are not what was
+        recorded."""
         status = self.status()
         found = self.changed(status) if status.state == "done" else []
         return _damaged(status, f"{', '.join(found)} of {self.folder}: damaged; {self.remedy}") if found else status
 
     def look(self) -> tuple[Status, dict[str, Any], list[dict[str, Any]]]:
-        """The status, the settings and, of a finished run, the rows. Where one of them cannot be trusted the run is
-        damaged, which the status says, and has no rows."""
+        """Returns the status, the settings and, of a finished run, the rows. Where one of them cannot be trusted the
+        run is damaged, which the status says, and has no rows."""
         status, settings = self._seen(), {}
         try:
             settings = self.settings()
@@ -187,7 +189,7 @@ class Run:
         return _with(status, state="interrupted") if stopped and status.state == "running" else status
 
     def recorded(self) -> Status:
-        """The status as the file has it; "damaged" where that is the status of no run."""
+        """Returns the status as the file has it; "damaged" where that is the status of no run."""
         path = self.folder / "status.json"
         if not os.path.lexists(path):
             return Status()
@@ -217,7 +219,7 @@ class Run:
             yield _locked(file.fileno(), fcntl.LOCK_EX, patience)
 
     def held(self) -> bool:
-        """Whether some process holds the run."""
+        """Tells whether some process holds the run."""
         try:
             with open(self.folder / "lock", "rb", opener=at_once) as file:
                 return not _locked(file.fileno(), fcntl.LOCK_SH)
@@ -227,11 +229,11 @@ class Run:
     # ---- what it measured ------------------------------------------------------------------------------------------
 
     def curve(self) -> list[dict[str, Any]]:
-        """The training curve; a last line that was cut off is left out."""
+        """Returns the training curve; a last line that was cut off is left out."""
         return list(_lines(self.folder / CURVE))
 
     def latest(self, tail: int = 4096) -> dict[str, Any]:
-        """The last point of the training curve, read from the end of the file."""
+        """Returns the last point of the training curve, read from the end of the file."""
         try:
             with open(regular(self.folder / CURVE), "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
@@ -240,7 +242,7 @@ class Run:
             return {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The result rows. Raises `Damaged` where they are not those that were recorded."""
+        """Returns the result rows. Raises `Damaged` where they are not those that were recorded."""
         return self._rows(self.recorded())
 
     def _rows(self, status: Status) -> list[dict[str, Any]]:
@@ -277,21 +279,23 @@ class Run:
         return {"rows": content.count(b"\n"), "digests": others | {RESULTS: _digest(content)}}
 
     def changed(self, status: Status, names: Iterable[str] = RECORDED) -> list[str]:
-        """The files that are there and not what the status says; one that was removed is missed in the results only."""
+        """Returns the files that are there and not what the status says; one that was removed is missed in the results
+        only."""
         there = [name for name in names if name in status.digests and os.path.lexists(self.folder / name)]
         found = [name for name in there if _digest(_content(self.folder / name)) != status.digests[name]]
         return found + [RESULTS for _ in "." if RESULTS in names and RESULTS in status.digests.keys() - {*there}]
 
     @property
     def weights(self) -> Path | None:
-        """The weights that a finished training left, as long as they and the curve of that training are whole."""
+        """Returns the weights that a finished training left, as long as they and the curve of that training are
+        whole."""
         status = self.recorded()
         names = [name for name in (WEIGHTS, CURVE) if name in status.digests]
         there = WEIGHTS in names and all((self.folder / name).is_file() for name in names)
         return self.folder / WEIGHTS if there and not self.changed(status, names) else None
 
     def trained(self) -> dict[str, bytes]:
-        """The files that a finished training left. Raises `Damaged` where they are not what was recorded."""
+        """Returns the files that a finished training left. Raises `Damaged` where they are not what was recorded."""
         status = self.recorded()
         found = {name: _content(self.folder / name) for name in TRAINED if name in status.digests}
         unfit = [name for name, content in found.items() if _digest(content) != status.digests[name]]
@@ -301,7 +305,7 @@ class Run:
         return found
 
     def parts(self) -> dict[str, bytes]:
-        """The checkpoints of what was trained beside the model."""
+        """Returns the checkpoints of what was trained beside the model."""
         return {path.name: _content(path) for path in sorted(self.folder.glob("checkpoint_*.safetensors"))}
 
     def take(self, files: Mapping[str, bytes], parts: Mapping[str, bytes], **entries: Any) -> None:
@@ -320,7 +324,7 @@ class Run:
         self.record(status, rows=None, digests=digests, **entries)
 
     def environment(self) -> dict[str, Any]:
-        """What it was made in; empty before it was started. Raises `Damaged`."""
+        """Returns what it was made in; empty before it was started. Raises `Damaged`."""
         path, status = self.folder / "environment.json", self.recorded()
         if not os.path.lexists(path):
             return {}
@@ -333,8 +337,8 @@ class Run:
         return told
 
     def origin(self) -> dict[str, str]:
-        """Where the weights come from: the run that trained them, their digest, and what that was done in, as far as
-        these are known."""
+        """Tells where the weights come from: the run that trained them, their digest, and what that was done in, as far
+        as these are known."""
         status = self.recorded()
         if status.origin or WEIGHTS not in status.digests:
             return dict(status.origin)
@@ -487,7 +491,7 @@ class Curve:
         return hashlib.sha256(content)
 
     def back_to(self, mark: str) -> bool:
-        """Cuts off what came after a mark; whether the mark is one of this curve."""
+        """Cuts off what came after a mark; tells whether the mark is one of this curve."""
         content, so_far, end = _content(self.path), hashlib.sha256(), 0
         for line in content.splitlines(keepends=True):
             so_far.update(line)
@@ -506,26 +510,26 @@ def _before(found: Any, step: int) -> bool:
 
 
 def runs(folder: Path) -> list[Run]:
-    """The runs in a folder: its own, if it is that of a run, else those of its subfolders."""
+    """Returns the runs in a folder: its own, if it is that of a run, else those of its subfolders."""
     if is_run(folder):
         return [Run(folder)]
     return [Run(path) for path in sorted(folder.iterdir()) if is_run(path)] if folder.is_dir() else []
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run: one that has lost its settings still has its status."""
+    """Tells whether a folder is that of a run: one that has lost its settings still has its status."""
     return any(os.path.lexists(folder / name) for name in ("config.toml", "status.json"))
 
 
 def sweeps(folder: Path) -> list[Path]:
-    """The folders that hold runs, at or below a folder."""
+    """Returns the folders that hold runs, at or below a folder."""
     beside = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
     return [path for path in (folder, *beside) if not is_run(path) and runs(path)]
 
 
 def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What became of the claims of a sweep, as it was last judged; empty where it never was. Raises `Damaged` where the
-    file is no list of verdicts that have these columns."""
+    """Returns what became of the claims of a sweep, as it was last judged; empty where it never was. Raises `Damaged`
+    where the file is no list of verdicts that have these columns."""
     path = sweep / "verdicts.json"
     if not os.path.lexists(path):
         return []
@@ -541,7 +545,7 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def find(name: str, root: Path, asked: str = "show") -> Run:
-    """The run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
+    """Returns the run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
     if name and is_run(Path(name)):
         return Run(Path(name).resolve())
     known = [run for sweep in sweeps(root) for run in runs(sweep)]
@@ -561,7 +565,7 @@ def find(name: str, root: Path, asked: str = "show") -> Run:
 
 
 def load(folder: Path | str) -> "pandas.DataFrame":
-    """The results of all runs in a folder as one tidy table, one measured number a row.
+    """Returns the results of all runs in a folder as one tidy table, one measured number a row.
 
     Columns: `run`; the settings that differ between the runs, by dotted key; `predictor`, `distribution`, `quantity`,
     `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
@@ -594,14 +598,14 @@ def warn_of(found: Iterable[Status]) -> None:
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in all, in the order in which they are first seen."""
+    """Returns the keys whose values are not the same in all, in the order in which they are first seen."""
     keys = dict.fromkeys(key for each in settings for key in each)
     return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
 
 
 def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of the differing keys those worth a column: all that every run has, and of those that only some have, as another
-    kind of task has other settings, each that tells runs apart which the ones before do not."""
+    """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
+    have, as another kind of task has other settings, each that tells runs apart which the ones before do not."""
     keys = differing(settings)
     told = [key for key in keys if all(key in each for each in settings)]
     for key in [key for key in keys if key not in told]:

@@ -17,7 +17,8 @@ STREAMS = ("init", "train", "curve", "test", "fit", "bootstrap")
 
 
 def resolve(device: str) -> torch.device:
-    """The device meant by a name; "auto" is the GPU where there is one. Raises ``ValueError`` where it is absent."""
+    """Returns the device meant by a name; "auto" is the GPU where there is one. Raises ``ValueError`` where it is
+    absent."""
     there = torch.cuda.device_count()
     chosen = torch.device(("cuda" if there else "cpu") if device == "auto" else device)
     absent = chosen.type == "cuda" and (chosen.index or 0) >= there
@@ -26,12 +27,12 @@ def resolve(device: str) -> torch.device:
 
 
 def generator(seed: int, name: str, device: torch.device | str = "cpu", distribution: str = "") -> torch.Generator:
-    """The generator of one stream of a seed. NumPy's SeedSequence spreads (seed, stream, distribution) over the 32 bits
-    that a CPU generator keeps, so that neighbouring seeds share nothing."""
+    """Returns the generator of one stream of a seed. NumPy's SeedSequence spreads (seed, stream, distribution) over the
+    32 bits that a CPU generator keeps, so that neighbouring seeds share nothing."""
     origin = [seed, STREAMS.index(name), crc32(distribution.encode())]
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(origin).generate_state(1)[0]))
 
 
 def stream(experiment: Any, name: str, device: torch.device | str = "cpu", distribution: str = "") -> torch.Generator:
-    """That of an experiment's seed."""
+    """Returns the generator of one stream of an experiment's seed."""
     return generator(experiment.seed, name, device, distribution)

@@ -51,12 +51,12 @@ class Cell:
 
     @cached_property
     def settings(self) -> Nested:
-        """The settings of the experiment, every default spelled out."""
+        """Returns the settings of the experiment, every default spelled out."""
         return self.experiment.mapping()
 
     @cached_property
     def flat(self) -> Mapping[str, Any]:
-        """The same by dotted key."""
+        """Returns the same by dotted key."""
         return flatten(self.settings)
 
 
@@ -85,7 +85,8 @@ class Study:
         return cls(path, _without_overrides(text), draft.overrides, heading, cells)
 
     def as_used(self) -> str:
-        """The text of the file under a line with the settings of the command line. Read again, it is this study."""
+        """Returns the text of the file under a line with the settings of the command line. Read again, it is this
+        study."""
         line = f"{OVERRIDES}{json.dumps(self.overrides, ensure_ascii=False)}\n"
         return (line if self.overrides else "") + self.text
 
@@ -99,13 +100,13 @@ def _without_overrides(text: str) -> str:
 
 
 def recipes() -> dict[str, Path]:
-    """The named settings that come with the package."""
+    """Returns the named settings that come with the package."""
     return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
 
 
 @cache
 def recipe(name: str) -> Nested:
-    """The settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known."""
+    """Returns the settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known."""
     found = recipes()
     refuse("recipe", [] if name in found else [unknown("recipe", name, found)])
     return {key: value for key, value in config.load(found[name]).items() if key not in ("title", "paper")}
@@ -138,14 +139,14 @@ class Draft:
         self.problems.append(f"{source or self.path}: {text}")
 
     def heading(self) -> Any:
-        """The heading, or FAILED."""
+        """Returns the heading, or FAILED."""
         told = {key: value for key, value in self.body.items() if key in HEADING}
         if isinstance(told.get("claims"), list):
             told["claims"] = [_with_dotted_where(claim) for claim in told["claims"]]
         return self._read(lambda reader: reader.read(Heading, told))
 
     def cells(self) -> tuple[Cell, ...]:
-        """The cells that can be read, each experiment once."""
+        """Returns the cells that can be read, each experiment once."""
         try:
             choices = list(grid.cross(self.axes))
         except Refusal as error:

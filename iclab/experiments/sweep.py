@@ -57,7 +57,7 @@ def _planned(
 
 
 def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Trainings:
-    """Who of a study trains what, and whose training it may take: that of runs in its folder, and in others."""
+    """Tells who of a study trains what, and whose training it may take: that of runs in its folder, and in others."""
     return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
 
 

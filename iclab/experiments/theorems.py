@@ -24,8 +24,8 @@ COLUMNS = ["theorem", "paper", "statement", "worst case", "error", "bound", "mar
 
 
 def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Console) -> bool:
-    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; whether
-    all came out as expected."""
+    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; tells
+    whether all came out as expected."""
     refuse("verify", [] if cases is None or cases >= 1 else [f"--cases must be at least 1, given {cases}"])
     files = [name for name in names if name.endswith(".py")]
     own = [each for name in files for each in theorems_of(bring_file(Path(name)).module)]
@@ -83,7 +83,8 @@ def _told(row: dict[str, Any]) -> list[Any]:
 
 
 def falsify(name: str, examples: int, to: Console) -> bool:
-    """Searches for a case that breaks the bound, and prints it as Python; whether what was expected came about."""
+    """Searches for a case that breaks the bound, and prints it as Python; tells whether what was expected came
+    about."""
     refuse("falsify", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     theorem = _one(name)
     found, tried = counter_example(theorem, examples)
@@ -107,7 +108,7 @@ def _one(name: str) -> Theorem:
 
 
 def counter_example(theorem: Theorem, examples: int) -> tuple[Case | None, int]:
-    """The simplest case that Hypothesis finds to break the bound, and how many cases it looked at."""
+    """Returns the simplest case that Hypothesis finds to break the bound, and how many cases it looked at."""
     from hypothesis import HealthCheck, find, settings
     from hypothesis.errors import NoSuchExample
 
@@ -128,7 +129,7 @@ def counter_example(theorem: Theorem, examples: int) -> tuple[Case | None, int]:
 
 
 def cases(theorem: Theorem) -> "SearchStrategy[Case]":
-    """The cases of a theorem as Hypothesis draws them; simpler ones have smaller numbers."""
+    """Returns the cases of a theorem as Hypothesis draws them; simpler ones have smaller numbers."""
     from hypothesis import strategies
 
     fields = {name: _strategy(space) for name, space in {"seed": SEEDS, **theorem.ranges}.items()}
@@ -151,7 +152,7 @@ def _short(space: Reals, hundredths: int) -> float:
 
 
 def reproduction(theorem: Theorem, case: Case) -> str:
-    """Lines of Python that show how the case breaks the bound."""
+    """Returns lines of Python that show how the case breaks the bound."""
     settings = ", ".join(f"{name}={json.dumps(getattr(case, name))}" for name in ("seed", *theorem.ranges))
     return (
         f"{_origin(theorem)}"
@@ -183,7 +184,7 @@ of Python run as they stand. This page is what `iclab errata` prints.
 
 
 def errata(examples: int) -> str:
-    """The page of statements that were published wrong, as Markdown."""
+    """Returns the page of statements that were published wrong, as Markdown."""
     refuse("errata", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     wrong = [each for each in THEOREMS if each.corrected]
     lines = [f"| {each.paper} | {each.corrected.paper} | `{each.name}` |" for each in wrong if each.corrected]

@@ -34,8 +34,8 @@ Key = tuple[str, str]  # the training and the kind of device
 
 
 def training_id(experiment: Experiment) -> str:
-    """Twelve digits that stand for everything that can change the trained weights and the curve; empty where nothing is
-    trained, since all weights are frozen."""
+    """Returns twelve digits that stand for everything that can change the trained weights and the curve; empty where
+    nothing is trained, since all weights are frozen."""
     if experiment.train.frozen:
         return ""
     settings = experiment.mapping()
@@ -55,13 +55,13 @@ def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str
 
 
 def experiment_of(run: Run) -> Experiment:
-    """The experiment that a run's settings describe. Raises `Refusal`."""
+    """Returns the experiment that a run's settings describe. Raises `Refusal`."""
     return Experiment.from_mapping(run.settings(), run.folder / "config.toml")
 
 
 def training_of(run: Run) -> str:
-    """Which training a run has finished, as its status says, or its settings where they are older than that; empty
-    where it has none that can be known again."""
+    """Tells which training a run has finished, as its status says, or its settings where they are older than that;
+    empty where it has none that can be known again."""
     status = run.recorded()
     if status.training or WEIGHTS not in status.digests:
         return status.training
@@ -90,7 +90,8 @@ def _parts(source: Run, other: Experiment, experiment: Experiment) -> dict[str, 
 
 
 def stores(folder: Path) -> list[Path]:
-    """The sweeps in a folder whose trainings may be used: itself, those in it, or a single run. Raises `Refusal`."""
+    """Returns the sweeps in a folder whose trainings may be used: itself, those in it, or a single run. Raises
+    `Refusal`."""
     found = [folder] if is_run(folder) else sweeps(folder)
     refuse("--reuse", [] if found else [f"{folder} holds no runs; expected a sweep's folder or a folder of sweeps"])
     return found
@@ -105,16 +106,16 @@ class Trainings:
     folders: Sequence[Path] = ()
 
     def key(self, id: str) -> Key | None:
-        """The training of a run of the sweep; none where it has none that could be shared."""
+        """Returns the training of a run of the sweep; none where it has none that could be shared."""
         return self._keys.get(id)
 
     def sources(self, run: Run) -> list[Run]:
-        """The other runs that have finished the training of a run."""
+        """Returns the other runs that have finished the training of a run."""
         key = self.key(run.id)
         return [other for other in self._finished.get(key, []) if other.folder != run.folder] if key else []
 
     def waits(self, run: Run, busy: Iterable[str]) -> bool:
-        """Whether a run that is worked on now makes the training of this one, which nobody has yet."""
+        """Tells whether a run that is worked on now makes the training of this one, which nobody has yet."""
         key = self.key(run.id)
         shared = key is not None and any(self.key(id) == key for id in busy)
         return shared and not self.sources(run)
@@ -139,7 +140,7 @@ class Trainings:
             self._finished.setdefault(key, []).append(run)
 
     def plan(self, runs: Sequence[Run]) -> dict[str, str]:
-        """Where each of these runs, which are not done, will have its training from."""
+        """Tells where each of these runs, which are not done, will have its training from."""
         makers: dict[Key, str] = {}
         return {run.id: self._planned(run, key, makers) for run in runs if (key := self.key(run.id))}
 

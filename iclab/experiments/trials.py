@@ -32,7 +32,7 @@ class Fault(Exception):
 
 
 def problems(value: Any) -> list[str]:
-    """What stands against an object of a class from outside, by itself; the first thing that is found."""
+    """Returns what stands against an object of a class from outside, by itself; the first thing that is found."""
     found = _tried(value, lambda: hash(value), "cannot be hashed; tables of names are tuples of pairs")
     if found or not isinstance(value, Task | TokenTask):
         return found
@@ -40,8 +40,8 @@ def problems(value: Any) -> list[str]:
 
 
 def of_experiment(experiment: Experiment, before: dict[Any, list[str]]) -> list[str]:
-    """What stands against model, learner and predictors from outside on the experiment's own prompts. What was tried
-    `before` is not tried again."""
+    """Returns what stands against model, learner and predictors from outside on the experiment's own prompts. What was
+    tried `before` is not tried again."""
     model, task, train = experiment.model, experiment.task, experiment.train
     found = []
     for name, predictor in _predictors(experiment):
@@ -82,7 +82,7 @@ def _has_foreign(value: Any) -> bool:
 
 
 def generator(seed: int) -> torch.Generator:
-    """A generator of its own seed."""
+    """Returns a generator of its own seed."""
     return torch.Generator().manual_seed(seed)
 
 

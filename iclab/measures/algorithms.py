@@ -48,13 +48,13 @@ class NearestAlgorithms(Analysis):
 
 
 def family_names(experiment: Any) -> set[str]:
-    """The families that a model is compared with on any distribution."""
+    """Returns the families that a model is compared with on any distribution."""
     tasks = experiment.distributions.values()
     return {family.name for task in tasks for family in families(task, experiment.task)}
 
 
 def match_rows(match: Match, region: int | str | None = None) -> Iterator[Row]:
-    """What was averaged over a region; at each position once, with the average over all."""
+    """Yields what was averaged over a region; at each position once, with the average over all."""
     yield row(match.family, "fit_distance", region, match.relative, match.relative_stderr)
     yield row(match.family, "fit_probability", region, match.probability, match.probability_stderr)
     if match.parameter:

@@ -31,17 +31,17 @@ class Beside:
 
     @classmethod
     def of(cls, of: Measurement) -> "Beside":
-        """Beside the model that is measured; its place must have a folder."""
+        """Makes one beside the model that is measured; its place must have a folder."""
         assert of.place.folder is not None
         return cls(of.experiment, of.place.folder, of.place.device, of.place.log)
 
     @property
     def trained_on(self) -> Any:
-        """The task of the model."""
+        """Returns the task of the model."""
         return self.experiment.task
 
     def trained(self, name: str, other: Experiment) -> Any:
-        """The model of another experiment, trained as that one says; none where its training diverged."""
+        """Returns the model of another experiment, trained as that one says; none where its training diverged."""
         model, recipe, task = other.initial(self.device), other.train, other.task
         assert isinstance(recipe, Recipe) and isinstance(task, Task)  # as those of every model with blocks
         training = Training(model, task, recipe, stream(other, "train", self.device))
@@ -50,7 +50,7 @@ class Beside:
         return model if self._followed(name, training, points, lambda point: None) else None
 
     def train(self, name: str, model: nn.Module, task: Task) -> bool:
-        """Trains what learns in a model on a task; whether that went well. All parts see the same prompts."""
+        """Trains what learns in a model on a task; tells whether that went well. All parts see the same prompts."""
         training = Training(model, task, self.experiment.eval.surgery or USUAL, self.rng("train"))
         points = learning_curve(training, lambda step: step % EVERY == 0, lambda step: {})
         self.log(f"trains {name}")
@@ -69,5 +69,5 @@ class Beside:
         self.log(f"step {point['step']} of {point['steps']}, loss {point['loss']:.4g}")
 
     def rng(self, name: str) -> torch.Generator:
-        """A stream of the experiment for surgery; weights are drawn on the CPU."""
+        """Returns a stream of the experiment for surgery; weights are drawn on the CPU."""
         return stream(self.experiment, name, "cpu" if name == "init" else self.device, "surgery")

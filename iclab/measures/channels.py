@@ -49,7 +49,7 @@ class Channels(OfHeads):
 def channel_rows(
     model: TokenTransformer, untrained: TokenTransformer, circuit: tuple[Head, Head] | None
 ) -> Iterator[Row]:
-    """Of a model's weights; `circuit` is a pair whose place among all is told."""
+    """Yields the rows of a model's weights; `circuit` is a pair whose place among all is told."""
     found, before = weights_of(model), weights_of(untrained)
     ahead = earlier(model.config.n_layer)[:, None, :, None].expand_as(next(iter(found.scores.values()))[:, :, 0])
     for way in found.scores:
@@ -69,7 +69,7 @@ def channel_rows(
 
 
 def weights_of(model: TokenTransformer) -> Compositions:
-    """The compositions after folding, in float64; the model stays as it is."""
+    """Returns the compositions after folding, in float64; the model stays as it is."""
     centred = model.config.norm and model.config.norm_attention
     return compositions(folded(deepcopy(model).double()), centred=centred)
 

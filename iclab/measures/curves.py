@@ -145,7 +145,7 @@ class Curves:
         return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), count, layers)
 
     def rows(self) -> Iterator[Row]:
-        """Errors by number of inputs, of every model, and what theory says of them."""
+        """Yields errors by number of inputs, of every model, and what theory says of them."""
         for at, (target, function) in enumerate(self.task.targets):
             told = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
             yield from ({"distribution": target, **one} for one in told)
@@ -169,14 +169,14 @@ class Curves:
         yield from rows_of(name, "error_over_transformer", ratio(mine, model)) if name != MODEL else ()
 
     def half(self, name: str, at: int, left_out: int = -1) -> tuple[float, bool]:
-        """The number of inputs at which a target is half learned, and whether it lies among the sizes; all draws count
-        but the one left out."""
+        """Returns the number of inputs at which a target is half learned, and whether it lies among the sizes; all
+        draws count but the one left out."""
         kept = torch.arange(len(self.deviations), device=self.deviations.device) // self.count != left_out
         errors = self.errors[name][:, kept, at].mean(1) / self.deviations[kept, at].mean()
         return half_error(self.sizes, errors.tolist())
 
     def spread(self, name: str, at: int) -> float | None:
-        """The standard error of log₂ of that number, by the jackknife over draws; none for a single one."""
+        """Returns the standard error of log₂ of that number, by the jackknife over draws; none for a single one."""
         draws = len(self.deviations) // self.count
         logs = torch.tensor([log2(self.half(name, at, k)[0]) for k in range(draws)])
         return ((draws - 1) * logs.var(correction=0)).sqrt().item() if draws > 1 else None
@@ -205,7 +205,7 @@ class Curves:
                 yield from [{**found, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
 
     def exponents(self, what: str, doubled: "Curves") -> Iterator[Row]:
-        """How the inputs needed grow from this task to one in which something is doubled."""
+        """Yields how the inputs needed grow from this task to one in which something is doubled."""
         for at, (target, function) in enumerate(self.task.targets):
             for name, architecture in self.models.items():
                 (few, known), (many, both) = self.half(name, at), doubled.half(name, at)
@@ -220,7 +220,7 @@ class Curves:
 
 
 def predicted_levels(architecture: FrozenArchitecture, task: QueryAndKeys, function: Target) -> Levels | None:
-    """The spectrum of a model's limit with the energies of a target, where both are known."""
+    """Returns the spectrum of a model's limit with the energies of a target, where both are known."""
     if task.inputs != Sphere() or task.d < 3 or not isinstance(function, KeyAverage | QueryFunction):
         return None
     if architecture == RandomAttentionConfig(heads=architecture.heads):

@@ -106,7 +106,8 @@ def _too_short(experiment: Any) -> Iterator[str]:
 
 @lru_cache(maxsize=4)
 def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPlus]:
-    """Steps of descent with the constants that are best in training; GD++ is another algorithm from two steps on."""
+    """Returns steps of descent with the constants that are best in training; GD++ is another algorithm from two steps
+    on."""
     kinds = {"tuned_gradient_descent": False} | ({"tuned_gradient_descent_plus_plus": True} if steps > 1 else {})
     task: Any = experiment.task
     return {
@@ -115,7 +116,7 @@ def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPl
 
 
 def references(experiment: Experiment, model: Transformer) -> dict[str, Predictor]:
-    """Descent with the constants that are best in training, and the model half-way to its construction."""
+    """Returns descent with the constants that are best in training, and the model half-way to its construction."""
     found = tuned(experiment, model.config.n_layer)
     last = list(found.values())[-1]
     hand_set = vonoswald.gradient_descent(model.d, model.n, last.steps, last.lr, last.gamma)
@@ -123,7 +124,7 @@ def references(experiment: Experiment, model: Transformer) -> dict[str, Predicto
 
 
 def constants(experiment: Experiment, model: Transformer) -> Iterator[Row]:
-    """The constants of descent that the weights spell out, beside the best ones."""
+    """Yields the constants of descent that the weights spell out, beside the best ones."""
     found = read_off(model)
     yield from rows("transformer", "lr", found.lr)
     yield from rows("transformer", "gamma", found.gamma)
@@ -142,7 +143,7 @@ class Preconditioners:
     parts: Parts
 
     def rows(self, rng: torch.Generator) -> Iterator[Row]:
-        """What the weights say, and what theory says of the best step, and of the best steps."""
+        """Yields what the weights say, and what theory says of the best step, and of the best steps."""
         best = best_preconditioner(self.trained, self.trained.n - 1)
         yield from self._of_weights(best)
         yield from self._one_layer_risks(best)

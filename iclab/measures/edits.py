@@ -74,7 +74,7 @@ class Edits(OfHeads):
 
 
 def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generator) -> Iterator[Row]:
-    """Of the circuit of a repeated sequence."""
+    """Yields the rows of the circuit of a repeated sequence."""
     half = len(prompts.tokens) // 2
     writer, reader = circuit_of(model, prompts[:half])
     one, others = folded(deepcopy(model)), prompts[half:]

@@ -77,7 +77,7 @@ class Evolution(Analysis):
 
 
 def rows(curve: Sequence[Point]) -> Iterator[Row]:
-    """The rows of a curve; only of what its points carry."""
+    """Yields the rows of a curve; only of what its points carry."""
     shifts = dict.fromkeys(name for point in curve for name in point.get("shifts", {}))
     yield from _of_curve(curve, TRAINED)
     for name in shifts:

@@ -39,8 +39,8 @@ class ExactRisk(Analysis):
 
 
 def exact(model: object, task: Task) -> float | None:
-    """The risk at the last position of linear attention with the weights that it has, without any sampling error; none
-    for other models, and for tasks that are not normal (or a pool of normal weights, or its prior)."""
+    """Returns the risk at the last position of linear attention with the weights that it has, without any sampling
+    error; none for other models, and for tasks that are not normal (or a pool of normal weights, or its prior)."""
     prior = _prior(task)
     if not (isinstance(model, LinearAttention) and _normal(prior) and task.n > 1):
         return None
@@ -54,9 +54,10 @@ def _moments(task: Task, context: int, rho: float) -> Moments:
 
 
 def limit(experiment: Experiment, model: object, task: Task) -> float | None:
-    """The risk at the last position in the limit of large d (`iclab.analysis.icl_risk`), or none where it is not known:
-    it is for linear attention fitted without a penalty at its last position, on new vectors of the prior that the
-    training vectors are from. Without a pool each prompt has a vector of its own, κ = τ d, whose limit is ∞."""
+    """Returns the risk at the last position in the limit of large d (`iclab.analysis.icl_risk`), or none where it is
+    not known: it is for linear attention fitted without a penalty at its last position, on new vectors of the prior
+    that the training vectors are from. Without a pool each prompt has a vector of its own, κ = τ d, whose limit is
+    ∞."""
     trained, fit = experiment.task, experiment.train
     pooled = isinstance(trained, FinitePool)
     new = TruePrior(trained) if pooled else trained

@@ -42,7 +42,7 @@ class OfHeads(Analysis):
         yield from self.unfit(model)
 
     def unfit(self, model: TokenTransformerConfig) -> Iterator[str]:
-        """What else stands against a model of this shape."""
+        """Yields what else stands against a model of this shape."""
         yield from ()
 
     def rows(self, of: Measurement) -> Iterator[Row]:
@@ -54,12 +54,12 @@ class OfHeads(Analysis):
     def of_heads(
         self, model: TokenTransformer, of: Measurement, prompts: TokenPrompts, rng: torch.Generator
     ) -> Iterator[Row]:
-        """The rows, those that are not finite among them."""
+        """Yields the rows, those that are not finite among them."""
 
 
 def circuit_of(model: TokenTransformer, prompts: TokenPrompts) -> tuple[Head, Head]:
-    """The head of a second or later layer that matches prefixes best, behind the earlier one that most looks at the
-    token before."""
+    """Returns the head of a second or later layer that matches prefixes best, behind the earlier one that most looks at
+    the token before."""
     scores = head_scores(model, prompts)
     width = model.config.n_head
     layer, head = divmod(int(scores.prefix_matching[1:].argmax()), width)

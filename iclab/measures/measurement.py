@@ -57,47 +57,47 @@ class Measurement:
 
     @property
     def own(self) -> bool:
-        """Whether this is the training distribution."""
+        """Tells whether this is the training distribution."""
         return self.name == TRAINED
 
     @property
     def trained_on(self) -> Any:
-        """The task of the training."""
+        """Returns the task of the training."""
         return self.experiment.task
 
     def rng(self, name: str) -> torch.Generator:
-        """A stream of this distribution, from its start."""
+        """Returns a stream of this distribution, from its start."""
         return stream(self.experiment, name, self.place.device, self.name)
 
     @property
     def draws(self) -> int:
-        """Resamples of the bootstrap."""
+        """Returns the number of resamples of the bootstrap."""
         return self.experiment.eval.bootstrap or 0
 
     @cached_property
     def prompts(self) -> Any:
-        """Those that everything is measured on, which training never saw."""
+        """Returns the prompts that everything is measured on, which training never saw."""
         return self.task.sample(self.task.balanced_batch(self.experiment.eval.prompts), self.rng("test"))
 
     def untrained(self) -> Any:
-        """The model before its training."""
+        """Returns the model before its training."""
         return self.experiment.build(stream(self.experiment, "init")).to(self.place.device)
 
     # ---- prompts of examples ---------------------------------------------------------------------------------------
 
     @cached_property
     def parts(self) -> Parts:
-        """The positions that are averaged over."""
+        """Returns the positions that are averaged over."""
         return regions(self.task, self.experiment.at_query)
 
     @cached_property
     def lineup(self) -> Lineup:
-        """The algorithms that the model and its layers are compared with."""
+        """Returns the algorithms that the model and its layers are compared with."""
         return Lineup(self.task, self.prompts, families(self.task, self.trained_on))
 
     @cached_property
     def references(self) -> dict[str, Any]:
-        """What every task is compared with, what the experiment names besides, and what its analyses add."""
+        """Returns what every task is compared with, what the experiment names besides, and what its analyses add."""
         found = references(self.task, self.trained_on) | dict(self.experiment.eval.predictors) | self.constructions
         for analysis in self.experiment.analyses:
             found |= analysis.references(self)
@@ -105,31 +105,31 @@ class Measurement:
 
     @cached_property
     def constructions(self) -> dict[str, Transformer]:
-        """The constructions that the experiment names, in the precision of the model."""
+        """Returns the constructions that the experiment names, in the precision of the model."""
         task, device = self.trained_on, self.prompts.xs.device
         named = self.experiment.eval.constructions
         return {name: each.model(task.d, task.n).to(device) for name, each in named}
 
     @cached_property
     def answers(self) -> Answers:
-        """What the model and every reference answer."""
+        """Returns what the model and every reference answer."""
         return answer({MODEL: self.model, **self.references}, self.prompts)
 
     @cached_property
     def readouts(self) -> list[LayerReadout]:
-        """Each layer as a predictor, read out by a map that was fitted on other prompts."""
+        """Returns each layer as a predictor, read out by a map that was fitted on other prompts."""
         return layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit")))
 
     # ---- sequences of tokens ---------------------------------------------------------------------------------------
 
     @cached_property
     def logs(self) -> dict[str, Tensor]:
-        """Log probabilities of the model and of every reference."""
+        """Returns log probabilities of the model and of every reference."""
         return continued({MODEL: self.model, **references(self.task)}, self.prompts)
 
 
 def measure(experiment: Experiment, model: nn.Module | None, place: Place | torch.device | str = "cpu") -> list[Row]:
-    """All result rows of a trained model: on its own task, on the parts of that, and on every shift."""
+    """Returns all result rows of a trained model: on its own task, on the parts of that, and on every shift."""
     at = place if isinstance(place, Place) else Place(place)
     return [row for name, task in experiment.distributions.items() for row in _on(experiment, model, name, task, at)]
 
@@ -144,5 +144,5 @@ def _on(experiment: Experiment, model: Any, name: str, task: AnyTask, place: Pla
 
 
 def applies(analysis: Analysis, of: Measurement) -> bool:
-    """Whether an analysis has something to measure there."""
+    """Tells whether an analysis has something to measure there."""
     return analysis.applies(of)

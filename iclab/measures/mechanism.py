@@ -67,7 +67,7 @@ def _name(layer: int, head: int) -> str:
 def mechanism_rows(
     model: TokenTransformer, task: LaundryList, prompts: TokenPrompts, rng: torch.Generator
 ) -> Iterator[Row]:
-    """All of one length."""
+    """Yields all rows of one length."""
     N = list_recall.length(prompts)
     few = prompts[: max(N, FEW // N * N)]  # each slot as often
     found = list_recall.looks(model, few)

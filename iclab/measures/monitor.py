@@ -29,7 +29,7 @@ See = Callable[[Any, bool], dict[str, Any]]
 
 
 def curve(experiment: Experiment, training: GradientTraining) -> Iterator[dict[str, Any]]:
-    """The learning curve with what is seen at each of its points."""
+    """Yields the learning curve with what is seen at each of its points."""
     see = watched(experiment, training.rng.device)
     return learning_curve(
         training,
@@ -39,9 +39,9 @@ def curve(experiment: Experiment, training: GradientTraining) -> Iterator[dict[s
 
 
 def watched(experiment: Experiment, device: torch.device) -> See:
-    """What a point of the curve says of a model: of examples on its own task and, where the evolution is followed,
-    under "shifts" on each shift; of tokens under "tokens". With the second argument true it looks into the layers too,
-    where probes are asked for."""
+    """Returns what a point of the curve says of a model: of examples on its own task and, where the evolution is
+    followed, under "shifts" on each shift; of tokens under "tokens". With the second argument true it looks into the
+    layers too, where probes are asked for."""
     if isinstance(experiment.task, TokenTask):
         monitor = TokenMonitor.of(experiment, device)
         return lambda model, inside: {"tokens": monitor(model)}
@@ -95,7 +95,7 @@ class ExampleMonitor:
         return found
 
     def probed(self, model: Predictor) -> dict[str, Any]:
-        """R² of each target by layer, averaged over positions."""
+        """Returns R² of each target by layer, averaged over positions."""
         if self.probed_with is None or not isinstance(model, Transformer):
             return {}
         return {"probes": r2_by_layer(model, self.prompts, self.probed_with)}

@@ -40,7 +40,7 @@ class Movers(Analysis):
 
 @torch.no_grad()
 def mover_rows(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iterator[Row]:
-    """The rows of one distribution; none where there is no such head."""
+    """Yields the rows of one distribution; none where there is no such head."""
     if not isinstance(task, IndirectObject) or type(model) is not TokenTransformer or not _hears(model):
         return
     half = len(prompts.tokens) // 2

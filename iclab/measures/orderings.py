@@ -42,7 +42,7 @@ class WholeAnswers(Analysis):
 def sequences(
     model: nn.Module, task: TokenTask, prompts: TokenPrompts, logs: Float[Tensor, "batch n vocab"]
 ) -> Iterator[Row]:
-    """The rows of a distribution; none of a task whose answers are single tokens."""
+    """Yields the rows of a distribution; none of a task whose answers are single tokens."""
     if isinstance(task, Ordering):
         yield from rows(MODEL, "whole_answer", estimate(whole(logs, prompts)))
         listed = prompts.options.gather(1, logs.argmax(-1))
@@ -62,8 +62,8 @@ def _asked(prompts: TokenPrompts, m: int) -> Int[Tensor, "batch m_1"]:
 def coverage(
     task: ConvexHull, answers: Int[Tensor, "batch m"], right: Int[Tensor, "batch m"]
 ) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " some"]]:
-    """Which answers are simple polygons, and of these the share of the area of the right one; points up to the first
-    token that is none."""
+    """Tells which answers are simple polygons, and of these the share of the area of the right one; points up to the
+    first token that is none."""
     corners = (answers < task.items).long().cumprod(1).sum(1)
     closed = torch.cat([answers, answers[:, -1:]], dim=1).gather(1, corners.unsqueeze(1)).squeeze(1) == task.vocab - 1
     proper = closed & simple(*_plane(task, answers), corners)

@@ -67,14 +67,14 @@ class Pasting(Analysis):
 
 
 def pasted_task(experiment: Experiment) -> LinearRegression:
-    """Linear regression in D dimensions, with as many examples and as much noise as in training."""
+    """Returns linear regression in D dimensions, with as many examples and as much noise as in training."""
     task = trained_task(experiment)
     size = task.representation.size(task.d)
     return LinearRegression(size, task.n, noise=task.noise, prior=task.prior, inputs=UnitNormal())
 
 
 def trained_task(experiment: Experiment) -> RepresentationRegression:
-    """The task of the model."""
+    """Returns the task of the model."""
     assert isinstance(experiment.task, RepresentationRegression)  # an experiment refuses any other
     return experiment.task
 
@@ -96,7 +96,8 @@ def pasting_rows(model: Transformer, beside: Beside) -> Iterator[Row]:
 
 
 def chosen_cut(model: Transformer, beside: Beside) -> int:
-    """The block, of those that have one above, after which the representation is read best in tokens of labels."""
+    """Returns the block, of those that have one above, after which the representation is read best in tokens of
+    labels."""
     task = trained_task(beside.experiment)
     prompts = task.sample(beside.experiment.eval.prompts, beside.rng("fit"))
     (probe,) = token_probes(model, prompts, {"representation": task.representation(prompts.xs)}, ["y"])

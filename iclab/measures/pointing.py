@@ -48,8 +48,8 @@ class Pointing(Analysis):
 
 
 def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:
-    """The rows of a distribution for which what was `found` on it holds accuracy and answers by slot; none of a model
-    without positional keys."""
+    """Yields the rows of a distribution for which what was `found` on it holds accuracy and answers by slot; none of a
+    model without positional keys."""
     if not (isinstance(model, PointerTransformer) and model.config.keys == "positional"):
         return
     if isinstance(task, LaundryList) and task.balanced:

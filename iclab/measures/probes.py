@@ -100,13 +100,14 @@ class AttentionProbesOfLayers(Analysis):
 
 
 def states(model: Predictor, prompts: Prompts, lam: float) -> dict[str, Tensor]:
-    """The targets: what algorithms hold, and what the model answers."""
+    """Returns the targets: what algorithms hold, and what the model answers."""
     own = answer({"prediction": model}, prompts)["prediction"]
     return {**algorithm_state(prompts, lam), "prediction": own.unsqueeze(-1)}
 
 
 def r2_by_layer(model: Any, prompts: Prompts, lam: float) -> dict[str, list[float]]:
-    """For each target, R² of every layer at the answering tokens, averaged over positions: for a training curve."""
+    """Returns for each target R² of every layer at the answering tokens, averaged over positions: for a training
+    curve."""
     hidden = features(model, prompts)
     found = {k: probe_terms(hidden, v).nanmean(-1).mean(0).tolist() for k, v in states(model, prompts, lam).items()}
     return {target: values for target, values in found.items() if all(map(isfinite, values))}
@@ -123,17 +124,17 @@ class Probing:
 
     @classmethod
     def of(cls, of: Measurement) -> "Probing":
-        """The probes of one distribution."""
+        """Returns the probes of one distribution."""
         return cls(of.model, of.untrained(), of.prompts, right_penalty(of.task))
 
     @cached_property
     def states(self) -> dict[str, Tensor]:
-        """The targets, [batch n m] each."""
+        """Returns the targets, [batch n m] each."""
         return states(self.model, self.prompts, self.lam)
 
     @cached_property
     def sources(self) -> dict[str, Tensor]:
-        """The features of the model and of its controls, at all tokens."""
+        """Returns the features of the model and of its controls, at all tokens."""
         return {
             "": features(self.model, self.prompts, "all"),
             "_untrained": features(self.untrained, self.prompts, "all"),
@@ -141,7 +142,7 @@ class Probing:
         }
 
     def exact(self) -> Iterator[Row]:
-        """Ridge probes of single tokens."""
+        """Yields rows of ridge probes of single tokens."""
         sources = {name: h if name == "_bare" else self._answering(h) for name, h in self.sources.items()}
         for target, state in self.states.items():
             for control, source in sources.items():
@@ -166,7 +167,7 @@ class Probing:
         )
 
     def attending(self, recipe: ProbeRecipe | None, rng: torch.Generator, draws: int) -> Iterator[Row]:
-        """Probes that attend; `draws` is the number of resamples of the bootstrap."""
+        """Yields rows of probes that attend; `draws` is the number of resamples of the bootstrap."""
         n, device = self.prompts.xs.shape[1], self.prompts.xs.device
         lengths = lengths_of(n)
         shown, single = visible(self.model, n)[lengths], torch.eye(n, dtype=torch.bool, device=device)[lengths]
@@ -193,7 +194,7 @@ class Probing:
 
 
 def lengths_of(n: int) -> list[int]:
-    """The numbers of examples after which probes look: the powers of two, and as many as there are."""
+    """Returns the numbers of examples after which probes look: the powers of two, and as many as there are."""
     return sorted({*(2**k for k in range(n.bit_length()) if 2**k < n), n - 1} - {0}) or [0]
 
 
@@ -219,7 +220,7 @@ def _best(probes: AttentionProbes) -> Tensor:
 def best_rows(
     target: str, name: str, found: Mapping[str, AttentionProbes], lengths: list[int], weights: Tensor
 ) -> Iterator[Row]:
-    """What there is to say of the best layer."""
+    """Yields what there is to say of the best layer."""
     own = found[""]
     by_layer, best, layer = own.terms.nanmean(-1), _best(own), int(own.mean_r2.value.argmax())
     if not isfinite(best.mean()):
@@ -235,7 +236,7 @@ def best_rows(
 
 
 def depths(probes: AttentionProbes, weights: Float[Tensor, "draws prompts"]) -> Float[Tensor, " resamples"]:
-    """The best layer as a share of all: of the prompts as they are, then of each bootstrap resample."""
+    """Returns the best layer as a share of all: of the prompts as they are, then of each bootstrap resample."""
     by_layer = probes.terms.nanmean(-1)
     means = torch.cat([by_layer.mean(0, keepdim=True), weights @ by_layer])
     return means.argmax(-1).double() / max(1, means.shape[1] - 1)

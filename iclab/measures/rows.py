@@ -20,7 +20,7 @@ MODEL = "transformer"  # the predictor that is the model itself, whatever its ki
 
 
 def rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
-    """One row per position, or a single row for an average over a region."""
+    """Yields one row per position, or a single row for an average over a region."""
     if found.value.ndim == 0:
         yield row(predictor, quantity, region, found.value.item(), found.stderr.item())
         return
@@ -29,7 +29,7 @@ def rows(predictor: str, quantity: str, found: Estimate, region: int | str | Non
 
 
 def row(predictor: str, quantity: str, position: int | str | None, value: float, stderr: float | None = None) -> Row:
-    """A row of a whole model."""
+    """Returns a row of a whole model."""
     return {
         "predictor": predictor,
         "quantity": quantity,
@@ -41,21 +41,22 @@ def row(predictor: str, quantity: str, position: int | str | None, value: float,
 
 
 def by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
-    """One row per layer, of a region."""
+    """Yields one row per layer, of a region."""
     for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
         yield {**row(predictor, quantity, region, value, stderr), "layer": layer}
 
 
 def finite(found: Iterable[Row]) -> Iterator[Row]:
-    """Those where there is something to measure."""
+    """Yields those where there is something to measure."""
     return (one for one in found if isfinite(one["value"]))
 
 
 def regions(task: Task, at_query: bool = False) -> Parts:
-    """Positions that are averaged over: all of them (None), and apart from each other those around the number r of
-    dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its squared error
-    has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over* are the
-    positions with fewer and with more examples. What is about the query is averaged over the last position alone.
+    """Returns the positions that are averaged over: all of them (None), and apart from each other those around the
+    number r of dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its
+    squared error has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over*
+    are the positions with fewer and with more examples. What is about the query is averaged over the last position
+    alone.
     """
     n, r = task.n, task.rank
     if task.at_query or at_query:
@@ -66,14 +67,14 @@ def regions(task: Task, at_query: bool = False) -> Parts:
 
 
 def averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity at each position, and averaged over each region."""
+    """Yields a quantity at each position, and averaged over each region."""
     yield from rows(name, quantity, estimate(terms))
     for region, part in parts.items():
         yield from rows(name, quantity, estimate(terms[:, part].mean(-1)), region)
 
 
 def relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
-    """A quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
+    """Yields a quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
     model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
     of noiseless labels, with as many examples as dimensions: the condition of a square matrix magnifies what float32
     leaves out of a label)."""

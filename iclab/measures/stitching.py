@@ -100,7 +100,8 @@ def _partner_problems(experiment: Any) -> Iterator[str]:
 
 
 def partners(beside: Beside) -> Iterator[tuple[str, Transformer, Task]]:
-    """The partners of an experiment, trained, and what on; but for those whose training diverged, as the log says."""
+    """Yields the partners of an experiment, trained, and what on; but for those whose training diverged, as the log
+    says."""
     for name, partner in beside.experiment.eval.partners:
         other = partner.experiment(beside.experiment)
         if (model := beside.trained(name, other)) is not None:
@@ -110,7 +111,7 @@ def partners(beside: Beside) -> Iterator[tuple[str, Transformer, Task]]:
 def stitching_rows(
     model: Transformer, untrained: Transformer, partners: Iterable[tuple[str, Transformer, Task]], beside: Beside
 ) -> Iterator[Row]:
-    """The model with each partner, and its layers beside those before training."""
+    """Yields the rows of the model with each partner, and of its layers beside those before training."""
     for name, partner, task in partners:
         yield from Pairing(model, untrained, name, partner, task, beside).rows()
     prompts = beside.trained_on.sample(beside.experiment.eval.prompts, beside.rng("test"))
@@ -130,30 +131,30 @@ class Pairing:
 
     @property
     def task(self) -> Task:
-        """The model's own."""
+        """Returns the model's own task."""
         return self.beside.trained_on
 
     @cached_property
     def prompts(self) -> Prompts:
-        """Those that everything is measured on."""
+        """Returns the prompts that everything is measured on."""
         return self.task.sample(self.beside.experiment.eval.prompts, self.beside.rng("test"))
 
     @cached_property
     def best(self) -> Tensor:
-        """The answers of the Bayes predictor."""
+        """Returns the answers of the Bayes predictor."""
         return answer({"bayes": bayes(self.task)}, self.prompts)["bayes"]
 
     @cached_property
     def least(self) -> Float[Tensor, " batch"]:
-        """What each prompt adds to the Bayes risk."""
+        """Returns what each prompt adds to the Bayes risk."""
         return squared(self.best, self.prompts.ys).mean(-1)
 
     def distance(self, predictor: Predictor) -> Float[Tensor, " batch"]:
-        """What each prompt adds to the distance from Bayes."""
+        """Returns what each prompt adds to the distance from Bayes."""
         return squared(answer({"one": predictor}, self.prompts)["one"], self.best).mean(-1)
 
     def rows(self) -> Iterator[Row]:
-        """Excess at every cut, and CKA."""
+        """Yields excess at every cut, and CKA."""
         if not vanishes(self.least, self.prompts.ys):  # nothing is relative to a Bayes risk of zero
             own = self.distance(self.partner)
             yield from rows(self.name, "stitching_excess", ratio(own, self.least))
@@ -163,7 +164,7 @@ class Pairing:
         yield from cka_rows(self.name, self.model, self.partner, self.prompts)
 
     def compared(self, away: Mapping[str, Float[Tensor, " batch"]]) -> Iterator[Row]:
-        """Rows of all that was stitched at a cut."""
+        """Yields rows of all that was stitched at a cut."""
         for bridge in (bridge for bridge in away if bridge != "partner"):
             name = f"{self.name}_{bridge}"
             yield from rows(name, "stitching_excess", ratio(away[bridge], self.least))
@@ -175,7 +176,7 @@ class Pairing:
     # ---- what is stitched ------------------------------------------------------------------------------------------
 
     def at(self, cut: int) -> Iterator[tuple[str, Predictor]]:
-        """All bridges and controls at one cut; nothing of those whose training diverged."""
+        """Yields all bridges and controls at one cut; nothing of those whose training diverged."""
         yield "direct", Stitched(self.model, self.partner, cut)
         for ending, lower in (("", self.model), ("_untrained", self.untrained)):
             affine = affine_bridge(lower, self.partner, self.own_prompts(), cut)
@@ -186,7 +187,7 @@ class Pairing:
         yield from self.by_relative(cut)
 
     def by_relative(self, cut: int) -> Iterator[tuple[str, Predictor]]:
-        """Bridges by way of relative representations."""
+        """Yields bridges by way of relative representations."""
         one, other = self.partner, self.partner
         seen = self.partner_task.sample(FITTED, self.beside.rng("fit"))
         reader = fitted_bridge(one, other, self.anchors(), seen, cut)
@@ -196,23 +197,23 @@ class Pairing:
             yield from self.both("relative_trained", learning)
 
     def both(self, bridge: str, own: Stitched) -> Iterator[tuple[str, Predictor]]:
-        """A partner that reads its own relative representations, and the same reading those of the model."""
+        """Yields a partner that reads its own relative representations, and the same reading those of the model."""
         assert isinstance(own.bridge, nn.Sequential)
         told = Relative.of(self.model, own.cut, self.anchors())
         yield f"{bridge}_own", own
         yield bridge, Stitched(self.model, own.upper, own.cut, bridge=nn.Sequential(told, own.bridge[1]))
 
     def own_prompts(self) -> Prompts:
-        """What affine bridges are fitted on."""
+        """Returns what affine bridges are fitted on."""
         return self.task.sample(FITTED, self.beside.rng("fit"))
 
     def anchors(self) -> Prompts:
-        """The same prompts for both models."""
+        """Returns the same prompts for both models."""
         return self.task.sample(ANCHORS, self.beside.rng("curve"))
 
 
 def others(bridge: str) -> dict[str, str]:
-    """What a bridge is compared with; controls with nothing."""
+    """Returns what a bridge is compared with; controls with nothing."""
     if bridge not in CONTROLS:
         return {"own": "partner"} if bridge == "direct" else {}
     control = CONTROLS[bridge]
@@ -220,7 +221,7 @@ def others(bridge: str) -> dict[str, str]:
 
 
 def cka_rows(name: str, model: Transformer, other: Transformer, prompts: Prompts) -> Iterator[Row]:
-    """How alike each layer of the model is to each of another."""
+    """Yields how alike each layer of the model is to each of another."""
     one, two = (features(each, prompts)[:, :, -1] for each in (model, other))
     chunks = min(CHUNKS, len(prompts.xs) // LEAST)
     pairs = zip(one.chunk(chunks, dim=1), two.chunk(chunks, dim=1), strict=True)

@@ -65,7 +65,7 @@ class TokenProbes(Analysis):
 def token_probe_rows(
     model: Transformer, prompts: Prompts, concepts: Concepts, rng: torch.Generator, draws: int
 ) -> Iterator[Row]:
-    """All of them; `draws` is the number of resamples of the bootstrap."""
+    """Yields all of them; `draws` is the number of resamples of the bootstrap."""
     of_inputs = {kind: _probes(model, prompts, concepts.of_inputs, concepts, kind) for kind in concepts.kinds}
     answers = _probes(model, prompts, concepts.answers, concepts, "x")
     weights = resampled(second_half(len(prompts.xs)).stop - second_half(len(prompts.xs)).start, draws, rng)
@@ -102,17 +102,17 @@ def _probes(
 
 
 def resampled_r2(probe: TokenProbe, weights: Float[Tensor, "draws half"]) -> Float[Tensor, "resamples layers"]:
-    """R² of every layer: in the prompts as they are, then in each bootstrap resample."""
+    """Returns R² of every layer: in the prompts as they are, then in each bootstrap resample."""
     return torch.cat([probe.terms.mean(0, keepdim=True), weights @ probe.terms])
 
 
 def best_layers(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
-    """The layer where R² is largest."""
+    """Returns the layer where R² is largest."""
     return means.argmax(-1).double()
 
 
 def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
-    """Where R² is first half-way from the read-in to its best, on the line between two layers."""
+    """Tells where R² is first half-way from the read-in to its best, on the line between two layers."""
     middle = (means[:, :1] + means.amax(-1, keepdim=True)) / 2
     after = (means >= middle).double().argmax(-1, keepdim=True)
     before = (after - 1).clamp(min=0)
