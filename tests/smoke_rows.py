@@ -4,8 +4,8 @@
     python tests/smoke_rows.py --write         keep what is measured now
     python tests/smoke_rows.py induction …     of these studies alone
 
-Rows are hashed to their last digit and in sorted order. The last digits depend on processor and library, so that this is
-no test: both sides are measured on one machine.
+Rows are hashed to their last digit and in sorted order. The last digits depend on processor and library, so that this
+is no test: both sides are measured on one machine.
 """
 
 import argparse
