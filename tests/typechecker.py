@@ -4,6 +4,7 @@ The check of a function is made when it is first called: to make those of all of
 """
 
 from functools import wraps
+from typing import Any
 
 from beartype import BeartypeConf, beartype
 
@@ -11,8 +12,14 @@ _checking = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def checked(function):
-    """The function with its arguments and answers checked."""
-    made = []
+    """The function with its arguments and answers checked.
+
+    jaxtyping asks for two checks of each function: of the arguments before a call, with no word about the answer, and
+    of the arguments and the answer after it. The second need not look at the arguments again: their sizes are kept.
+    """
+    made, answer = [], function.__annotations__.get("return", Any)
+    if answer is not Any:
+        function.__annotations__ = {"return": answer}
 
     @wraps(function)
     def first(*args, **kwargs):
