@@ -1,8 +1,10 @@
 """Shapes are checked by beartype in every test, and Hypothesis replays the same cases in CI."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("iclab", "typechecker.checked")
 
@@ -21,6 +23,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("iclab")
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the checks of shapes, which take most of the time of what is done thousands of times."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 def generator(seed: int = 0) -> torch.Generator:

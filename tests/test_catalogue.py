@@ -1,10 +1,13 @@
 """Every file of the catalogue is whole: it loads, says what it asks and claims, samples, runs, and can be drawn."""
 
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import generator
+from conftest import generator, unchecked
 
 import iclab
 from iclab.analysis import ProbeRecipe
 from iclab.descent import AttentionDescent
-from iclab.experiments.run import new_model, perform
-from iclab.experiments.store import Run
+from iclab.experiments.run import new_model
+from iclab.experiments.store import Run, telling
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.experiments.worker import DONE, work
 from iclab.measures import Place, evolution, measure
@@ -126,37 +129,58 @@ SMOKED = [  # what is of a paper's size takes seconds each, and asks nothing of 
 
 
 @pytest.mark.parametrize("study", SMOKED, indirect=True, ids=NAMES)
-def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, tmp_path):
-    if isinstance(study.cells[0].experiment.task, TokenTask):
-        of_tokens(study, tmp_path)
-        return
-    for cell in study.cells:
-        assert cell.experiment.task.sample(2, generator()).ys.isfinite().all()
-    first = study.cells[0].experiment
-    few = replace(first.eval, prompts=24, bootstrap=5)  # the least that an algorithm is looked for with
-    few = replace(few, probe=ProbeRecipe(width=4, steps=2, batch=4)) if "attention_probes" in few.analyses else few
-    few = replace(few, surgery=Recipe(**BRIEF)) if few.surgery else few
-    small = replace(first, device="cpu", eval=few)
-    if of_a_papers_size(first.model):  # it answers; a thin one is measured, untrained
-        assert new_model(first)(*few_examples(first.task)).isfinite().all()
-        layers = 1 if "weights" in few.analyses else first.model.n_layer  # implicit weights cost thousands of answers
-        small = replace(small, model=replace(first.model, n_layer=layers, d_model=16, d_mlp=16))
-        model = new_model(small)
-        rows = measure(small, model, Place("cpu", tmp_path))
-        points = [{"step": 0, **watched(small, torch.device("cpu"))(model, True)}]
-    else:
-        small, points = brief(small), []
-        rows = perform(small, tmp_path, points.append, lambda line: None)
-    rows += evolution.rows(points)
+def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, shared, tmp_path):
+    cells = [cell.experiment for cell in study.cells]
+    for one in cells:
+        assert sound(one.task)
+    of_tokens = isinstance(cells[0].task, TokenTask)  # where cells of different depth measure different layers
+    tried = few(study.cells, most=None, seeds=1) if of_tokens else study.cells[:1]
+    rows = [row for cell in tried for row in seen(cell, shared, tmp_path)]
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
 
 
+def sound(task):
+    """Whether a sample of the task is what it should be."""
+    sample = task.sample(2, generator())
+    return sample.ys.isfinite().all() if hasattr(sample, "ys") else (sample.tokens < task.vocab).all()
+
+
+def seen(cell, shared, folder):
+    """What a tiny run of a cell measures; what is seen at its last step is seen where a claim may look as well."""
+    if of_a_papers_size(cell.experiment.model):
+        return thin(cell.experiment, folder)
+    small = brief(cell.experiment)
+    rows = worked(small, shared).rows()
+    if not isinstance(small.task, TokenTask):
+        return rows
+    return rows + [{**row, "step": cell.experiment.train.steps} for row in rows if row.get("step") == small.train.steps]
+
+
+def thin(experiment, folder):
+    """The rows of a model that is thinner than one of a paper's size, untrained; that one itself answers a prompt."""
+    assert new_model(experiment)(*few_examples(experiment.task)).isfinite().all()
+    small = brief(experiment)
+    layers = 1 if "weights" in small.eval.analyses else experiment.model.n_layer  # they cost thousands of answers
+    small = replace(
+        small, train=experiment.train, model=replace(experiment.model, n_layer=layers, d_model=16, d_mlp=16)
+    )
+    model = new_model(small)
+    rows = measure(small, model, Place("cpu", folder))
+    return rows + evolution.rows([{"step": 0, **watched(small, torch.device("cpu"))(model, True)}])
+
+
 def brief(experiment):
-    """The same with the least of training, or of inputs and heads to learn from and with."""
-    learner = experiment.train
+    """The same with the least of training and of prompts, or of inputs and heads to learn from and with."""
+    learner, few = experiment.train, replace(experiment.eval, prompts=24)  # fewer prompts show no algorithm
+    if isinstance(experiment.task, TokenTask):
+        return replace(experiment, device="cpu", train=replace(learner, **BRIEF), eval=replace(few, every=1))
+    few = replace(few, bootstrap=5)
+    few = replace(few, probe=ProbeRecipe(width=4, steps=2, batch=4)) if "attention_probes" in few.analyses else few
+    few = replace(few, surgery=Recipe(**BRIEF)) if few.surgery else few
+    experiment = replace(experiment, device="cpu", eval=few)
     if isinstance(learner, Unlearned):
-        return replace(experiment, eval=replace(experiment.eval, prompts=2))
+        return replace(experiment, eval=replace(few, prompts=2))
     if not isinstance(learner, CurveLearner):
         return replace(experiment, train=replace(learner, **(BRIEF if trained(experiment) else {"prompts": 8})))
     least = {"heads": 3}
@@ -169,21 +193,43 @@ def brief(experiment):
     )
 
 
-def of_tokens(study, folder):
-    """The same of a study over tokens: each cell, because cells of different depth measure different layers."""
-    rows = []
-    for cell in study.cells:
-        one = cell.experiment
-        assert (one.task.sample(2, generator()).tokens < one.task.vocab).all()
-        brief = replace(one.train, steps=4, warmup=0.0, batch=2)
-        small = replace(one, device="cpu", train=brief, eval=replace(one.eval, prompts=24, every=2))
-        (folder / cell.experiment.id).mkdir()
-        points = []
-        rows += perform(small, folder / cell.experiment.id, points.append, lambda line: None)
-        rows += evolution.rows(points)
-    last = [{**row, "step": one.train.steps} for row in rows if row.get("step") == 4]  # where a claim may look
-    for claim in study.heading.claims:
-        assert claim.rows(rows + last), f"nothing is measured for the claim {claim.name!r}"
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder of runs for all processes of these tests, for many look at the same ones."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+
+
+def worked(experiment, folder):
+    """The run of an experiment, which is worked on by the first that asks for it."""
+    run = Run(folder / experiment.id)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with run.hold(patience=600) as mine:
+        assert mine
+        run.create(experiment.mapping())
+        assert work(run) == DONE, run.log.read_text()
+    return run
+
+
+def few(cells, most=2, seeds=2):
+    """Cells in which every setting has but its first two values, and every seed, or as many as is said."""
+    keys = [key for key in telling([cell.flat for cell in cells]) if not of_seeds(key)]
+    return thinned(list(cells), keys, most, seeds)
+
+
+def thinned(cells, keys, most, seeds):
+    """The cells with the first values of each key, and the first of those that differ in nothing but seeds."""
+    if not keys:
+        return cells[:seeds]
+    groups = {}
+    for cell in cells:
+        groups.setdefault(str(cell.flat.get(keys[0])), []).append(cell)
+    return [cell for group in list(groups.values())[:most] for cell in thinned(group, keys[1:], most, seeds)]
+
+
+def of_seeds(key):
+    """Whether a setting is a seed."""
+    return key.rpartition(".")[2] == "seed"
 
 
 def of_a_papers_size(model):
@@ -242,28 +288,32 @@ def test_the_fast_recipe_is_the_default():
     assert Recipe().targets == "sampled"
 
 
-def swept(file, folder):
-    """The runs of a task file at its smallest, each in this process."""
-    first = Study.read(file).cells[0].experiment
-    small = [f"train.{key}={value}" for key, value in BRIEF.items()] if trained(first) else ["scale=quick"]
-    small += ["eval.prompts=24" if trained(first) else "eval.prompts=16"]
-    if isinstance(first.task, TokenTask):
-        small += ["eval.every=1"]
-    else:
-        small += ["eval.bootstrap=5"] + (["eval.probe.steps=2"] if "attention_probes" in first.eval.analyses else [])
-        small += ["eval.surgery.steps=2"] if first.eval.surgery else []
-    for cell in Study.read(file, small).cells:
-        run = Run(folder / cell.experiment.id)
-        run.create(cell.experiment.mapping())
-        assert work(run) == DONE
+def swept(file, shared, folder):
+    """Runs of a task file at its smallest, each in this process. Those that differ from another in nothing but seeds
+    have its numbers: that seeds decide something is tested elsewhere."""
+    study, done, most = Study.read(file), {}, 2
+    if not trained(study.cells[0].experiment):
+        most = None  # closed forms, of which a curve has many cells
+        study = Study.read(file, ["scale=quick", "eval.prompts=16", "eval.bootstrap=5"])
+    for cell in few(study.cells, most):
+        small = brief(cell.experiment) if trained(cell.experiment) else replace(cell.experiment, device="cpu")
+        apart = str([item for item in cell.flat.items() if not of_seeds(item[0])])
+        run = Run(folder / small.id)
+        run.create(small.mapping())
+        with unchecked() if done else nullcontext():  # what is right in the first cell is right in the others
+            done[apart] = done.get(apart) or worked(small, shared)
+        for path in done[apart].folder.iterdir():
+            if path.name not in ("config.toml", "lock"):
+                shutil.copyfile(path, run.folder / path.name)
     return folder
 
 
 @pytest.fixture(scope="module", params=FIGURES.items(), ids=FIGURES)
-def figure(request, tmp_path_factory):
-    """A script, and the runs of the task file that it is made for."""
+def figure(request, shared, tmp_path_factory):
+    """A script, and runs of the task file that it is made for."""
     script, file = request.param
-    return ROOT / "paper_figs" / script, swept(ROOT / "tasks" / file, tmp_path_factory.mktemp("figure") / "runs")
+    folder = tmp_path_factory.mktemp("figure") / "runs"
+    return ROOT / "paper_figs" / script, swept(ROOT / "tasks" / file, shared, folder)
 
 
 def lines(figure):

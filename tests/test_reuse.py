@@ -474,7 +474,7 @@ def test_measuring_never_trains_and_does_nothing_twice(study, steps, monkeypatch
         (["prompts"], "'prompts' is not a setting"),
         (["prompts=9", "eval.prompts=10"], "eval.prompts is given twice"),
         (["prompts=many"], "eval.prompts: expected an integer"),
-        (["analyses=layer"], "unknown value 'layer'. Did you mean 'layers'?"),
+        (["analyses=layer"], "unknown analysis 'layer'. Did you mean 'layers'?"),
         (["prompts=24", "device=cuda:99"], "cuda:99 is asked for"),
     ],
 )

@@ -9,10 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import unchecked
 
+from iclab import cli
 from iclab.experiments import worker
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.store import Run, load, runs
@@ -65,9 +69,45 @@ def start(study, *arguments, limit=None):
 
 
 def sweep(study, *arguments, limit=None):
-    process = start(study, *arguments, limit=limit)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+    """The same to its end, in a fork of this process, which has loaded already what a new one loads for seconds; its
+    workers are processes of their own."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        ended(lambda: cli.main(["sweep", str(study), "--out", str(study.parent / "store"), *arguments]), write, limit)
+    os.close(write)
+    with open(read) as pipe:
+        output = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output
+
+
+def ended(call, output, limit):
+    """Makes a call the whole life of this process."""
+    code = 1
+    try:
+        os.setsid()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        code = call()
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """Loads what the first optimizer of a process loads for seconds, so that no fork need do it; and forks check no
+    shapes, as no other process does."""
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    with unchecked():
+        yield
 
 
 def stored(study):

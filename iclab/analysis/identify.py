@@ -17,6 +17,7 @@ lie beyond.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,26 @@ LABELS = "labels' mean square"  # what distances are relative to where the Bayes
 ROUNDING = 1e-10  # of answers in double precision, relative to them: that of prefixes of condition 1e4, squared
 FAR = 1e300  # the distance of what overflows: sums of it are finite
 _DESCENTS = sorted({round(2 ** (k / 8)) for k in range(113)})  # eight numbers of steps to each doubling, up to 16384
+
+
+@dataclass(frozen=True)
+class Made(Sequence[Predictor]):
+    """Algorithms that differ in one number, each of which is made when it is asked for: most never are."""
+
+    make: Callable[[Any], Predictor]
+    numbers: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, k: int) -> Predictor: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> "Made": ...
+
+    def __getitem__(self, k: int | slice) -> "Predictor | Made":
+        return Made(self.make, self.numbers[k]) if isinstance(k, slice) else self.make(self.numbers[k])
 
 
 @dataclass(frozen=True)
@@ -287,7 +308,7 @@ def identify(
 
 
 def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Predictor], between: Between) -> Family:
-    return Family(name, parameter, grid, [make(value) for value in grid.tolist()], between=between)
+    return Family(name, parameter, grid, Made(make, grid.tolist()), between=between)
 
 
 def _descent(steps: int, rates: Float[Tensor, " k"], unit: Float[Tensor, " n"]) -> Family:
@@ -305,8 +326,7 @@ def _counted(
     between: Between | None = None,
 ) -> Family:
     numbers = list(grid)
-    members = [make(k) for k in numbers]
-    return Family(name, parameter, torch.tensor(numbers).double(), members, counts=True, between=between)
+    return Family(name, parameter, torch.tensor(numbers).double(), Made(make, numbers), counts=True, between=between)
 
 
 def _posterior_means(task: Task, training: Task | None) -> list[Family]:
@@ -334,10 +354,11 @@ def _answers(family: Family, seen: Spectra, prompts: Prompts) -> Float[Tensor, "
     if family.between:
         n = prompts.xs.shape[1]
         return torch.stack([family.between(seen, value.expand(n)) for value in family.grid.to(prompts.xs.device)])
-    spectral = [f for f in family.members if isinstance(f, Spectral)]
-    if len(spectral) == len(family.members):  # one decomposition is enough for all
+    members = list(family.members)
+    spectral = [f for f in members if isinstance(f, Spectral)]
+    if len(spectral) == len(members):  # one decomposition is enough for all
         return answers_of_each(spectral, prompts.xs, prompts.ys)
-    return torch.stack(list(answer({str(k): f for k, f in enumerate(family.members)}, prompts).values()))
+    return torch.stack(list(answer({str(k): f for k, f in enumerate(members)}, prompts).values()))
 
 
 def _fit(

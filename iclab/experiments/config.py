@@ -399,8 +399,8 @@ def _all_below(base: type) -> Iterator[type]:
 
 
 def _in_words(base: type) -> str:
-    """The name of a class as it is said: "token architecture"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", base.__name__).lower()
+    """The name of a class as it is said: "architecture" of an `AnyArchitecture`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", base.__name__).lower().removeprefix("any ")
 
 
 def read(cls: type[T], mapping: Nested, source: object) -> T:
