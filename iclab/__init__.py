@@ -30,14 +30,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iclab.experiments.store import load
-    from iclab.posterior import bayes
-    from iclab.training import train
+    from iclab.learning.training import train
+    from iclab.runs.store import load
+    from iclab.theory.posterior import bayes
 
 __version__ = version("iclab")
 __all__ = ["__version__", "bayes", "load", "train"]
 
-_HOMES = {"bayes": "iclab.posterior", "load": "iclab.experiments.store", "train": "iclab.training"}
+_HOMES = {"bayes": "iclab.theory.posterior", "load": "iclab.runs.store", "train": "iclab.learning.training"}
 
 
 def __getattr__(name: str) -> Any:

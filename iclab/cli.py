@@ -54,11 +54,11 @@ def sweep(
         reuse: A sweep, or a folder of sweeps: what was trained there is not trained again. The folder of the runs
             itself always counts.
     """
-    from iclab.experiments import report
-    from iclab.experiments.environment import usable_cores
+    from iclab.commands import report
+    from iclab.commands.sweep import plan, sweep
     from iclab.experiments.study import Study
-    from iclab.experiments.sweep import plan, sweep
-    from iclab.experiments.trainings import stores
+    from iclab.runs.environment import usable_cores
+    from iclab.runs.trainings import stores
 
     if jobs is not None and jobs < 1:
         raise Refusal(f"--jobs must be at least 1, given {jobs}")
@@ -85,7 +85,7 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     Args:
         words: A task file, whose analyses count (without one: all there are), and a word that names or meanings have.
     """
-    from iclab.experiments import report
+    from iclab.commands import report
     from iclab.experiments.measurable import quantities
     from iclab.experiments.study import Study
 
@@ -121,9 +121,9 @@ def measure(
         settings: Settings of [eval], with or without "eval." before them; device=cpu measures elsewhere.
         root: Where an id is looked for.
     """
-    from iclab.experiments import report
-    from iclab.experiments.remeasurement import remeasure
-    from iclab.experiments.store import find
+    from iclab.commands import report
+    from iclab.commands.remeasurement import remeasure
+    from iclab.runs.store import find
 
     to = report.console()
     found, status = remeasure(find(run, root, "measure"), settings, to)
@@ -141,7 +141,7 @@ def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
     Args:
         folder: Where to look.
     """
-    from iclab.experiments import report
+    from iclab.commands import report
 
     to = report.console()
     for table in report.of_store(folder, to):
@@ -158,7 +158,7 @@ def verdicts(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS, *, 
         folder: A sweep, or a folder of sweeps.
         markdown: Print the table as Markdown.
     """
-    from iclab.experiments import report
+    from iclab.commands import report
 
     to, rows = report.console(), report.claims(folder)
     if markdown:
@@ -183,8 +183,8 @@ def show(
         root: Where an id is looked for.
         figure: Draw the distances to algorithms into this file instead: by examples, by layer and in training.
     """
-    from iclab.experiments import report
-    from iclab.experiments.store import find
+    from iclab.commands import report
+    from iclab.runs.store import find
 
     found = find(run, root)
     if figure is not None:
@@ -197,8 +197,8 @@ def show(
 
 def _draw(folder: Path, picture: Path) -> int:
     """Draws which algorithm a run is near."""
-    from iclab.experiments.store import load
     from iclab.plots import identification, picture_endings, style
+    from iclab.runs.store import load
 
     endings = picture_endings()
     if picture.suffix.lstrip(".") not in endings:
@@ -228,8 +228,8 @@ def verify(
         cases: How many cases to try of each. Default: as many as each asks for.
         json: A file for the numbers, besides the table.
     """
-    from iclab.experiments import report
-    from iclab.experiments.theorems import verify
+    from iclab.commands import report
+    from iclab.commands.theorems import verify
 
     return 0 if verify(names, cases, json, report.console()) else CLAIMS_FAILED
 
@@ -245,8 +245,8 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
         name: The theorem; my_theorems.py:NAME for one of a Python file.
         examples: How many cases to look at.
     """
-    from iclab.experiments import report
-    from iclab.experiments.theorems import falsify
+    from iclab.commands import report
+    from iclab.commands.theorems import falsify
 
     return 0 if falsify(name, examples, report.console()) else CLAIMS_FAILED
 
@@ -259,7 +259,7 @@ def errata(*, examples: int = 200) -> int:
     Args:
         examples: How many cases to look at for each.
     """
-    from iclab.experiments.theorems import errata
+    from iclab.commands.theorems import errata
 
     print(errata(examples), end="")
     return 0
@@ -273,8 +273,8 @@ def precision(*, out: Path = RUNS / "precision") -> int:
     Args:
         out: The folder for the table, precision.json.
     """
-    from iclab.experiments import report
-    from iclab.experiments.precision import precision
+    from iclab.commands import report
+    from iclab.commands.precision import precision
 
     precision(out, report.console())
     return 0
@@ -303,8 +303,8 @@ def channels(
             z_head (above the others of the same head), z_robust (the same by medians), score.
         json: A file for the numbers, besides the table.
     """
-    from iclab.experiments.channels import report
-    from iclab.experiments.report import console
+    from iclab.commands.channels import report
+    from iclab.commands.report import console
 
     report(model, top, by, console(), json)
     return 0
@@ -324,7 +324,7 @@ def recall(
 
     Nothing is fetched. Texts are this project's reconstructions of those of the papers. Needs the package tokenizers.
     The mover is the head that looks from the end of the text at the answer; heads that feed it tell its queries where
-    not to look. The quantities of the table are explained at the top of iclab/experiments/recall.py.
+    not to look. The quantities of the table are explained at the top of iclab/commands/recall.py.
 
     Args:
         model: A folder of GPT-2 or GPT-NeoX (Pythia) with config.json, weights as safetensors and tokenizer.json.
@@ -332,8 +332,8 @@ def recall(
         heads: How many heads that feed the mover are taken apart, component by component; most of the time goes here.
         json: A file for the numbers, besides the tables.
     """
-    from iclab.experiments.recall import Plan, report
-    from iclab.experiments.report import console
+    from iclab.commands.recall import Plan, report
+    from iclab.commands.report import console
 
     report(model, Plan(prompts=prompts, heads=heads), console(), json)
     return 0
@@ -352,7 +352,7 @@ def bench(*, json: Numbers = None, budget: float = 120.0) -> int:
         json: A file for the numbers, besides the tables.
         budget: Seconds that each recipe of the last part may train.
     """
-    from iclab.experiments.bench import bench
+    from iclab.commands.bench import bench
 
     bench(budget, json)
     return 0
@@ -366,8 +366,8 @@ def doctor(*, out: Path = RUNS) -> int:
     Args:
         out: The folder of runs to try.
     """
-    from iclab.experiments import report
-    from iclab.experiments.environment import checks
+    from iclab.commands import report
+    from iclab.runs.environment import checks
 
     to = report.console()
     to.print(report.table("iclab on this machine", ["what", "found"], checks(out), to))
@@ -409,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Refusal, OSError) as error:
-        from iclab.experiments.disk import told
+        from iclab.runs.disk import told
 
         print(f"iclab: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return BAD_USAGE

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from iclab.experiments.store import Run
 from iclab.experiments.study import Study
-from iclab.experiments.worker import DONE, work
+from iclab.runs.store import Run
+from iclab.runs.worker import DONE, work
 
 TASKS = Path(__file__).parents[1] / "tasks"
 KEPT = Path(__file__).with_suffix(".json")

@@ -29,7 +29,6 @@ from iclab.analysis import (
 from iclab.analysis.iterations import slope
 from iclab.analysis.risk import estimate, resampled, squared
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import same_posterior
 from iclab.predictors import (
     GradientDescent,
     Landweber,
@@ -51,6 +50,7 @@ from iclab.tasks import (
     ScaledWeights,
     TruePrior,
 )
+from iclab.theory.posterior import same_posterior
 
 TASK = LinearRegression(4, 9, noise=0.5)
 

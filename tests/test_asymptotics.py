@@ -11,7 +11,7 @@ from conftest import generator
 from iclab.analysis import asymptotics, icl_risk, risk
 from iclab.analysis.asymptotics import resolvent
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.fitting import RidgeFit
+from iclab.learning.fitting import RidgeFit
 from iclab.measures.exact_risk import exact, limit
 from iclab.models import LinearAttention, LinearAttentionConfig
 from iclab.tasks import FinitePool, LinearRegression, Normal, TruePrior, UnitNormal

@@ -10,17 +10,16 @@ from conftest import generator
 from torch import Tensor
 
 import iclab
-from iclab import posterior
 from iclab.analysis import answer, references
 from iclab.analysis.risk import below, squared
 from iclab.errors import Refusal
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.run import perform
+from iclab.learning.training import Recipe
 from iclab.measures import measure
 from iclab.models import TransformerConfig
-from iclab.posterior import components, posterior_variance, same_posterior, scale, source, weight_variance
 from iclab.predictors import Posterior, Predictor, Ridge
+from iclab.runs.perform import perform
 from iclab.tasks import (
     Derived,
     FinitePool,
@@ -37,7 +36,8 @@ from iclab.tasks import (
     law,
     same_labels,
 )
-from iclab.training import Recipe
+from iclab.theory import posterior
+from iclab.theory.posterior import components, posterior_variance, same_posterior, scale, source, weight_variance
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def test_nothing_is_said_of_a_subclass(task):
 
 
 def test_the_refusal_says_how_a_predictor_is_given():
-    with pytest.raises(Refusal, match=r"iclab.posterior.register\(HeavyTailed\) .* iclab.tasks.same_labels"):
+    with pytest.raises(Refusal, match=r"iclab.theory.posterior.register\(HeavyTailed\) .* iclab.tasks.same_labels"):
         iclab.bayes(TASK)
 
 

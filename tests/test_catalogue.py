@@ -20,17 +20,17 @@ from conftest import generator, unchecked
 
 import iclab
 from iclab.analysis import ProbeRecipe
-from iclab.descent import AttentionDescent
-from iclab.experiments.run import new_model
-from iclab.experiments.store import Run, telling
 from iclab.experiments.study import Study, recipe, recipes
-from iclab.experiments.worker import DONE, work
+from iclab.learning.attention_training import AttentionDescent
+from iclab.learning.random_feature_ridge import CurveLearner, Unlearned
+from iclab.learning.training import Descent, Recipe
 from iclab.measures import Place, evolution, measure
 from iclab.measures.monitor import watched
 from iclab.models import TransformerConfig
-from iclab.regression import CurveLearner, Unlearned
+from iclab.runs.perform import new_model
+from iclab.runs.store import Run, telling
+from iclab.runs.worker import DONE, work
 from iclab.tasks import TokenTask
-from iclab.training import Descent, Recipe
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tasks").glob("*.toml"))

@@ -9,7 +9,7 @@ from test_composition import model, planted
 
 from iclab.analysis.composition import channels, compositions
 from iclab.analysis.folding import folded
-from iclab.experiments.channels import ranked
+from iclab.commands.channels import ranked
 
 
 @pytest.fixture

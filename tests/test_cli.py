@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 
 from iclab import cli
+from iclab.commands import report
+from iclab.commands.progress import Moving, Plain, shown
 from iclab.errors import Refusal, refuse
-from iclab.experiments import report
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.progress import Moving, Plain, shown
-from iclab.experiments.store import Run, Status, runs
+from iclab.runs.store import Run, Status, runs
 from iclab.tasks import DecisionTree, LinearRegression
 
 STUDY = """title = "A study for tests"

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from iclab.analysis import references
 from iclab.features import Representation
-from iclab.posterior import oracle, posterior_variance
 from iclab.predictors import (
     Averaging,
     BinaryTest,
@@ -47,6 +46,7 @@ from iclab.tasks import (
     Task,
     Uniform,
 )
+from iclab.theory.posterior import oracle, posterior_variance
 
 SIGMAS = 4.5
 

@@ -21,6 +21,8 @@ from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, mem
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.mappings import flatten, put
 from iclab.features import Concatenated, Features, Identity, Representation
+from iclab.learning.random_feature_ridge import FrozenLearner, FrozenRidge
+from iclab.learning.training import Learner
 from iclab.models import (
     Architecture,
     FrozenArchitecture,
@@ -39,7 +41,6 @@ from iclab.predictors import (
     Predictor,
     Ridge,
 )
-from iclab.regression import FrozenLearner, FrozenRidge
 from iclab.tasks import (
     Derived,
     FinitePool,
@@ -63,7 +64,6 @@ from iclab.tasks import (
     Task,
     Uniform,
 )
-from iclab.training import Learner
 
 SPHERE = Sphere()
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import by_hand
 
+from iclab.commands.theorems import cases
 from iclab.constructed import THEOREMS, Bounded, Case, Choices, Integers, Reals, Theorem, ahn, bai, named, vonoswald
 from iclab.constructed.akyurek import (
     Build,
@@ -28,7 +29,6 @@ from iclab.constructed.guo import Representation, dynamics_decoder, ridge_decode
 from iclab.constructed.heads import Kinked
 from iclab.constructed.operators import Layer, Product, Stream
 from iclab.constructed.random_features import represented
-from iclab.experiments.theorems import cases
 from iclab.models import Transformer
 
 HOLDING = [each for each in THEOREMS if each.expected == "holds"]

@@ -10,12 +10,12 @@ from conftest import generator
 
 from iclab.analysis.random_features import half_error
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import perform
+from iclab.learning.random_feature_ridge import FrozenRidge
+from iclab.learning.training import Recipe, train
 from iclab.measures.curves import predicted_levels
 from iclab.models import RandomAttentionConfig, RandomNetworkConfig, TransformerConfig
-from iclab.regression import FrozenRidge
+from iclab.runs.perform import perform
 from iclab.tasks import Alternating, KeyAverage, NoisyLabels, Power, QueryAndKeys, Uniform, labels
-from iclab.training import Recipe, train
 
 TARGETS = (("key", KeyAverage(Power(1))), ("control", Alternating()))
 TASK = QueryAndKeys(4, 5, targets=TARGETS)

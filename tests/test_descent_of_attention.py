@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import generator
 
-from iclab.descent import AttentionDescent, Best, TrainedAttention, asked, untrained
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.learning.attention_training import AttentionDescent, Best, TrainedAttention, asked, untrained
+from iclab.learning.random_feature_ridge import FrozenRidge
 from iclab.measures.curves import rows
 from iclab.models import RandomAttention, RandomAttentionConfig, RandomNetwork, RandomNetworkConfig
-from iclab.regression import FrozenRidge
 from iclab.tasks import KeyAverage, Power, QueryAndKeys
 
 TASK = QueryAndKeys(4, 5, targets=(("key", KeyAverage(Power(1))), ("correlation", KeyAverage(correlation=Power(1)))))

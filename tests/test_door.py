@@ -12,7 +12,6 @@ from test_predictors import CASES, PLAIN, Case, bound_to, close, obeys_formula
 from torch import Tensor
 
 from iclab.analysis import implicit_weights
-from iclab.posterior import bayes
 from iclab.predictors import (
     Averaging,
     LeastSquares,
@@ -23,6 +22,7 @@ from iclab.predictors import (
 )
 from iclab.predictors.minimum_norm import minimum_norm
 from iclab.tasks import LinearRegression, Normal
+from iclab.theory.posterior import bayes
 
 # ---- ranks ---------------------------------------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ from iclab.constructed.guo import Representation as Network
 from iclab.constructed.guo import dynamics_decoder
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
-from iclab.experiments.run import perform
 from iclab.features import Representation, Windowed, windows
+from iclab.learning.training import Recipe
 from iclab.models import LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.predictors import Averaging, Ridge
+from iclab.runs.perform import perform
 from iclab.tasks import DynamicalSystem, LinearRegression, NoiseMixture, OneOf, RepresentationMixture, ScaledInputs
-from iclab.training import Recipe
 
 TASK = DynamicalSystem(3, 7, 0.4, prior=1.5, representation=Representation(width=4, depth=2, seed=5), window=2)
 

@@ -7,8 +7,8 @@ import pytest
 from test_cli import call
 from test_constructed import halving
 
+from iclab.commands import theorems
 from iclab.constructed import THEOREMS
-from iclab.experiments import theorems
 
 WRONG = {each.name: each for each in THEOREMS if each.expected == "fails"}
 PAGE = (files("iclab.constructed") / "ERRATA.md").read_text()

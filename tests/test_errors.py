@@ -39,7 +39,10 @@ def test_words_that_an_annotation_does_not_allow_are_found():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("iclab.training.Recipe(optimizer='adam', targets='x')", ["unknown optimizer 'adam'", "unknown targets 'x'"]),
+        (
+            "iclab.learning.training.Recipe(optimizer='adam', targets='x')",
+            ["unknown optimizer 'adam'", "unknown targets 'x'"],
+        ),
         (
             "next(iclab.models.Transformer(3, 6).stream(torch.zeros(1, 5, 3), torch.zeros(1, 4)))",
             ["xs of shape (1, 5, 3)", "ys of shape (1, 4)"],
@@ -48,6 +51,6 @@ def test_words_that_an_annotation_does_not_allow_are_found():
     ],
 )
 def test_bad_words_and_shapes_are_refused_where_no_type_checker_watches(call, words):
-    code = f"import torch, iclab.training, iclab.models\ntry: {call}\nexcept ValueError as error: print(error)"
+    code = f"import torch, iclab.learning.training, iclab.models\ntry: {call}\nexcept ValueError as error: print(error)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(word in done.stdout for word in words)

@@ -13,12 +13,12 @@ import iclab
 from iclab.analysis.evolution import plateau_exit, transitions
 from iclab.experiments.claims import Cell, Claim, judge
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.store import Run
-from iclab.experiments.worker import STOPPED, Stopped, work
+from iclab.learning.training import Recipe, Training
 from iclab.measures import evolution
 from iclab.models import TransformerConfig
+from iclab.runs.store import Run
+from iclab.runs.worker import STOPPED, Stopped, work
 from iclab.tasks import LinearRegression
-from iclab.training import Recipe, Training
 
 STEPS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 

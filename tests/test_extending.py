@@ -23,10 +23,11 @@ from pathlib import Path
 
 import iclab
 from iclab.cli import main
-from iclab.experiments import report, worker
-from iclab.experiments.store import load
+from iclab.commands import report
+from iclab.runs import worker
+from iclab.runs.store import load
 from iclab.experiments.study import Study
-from iclab.experiments.sweep import prepare
+from iclab.commands.sweep import prepare
 
 assert Path(iclab.__file__).is_relative_to(sys.argv[1]), iclab.__file__
 tiny = sys.argv[2:]

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import perform
 from iclab.features import Concatenated, Identity, Representation, orthogonal
+from iclab.learning.training import Recipe
 from iclab.models import TransformerConfig
+from iclab.runs.perform import perform
 from iclab.tasks import LinearRegression, RepresentationRegression, ScaledInputs
-from iclab.training import Recipe
 
 SETTINGS = st.fixed_dictionaries(
     {

@@ -4,8 +4,8 @@ from math import inf
 
 import pytest
 
+from iclab.algorithm_names import algorithm, share
 from iclab.experiments.findings import Findings, thinned
-from iclab.words import algorithm, share
 
 
 def row(predictor, quantity, value, stderr=None, **place):

@@ -5,10 +5,10 @@ import torch
 from conftest import generator
 from safetensors.torch import load_file
 
-from iclab.fitting import Moments, RidgeFit
+from iclab.learning.fitting import Moments, RidgeFit
+from iclab.learning.training import Recipe, train
 from iclab.models import LinearAttention, LinearAttentionConfig, LinearModel, TransformerConfig
 from iclab.tasks import DecisionTree, FinitePool, LinearRegression, UnitNormal
-from iclab.training import Recipe, train
 
 TASK = LinearRegression(3, 7, noise=0.3, inputs=UnitNormal())
 
@@ -89,7 +89,7 @@ def test_it_can_be_trained_by_gradient_descent_as_well():
 
 def solved(fit, chunk, monkeypatch, task=TASK):
     """θ of a fit, and the features and labels that it saw: the same generator draws the same prompts in one piece."""
-    monkeypatch.setattr("iclab.fitting.CHUNK", chunk)
+    monkeypatch.setattr("iclab.learning.fitting.CHUNK", chunk)
     model = LinearAttention(task.d, task.n)
     moments = fit.fit(model, task, generator())
     rng, pieces = generator(), []
@@ -146,7 +146,7 @@ def test_the_memory_of_a_fit_is_that_of_its_moments(monkeypatch):
 
     sample = LinearRegression.sample
     monkeypatch.setattr(LinearRegression, "sample", counted)
-    monkeypatch.setattr("iclab.fitting.CHUNK", 1000)
+    monkeypatch.setattr("iclab.learning.fitting.CHUNK", 1000)
     fit = RidgeFit(prompts=100, positions="last")
     Moments.of(LinearAttention(3, 7), TASK, fit, generator())
     assert sum(sizes) == 100 and max(sizes) == 1000 // (7 * 3 + 12)

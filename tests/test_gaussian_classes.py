@@ -18,12 +18,12 @@ from iclab.analysis.next_token import chances, continued, hits, losses, mean_ask
 from iclab.analysis.references import references
 from iclab.experiments import config, experiment
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import perform
+from iclab.learning.token_training import TokenRecipe, TokenTraining
 from iclab.measures import evolution
 from iclab.models import TokenTransformer, TokenTransformerConfig, VectorTransformer, VectorTransformerConfig
 from iclab.predictors import ContextClasses, KnownClasses
+from iclab.runs.perform import perform
 from iclab.tasks import GaussianClasses, LaundryList, MarkovChain
-from iclab.token_training import TokenRecipe, TokenTraining
 
 SMALL = GaussianClasses(classes=24, labels=6, pairs=4, burst=2, d=16, within=1e-4)
 SHAPE = VectorTransformerConfig(d_model=8, d_classifier=6)

@@ -7,8 +7,9 @@ import torch
 
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import perform
 from iclab.features import Representation
+from iclab.learning.token_training import TokenRecipe
+from iclab.learning.training import Recipe, Training
 from iclab.models import (
     PointerTransformerConfig,
     TokenTransformerConfig,
@@ -16,6 +17,7 @@ from iclab.models import (
     TransformerConfig,
     VectorTransformerConfig,
 )
+from iclab.runs.perform import perform
 from iclab.tasks import (
     ConvexHull,
     DynamicalSystem,
@@ -30,8 +32,6 @@ from iclab.tasks import (
     RepeatedSequence,
     SparseLinearRegression,
 )
-from iclab.token_training import TokenRecipe
-from iclab.training import Recipe, Training
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -17,8 +17,8 @@ from iclab.analysis.risk import squared
 from iclab.analysis.spectra import Spectra
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import Findings
-from iclab.experiments.run import new_model
-from iclab.fitting import RidgeFit
+from iclab.learning.fitting import RidgeFit
+from iclab.learning.training import Recipe
 from iclab.measures import measure
 from iclab.measures.monitor import ExampleMonitor
 from iclab.models import LinearAttention, TransformerConfig
@@ -34,8 +34,8 @@ from iclab.predictors import (
     StochasticGradientDescent,
     Zero,
 )
+from iclab.runs.perform import new_model
 from iclab.tasks import FinitePool, LinearRegression
-from iclab.training import Recipe
 
 TASK = LinearRegression(4, 9, noise=0.5)
 UNIT = 1 / (torch.arange(9, dtype=torch.float64) + 5)

@@ -22,12 +22,12 @@ from iclab.analysis.cuts import (
 from iclab.analysis.roles import attribution, induction, patterns
 from iclab.constructed.induction import induction_head
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.learning.token_training import TokenRecipe
 from iclab.measures import edits
 from iclab.measures.channels import channel_rows
 from iclab.measures.heads import circuit_of
 from iclab.models import PointerTransformerConfig, TokenTransformerConfig
 from iclab.tasks import LaundryList, MarkovChain, RepeatedSequence
-from iclab.token_training import TokenRecipe
 
 LISTS = LaundryList(items=7, longest=4).of_length(4)
 LIST_SHAPE = TokenTransformerConfig(n_head=2, d_model=12, d_mlp=8)

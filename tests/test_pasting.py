@@ -9,10 +9,10 @@ from test_models import assert_causal, assert_uses_the_past
 
 from iclab.analysis import Stitched, new_read_in, paste, pasting
 from iclab.analysis.pasting import READ_INS
+from iclab.learning.training import Recipe, train
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.tasks import LinearRegression
-from iclab.training import Recipe, train
 
 TASK = LinearRegression(3, 6, noise=0.5)
 SHAPE = TransformerConfig(n_layer=3, n_head=2, d_model=16, d_mlp=16, layout="interleaved", attention="softmax")

@@ -13,15 +13,17 @@ from torch import nn
 
 from iclab.analysis import answer, identify
 from iclab.cli import main
+from iclab.commands import report
+from iclab.commands.sweep import prepare
 from iclab.errors import Refusal
-from iclab.experiments import experiment, plugins, report, trials, worker
+from iclab.experiments import experiment, plugins, trials
 from iclab.experiments.config import kinds
-from iclab.experiments.environment import write_environment
 from iclab.experiments.identity import Import
-from iclab.experiments.store import load, runs
 from iclab.experiments.study import Study
-from iclab.experiments.sweep import prepare
 from iclab.predictors import LeastSquares
+from iclab.runs import worker
+from iclab.runs.environment import write_environment
+from iclab.runs.store import load, runs
 from iclab.tasks import LinearRegression, Task
 
 TASK = """from dataclasses import dataclass
@@ -369,7 +371,7 @@ def test_a_predictor_that_sees_the_future_is_refused(tmp_path):
 
 def test_a_learner_of_ones_own_fits_in_place(tmp_path):
     text = (
-        "from dataclasses import dataclass\nimport torch\nfrom iclab.training import Learner\n\n\n"
+        "from dataclasses import dataclass\nimport torch\nfrom iclab.learning.training import Learner\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Zeroing(Learner):\n"
         "    def problems_for(self, task, model):\n        return []\n\n"
         "    def learn(self, model, task, place):\n        with torch.no_grad():\n"

@@ -11,7 +11,6 @@ from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.features import Representation
 from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import components, gaussian_beliefs, oracle, posterior_variance, same_posterior
 from iclab.predictors import GradientDescent, Mixture, Ridge
 from iclab.tasks import (
     DecisionTree,
@@ -38,6 +37,7 @@ from iclab.tasks import (
     Uniform,
     WhitenedLinearRegression,
 )
+from iclab.theory.posterior import components, gaussian_beliefs, oracle, posterior_variance, same_posterior
 
 BASE = LinearRegression(4, 9, noise=0.5)
 REPRESENTED = RepresentationRegression(

@@ -13,8 +13,8 @@ import pytest
 import torch
 from test_cli import call
 
+from iclab.commands import precision
 from iclab.constructed import Construction
-from iclab.experiments import precision
 from iclab.experiments.config import kinds
 
 FIGURE = Path(__file__).parents[1] / "paper_figs" / "precision.py"

@@ -6,10 +6,10 @@ from conftest import generator
 
 from iclab.analysis import answer, excess
 from iclab.experiments.study import recipe
+from iclab.learning.training import Recipe, train
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import bayes
 from iclab.tasks import LinearRegression
-from iclab.training import Recipe, train
+from iclab.theory.posterior import bayes
 
 pytestmark = pytest.mark.slow
 

@@ -27,10 +27,10 @@ from iclab.analysis.random_features import (
     tensor_norm,
 )
 from iclab.constructed.random_features import REPRESENTERS
+from iclab.learning.random_feature_ridge import least_errors
 from iclab.models import RandomAttention
 from iclab.predictors import AttentionKernel, NetworkKernel
 from iclab.predictors.quadrature import gegenbauer
-from iclab.regression import least_errors
 from iclab.tasks import (
     Alternating,
     Arctangent,

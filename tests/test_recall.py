@@ -12,10 +12,10 @@ from test_text import Words
 
 from iclab.analysis.circuits import ov, qk
 from iclab.analysis.composition import compositions
-from iclab.experiments.recall import CLAIMS, Plan, composed, duplicate_head, recall
+from iclab.commands.recall import CLAIMS, Plan, composed, duplicate_head, recall
+from iclab.learning.token_training import TokenRecipe, TokenTraining
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.tasks.text import HEADS, MIDDLES, NAMES, OBJECTS, PLACES, TAIL, TEMPLATES, THINGS, IndirectObjectText
-from iclab.token_training import TokenRecipe, TokenTraining
 
 FEW = Plan(prompts=40, lengths=(3, 10), heads=2, points=5)
 

@@ -7,12 +7,20 @@ import torch
 from conftest import generator
 from sklearn.linear_model import Ridge as LibraryRidge
 
-from iclab import regression
+from iclab.learning import random_feature_ridge as regression
+from iclab.learning.random_feature_ridge import (
+    PENALTIES,
+    FrozenRidge,
+    KernelRidge,
+    Solver,
+    answers_by_size,
+    fit,
+    least_errors,
+)
+from iclab.learning.training import Recipe
 from iclab.models import LinearAttentionConfig, RandomAttention, RandomAttentionConfig, RandomNetwork, random_features
 from iclab.predictors import AttentionKernel
-from iclab.regression import PENALTIES, FrozenRidge, KernelRidge, Solver, answers_by_size, fit, least_errors
 from iclab.tasks import Alternating, KeyAverage, LinearRegression, Power, QueryAndKeys, QueryFunction, Sphere, labels
-from iclab.training import Recipe
 
 D, N = 4, 3
 TARGETS = [KeyAverage(Power(1)), KeyAverage(correlation=Power(1)), QueryFunction(Power(2))]

@@ -11,17 +11,17 @@ from itertools import combinations
 import pytest
 
 from iclab import cli
-from iclab.experiments import store as stores
-from iclab.experiments import worker
-from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
-from iclab.experiments.store import Run, runs
-from iclab.experiments.trainings import Trainings, take, training_id, training_of
 from iclab.files import write_whole
+from iclab.learning.token_training import TokenRecipe
+from iclab.learning.training import Recipe, Training
 from iclab.models import TokenTransformerConfig, TransformerConfig
+from iclab.runs import store as stores
+from iclab.runs import worker
+from iclab.runs.engine import Engine
+from iclab.runs.store import Run, runs
+from iclab.runs.trainings import Trainings, take, training_id, training_of
 from iclab.tasks import LaundryList, LinearRegression, ScaledInputs
-from iclab.token_training import TokenRecipe
-from iclab.training import Recipe, Training
 
 STUDY = """title = "A study of what is trained once"
 question = "Is it the same?"

@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
-from iclab.experiments.bench import baselines, devices, probes, quality, throughput
+from iclab.commands.bench import baselines, devices, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import new_model, perform
 from iclab.experiments.streams import STREAMS, resolve, stream
-from iclab.fitting import RidgeFit
+from iclab.learning.fitting import RidgeFit
+from iclab.learning.training import Recipe, Training
 from iclab.measures import measure
 from iclab.measures.monitor import curve
 from iclab.measures.rows import regions
 from iclab.models import LinearAttention, LinearAttentionConfig, Transformer, TransformerConfig
-from iclab.posterior import bayes
 from iclab.predictors import LeastSquares, NearestNeighbours, Ridge, Zero
+from iclab.runs.perform import new_model, perform
 from iclab.tasks import (
     DecisionTree,
     FinitePool,
@@ -33,7 +33,7 @@ from iclab.tasks import (
     TruePrior,
     UnitNormal,
 )
-from iclab.training import Recipe, Training
+from iclab.theory.posterior import bayes
 
 TASK = LinearRegression(2, 6, noise=0.5)
 SMALL = Experiment(

@@ -8,20 +8,20 @@ from conftest import generator
 
 import iclab
 from iclab.analysis import answer
+from iclab.commands.report import console
+from iclab.commands.sweep import sweep
 from iclab.constructed import Start
 from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022, shape
 from iclab.experiments import config
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.report import console
-from iclab.experiments.run import new_model, perform
 from iclab.experiments.study import Study
-from iclab.experiments.sweep import sweep
+from iclab.learning.training import Recipe
 from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments
+from iclab.runs.perform import new_model, perform
 from iclab.tasks import LinearRegression, Uniform
-from iclab.training import Recipe
 
 TASK = LinearRegression(2, 5, noise=0.1, inputs=Uniform())
 GD = VonOswald2022(steps=2, lr=0.2)

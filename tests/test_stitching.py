@@ -9,10 +9,10 @@ from test_models import LAYOUT_NAMES, SHAPES, assert_causal, assert_uses_the_pas
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
 from iclab.analysis.stitching import least_squares_map, tokens_after
 from iclab.constructed import ahn, guo, vonoswald
+from iclab.learning.training import Recipe, Training, train
 from iclab.models import Transformer
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Predictor
 from iclab.tasks import LinearRegression
-from iclab.training import Recipe, Training, train
 
 TASK = LinearRegression(3, 6, noise=0.5)
 BARE = {"attention": "softmax", "norm": False, "d_mlp": 12, "n_layer": 3}

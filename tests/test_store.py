@@ -16,8 +16,8 @@ import pytest
 import iclab
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import identity
-from iclab.experiments.store import COLUMNS, Curve, Run, Status, find, load, runs, sweeps, telling
 from iclab.files import write_whole
+from iclab.runs.store import COLUMNS, Curve, Run, Status, find, load, runs, sweeps, telling
 from iclab.tasks import LinearRegression
 
 TASK = LinearRegression(3, 4)

@@ -12,15 +12,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from iclab import cli
+from iclab.commands import report
 from iclab.errors import Damaged
-from iclab.experiments import disk, report, worker
-from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.store import Run, load, runs
 from iclab.experiments.study import Study
+from iclab.learning.training import BrokenCheckpoint, Recipe, Training
 from iclab.models import Transformer, TransformerConfig
+from iclab.runs import disk, worker
+from iclab.runs.engine import Engine
+from iclab.runs.store import Run, load, runs
 from iclab.tasks import LinearRegression
-from iclab.training import BrokenCheckpoint, Recipe, Training
 
 STUDY = """title = "A study of damage"
 question = "Is it mended?"
@@ -65,7 +66,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     (folder / "study_file.toml").write_text(STUDY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("iclab.experiments.sweep.Engine", Here)
+        patch.setattr("iclab.commands.sweep.Engine", Here)
         assert cli.main(["sweep", str(folder / "study_file.toml"), "--out", str(folder / "store")]) == 0
     return folder
 
@@ -73,7 +74,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def store(finished, tmp_path, monkeypatch):
     """A copy of it."""
-    monkeypatch.setattr("iclab.experiments.sweep.Engine", Here)
+    monkeypatch.setattr("iclab.commands.sweep.Engine", Here)
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     return tmp_path / "store"
 
@@ -475,7 +476,7 @@ def test_parameters_are_counted_once_for_each_shape(tmp_path, monkeypatch, capsy
         return build(self, *sizes, **named)
 
     monkeypatch.setattr(TransformerConfig, "build", counting)
-    from iclab.experiments import sweep as sweeps
+    from iclab.commands import sweep as sweeps
 
     sweeps._parameters_of.cache_clear()
     assert cli.main(["sweep", str(tmp_path / "study_file.toml"), "--dry-run"]) == 0

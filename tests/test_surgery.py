@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 from iclab.analysis import Stitched, affine_bridge, answer, excess, paste, pasting, risk
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
 from iclab.experiments.findings import Findings
-from iclab.experiments.run import new_model, perform
-from iclab.experiments.store import Run
 from iclab.features import Representation
+from iclab.learning.training import Recipe, Training
 from iclab.measures import measure
 from iclab.measures.beside import Beside
 from iclab.measures.pasting import chosen_cut, pasted_task
 from iclab.measures.stitching import FITTED, partners, stitching_rows
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import bayes
+from iclab.runs.perform import new_model, perform
+from iclab.runs.store import Run
 from iclab.tasks import LinearRegression, ReLUNetwork, RepresentationRegression
-from iclab.training import Recipe, Training
+from iclab.theory.posterior import bayes
 
 BRIEF = Recipe(steps=4, batch=4, warmup=0.2)
 SHAPE = TransformerConfig(n_layer=3, n_head=2, d_model=8, d_mlp=8, layout="interleaved", attention="softmax")

@@ -17,9 +17,9 @@ import torch
 from conftest import unchecked
 
 from iclab import cli
-from iclab.experiments import worker
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.store import Run, load, runs
+from iclab.runs import worker
+from iclab.runs.store import Run, load, runs
 
 STUDY = """title = "A study for tests"
 question = "Does it end?"
@@ -122,7 +122,7 @@ def workers(folder):
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"iclab.experiments.worker" in words and any(w.startswith(str(folder).encode()) for w in words):
+        if b"iclab.runs.worker" in words and any(w.startswith(str(folder).encode()) for w in words):
             found.append(int(path.parent.name))
     return found
 
@@ -376,7 +376,7 @@ def test_a_worker_leaves_a_run_that_another_one_holds_or_has_done(tmp_path):
     run = new_run(tmp_path)
     with run.hold() as mine:
         assert mine
-        command = [sys.executable, "-m", "iclab.experiments.worker", str(run.folder)]
+        command = [sys.executable, "-m", "iclab.runs.worker", str(run.folder)]
         assert subprocess.run(command).returncode == worker.BUSY
     assert run.status().state == "pending"
     assert in_a_child(worker.work, run) == worker.DONE
@@ -387,7 +387,7 @@ def test_a_worker_leaves_a_run_that_another_one_holds_or_has_done(tmp_path):
 def test_a_status_that_cannot_be_written_is_told_on_standard_error(tmp_path):
     run = new_run(tmp_path)
     bound = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # noqa: E731
-    command = [sys.executable, "-m", "iclab.experiments.worker", str(run.folder)]
+    command = [sys.executable, "-m", "iclab.runs.worker", str(run.folder)]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)
     assert done.returncode == worker.UNRECORDED + errno.EFBIG
     assert done.stderr.startswith(f"cannot use {run.folder / 'status.json'}: File too large; ")

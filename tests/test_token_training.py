@@ -15,11 +15,11 @@ from iclab.analysis.references import SURE
 from iclab.constructed.induction import induction_head
 from iclab.experiments import config, experiment
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.run import perform
+from iclab.learning.token_training import SizeCurriculum, TokenRecipe, TokenTraining, token_loss
 from iclab.models import PointerTransformer, PointerTransformerConfig, TokenTransformerConfig
 from iclab.predictors import Bigram
+from iclab.runs.perform import perform
 from iclab.tasks import IndirectObject, LaundryList, MarkovChain, MultiQueryRecall, RepeatedSequence
-from iclab.token_training import SizeCurriculum, TokenRecipe, TokenTraining, token_loss
 
 LISTS = LaundryList(items=6, longest=4)
 SHAPE = TokenTransformerConfig(n_head=2, d_model=8)

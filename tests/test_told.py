@@ -82,7 +82,7 @@ class Found:
 
 def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, monkeypatch):
     """Each with something in it that is not finite."""
-    from iclab.experiments import bench, recall, theorems
+    from iclab.commands import bench, recall, theorems
 
     nowhere = iter([{"what": "x", "seconds": float("inf")}])
     for section in ("baselines", "probes", "throughput", "devices"):

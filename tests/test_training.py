@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import iclab
+from iclab.learning.training import Curriculum, Diverged, Recipe, Training, loss, train
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Ridge
 from iclab.tasks import DecisionTree, LinearRegression, Truncated
-from iclab.training import Curriculum, Diverged, Recipe, Training, loss, train
 
 TASK = LinearRegression(3, 6, noise=0.5)
 CONFIG = TransformerConfig(n_layer=2, n_head=2, d_model=8)

@@ -9,8 +9,8 @@ import pytest
 from test_cli import call
 from test_constructed import halving
 
+from iclab.commands import theorems
 from iclab.constructed import named
-from iclab.experiments import theorems
 
 
 @pytest.fixture

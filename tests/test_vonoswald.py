@@ -23,11 +23,11 @@ from iclab.analysis import (
 from iclab.analysis.one_layer import best_step
 from iclab.constructed import named, vonoswald
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.learning.training import Recipe
 from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Ridge
 from iclab.tasks import LinearRegression, ScaledInputs, Uniform
-from iclab.training import Recipe
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}
 SMALL = LinearRegression(3, 8, noise=0.3, inputs=Uniform())

@@ -22,9 +22,9 @@ from torch.nn.functional import pad
 from iclab.analysis.risk import answer
 from iclab.analysis.token_probes import KINDS
 from iclab.features import Representation, Windowed, windows
-from iclab.posterior import bayes, components, source
 from iclab.predictors import Predictor
 from iclab.tasks import DynamicalSystem, MixedFunctions, Prompts, RepresentationRegression, Task
+from iclab.theory.posterior import bayes, components, source
 
 UNRELATED = "unrelated"
 

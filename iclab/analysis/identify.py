@@ -23,13 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclab.algorithm_names import MOST_STEPS, algorithm, rivals, sentence, told_apart
 from iclab.analysis import spectra
 from iclab.analysis.minima import minima
 from iclab.analysis.references import references, right_penalty
 from iclab.analysis.risk import answer, estimate, not_finite, ratio, resampled, squared, vanishes
 from iclab.analysis.spectra import Between, Spectra, filtered
 from iclab.errors import refuse
-from iclab.posterior import bayes_where_known, same_posterior
 from iclab.predictors import (
     Averaging,
     GradientDescent,
@@ -45,7 +45,7 @@ from iclab.predictors import (
 )
 from iclab.predictors.spectral import answers_of_each
 from iclab.tasks import Prompts, Task
-from iclab.words import MOST_STEPS, algorithm, rivals, sentence, told_apart
+from iclab.theory.posterior import bayes_where_known, same_posterior
 
 LEAST = 20  # prompts; half of them fit the parameters
 LABELS = "labels' mean square"  # what distances are relative to where the Bayes risk is not known, or is zero

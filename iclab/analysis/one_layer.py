@@ -22,9 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
-from iclab.posterior import weight_covariance
 from iclab.predictors import GradientDescent
 from iclab.tasks import Task
+from iclab.theory.posterior import weight_covariance
 
 
 def best_step(task: Task, m: Float[Tensor, "*m"]) -> Float[Tensor, "*m"]:

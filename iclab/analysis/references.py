@@ -7,7 +7,6 @@ import torch
 
 from iclab.analysis.one_layer import best_step
 from iclab.features import Concatenated, Identity
-from iclab.posterior import bayes_where_known, components, gaussian_beliefs, same_posterior, source, weight_variance
 from iclab.predictors import (
     Averaging,
     Bigram,
@@ -39,6 +38,14 @@ from iclab.tasks import (
     RepresentationRegression,
     SparseLinearRegression,
     Task,
+)
+from iclab.theory.posterior import (
+    bayes_where_known,
+    components,
+    gaussian_beliefs,
+    same_posterior,
+    source,
+    weight_variance,
 )
 
 PENALTY = 0.1  # of logistic regression: the errors with 0.01 and 1 are the same, within two in a hundred

@@ -14,12 +14,12 @@ from itertools import groupby
 
 import torch
 
+from iclab.algorithm_names import CERTAIN
 from iclab.analysis.identify import Family, Lineup, Match
 from iclab.analysis.readout import layer_readouts
 from iclab.models import Transformer
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
-from iclab.words import CERTAIN
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ class Stitched(nn.Module):
     """The lower blocks of one transformer under the upper blocks of another. It is a `Predictor`.
 
     `into` is `cut` unless given, and the bridge is the identity. Both models are copied, so that the originals stay as
-    they are; what is named in `learns` requires a gradient and is trained by `iclab.training` like any other model,
-    the rest is frozen. Raises ``ValueError`` where the parts do not fit.
+    they are; what is named in `learns` requires a gradient and is trained by `iclab.learning.training` like any other
+    model, the rest is frozen. Raises ``ValueError`` where the parts do not fit.
     """
 
     def __init__(

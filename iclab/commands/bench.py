@@ -29,19 +29,19 @@ from torch import Tensor
 
 from iclab.analysis import algorithm_state, answer, excess, features
 from iclab.analysis.probing import fit_map
+from iclab.commands.report import console, table
 from iclab.errors import refuse
-from iclab.experiments.environment import environment
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.report import console, table
-from iclab.experiments.run import new_model
 from iclab.experiments.streams import stream
 from iclab.experiments.study import recipe
 from iclab.files import write_json
+from iclab.learning.training import Diverged, Recipe, Training
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import bayes
 from iclab.predictors import LeastSquares, Predictor, Ridge
+from iclab.runs.environment import environment
+from iclab.runs.perform import new_model
 from iclab.tasks import LinearRegression, Prompts, Task
-from iclab.training import Diverged, Recipe, Training
+from iclab.theory.posterior import bayes
 
 Row = dict[str, Any]
 Precision = Literal["float32", "bfloat16"]

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from iclab.analysis.composition import WAYS, Channel, channels, compositions, ordering_problems, ways_of
 from iclab.analysis.folding import folded
+from iclab.commands.report import table
 from iclab.errors import refuse
-from iclab.experiments.report import table
 from iclab.files import write_json
 from iclab.models import TokenTransformer
 from iclab.models.pretrained import load_pretrained

@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from iclab.commands.report import table
 from iclab.constructed import Construction
 from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022
-from iclab.experiments.report import table
 from iclab.files import write_json
 from iclab.predictors import GradientDescent, Predictor, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments

@@ -54,10 +54,10 @@ from iclab.analysis.patching import Head
 from iclab.analysis.risk import Estimate, estimate, ratio
 from iclab.analysis.roles import beyond, duplicate, roles
 from iclab.analysis.steering import Direction, component, projections, random_direction
+from iclab.commands.report import table
 from iclab.errors import Refusal, refuse
 from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED, Cell, Claim, Verdict, judge
-from iclab.experiments.report import table
 from iclab.files import read_text, write_json
 from iclab.measures.rows import MODEL, row, rows
 from iclab.models import TokenTransformer

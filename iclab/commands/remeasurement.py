@@ -6,15 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
+from iclab.commands.progress import shown
 from iclab.errors import Refusal, refuse, unknown
 from iclab.experiments import grid
-from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Experiment, known_keys
 from iclab.experiments.mappings import Nested, flatten, put
-from iclab.experiments.progress import shown
-from iclab.experiments.store import Run, Status
 from iclab.experiments.streams import resolve
-from iclab.experiments.trainings import DECISIVE, experiment_of, take, training_id
+from iclab.runs.engine import Engine
+from iclab.runs.store import Run, Status
+from iclab.runs.trainings import DECISIVE, experiment_of, take, training_id
 
 SECTION = "eval."
 LISTED = ("eval.analyses",)  # whose values, behind commas, are one list

@@ -16,7 +16,7 @@ from iclab.experiments.claims import TRAINED, Verdict
 from iclab.experiments.config import dump, load
 from iclab.experiments.findings import Findings, beaten, number
 from iclab.experiments.mappings import flatten
-from iclab.experiments.store import STATES, Run, Status, runs, sweeps, telling, verdicts
+from iclab.runs.store import STATES, Run, Status, runs, sweeps, telling, verdicts
 
 Row = Mapping[str, Any]
 

@@ -10,21 +10,22 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from iclab.commands import report
+from iclab.commands.progress import shown
 from iclab.errors import refuse
-from iclab.experiments import plugins, report
+from iclab.experiments import plugins
 from iclab.experiments.claims import Cell, Verdict, judge
-from iclab.experiments.disk import told
-from iclab.experiments.engine import Engine
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.outside import outside
-from iclab.experiments.progress import shown
-from iclab.experiments.store import Run, Status, telling, tidy
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
-from iclab.experiments.trainings import Trainings
 from iclab.files import write_whole
 from iclab.models import AnyArchitecture
+from iclab.runs.disk import told
+from iclab.runs.engine import Engine
+from iclab.runs.store import Run, Status, telling, tidy
+from iclab.runs.trainings import Trainings
 
 MOST = 60  # runs that the table at the end of a sweep lists
 

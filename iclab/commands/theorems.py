@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from iclab.commands.report import table
 from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, Theorem, named
 from iclab.constructed.theorem import SEEDS, Range
 from iclab.errors import refuse, unknown
 from iclab.experiments.plugins import bring_file, theorems_of
-from iclab.experiments.report import table
 from iclab.files import write_json
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     task    what is asked            iclab.tasks
     model   what answers             iclab.models
     start   from which weights       iclab.constructed
-    train   how it learns            iclab.training, iclab.token_training, iclab.fitting, iclab.regression
+    train   how it learns            iclab.learning
     eval    how it is measured       iclab.measures
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import iclab.descent  # noqa: F401  so that files can name its learner
+import iclab.learning.attention_training  # noqa: F401  so that files can name its learner
 from iclab.analysis.attention_probes import ProbeRecipe
 from iclab.analysis.identify import known_names
 from iclab.constructed import Construction, Start
@@ -34,10 +34,10 @@ from iclab.experiments.mappings import Nested, merge
 from iclab.experiments.prompting import KINDS, Prompting, prompting, prompting_of
 from iclab.experiments.streams import generator
 from iclab.features import Features
+from iclab.learning.training import AnyLearner, Recipe
 from iclab.models import AnyArchitecture, Transformer, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.tasks import AnyTask, Derived, LinearFunctions, Task
-from iclab.training import AnyLearner, Recipe
 
 NAME, WORD = re.compile(r"[A-Za-z_][\w-]*"), re.compile(r"[\w-]+")
 BY_KIND: Any = None  # the default of what the kind of prompts decides

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from iclab.algorithm_names import algorithm, rivals, sentence, share
 from iclab.experiments.claims import TRAINED
-from iclab.words import algorithm, rivals, sentence, share
 
 Row = Mapping[str, Any]
 POINTS = 12  # how many positions, or points of a curve, a table shows

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from iclab.experiments import config
 from iclab.experiments.mappings import Nested
+from iclab.learning.token_training import TokenRecipe
+from iclab.learning.training import AnyLearner, Learner
 from iclab.models import AnyArchitecture, Architecture, TokenArchitecture, TransformerConfig
 from iclab.tasks import AnyTask, Task, TokenTask
-from iclab.token_training import TokenRecipe
-from iclab.training import AnyLearner, Learner
 
 
 class Prompting(ABC):

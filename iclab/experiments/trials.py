@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.outside import outside, place, told
+from iclab.learning.token_training import token_loss
+from iclab.learning.training import Recipe, loss
 from iclab.models import FrozenArchitecture
 from iclab.predictors import Predictor
 from iclab.tasks import Functions, Prompts, Task, TokenPrompts, TokenTask
-from iclab.token_training import token_loss
-from iclab.training import Recipe, loss
 
 BATCH = 2
 SEEDS = (1, 2, 3)  # of which no two give the same prompts

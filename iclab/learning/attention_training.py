@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.learning.random_feature_ridge import CurveLearner, FrozenRidge
 from iclab.models import Architecture, RandomAttention, RandomAttentionConfig, RandomFeatures
 from iclab.models.random_features import with_one
-from iclab.regression import CurveLearner, FrozenRidge
 from iclab.tasks import Task
 
 LOOKS = 40  # at the inputs held out, in a training

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import refuse, unknown_choices
+from iclab.learning.training import Learner, Place
 from iclab.models import Architecture, LinearArchitecture, LinearModel
 from iclab.tasks import Task
-from iclab.training import Learner, Place
 
 CHUNK = 2**22  # numbers that are formed at once, inputs and features
 

@@ -27,10 +27,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclab.errors import refuse, unknown_choices
+from iclab.learning.training import Learner, Place
 from iclab.models import Architecture, FrozenArchitecture, RandomFeatures
 from iclab.predictors import Kernel
 from iclab.tasks import QueryAndKeys, Task
-from iclab.training import Learner, Place
 
 PENALTIES = tuple(10 ** (k / 2) for k in range(-18, 5))
 # Below so many inputs for each feature single precision moves errors by less than 2 %, and most by less than 0.1 %.

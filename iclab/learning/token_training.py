@@ -3,7 +3,7 @@
     minimise  E −1/m Σ_i log softmax(logits_i)[target_i]       over fresh prompts and their m asked positions
 
 The loss is a pure function of (parameters, prompts), as for prompts of examples, and all else is shared with
-`iclab.training`.
+`iclab.learning.training`.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
+from iclab.learning.training import AnyLearner, Descent, GradientTraining, Parameters, Place
 from iclab.tasks import SizedTask, TokenPrompts, TokenTask
-from iclab.training import AnyLearner, Descent, GradientTraining, Parameters, Place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,8 @@ from iclab.errors import Refusal, refuse, unknown_choices
 from iclab.files import write_whole
 from iclab.models import Architecture, FrozenArchitecture
 from iclab.models.stored import open_weights
-from iclab.posterior import bayes
 from iclab.tasks import Prompts, Task, Truncated
+from iclab.theory.posterior import bayes
 
 Parameters = Mapping[str, Tensor]
 
@@ -82,7 +82,7 @@ class AnyLearner(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(AnyLearner):
-    """How a model learns from examples: by gradient descent (`Recipe`), or in closed form (`iclab.fitting`).
+    """How a model learns from examples: by gradient descent (`Recipe`), or in closed form (`iclab.learning.fitting`).
 
     `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts ask one query.
     """

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.learning import Say, due, follow, learning_curve
 from iclab.experiments.streams import stream
+from iclab.learning.training import Diverged, Recipe, Training
+from iclab.measures.following import Say, due, follow, learning_curve
 from iclab.measures.measurement import Measurement
 from iclab.tasks import Task
-from iclab.training import Diverged, Recipe, Training
 
 USUAL = Recipe(steps=1500, lr=4e-3)  # of parts: ours
 EVERY = 250  # steps between two checkpoints

@@ -23,15 +23,15 @@ from iclab.analysis import (
     ratio,
 )
 from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
-from iclab.descent import AttentionDescent, TrainedAttention, asked
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
+from iclab.learning.attention_training import AttentionDescent, TrainedAttention, asked
+from iclab.learning.random_feature_ridge import CurveLearner
 from iclab.measures.measurement import Measurement, Place
 from iclab.measures.rows import MODEL, row
 from iclab.measures.rows import rows as rows_of
 from iclab.models import FrozenArchitecture, RandomAttentionConfig, RandomNetworkConfig
-from iclab.regression import CurveLearner
 from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
 
 DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}

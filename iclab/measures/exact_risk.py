@@ -10,7 +10,7 @@ from iclab.analysis.asymptotics import icl_risk
 from iclab.analysis.linear_attention import Moments, exact_risk, normal_moments, pool_moments
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.fitting import RidgeFit
+from iclab.learning.fitting import RidgeFit
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row
 from iclab.models import LinearAttention

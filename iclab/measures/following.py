@@ -12,7 +12,7 @@ from torch import nn
 
 from iclab.experiments.experiment import Experiment
 from iclab.files import write_whole
-from iclab.training import BrokenCheckpoint, GradientTraining
+from iclab.learning.training import BrokenCheckpoint, GradientTraining
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
 

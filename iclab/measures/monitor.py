@@ -12,14 +12,14 @@ from iclab.analysis.next_token import continued, divergence, head_scores, hits, 
 from iclab.analysis.references import references, right_penalty
 from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.learning import due, early, learning_curve
 from iclab.experiments.streams import stream
+from iclab.learning.training import GradientTraining
+from iclab.measures.following import due, early, learning_curve
 from iclab.measures.probes import r2_by_layer
 from iclab.measures.rows import MODEL, regions
 from iclab.models import TokenTransformer, Transformer
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, RepeatedSequence, TokenPrompts, TokenTask
-from iclab.training import GradientTraining
 
 WATCHED = 512  # prompts of the learning curve
 PROBED = 1024  # the same, where probes are fitted to half of them

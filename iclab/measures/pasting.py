@@ -22,9 +22,9 @@ from iclab.measures.beside import Beside
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import Parts, averaged, regions, relative, row, rows
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import bayes
 from iclab.predictors import Predictor, Zero
 from iclab.tasks import LinearRegression, RepresentationRegression, UnitNormal
+from iclab.theory.posterior import bayes
 
 Name = tuple[str, int | None]  # what learned, and its cut
 

@@ -11,8 +11,8 @@ from iclab.analysis.risk import Answers, below, squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, Parts, averaged, relative, row, rows
-from iclab.posterior import components, oracle
 from iclab.tasks import MixedFunctions
+from iclab.theory.posterior import components, oracle
 
 BEST = "bayes"
 

@@ -38,9 +38,9 @@ from iclab.measures.beside import Beside
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import row, rows
 from iclab.models import Transformer, TransformerConfig
-from iclab.posterior import bayes, bayes_where_known
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts, Task
+from iclab.theory.posterior import bayes, bayes_where_known
 
 ANCHORS = 16  # prompts, all tokens of which are anchors
 FITTED = 256  # prompts that bridges are fitted on

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from iclab.analysis import Estimate, estimate, word_sensitivity
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.streams import stream
+from iclab.learning.random_feature_ridge import Unlearned
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, rows
-from iclab.regression import Unlearned
 from iclab.tasks import QueryAndKeys
 
 

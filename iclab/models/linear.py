@@ -2,8 +2,8 @@
 
     ŷ_i = φ_i · θ,      φ_i a function of (x_0, y_0, …, x_{i−1}, y_{i−1}, x_i) that is not learned
 
-so that θ is found by one ridge regression (`iclab.fitting`) as well as by gradient descent. For linear attention with a
-single layer, whose query and key matrices act on x and whose value matrix reads y,
+so that θ is found by one ridge regression (`iclab.learning.fitting`) as well as by gradient descent. For linear
+attention with a single layer, whose query and key matrices act on x and whose value matrix reads y,
 
     ŷ_i = ⟨Γ, H_i⟩,     H_i = x_i [ d/i Σ_{j<i} y_j x_jᵀ,  1/i Σ_{j<i} y_j² ]      (d × (d+1)),      H_0 = 0
 

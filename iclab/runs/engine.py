@@ -3,7 +3,7 @@
     waiting  →  working  →  ended               a worker of ours
     waiting  →  held     →  ended or waiting    a worker of another sweep; if that one dies, the run waits again
 
-A run whose training another one makes right now waits for it, and takes it then: see `iclab.experiments.trainings`.
+A run whose training another one makes right now waits for it, and takes it then: see `iclab.runs.trainings`.
 A worker that is killed costs its own run only, and that run goes on from its checkpoint when the sweep is given again;
 so does one that the disk interrupted. A finished run whose files are not what was recorded waits like others.
 """
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from iclab.errors import Damaged
-from iclab.experiments.disk import ADVICE, told
-from iclab.experiments.store import ENDED, Run, Status, at_once
-from iclab.experiments.trainings import Trainings
-from iclab.experiments.worker import BUSY, UNRECORDED
+from iclab.runs.disk import ADVICE, told
+from iclab.runs.store import ENDED, Run, Status, at_once
+from iclab.runs.trainings import Trainings
+from iclab.runs.worker import BUSY, UNRECORDED
 
 PAUSE = 0.1  # seconds between two looks at the workers
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -163,7 +163,7 @@ class Engine:
 def _spawn(run: Run, retry: int | None) -> subprocess.Popen[bytes]:
     """Starts a worker. The pipe to its standard input closes when this process dies, and the worker stops then."""
     again = [] if retry is None else ["--retry", str(retry)]
-    command = [sys.executable, "-m", "iclab.experiments.worker", str(run.folder), "--watch", *again]
+    command = [sys.executable, "-m", "iclab.runs.worker", str(run.folder), "--watch", *again]
     with open(run.log, "ab", opener=at_once) as log, _interrupts_blocked():
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **ONE_THREAD}, bufsize=0

@@ -12,20 +12,21 @@ from safetensors.torch import save as to_bytes
 from iclab.experiments.analysis import Row
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.learning import Say, follow, keep_weights, take_weights
 from iclab.experiments.streams import resolve, stream
 from iclab.files import write_whole
+from iclab.learning.training import GradientTraining
 from iclab.measures import Place, measure
+from iclab.measures.following import Say, follow, keep_weights, take_weights
 from iclab.measures.measurement import Point
 from iclab.measures.monitor import curve
-from iclab.posterior import bayes
 from iclab.tasks import AnyTask, Task
-from iclab.training import GradientTraining
+from iclab.theory.posterior import bayes
 
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """What a learner is given to work with (`iclab.training.Place`). `say` takes a point of the training curve."""
+    """What a learner is given to work with (`iclab.learning.training.Place`). `say` takes a point of the training
+    curve."""
 
     experiment: Experiment
     place: Place
@@ -58,7 +59,7 @@ def perform(
     `weights` of a finished training only measures.
 
     `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, what was said in
-    earlier attempts with it, and without it there are no rows of the curve. Raises `iclab.training.Diverged`.
+    earlier attempts with it, and without it there are no rows of the curve. Raises `iclab.learning.training.Diverged`.
     """
     place = Place(resolve(experiment.device), folder, log, points)
     for line in [*experiment.notes, *unknown_bayes(experiment.task)]:

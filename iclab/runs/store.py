@@ -40,10 +40,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from iclab.errors import Damaged, Refusal, refuse, unknown
 from iclab.experiments import config
-from iclab.experiments.disk import AGAIN
 from iclab.experiments.identity import identity, remedy
 from iclab.experiments.mappings import flatten
 from iclab.files import naming, read_json, regular, write_whole
+from iclab.runs.disk import AGAIN
 
 if TYPE_CHECKING:
     import pandas

@@ -23,8 +23,8 @@ from typing import Any
 from iclab.errors import Refusal, refuse
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import identity
-from iclab.experiments.store import WEIGHTS, Run, is_run, runs, sweeps
 from iclab.experiments.streams import resolve
+from iclab.runs.store import WEIGHTS, Run, is_run, runs, sweeps
 from iclab.tasks import TokenTask
 
 DECISIVE = ("task", "model", "start", "train", "seed")

@@ -1,4 +1,4 @@
-"""One process that works on one run:  python -m iclab.experiments.worker RUN_FOLDER [--retry ATTEMPTS]
+"""One process that works on one run:  python -m iclab.runs.worker RUN_FOLDER [--retry ATTEMPTS]
 
 It holds the run's lock for its whole life, so that two sweeps on one store share the work. It ends with 0 where the run
 is done, 3 where it failed, diverged or was interrupted by the disk, 75 where another process holds it, and 143 after an
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from iclab.errors import Damaged
-from iclab.experiments.disk import ADVICE, passing, told
-from iclab.experiments.store import CURVE, ENDED, Curve, Run, now
+from iclab.runs.disk import ADVICE, passing, told
+from iclab.runs.store import CURVE, ENDED, Curve, Run, now
 
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 143
 UNRECORDED = 100  # and the number of the error that kept the status from being written
@@ -32,7 +32,7 @@ class Stopped(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Takes the lock and works; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m iclab.experiments.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m iclab.runs.worker", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--retry", type=int, help="try again a run that failed in its attempt of this number")
     parser.add_argument("--watch", action="store_true", help="stop when the standard input ends")
@@ -89,13 +89,13 @@ def _ending(run: Run) -> dict[str, Any]:
 def _perform(run: Run) -> dict[str, Any]:
     import torch  # these load torch, which a run that another process holds can do without
 
-    from iclab.experiments.environment import write_environment
     from iclab.experiments.experiment import Experiment
     from iclab.experiments.plugins import bring_back
-    from iclab.experiments.run import perform
     from iclab.experiments.streams import resolve
-    from iclab.experiments.trainings import training_id
-    from iclab.training import Diverged
+    from iclab.learning.training import Diverged
+    from iclab.runs.environment import write_environment
+    from iclab.runs.perform import perform
+    from iclab.runs.trainings import training_id
 
     torch.set_num_threads(1)
     settings = run.settings()
@@ -127,7 +127,7 @@ def _forget_other_device(run: Run, device: str) -> None:
 
 def _forget_other_curve(run: Run, curve: Curve) -> None:
     """Cuts the curve back to the checkpoint; starts a run anew whose curve is not the one that the checkpoint knows."""
-    from iclab.training import mark_of
+    from iclab.learning.training import mark_of
 
     mark = mark_of(run.checkpoint)
     if mark and not curve.back_to(mark):

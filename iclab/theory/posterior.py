@@ -263,8 +263,8 @@ def _(task: TruePrior) -> float:
 def _posterior(functions: Task, scale: float, noise: float) -> Predictor:
     name = type(functions).__name__
     raise Refusal(
-        f"no closed form of the Bayes predictor is known for {name}: iclab.posterior.register({name}) gives it one, or "
-        "iclab.tasks.same_labels that of the class it derives from, where only the inputs differ"
+        f"no closed form of the Bayes predictor is known for {name}: iclab.theory.posterior.register({name}) gives it "
+        "one, or iclab.tasks.same_labels that of the class it derives from, where only the inputs differ"
     )
 
 

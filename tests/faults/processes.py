@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from iclab import cli
-from iclab.experiments import engine, worker
-from iclab.experiments.store import Run, runs
+from iclab.runs import engine, worker
+from iclab.runs.store import Run, runs
 
 STUDY = """title = "A study under faults"
 question = "Does it end?"

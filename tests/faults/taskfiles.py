@@ -12,9 +12,9 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
+from iclab.commands.sweep import plan
 from iclab.errors import Refusal
 from iclab.experiments.study import Study
-from iclab.experiments.sweep import plan
 
 VALUES: list[Any] = [
     *(0, 1, -1, 2, 3, 7, 64, 10**3, 10**5, 10**9, 10**12, 2**63, -(2**63), 10**400),

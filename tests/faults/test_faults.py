@@ -26,7 +26,7 @@ from taskfiles import at_most, changed, outcome
 
 from iclab import cli
 from iclab.errors import Refusal
-from iclab.experiments.store import Run, Status, load, runs
+from iclab.runs.store import Run, Status, load, runs
 
 pytestmark = pytest.mark.faults
 

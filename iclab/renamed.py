@@ -1,0 +1,18 @@
+"""Modules that have a new name. The old one works for one more version, with a warning that says the new one."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+from warnings import warn
+
+
+def moved(old: str, new: str) -> Callable[[str], Any]:
+    """Returns the ``__getattr__`` of a module whose content has moved."""
+
+    def look_up(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(new), name)
+
+    return look_up
