@@ -41,8 +41,8 @@ Activation = Literal["relu", "softmax"]
 
 class RandomFeatures(nn.Module, ABC):
     """f(X) = b + Σ_m ⟨φ_m(X), v_m⟩ for several targets at once: `values` [M·per_head, targets] holds the v_m and
-    `intercept` the b, both zero before a fit (`iclab.learning.random_feature_ridge.fit`). A final class draws `weights`,
-    one row for each of the M heads, and implements `features`.
+    `intercept` the b, both zero before a fit (`iclab.learning.random_feature_ridge.fit`). A final class draws
+    `weights`, one row for each of the M heads, and implements `features`.
 
     Computes in the precision of the inputs.
     """
