@@ -138,6 +138,9 @@ def test_every_cell_samples_and_a_smoke_run_measures_what_is_claimed(study, shar
     rows = [row for cell in tried for row in seen(cell, shared, tmp_path)]
     for claim in study.heading.claims:
         assert claim.rows(rows), f"nothing is measured for the claim {claim.name!r}"
+    known = {one for each in cells for one in each.analyses}
+    told = {row["quantity"] for row in rows}
+    assert not {name for name in told if not any(one.meaning(name) for one in known)}, "no analysis says what it is"
 
 
 def sound(task):

@@ -31,7 +31,7 @@ class Channels(OfHeads):
         "composition_z_{Q,K,V}": "of a pair: how far its score is above chance, in standard deviations",
         "composition_{Q,K,V}": 'the score of a pair, or the mean of several, between 0 and 1; of "chance" 1/√D',
         "component_top_{Q,K,V}": "the number of the writer's component with the largest z",
-        "component_z_{Q,K,V}": "that z",
+        "component_z_{Q,K,V}": "that component's z, in standard deviations",
         "largest_z_{Q,K,V}": "the largest z of a pair",
         "outliers_{Q,K,V}": "the share of components with z above 4, between 0 and 1",
         "circuit_rank_{Q,K,V}": "of repeated sequences: the rank of the pair that edits are of; 1 is first",

@@ -26,7 +26,7 @@ OWN = ("representation", "true_representation")  # what the answers are linear i
 
 class TokenProbes(Analysis):
     """Finds where a representation that functions are linear in is written, and the answers made of it (Guo et al.
-    2023, arXiv 2310.10616, §5). In the names * is x or y, the tokens that are probed."""
+    2023, arXiv 2310.10616, §5), at tokens of x and of y."""
 
     name = "token_probes"
     layered = True
@@ -41,7 +41,7 @@ class TokenProbes(Analysis):
         "token_probe_{x,y}_floor": "R² of the probe of x_i itself (in a dynamical system of the last k + 1 states)",
         "token_probe_{x,y}_above_floor": "R² of a layer less that floor",
         "token_probe_{x,y}_best": "R² at the layer where it is largest, at most 1",
-        "token_probe_{x,y}_layer": "that layer",
+        "token_probe_{x,y}_layer": "the layer where R² is largest, with its bootstrap error",
         "token_probe_{x,y}_over_floor": "how much R² is above the floor there",
         "token_probe_{x,y}_over_unrelated": "how much more above its floor it is there than the unrelated target is "
         "above its own, at its best layer",
