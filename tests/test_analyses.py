@@ -1,6 +1,7 @@
 """Analyses say what they need and what they yield, and claims are held against it before anything is trained."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -190,11 +191,11 @@ def test_what_is_for_other_models_or_prompts_is_told_together():
     told = "'layers' cannot be made: LinearAttentionConfig has no layers"
     with pytest.raises(ValueError, match=told):
         replace(SMALL, model=LinearAttentionConfig(), eval=replace(SMALL.eval, analyses=("layers", "evolution")))
-    with pytest.raises(ValueError, match="'probes' is for prompts of examples, and task.kind 'MarkovChain' is about"):
+    with pytest.raises(ValueError, match=r"'probes' is for prompts of examples, and task\.kind 'MarkovChain' is about"):
         Experiment(MarkovChain(), eval=Evaluation(analyses=("probes",)))
-    with pytest.raises(ValueError, match=r"model.kind = TokenTransformerConfig is for other prompts"):
+    with pytest.raises(ValueError, match=r"model\.kind = TokenTransformerConfig is for other prompts"):
         Experiment(TASK, TokenTransformerConfig())
-    with pytest.raises(ValueError, match="eval.bootstrap has nothing to say of sequences of tokens"):
+    with pytest.raises(ValueError, match=r"eval\.bootstrap has nothing to say of sequences of tokens"):
         Experiment(MarkovChain(), eval=Evaluation(bootstrap=3))
 
 
@@ -207,7 +208,7 @@ class Stack(nn.Module):
     def __init__(self, d, width, depth, rng):
         super().__init__()
         sizes = [d + 1, *[width] * depth]
-        self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.out = nn.Linear(width, 1)
         for weight in self.parameters():
             nn.init.normal_(weight, std=0.3, generator=rng)
