@@ -3,7 +3,7 @@
 import datetime
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -19,7 +19,9 @@ from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai202
 from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.experiments.identity import identity
 from iclab.experiments.mappings import flatten, put
+from iclab.experiments.outside import RETIRED
 from iclab.features import Concatenated, Features, Identity, Representation
 from iclab.learning.random_feature_ridge import FrozenLearner, FrozenRidge
 from iclab.learning.training import Learner
@@ -740,6 +742,18 @@ YOUNGER = {
     ("predictor Newton", "eval.predictors.mine.start"),
     ("plain", "imports"),
 }  # than the first runs of their classes
+
+
+def test_a_setting_that_is_added_later_changes_no_id():
+    """The same class with one field more; without the mark its default would be a part of every id."""
+    ids = {}
+    for name, metadata in {"before": None, "marked": {"since": "9"}, "unmarked": {}}.items():
+        more = [] if metadata is None else [("later", bool, field(default=False, metadata=metadata))]
+        made = make_dataclass("Later", more, bases=(LinearRegression,), frozen=True, kw_only=True)
+        ids[name] = identity({"task": config.to_mapping(made(d=3, n=5))})
+        ids[f"{name}, chosen"] = identity({"task": config.to_mapping(made(d=3, n=5, later=True))}) if more else ""
+        RETIRED.add(made)
+    assert ids["before"] == ids["marked"] != ids["unmarked"] and ids["marked, chosen"] != ids["marked"]
 
 
 def test_every_default_but_none_and_younger_ones_is_spelled_out_in_the_mapping():

@@ -9,8 +9,9 @@
     an abstract class            a table whose `kind` is the name of the class below it that is meant
     a tensor                     nothing: a field, or an alternative of one, that only Python can set
 
-A field that was added to a class later, `field(default=..., metadata={"younger": True})`, is written only where it has
-another value than its default: what was written before it was there, and every id made of that, stays as it is.
+A field that was added to a class later, `field(default=..., metadata={"since": "0.1"})` with the version that it
+came with, is written only where it has another value than its default: what was written before it was there, and every
+id made of that, stays as it is.
 
 A reader goes on after a problem, so that everything wrong with a file is said at once, each with its dotted key.
 """
@@ -430,7 +431,7 @@ def _on_one_line(text: str) -> str:
 
 def to_mapping(value: Any, hint: Any = None) -> Any:
     """Returns the mapping from which `read` makes the same object. Every default is spelled out, except None and those
-    of younger fields."""
+    of fields that came later (`since`)."""
     if value is None:
         return NONE
     if type(value) in (int, str, bool) and hint is type(value):
@@ -458,4 +459,4 @@ def _set_fields(value: Any) -> Iterator[tuple[str, Any, Any]]:
 def _left_out(given: Any, spec: dataclasses.Field[Any]) -> bool:
     """Whether a value is a default that no file spells out."""
     usual = default(spec)
-    return (given is None and usual is None) or (spec.metadata.get("younger", False) and given == usual)
+    return (given is None and usual is None) or ("since" in spec.metadata and given == usual)

@@ -76,11 +76,11 @@ class Evaluation:
     every: int | None = None
     bootstrap: int | None = None
     analyses: tuple[str, ...] = ()
-    predictors: tuple[tuple[str, Predictor], ...] = field(default=(), metadata={"younger": True})
+    predictors: tuple[tuple[str, Predictor], ...] = field(default=(), metadata={"since": "0.1"})
     probe: ProbeRecipe | None = None
-    constructions: tuple[tuple[str, Construction], ...] = field(default=(), metadata={"younger": True})
+    constructions: tuple[tuple[str, Construction], ...] = field(default=(), metadata={"since": "0.1"})
     surgery: Recipe | None = None
-    partners: tuple[tuple[str, Partner], ...] = field(default=(), metadata={"younger": True})
+    partners: tuple[tuple[str, Partner], ...] = field(default=(), metadata={"since": "0.1"})
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
@@ -136,7 +136,7 @@ class Experiment:
     device: str = "auto"
     recipe: str = ""
     start: Start | None = None
-    imports: tuple[Import, ...] = field(default=(), metadata={"younger": True})
+    imports: tuple[Import, ...] = field(default=(), metadata={"since": "0.1"})
 
     def __post_init__(self) -> None:
         refuse("Experiment", self._misplaced())

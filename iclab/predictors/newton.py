@@ -36,7 +36,7 @@ class Newton(Spectral):
     `start` names the norm by which M_0 is scaled."""
 
     steps: int
-    start: Literal["spectral", "frobenius"] = field(default="spectral", metadata={"younger": True})
+    start: Literal["spectral", "frobenius"] = field(default="spectral", metadata={"since": "0.1"})
 
     def __post_init__(self) -> None:
         found = [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]

@@ -47,7 +47,7 @@ class GaussianClasses(TokenTask):
     within: float = 0.1
     world: int = 0
     part: Literal["trained", "in_context", "relabelled", "in_weights"] = "trained"
-    replacement: bool = field(default=False, metadata={"younger": True})
+    replacement: bool = field(default=False, metadata={"since": "0.1"})
 
     def __post_init__(self) -> None:
         admit(self, self._problems)
