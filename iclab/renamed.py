@@ -1,4 +1,4 @@
-"""Modules that have a new name. The old one works for one more version, with a warning that says the new one."""
+"""Modules and methods that have a new name. The old one works for one more version, with a warning that says the new."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -16,3 +16,14 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
         return getattr(import_module(new), name)
 
     return look_up
+
+
+def method(old: str, new: str) -> Callable[..., Any]:
+    """Returns a method that has another name now."""
+
+    def call(self: Any, *given: Any) -> Any:
+        warn(f"{type(self).__name__}.{old} is now {new}", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)(*given)
+
+    call.__doc__ = f"Returns what `{new}` does, its new name."
+    return call

@@ -95,7 +95,7 @@ TASK = HeavyTailed(3, 8, noise=0.5)
 
 def subclass_of(kind: type) -> type:
     """One that adds nothing, and so could have changed anything."""
-    return dataclass(frozen=True)(type("Mine", (kind,), {"__annotations__": {}}))
+    return dataclass(frozen=True)(type("Subclassed", (kind,), {"__annotations__": {}}))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from conftest import generator
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.attention_training import AttentionDescent, Best, TrainedAttention, asked, untrained
 from iclab.learning.random_feature_ridge import FrozenRidge
-from iclab.measures.curves import rows
+from iclab.measures import measure
 from iclab.models import RandomAttention, RandomAttentionConfig, RandomNetwork, RandomNetworkConfig
 from iclab.tasks import KeyAverage, Power, QueryAndKeys
 
@@ -86,12 +86,12 @@ def test_an_experiment_tells_the_products_and_fits_what_stays_frozen_by_ridge():
     beside = (("frozen", RandomNetworkConfig(heads=10)),)
     learner = AttentionDescent(sizes=(20, 40), steps=5, beside=beside)
     experiment = Experiment(TASK, RandomAttentionConfig(heads=6), learner, Evaluation(prompts=50))
-    found = list(rows(experiment, torch.device("cpu"), lambda line: None))
+    found = measure(experiment, None)
     told = {row["quantity"]: row for row in found if row["distribution"] == "key" and row.get("step") is None}
     assert told["final_identity"]["value"] == pytest.approx(0.0, abs=0.6)
     assert {"final_identity_signed", "final_error"} <= told.keys()
     ridge = replace(experiment, train=FrozenRidge(sizes=(20, 40), beside=beside))
-    plain = [row for row in rows(ridge, torch.device("cpu"), lambda line: None) if row["predictor"] == "frozen"]
+    plain = [row for row in measure(ridge, None) if row["predictor"] == "frozen"]
     assert [r for r in found if r["predictor"] == "frozen" and r["quantity"] == "error"] == [
         r for r in plain if r["quantity"] == "error"
     ]

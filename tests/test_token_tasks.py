@@ -425,3 +425,11 @@ def test_no_other_count_has_a_lower_loss_on_the_chains_it_is_for():
 def test_what_cannot_be_is_refused_with_everything_that_is_wrong(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_methods_with_a_new_name_answer_to_the_old_one_with_a_warning():
+    task = LaundryList(items=6, longest=3)
+    with pytest.warns(DeprecationWarning, match="LaundryList.evenly is now balanced_batch"):
+        assert task.evenly(7) == task.balanced_batch(7)
+    with pytest.warns(DeprecationWarning, match="LaundryList.followed is now monitored_parts"):
+        assert task.followed() == task.monitored_parts()

@@ -247,13 +247,15 @@ def _clashes(new: Iterable[type]) -> list[str]:
     import_module(analysis.OURS)
     named = ((kind, other) for kind in new if issubclass(kind, Analysis) for other in analysis.kinds())
     twice = [(kind, other) for kind, other in named if kind is not other and kind.name == other.name]
-    return [f"two analyses have the name {kind.name!r}: {place(kind)} and {place(other)}" for kind, other in twice] + [
+    told = [f"two analyses have the name {kind.name!r}: {place(kind)} and {place(other)}" for kind, other in twice]
+    pairs: dict[tuple[type, type], type] = {}
+    for kind in sorted(new, key=lambda kind: kind.__name__):
+        for base in (base for base in kind.__mro__ if base in _roots()):  # the narrowest first
+            same = (other for other in config.every_kind(base) if other.__name__ == kind.__name__)
+            pairs |= {(kind, other): base for other in same if other is not kind and (kind, other) not in pairs}
+    return told + [
         f"{kind.__name__} is the name of two kinds of {base.__name__}: {place(kind)} and {place(other)}"
-        for kind in sorted(new, key=lambda kind: kind.__name__)
-        for base in _roots()
-        if base in kind.__mro__
-        for other in dict.fromkeys(config.every_kind(base))
-        if other is not kind and other.__name__ == kind.__name__
+        for (kind, other), base in pairs.items()
     ]
 
 

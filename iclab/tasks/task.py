@@ -19,6 +19,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.limits import admit
+from iclab.renamed import method
 from iclab.tasks.inputs import Inputs, Normal
 from iclab.tasks.prompts import Functions, Prompts
 
@@ -57,6 +58,9 @@ class AnyTask(ABC):
     def balanced_batch(self, batch: int) -> int:
         """Returns the least number of prompts, `batch` or more, in which every place is asked equally often."""
         return batch
+
+    evenly = method("evenly", "balanced_batch")
+    followed = method("followed", "monitored_parts")
 
 
 class Task(AnyTask):
