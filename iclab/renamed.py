@@ -1,4 +1,4 @@
-"""Modules and methods that have a new name. The old one works for one more version, with a warning that says the new."""
+"""Modules and methods with a new name. The old one works for one more version, with a warning that says the new one."""
 
 from collections.abc import Callable
 from importlib import import_module
