@@ -215,9 +215,14 @@ def worked(experiment, folder):
 
 
 def few(cells, most=2, seeds=2):
-    """Cells in which every setting has but its first two values, and every seed, or as many as is said."""
+    """Cells in which every setting has but its first two values, and every seed, or as many as is said; where settings
+    vary together, more of them, so that each has two values."""
     keys = [key for key in telling([cell.flat for cell in cells]) if not of_seeds(key)]
-    return thinned(list(cells), keys, most, seeds)
+    chosen = thinned(list(cells), keys, most, seeds)
+    for key in keys:
+        if len({str(cell.flat.get(key)) for cell in chosen}) == 1:
+            chosen += [next(cell for cell in cells if cell.flat.get(key) != chosen[0].flat.get(key))]
+    return chosen
 
 
 def thinned(cells, keys, most, seeds):
