@@ -81,6 +81,7 @@ FIGURES = {
     "guo2023_pasting.py": "guo2023_pasting.toml",
     "moschella2022_stitching.py": "moschella2022_stitching.toml",
 }
+WHOLE = {"akyurek2022_noise.toml", "laundry_list_rank.toml"}  # whose figures have an entry for every cell
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
 
@@ -215,14 +216,9 @@ def worked(experiment, folder):
 
 
 def few(cells, most=2, seeds=2):
-    """Cells in which every setting has but its first two values, and every seed, or as many as is said; where settings
-    vary together, more of them, so that each has two values."""
+    """Cells in which every setting has but its first two values, and every seed, or as many as is said."""
     keys = [key for key in telling([cell.flat for cell in cells]) if not of_seeds(key)]
-    chosen = thinned(list(cells), keys, most, seeds)
-    for key in keys:
-        if len({str(cell.flat.get(key)) for cell in chosen}) == 1:
-            chosen += [next(cell for cell in cells if cell.flat.get(key) != chosen[0].flat.get(key))]
-    return chosen
+    return thinned(list(cells), keys, most, seeds)
 
 
 def thinned(cells, keys, most, seeds):
@@ -299,7 +295,7 @@ def test_the_fast_recipe_is_the_default():
 def swept(file, shared, folder):
     """Runs of a task file at its smallest, each in this process. Those that differ from another in nothing but seeds
     have its numbers: that seeds decide something is tested elsewhere."""
-    study, done, most = Study.read(file), {}, 2
+    study, done, most = Study.read(file), {}, None if file.name in WHOLE else 2
     if not trained(study.cells[0].experiment):
         most = None  # closed forms, of which a curve has many cells
         study = Study.read(file, ["scale=quick", "eval.prompts=16", "eval.bootstrap=5"])
