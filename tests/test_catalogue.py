@@ -81,7 +81,8 @@ FIGURES = {
     "guo2023_pasting.py": "guo2023_pasting.toml",
     "moschella2022_stitching.py": "moschella2022_stitching.toml",
 }
-WHOLE = {"akyurek2022_noise.toml", "laundry_list_rank.toml"}  # whose figures have an entry for every cell
+MANY = 5  # cells of other settings than seeds: of more, two values of each setting will do
+WHOLE = {"reddy2023_classes.toml"}  # but for a figure that has an entry for each
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
 
 
@@ -231,6 +232,11 @@ def thinned(cells, keys, most, seeds):
     return [cell for group in list(groups.values())[:most] for cell in thinned(group, keys[1:], most, seeds)]
 
 
+def apart(cell):
+    """What sets a cell apart from those that differ in nothing but seeds."""
+    return str([item for item in cell.flat.items() if not of_seeds(item[0])])
+
+
 def of_seeds(key):
     """Whether a setting is a seed."""
     return key.rpartition(".")[2] == "seed"
@@ -295,18 +301,18 @@ def test_the_fast_recipe_is_the_default():
 def swept(file, shared, folder):
     """Runs of a task file at its smallest, each in this process. Those that differ from another in nothing but seeds
     have its numbers: that seeds decide something is tested elsewhere."""
-    study, done, most = Study.read(file), {}, None if file.name in WHOLE else 2
+    study, done = Study.read(file), {}
+    most = 2 if file.name not in WHOLE and len({apart(cell) for cell in study.cells}) > MANY else None
     if not trained(study.cells[0].experiment):
         most = None  # closed forms, of which a curve has many cells
         study = Study.read(file, ["scale=quick", "eval.prompts=16", "eval.bootstrap=5"])
     for cell in few(study.cells, most):
         small = brief(cell.experiment) if trained(cell.experiment) else replace(cell.experiment, device="cpu")
-        apart = str([item for item in cell.flat.items() if not of_seeds(item[0])])
         run = Run(folder / small.id)
         run.create(small.mapping())
         with unchecked() if done else nullcontext():  # what is right in the first cell is right in the others
-            done[apart] = done.get(apart) or worked(small, shared)
-        for path in done[apart].folder.iterdir():
+            done[apart(cell)] = done.get(apart(cell)) or worked(small, shared)
+        for path in done[apart(cell)].folder.iterdir():
             if path.name not in ("config.toml", "lock"):
                 shutil.copyfile(path, run.folder / path.name)
     return folder
