@@ -108,7 +108,7 @@ def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, mon
 
 def test_no_command_writes_json_by_itself():
     """Files that a command is asked for go through `write_json`; those of the store have a reader of their own."""
-    home = Path(cli.__file__).parent / "experiments"
+    home = Path(cli.__file__).parent / "commands"
     for name in ("channels", "recall", "bench", "precision", "theorems"):
         assert not re.search(r"write_whole|json\.dump\(", (home / f"{name}.py").read_text())
 
