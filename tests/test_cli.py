@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -74,7 +73,7 @@ def call(capsys, *words):
 # ---- help ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_help_comes_at_once_and_loads_nothing_heavy():
+def test_the_help_loads_nothing_heavy():
     code = (
         "import sys; from iclab.cli import main\n"
         "try: main(['--help'])\n"
@@ -82,9 +81,7 @@ def test_the_help_comes_at_once_and_loads_nothing_heavy():
         "heavy = {'torch', 'numpy', 'pandas', 'scipy', 'matplotlib', 'jaxtyping'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert time.perf_counter() - start < 1.0
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in cli.COMMANDS)
 
