@@ -73,8 +73,10 @@ class Analysis(ABC):
 
     def meaning(self, quantity: str) -> str | None:
         """Returns what a quantity means; none where this analysis does not yield it."""
-        fit = ((p, text) for p, text in self.quantities.items() if any(fnmatchcase(quantity, n) for n in expanded(p)))
-        return next((text for _, text in fit), None)
+        for pattern, text in self.quantities.items():
+            if any(fnmatchcase(quantity, name) for name in expanded(pattern)):
+                return text
+        return None
 
 
 def expanded(pattern: str) -> list[str]:
@@ -92,9 +94,8 @@ def known() -> dict[str, Analysis]:
     import_module(OURS)
     found: dict[str, type[Analysis]] = {}
     for kind in kinds():
-        other = found.setdefault(kind.name, kind)
-        twice = f"two have the name {kind.name!r}: {place(other)} and {place(kind)}"
-        refuse("analysis", [] if other is kind else [twice])
+        if (other := found.setdefault(kind.name, kind)) is not kind:  # to find a place is to read a file
+            refuse("analysis", [f"two have the name {kind.name!r}: {place(other)} and {place(kind)}"])
     return {name: kind() for name, kind in found.items()}
 
 

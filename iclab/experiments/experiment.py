@@ -9,7 +9,6 @@
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
@@ -31,7 +30,7 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
 from iclab.experiments.identity import Import, identity, machine_problems
 from iclab.experiments.mappings import Nested, merge
-from iclab.experiments.prompting import KINDS, Prompting, prompting, prompting_of
+from iclab.experiments.prompting import KINDS, NAME, Prompting, prompting, prompting_of
 from iclab.experiments.streams import generator
 from iclab.features import Features
 from iclab.learning.training import AnyLearner, Recipe
@@ -39,7 +38,6 @@ from iclab.models import AnyArchitecture, Transformer, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.tasks import AnyTask, Derived, LinearFunctions, Task
 
-NAME, WORD = re.compile(r"[A-Za-z_][\w-]*"), re.compile(r"[\w-]+")
 BY_KIND: Any = None  # the default of what the kind of prompts decides
 
 
@@ -86,10 +84,8 @@ class Evaluation:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
         given = {k: m if getattr(self, k) is None else getattr(self, k) for k, m in least.items()}
         found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
-        names = [name for name, _ in self.shifts]
-        unfit = [name for name in names if not WORD.fullmatch(name)]
-        found += [f"a shift needs a name of letters, digits, - and _, given {name!r}" for name in unfit]
-        found += [f"the name {TRAINED!r} is that of the training distribution"] if TRAINED in names else []
+        taken = TRAINED in dict(self.shifts)
+        found += [f"the name {TRAINED!r} is that of the training distribution"] if taken else []
         refuse("Evaluation", found + self._predictor_problems())
 
     def _predictor_problems(self) -> list[str]:

@@ -2,6 +2,7 @@
 which models and learners are meant where none is named, how its models are sized, and what must fit together.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from iclab.learning.token_training import TokenRecipe
 from iclab.learning.training import AnyLearner, Learner
 from iclab.models import AnyArchitecture, Architecture, TokenArchitecture, TransformerConfig
 from iclab.tasks import AnyTask, Task, TokenTask
+
+NAME = re.compile(r"[A-Za-z_][\w-]*")  # of what an experiment names, such as shifts, predictors and partners
 
 
 class Prompting(ABC):
@@ -55,6 +58,8 @@ class Examples(Prompting):
 
     def problems(self, experiment: Any) -> Iterator[str]:
         yield from experiment.model.problems_for(experiment.task.d, experiment.task.labels)
+        unfit = [name for name, _ in experiment.eval.shifts if not NAME.fullmatch(name)]
+        yield from (f"a shift needs a name of letters, digits, - and _, given {name!r}" for name in unfit)
         yield from self._shift_problems(experiment)
         yield from self._label_problems(experiment)
 

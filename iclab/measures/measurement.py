@@ -18,7 +18,7 @@ from iclab.analysis.next_token import continued
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import references
 from iclab.analysis.risk import Answers
-from iclab.experiments.analysis import Analysis, Row
+from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
@@ -138,11 +138,6 @@ def _on(experiment: Experiment, model: Any, name: str, task: AnyTask, place: Pla
     """The rows of one distribution."""
     of = Measurement(experiment, model, name, task, place)
     for analysis in experiment.analyses:
-        found = list(analysis.rows(of)) if applies(analysis, of) else []
-        of.among.extend(found)
-        yield from ({"distribution": name, **row} for row in found)
-
-
-def applies(analysis: Analysis, of: Measurement) -> bool:
-    """Tells whether an analysis has something to measure there."""
-    return analysis.applies(of)
+        rows = list(analysis.rows(of)) if analysis.applies(of) else []
+        of.among.extend(rows)
+        yield from ({"distribution": name, **row} for row in rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from iclab.learning.training import GradientTraining
 from iclab.measures.following import due, early, learning_curve
 from iclab.measures.probes import r2_by_layer
 from iclab.measures.rows import MODEL, regions
-from iclab.models import TokenTransformer, Transformer
+from iclab.models import TokenTransformer
 from iclab.predictors import Predictor
-from iclab.tasks import Prompts, RepeatedSequence, TokenPrompts, TokenTask
+from iclab.tasks import AnyTask, Prompts, RepeatedSequence, TokenPrompts, TokenTask
 
 WATCHED = 512  # prompts of the learning curve
 PROBED = 1024  # the same, where probes are fitted to half of them
@@ -42,9 +43,11 @@ def watched(experiment: Experiment, device: torch.device) -> See:
     """Returns what a point of the curve says of a model: of examples on its own task and, where the evolution is
     followed, under "shifts" on each shift; of tokens under "tokens". With the second argument true it looks into the
     layers too, where probes are asked for."""
-    if isinstance(experiment.task, TokenTask):
-        monitor = TokenMonitor.of(experiment, device)
-        return lambda model, inside: {"tokens": monitor(model)}
+    return _watched(experiment.task, experiment, device)
+
+
+@singledispatch
+def _watched(task: AnyTask, experiment: Experiment, device: torch.device) -> See:
     own = ExampleMonitor.of(experiment, device)
     followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
     shifted = {name: ExampleMonitor.of(experiment, device, name) for name, _ in followed}
@@ -54,6 +57,12 @@ def watched(experiment: Experiment, device: torch.device) -> See:
         return found | ({"shifts": {name: one(model) for name, one in shifted.items()}} if shifted else {})
 
     return see
+
+
+@_watched.register
+def _(task: TokenTask, experiment: Experiment, device: torch.device) -> See:
+    monitor = TokenMonitor.of(experiment, device)
+    return lambda model, inside: {"tokens": monitor(model)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +103,9 @@ class ExampleMonitor:
             found["distances"] = self.lineup.distances(model, self.part)
         return found
 
-    def probed(self, model: Predictor) -> dict[str, Any]:
+    def probed(self, model: Any) -> dict[str, Any]:
         """Returns R² of each target by layer, averaged over positions."""
-        if self.probed_with is None or not isinstance(model, Transformer):
-            return {}
-        return {"probes": r2_by_layer(model, self.prompts, self.probed_with)}
+        return {} if self.probed_with is None else {"probes": r2_by_layer(model, self.prompts, self.probed_with)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,8 +32,8 @@ from iclab.analysis import relative_bridge as fitted_bridge
 from iclab.analysis.risk import squared, vanishes
 from iclab.analysis.similarity import LEAST
 from iclab.experiments.analysis import Analysis, Row
-from iclab.experiments.experiment import NAME
 from iclab.experiments.identity import SEEDS
+from iclab.experiments.prompting import NAME
 from iclab.measures.beside import Beside
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import row, rows
@@ -81,7 +81,7 @@ class Stitching(Analysis):
         return super().applies(of) and of.place.folder is not None
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        beside, untrained = Beside.of(of), of.untrained()
+        beside, untrained = Beside.of(of), of.experiment.initial(of.place.device)
         yield from stitching_rows(of.model, untrained, partners(beside), beside)
 
 
