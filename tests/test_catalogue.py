@@ -27,7 +27,6 @@ from iclab.learning.training import Descent, Recipe
 from iclab.measures import Place, evolution, measure
 from iclab.measures.monitor import watched
 from iclab.models import TransformerConfig
-from iclab.runs.perform import new_model
 from iclab.runs.store import Run, telling
 from iclab.runs.worker import DONE, work
 from iclab.tasks import TokenTask
@@ -164,13 +163,13 @@ def seen(cell, shared, folder):
 
 def thin(experiment, folder):
     """The rows of a model that is thinner than one of a paper's size, untrained; that one itself answers a prompt."""
-    assert new_model(experiment)(*few_examples(experiment.task)).isfinite().all()
+    assert experiment.initial()(*few_examples(experiment.task)).isfinite().all()
     small = brief(experiment)
     layers = 1 if "weights" in small.eval.analyses else experiment.model.n_layer  # they cost thousands of answers
     small = replace(
         small, train=experiment.train, model=replace(experiment.model, n_layer=layers, d_model=16, d_mlp=16)
     )
-    model = new_model(small)
+    model = small.initial()
     rows = measure(small, model, Place("cpu", folder))
     return rows + evolution.rows([{"step": 0, **watched(small, torch.device("cpu"))(model, True)}])
 

@@ -354,7 +354,7 @@ def test_a_run_on_classes_is_measured_on_every_part_and_followed_on_each(tmp_pat
     task = replace(SMALL, d=8)
     one = Experiment(task, SHAPE, TokenRecipe(steps=4, batch=2), Evaluation(prompts=12, every=2), device="cpu")
     (tmp_path / "config.toml").write_text(config.dump(one.mapping()))
-    assert experiment.load(tmp_path / "config.toml") == one
+    assert Experiment.read(tmp_path / "config.toml") == one
     points = []
     rows = perform(one, tmp_path, points.append, lambda text: None)
     told = {(row["distribution"], row["predictor"], row["quantity"]) for row in rows}

@@ -34,7 +34,6 @@ from iclab.predictors import (
     StochasticGradientDescent,
     Zero,
 )
-from iclab.runs.perform import new_model
 from iclab.tasks import FinitePool, LinearRegression
 
 TASK = LinearRegression(4, 9, noise=0.5)
@@ -248,7 +247,7 @@ def test_an_excess_over_no_risk_is_refused_and_no_table_has_one():
         excess(torch.zeros_like(best), best, drawn.ys)
     made = Experiment(KNOWN, TransformerConfig(n_layer=1, d_model=8), Recipe(steps=1), Evaluation(prompts=64))
     assert set(ExampleMonitor.of(made, torch.device("cpu"))(Zero())) == {"risk"}
-    rows = measure(made, new_model(made))
+    rows = measure(made, made.initial())
     assert {"risk", "spd", "fit_distance"} <= {row["quantity"] for row in rows}
     assert not {"excess", "risk_ratio", "relative_spd"} & {row["quantity"] for row in rows}
     assert max(row["value"] for row in rows if row["quantity"] == "fit_distance") < 100

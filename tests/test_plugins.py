@@ -18,6 +18,7 @@ from iclab.commands.sweep import prepare
 from iclab.errors import Refusal
 from iclab.experiments import experiment, plugins, trials
 from iclab.experiments.config import kinds
+from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import Import
 from iclab.experiments.study import Study
 from iclab.predictors import LeastSquares
@@ -198,7 +199,7 @@ def test_a_run_goes_on_from_its_copy_when_the_file_is_gone(tmp_path, monkeypatch
     assert run.checked().state == "damaged"
     assert worker.work(run) == worker.DONE, run.log.read_text()
     assert run.rows() == before
-    assert experiment.load(run.folder / "config.toml").task.size == 1.0
+    assert Experiment.read(run.folder / "config.toml").task.size == 1.0
     again = Study.read(tmp_path / "store" / "study.toml")  # from the copy beside it
     assert [cell.experiment.id for cell in again.cells] == [run.id]
 

@@ -18,7 +18,7 @@ from iclab.measures.monitor import curve
 from iclab.measures.rows import regions
 from iclab.models import LinearAttention, LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, NearestNeighbours, Ridge, Zero
-from iclab.runs.perform import new_model, perform
+from iclab.runs.perform import perform
 from iclab.tasks import (
     DecisionTree,
     FinitePool,
@@ -61,7 +61,7 @@ def value(rows, **wanted):
 def test_on_a_mixture_the_oracle_is_told_what_the_model_is_not():
     measured = Evaluation(prompts=2000, shifts=(("plain", TASK),))
     mixed = replace(SMALL, task=NoiseMixture(TASK, (0.1, 2.0)), eval=measured)
-    rows = measure(mixed, new_model(mixed))
+    rows = measure(mixed, mixed.initial())
     assert value(rows, predictor="oracle", quantity="risk") < value(rows, predictor="bayes", quantity="risk")
     assert (
         value(rows, predictor="oracle", quantity="risk_ratio")
@@ -97,7 +97,7 @@ def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted
 
 
 def test_rows_agree_with_what_they_are_measured_from():
-    model = new_model(SMALL)
+    model = SMALL.initial()
     rows = measure(SMALL, model)
     prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
     errors = (model(prompts.xs, prompts.ys) - prompts.ys).square()
@@ -111,7 +111,7 @@ def test_rows_agree_with_what_they_are_measured_from():
         (errors.mean() / best.mean()).item(), rel=1e-5
     )
     wide = replace(SMALL, task=LinearRegression(2, 9, noise=0.5), eval=Evaluation(prompts=300))
-    over = value(measure(wide, new_model(wide)), predictor="least_squares", quantity="risk", position="over")
+    over = value(measure(wide, wide.initial()), predictor="least_squares", quantity="risk", position="over")
     drawn = wide.task.sample(300, stream(wide, "test", distribution="own"))
     exact = (LeastSquares()(drawn.xs, drawn.ys) - drawn.ys)[:, 6:].square().mean().item()
     assert over == pytest.approx(exact, rel=1e-5)
@@ -123,7 +123,7 @@ def test_rows_agree_with_what_they_are_measured_from():
 
 @pytest.mark.parametrize("position", [3, None])
 def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(position):
-    model, part = new_model(SMALL), slice(None) if position is None else slice(position, position + 1)
+    model, part = SMALL.initial(), slice(None) if position is None else slice(position, position + 1)
     rows = measure(SMALL, model)
     prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
     labels, learned, fit = (
@@ -142,7 +142,7 @@ def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(position):
 def test_classes_are_missed_as_often_as_signs_are_wrong_and_real_labels_have_no_classes():
     task = LinearClassification(2, 6)
     few = replace(SMALL, task=task, eval=Evaluation(prompts=200, shifts=(("real", LinearRegression(2, 6)),)))
-    model = new_model(few)
+    model = few.initial()
     rows = measure(few, model)
     prompts = task.sample(200, stream(few, "test", distribution="own"))
     said = {"transformer": model(prompts.xs, prompts.ys), "least_squares": LeastSquares()(prompts.xs, prompts.ys)}
@@ -156,7 +156,7 @@ def test_classes_are_missed_as_often_as_signs_are_wrong_and_real_labels_have_no_
 
 
 def test_bands_hold_their_means_and_probabilities_sum_to_one():
-    rows = measure(SMALL, new_model(SMALL))
+    rows = measure(SMALL, SMALL.initial())
     for i in range(6):
         low, mid, high = (
             value(rows, predictor="ridge", quantity=q, position=i) for q in ("risk_low", "risk", "risk_high")
@@ -209,7 +209,7 @@ def test_a_task_without_a_known_bayes_predictor_is_measured_without_ratios(tmp_p
 def test_every_number_is_finite_also_where_the_best_risk_is_zero():
     """Without noise and with d examples Bayes is exact: ratios to its risk say nothing there and are left out."""
     exact = replace(SMALL, task=LinearRegression(2, 9), eval=replace(ANALYSED.eval, prompts=64))
-    rows = measure(exact, new_model(exact))
+    rows = measure(exact, exact.initial())
     assert all(np.isfinite(row["value"]) for row in rows)
     assert all(row["stderr"] is None or np.isfinite(row["stderr"]) for row in rows)
     ratios = {row["position"] for row in rows if (row["predictor"], row["quantity"]) == ("zero", "risk_ratio")}
@@ -230,14 +230,14 @@ def test_the_curve_is_measured_on_other_prompts_than_the_end():
 
 
 def test_the_curve_counts_every_step_once():
-    training = Training(new_model(SMALL), TASK, SMALL.train, stream(SMALL, "train"))
+    training = Training(SMALL.initial(), TASK, SMALL.train, stream(SMALL, "train"))
     points = list(curve(SMALL, training))
     assert [p["step"] for p in points] == [3, 6, 9, 12] and all(p["steps"] == 12 for p in points)
     assert all(np.isfinite(p["loss"]) and p["excess"] > 0 for p in points)
 
 
 def test_measuring_one_distribution_does_not_depend_on_another_or_on_the_bootstrap():
-    model = new_model(SMALL)
+    model = SMALL.initial()
     rows = measure(SMALL, model)
     alone = measure(replace(SMALL, eval=replace(SMALL.eval, bootstrap=7, shifts=())), model)
     steady = ("risk", "spd", "excess")
@@ -247,7 +247,7 @@ def test_measuring_one_distribution_does_not_depend_on_another_or_on_the_bootstr
 
 def test_a_shift_is_compared_with_its_own_bayes_and_with_what_the_model_was_trained_to_be():
     noisier = replace(SMALL, eval=Evaluation(prompts=2000, shifts=(("noisier", NoisyLabels(TASK, 2.0)),)))
-    rows = measure(noisier, new_model(SMALL))
+    rows = measure(noisier, SMALL.initial())
     risks = {n: value(rows, distribution="noisier", predictor=n, quantity="risk") for n in ("bayes", "trained_bayes")}
     assert risks["bayes"] < 0.99 * risks["trained_bayes"]
     assert not rows_by(rows, distribution="own", predictor="trained_bayes")
@@ -257,7 +257,7 @@ def test_a_shift_is_compared_with_its_own_bayes_and_with_what_the_model_was_trai
 
 def test_a_shift_of_the_query_is_averaged_over_the_query_alone():
     shifted = replace(SMALL, eval=Evaluation(prompts=50, shifts=(("repeated", RepeatedQuery(TASK)),)))
-    rows = measure(shifted, new_model(SMALL))
+    rows = measure(shifted, SMALL.initial())
     asked = {"distribution": "repeated", "predictor": "transformer", "quantity": "risk"}
     whole, last, other = (value(rows, **asked, **at) for at in ({}, {"position": 5}, {"position": 4}))
     assert whole == pytest.approx(last, rel=1e-12)
@@ -293,7 +293,7 @@ LONG = replace(SMALL, task=LinearRegression(5, 12, noise=0.5), eval=Evaluation(p
 
 def test_a_named_predictor_is_measured_like_every_reference():
     """Ridge with the right penalty is the reference "ridge" under another name: the same rows but for that name."""
-    rows = measure(replace(LONG, eval=replace(LONG.eval, analyses=("weights",))), new_model(LONG))
+    rows = measure(replace(LONG, eval=replace(LONG.eval, analyses=("weights",))), LONG.initial())
     for quantity in ("risk", "spd", "excess", "risk_ratio", "relative_spd", "ilwd"):
         mine, known = (rows_by(rows, predictor=name, quantity=quantity) for name in ("firm", "ridge"))
         assert mine and [{**row, "predictor": "ridge"} for row in mine] == known
@@ -302,7 +302,7 @@ def test_a_named_predictor_is_measured_like_every_reference():
 
 
 def test_named_predictors_change_no_other_number():
-    model = new_model(LONG)
+    model = LONG.initial()
     plain = measure(replace(LONG, eval=replace(LONG.eval, predictors=())), model)
     added = measure(LONG, model)
     drawn = ("fit_probability",)  # resampled after the bands, of which there are now more
@@ -312,7 +312,7 @@ def test_named_predictors_change_no_other_number():
 
 def answering(predictor):
     """A model that is a closed form."""
-    model = new_model(LONG)
+    model = LONG.initial()
     model.forward = predictor.__call__
     return model
 
@@ -364,7 +364,7 @@ def test_predictors_that_cannot_be_told_apart_have_a_margin_within_its_error():
 
 def test_there_is_no_margin_of_a_predictor_that_is_named_alone():
     alone = replace(LONG, eval=replace(LONG.eval, predictors=NAMED[:1]))
-    assert margins_of(new_model(LONG), alone) == {}
+    assert margins_of(LONG.initial(), alone) == {}
 
 
 # ---- closed form ---------------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_the_limit_of_the_theory_and_the_gap_to_it_are_rows(tmp_path):
     gap = value(rows, distribution="new", predictor="transformer", quantity="theory_gap")
     assert gap == pytest.approx(found["transformer"] / found["asymptotic_theory"] - 1)
     drawn = TruePrior(POOL).sample(100_000, torch.Generator().manual_seed(0))
-    model = new_model(FITTED)
+    model = FITTED.initial()
     model.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     sampled = (model(drawn.xs, drawn.ys) - drawn.ys)[:, -1].square()
     assert found["transformer"] == pytest.approx(sampled.mean().item(), abs=5 * sampled.std().item() / 100_000**0.5)
@@ -446,7 +446,7 @@ ANALYSED = replace(
 
 
 def test_analyses_add_their_rows_and_change_no_other():
-    model = new_model(SMALL)
+    model = SMALL.initial()
     plain = measure(replace(ANALYSED, eval=replace(ANALYSED.eval, analyses=())), model)
     rows = measure(ANALYSED, model)
     added = [row for row in rows if row not in plain]
@@ -468,13 +468,13 @@ def test_analyses_add_their_rows_and_change_no_other():
 
 
 def test_the_last_layer_read_out_is_near_what_the_model_is_near():
-    rows = measure(ANALYSED, new_model(SMALL))
+    rows = measure(ANALYSED, SMALL.initial())
     near = {r["predictor"]: r["value"] for r in rows_by(rows, quantity="fit_distance", position=None, layer=0)}
     assert min(near, key=near.get) == "zero"  # the embedding of x_i alone says nothing of y_i
 
 
 def test_the_evolution_is_followed_at_powers_of_two():
-    training = Training(new_model(ANALYSED), TASK, ANALYSED.train, stream(ANALYSED, "train"))
+    training = Training(ANALYSED.initial(), TASK, ANALYSED.train, stream(ANALYSED, "train"))
     points = list(curve(ANALYSED, training))
     assert [p["step"] for p in points] == [1, 2, 3, 4, 6, 8, 9, 12]
     assert all({"ridge", "zero", "gradient_descent_1"} <= set(p["distances"]) for p in points)
@@ -484,20 +484,20 @@ def test_the_evolution_is_followed_at_powers_of_two():
     assert all(p["probes"].keys() == targets for p in points if "probes" in p)
     assert all(len(by_layer) == 2 for p in points for by_layer in p.get("probes", {}).values())
     plain = replace(ANALYSED, eval=replace(ANALYSED.eval, analyses=("evolution",)))
-    unprobed = list(curve(plain, Training(new_model(plain), TASK, plain.train, stream(plain, "train"))))
+    unprobed = list(curve(plain, Training(plain.initial(), TASK, plain.train, stream(plain, "train"))))
     assert not any("probes" in p for p in unprobed)
 
 
 def test_where_all_prompts_have_one_w_the_curve_has_no_r2_of_it(tmp_path):
     pool = replace(ANALYSED, task=FinitePool(TASK, size=1))
-    training = Training(new_model(pool), pool.task, pool.train, stream(pool, "train"))
+    training = Training(pool.initial(), pool.task, pool.train, stream(pool, "train"))
     probed = next(curve(pool, training))["probes"]
     assert "w" not in probed and "moment" in probed
 
 
 def test_probes_that_attend_are_measured_where_they_are_asked_for():
     asked = replace(SMALL.eval, shifts=(), analyses=("attention_probes",), probe=ProbeRecipe(width=4, steps=2))
-    rows = measure(replace(SMALL, eval=asked), new_model(SMALL))
+    rows = measure(replace(SMALL, eval=asked), SMALL.initial())
     assert {"attention_probe_mlp", "attention_probe_mlp_bare", "attention_probe_gain"} <= {r["quantity"] for r in rows}
 
 

@@ -20,7 +20,7 @@ from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments
-from iclab.runs.perform import new_model, perform
+from iclab.runs.perform import perform
 from iclab.tasks import LinearRegression, Uniform
 
 TASK = LinearRegression(2, 5, noise=0.1, inputs=Uniform())
@@ -59,7 +59,7 @@ def value(rows, predictor, quantity):
 @pytest.mark.parametrize("name", SPECIFIED)
 def test_a_model_that_starts_from_a_construction_is_its_algorithm_in_float32(name):
     construction, algorithm, tolerance = SPECIFIED[name]
-    model = new_model(untrained(Start(construction=construction)))
+    model = untrained(Start(construction=construction)).initial()
     assert type(model) is Transformer and next(model.parameters()).dtype == torch.float32
     prompts = TASK.sample(64, generator(3))
     said = answer({"model": model, "algorithm": algorithm}, prompts)
@@ -76,7 +76,7 @@ def test_no_steps_measure_the_construction_as_it_is(tmp_path):
     assert value(rows, "by_hand", "spd") == 0
     assert value(rows, "gd", "spd") < 1e-10
     other = untrained(Start(construction=replace(GD, lr=0.3)), eval=named)
-    rows = measure(other, new_model(other))
+    rows = measure(other, other.initial())
     assert value(rows, "by_hand", "weight_distance") > 0.3
     assert value(rows, "gd", "spd") > 1e-4
 
@@ -85,7 +85,7 @@ def test_training_moves_the_weights_and_resumes_from_what_it_reached(tmp_path):
     experiment = replace(untrained(Start(construction=GD)), train=Recipe(steps=4, batch=8))
     perform(replace(experiment, eval=Evaluation(24, bootstrap=5)), tmp_path, lambda point: None, lambda line: None)
     moved = Transformer.load(tmp_path / "weights.safetensors")
-    start = new_model(experiment)
+    start = experiment.initial()
     assert (moved.attention(0).out.weight - start.attention(0).out.weight).abs().max() > 1e-4
     lines = []
     perform(replace(experiment, eval=Evaluation(24, bootstrap=5)), tmp_path, lambda point: None, lines.append)
@@ -96,8 +96,8 @@ def test_training_moves_the_weights_and_resumes_from_what_it_reached(tmp_path):
 
 def test_a_perturbation_adds_so_many_times_what_the_model_would_have_started_from():
     experiment = untrained(Start(construction=GD))
-    alone, drawn = new_model(experiment), new_model(replace(experiment, start=None))
-    both = new_model(untrained(Start(construction=GD, perturbation=0.25)))
+    alone, drawn = experiment.initial(), replace(experiment, start=None).initial()
+    both = untrained(Start(construction=GD, perturbation=0.25)).initial()
     for a, b, c in zip(alone.parameters(), drawn.parameters(), both.parameters(), strict=True):
         torch.testing.assert_close(c, a + 0.25 * b)
         assert not torch.equal(a, c)
@@ -105,7 +105,7 @@ def test_a_perturbation_adds_so_many_times_what_the_model_would_have_started_fro
 
 def test_gains_of_layer_norm_are_not_perturbed():
     ridge = SPECIFIED["Akyürek, ridge"][0]
-    alone, both = (new_model(untrained(Start(construction=ridge, perturbation=p))) for p in (0.0, 0.5))
+    alone, both = (untrained(Start(construction=ridge, perturbation=p)).initial() for p in (0.0, 0.5))
     assert torch.equal(alone.norm.weight, both.norm.weight)
     assert not torch.equal(alone.read_in.weight, both.read_in.weight)
 

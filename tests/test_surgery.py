@@ -17,7 +17,7 @@ from iclab.measures.beside import Beside
 from iclab.measures.pasting import chosen_cut, pasted_task
 from iclab.measures.stitching import FITTED, partners, stitching_rows
 from iclab.models import Transformer, TransformerConfig
-from iclab.runs.perform import new_model, perform
+from iclab.runs.perform import perform
 from iclab.runs.store import Run
 from iclab.tasks import LinearRegression, ReLUNetwork, RepresentationRegression
 from iclab.theory.posterior import bayes
@@ -124,7 +124,7 @@ def test_rows_of_the_cut_that_probes_choose_are_there_once_more_without_a_layer(
 
 def test_probes_choose_the_cut_after_which_the_representation_stands_at_the_labels(tmp_path):
     """Where the second block writes noise over everything, what the first one left is read best."""
-    model, beside = new_model(PASTED), Beside(PASTED, tmp_path, "cpu", silent)
+    model, beside = PASTED.initial(), Beside(PASTED, tmp_path, "cpu", silent)
     with torch.no_grad():
         model.blocks[1].mlp_out.weight.normal_(std=1e3, generator=generator())
     assert chosen_cut(model, beside) == 1
@@ -174,8 +174,8 @@ def test_stitching_rows_agree_with_the_partner_that_was_kept(tmp_path):
 
 
 def test_a_model_that_is_its_own_partner_loses_nothing_and_an_untrained_one_is_not_alike(tmp_path):
-    model, beside = new_model(STITCHED), Beside(STITCHED, tmp_path, "cpu", silent)
-    other = new_model(replace(STITCHED, seed=3))
+    model, beside = STITCHED.initial(), Beside(STITCHED, tmp_path, "cpu", silent)
+    other = replace(STITCHED, seed=3).initial()
     rows = list(stitching_rows(model, other, [("itself", model, LINEAR)], beside))
     own = value(rows, predictor="itself", quantity="stitching_excess")
     for cut in (1, 2):
@@ -235,4 +235,4 @@ def test_a_run_shows_a_table_by_cut(experiment, tmp_path):
 
 
 def test_without_a_folder_nothing_is_trained_beside():
-    assert not rows_of(measure(PASTED, new_model(PASTED)), "pasting")
+    assert not rows_of(measure(PASTED, PASTED.initial()), "pasting")

@@ -237,7 +237,7 @@ def small(task, **more):
 def test_a_run_over_tokens_is_spelled_out_performed_and_measured(task, tmp_path):
     one = small(task)
     (tmp_path / "config.toml").write_text(config.dump(one.mapping()))
-    again = experiment.load(tmp_path / "config.toml")
+    again = Experiment.read(tmp_path / "config.toml")
     assert again == one and again.id == one.id and again.id != small(task, seed=1).id
     points = []
     rows = perform(one, tmp_path, points.append, lambda text: None, points=lambda: points)

@@ -39,7 +39,6 @@ from iclab.learning.training import Diverged, Recipe, Training
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, Predictor, Ridge
 from iclab.runs.environment import environment
-from iclab.runs.perform import new_model
 from iclab.tasks import LinearRegression, Prompts, Task
 from iclab.theory.posterior import bayes
 
@@ -306,7 +305,7 @@ def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Trai
     """Trains until the steps or the seconds are used up; the time at which each level was first seen, and the total."""
     task, how = experiment.task, experiment.train
     assert isinstance(task, Task) and isinstance(how, Recipe)
-    training = Training(new_model(experiment), task, how, stream(experiment, "train"))
+    training = Training(experiment.initial(), task, how, stream(experiment, "train"))
     spent, looked, times = 0.0, 0, {}
     while training.step < training.recipe.steps and spent < budget:
         start = perf_counter()

@@ -338,11 +338,6 @@ def _words(one: Analysis) -> str:
     return next((kind.words for kind in KINDS if issubclass(one.tasks, kind.tasks)), "any prompts")
 
 
-def load(path: Path) -> Experiment:
-    """Reads the experiment that a run's `config.toml` describes."""
-    return Experiment.read(path)
-
-
 def known_keys(settings: Nested) -> Iterator[str]:
     """Yields all dotted keys that can be set, for the kinds of class that settings name."""
     return config.known_keys(Experiment, _with_usual_kinds(settings))

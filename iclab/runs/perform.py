@@ -4,7 +4,6 @@ measure it."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as to_bytes
@@ -94,8 +93,3 @@ def unknown_bayes(task: AnyTask) -> list[str]:
     except ValueError as error:
         return [f"no Bayes predictor: {error}"]
     return []
-
-
-def new_model(experiment: Experiment, device: torch.device | str = "cpu") -> Any:
-    """Returns the model of an experiment before its training."""
-    return experiment.initial(device)
