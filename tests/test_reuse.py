@@ -82,7 +82,7 @@ def steps(monkeypatch):
 
     monkeypatch.setattr(Training, "advance", counting)
     for module in ("sweep", "remeasurement"):
-        monkeypatch.setattr(f"iclab.experiments.{module}.Engine", Here)
+        monkeypatch.setattr(f"iclab.commands.{module}.Engine", Here)
     return counted
 
 
