@@ -1,5 +1,6 @@
 """The checks of shapes under test see what is wrong with arguments, with answers, and between them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -84,6 +85,20 @@ def test_all_that_the_hook_decorates_is_checked():
     ):
         with pytest.raises(TypeCheckError):
             call()
+
+
+def test_sizes_of_a_generator_are_those_of_its_own_call():
+    @checked
+    def each(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Iterator[float]:
+        yield from (x * y).tolist()
+
+    @checked
+    def total(x: Float[Tensor, " n"], m: int) -> float:
+        return sum(each(x[:m], x[:m]))
+
+    assert total(torch.ones(3), 2) == 2
+    with pytest.raises(TypeCheckError, match="parameter"):
+        each(torch.ones(2), torch.ones(3))
 
 
 def test_a_name_for_readers_alone_asks_for_nothing_and_its_neighbours_are_checked():

@@ -8,6 +8,7 @@ those of all of them takes longer than most tests.
 
 from dataclasses import is_dataclass
 from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any
 
 import jaxtyping
@@ -40,11 +41,17 @@ def checked(target):
         if jaxtyping.config.jaxtyping_disable:
             return target(*args, **kwargs)
         if not made:
-            made.append(_checking(resolved(target)))
+            made.append(whole(resolved(target)))
         with _sizes("context"):
             return made[0](*args, **kwargs)
 
     return first
+
+
+def whole(function):
+    """The function with a check of its arguments and its answer. Of a generator both are checked where it is called:
+    beartype alone would look at the arguments where the first value is asked for, among the sizes of another call."""
+    return _sizes(function, typechecker=_checking) if isgeneratorfunction(function) else _checking(function)
 
 
 def resolved(function):
