@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxtyping import config, install_import_hook
+from jaxtyping import config
+from typechecker import install
 
-install_import_hook("iclab", "typechecker.checked")
+install("iclab")
 
 import pytest  # noqa: E402  (iclab must be imported after the hook)
 import torch  # noqa: E402

@@ -124,9 +124,37 @@ def test_a_file_says_what_it_asks_and_claims_something(study):
     assert study.heading.claims and len(study.cells) >= 1
 
 
-SMOKED = [  # what is of a paper's size takes seconds each, and asks nothing of the code that a laptop's does not
-    pytest.param((path, scale), marks=[pytest.mark.slow] if "scale=paper" in scale else []) for path, scale in STUDIES
+def kinds(path, *sections):
+    """The kinds that a task file names in these sections."""
+    told = tomllib.loads(path.read_text())
+    return tuple(told.get(section, {}).get("kind") for section in sections)
+
+
+def first(files, *sections):
+    """Of those that name the same kinds, the first file."""
+    return set({kinds(path, *sections): path for path in reversed(files)}.values())
+
+
+FIRST = first(FILES, "task", "train")
+
+
+def quick(path, scale=()):
+    """Whether `make test` runs a study: the first with its kinds of task and training, at a laptop's scale.
+
+    `make test-slow` runs the others. What is of a paper's size takes seconds each, and asks nothing of the code that a
+    laptop's does not.
+    """
+    return path in FIRST and "scale=paper" not in scale
+
+
+SMOKED = [
+    pytest.param((path, scale), marks=[] if quick(path, scale) else [pytest.mark.slow]) for path, scale in STUDIES
 ]
+
+
+def test_each_kind_of_task_and_training_has_a_study_that_is_run_at_once():
+    chosen = [kinds(path, "task", "train") for path, scale in STUDIES if quick(path, scale)]
+    assert set(chosen) == {kinds(path, "task", "train") for path in FILES} and len(FIRST) < len(FILES)
 
 
 @pytest.mark.parametrize("study", SMOKED, indirect=True, ids=NAMES)
@@ -317,7 +345,14 @@ def swept(file, shared, folder):
     return folder
 
 
-@pytest.fixture(scope="module", params=FIGURES.items(), ids=FIGURES)
+OF_EACH_KIND = {"linear_regression.toml", *(path.name for path in first(FILES, "model", "train"))}
+DRAWN = [  # at once: of the demo, and of the first study with each kind of model and training
+    pytest.param((script, file), id=script, marks=[] if file in OF_EACH_KIND else [pytest.mark.slow])
+    for script, file in FIGURES.items()
+]
+
+
+@pytest.fixture(scope="module", params=DRAWN)
 def figure(request, shared, tmp_path_factory):
     """A script, and runs of the task file that it is made for."""
     script, file = request.param

@@ -1,4 +1,8 @@
-"""Sweeps as processes: killed at any moment, twice at once, on full disks. Nothing is lost and nothing done twice."""
+"""Sweeps as processes: killed at any moment, twice at once, on full disks. Nothing is lost and nothing done twice.
+
+What kills whole processes of a sweep is slow; a worker killed in the middle of each file, and one that finds its run
+held by another, are tried at once.
+"""
 
 import errno
 import json
@@ -156,6 +160,7 @@ def assert_the_same(run, reference):
     assert (run.folder / "weights.safetensors").read_bytes() == (reference.folder / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_run_only_and_the_same_command_goes_on(study, undisturbed):
     process = start(study, *LONG, "seed=0:2", "--jobs", "2")
     wait_for(lambda: len(stored(study)) == 2)
@@ -181,6 +186,7 @@ def test_a_killed_worker_costs_its_run_only_and_the_same_command_goes_on(study, 
         assert_the_same(stored(study)[seed], reference)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_as_a_whole_goes_on(study, undisturbed):
     process = start(study, *LONG, "--jobs", "1")
     wait_for(lambda: stored(study))
@@ -221,6 +227,7 @@ def test_a_sweep_that_is_interrupted_stops_its_workers_and_says_how_to_go_on(stu
     assert (run.status().state, run.status().attempts) == ("pending", 1)
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_store_share_the_work(study):
     both = [start(study, "train.steps=200", "seed=0:3", "--jobs", "1") for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in both]
