@@ -291,6 +291,11 @@ class Experiment:
             self.start.put_into(model)
         return model.to(device)
 
+    def trained(self, weights: Path, device: torch.device | str = "cpu") -> Any:
+        """Returns the model with the weights that its architecture has saved to a file. Raises ``ValueError`` where
+        they are not those of such a model."""
+        return self.model.load(weights, **self.sizes).to(device)
+
     @property
     def sizes(self) -> dict[str, Any]:
         """Returns what a model of this task is built for."""
