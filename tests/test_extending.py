@@ -52,6 +52,10 @@ for run in runs(Path("runs/recurrent")):
     assert type(model).__module__ in ("my_models", "my_state_space")
     assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())
     assert model(prompts.xs, prompts.ys).shape == (2, 11)
+study = Study.read(Path("given.toml"), [word for word in tiny if not word.startswith("train.")])
+for run in prepare(study, Path("runs") / "given", report.console()):
+    assert worker.work(run) == 0, run.log.read_text()
+assert "probe_r2_untrained" in set(load("runs/given").quantity)
 entropies = load("runs/entropy").query("quantity == 'attention_entropy'")
 assert len(entropies) == 2 and (entropies.value > 0).all()
 assert main(["verify", "my_theorems.py"]) == 0

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,13 @@ class AnyArchitecture(ABC):
     built for these sizes.
     """
 
+    trainable: ClassVar[bool] = True  # its model is measured as it is where not
+
+    @property
+    def code(self) -> str:
+        """Returns the module of the user's that its model comes from; nothing where it is built here."""
+        return ""
+
     @property
     def bounded(self) -> bool:
         """Tells whether the model takes no prompts that are longer than those it was made for, such as one that learns
@@ -53,6 +60,10 @@ class AnyArchitecture(ABC):
     @abstractmethod
     def build(self, *sizes: Any, **named: Any) -> nn.Module:
         """Builds the untrained model."""
+
+    def start(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
+        """Returns the model that an experiment begins with: untrained, unless it is one that is there already."""
+        return self.build(*sizes, rng=rng, **named)
 
     def save(self, model: Any, path: Path) -> None:
         """Writes the weights of a model that this built to one safetensors file, whole or not at all."""

@@ -70,8 +70,9 @@ def perform(
         model = experiment.trained(weights, place.device)
     else:
         model = experiment.initial(place.device)
-        experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
-    if not experiment.train.frozen:
+        if experiment.model.trainable:
+            experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
+    if experiment.model.trainable and not experiment.train.frozen:
         experiment.model.save(model, folder / WEIGHTS)
     log("measures")
     found = measure(experiment, model.eval(), place)

@@ -38,7 +38,7 @@ Key = tuple[str, str]  # the training and the kind of device
 def training_id(experiment: Experiment) -> str:
     """Returns twelve digits that stand for everything that can change the trained weights and the curve; empty where
     nothing is trained, since all weights are frozen."""
-    if experiment.train.frozen:
+    if experiment.train.frozen or not experiment.model.trainable:
         return ""
     settings = experiment.mapping()
     decisive = {name: settings[name] for name in DECISIVE if name in settings}
@@ -70,8 +70,11 @@ def load_model(folder: Path | str) -> nn.Module:
     """
     run = Run(Path(folder))
     refuse("load_model", [] if is_run(run.folder) else [f"{folder} is no run; expected a folder below a sweep's"])
+    experiment = Experiment.read(run.folder / "config.toml")
+    if not experiment.model.trainable:
+        return experiment.initial()
     run.trained()
-    return Experiment.read(run.folder / "config.toml").trained(run.folder / WEIGHTS).eval()
+    return experiment.trained(run.folder / WEIGHTS).eval()
 
 
 def training_of(run: Run) -> str:
