@@ -32,12 +32,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iclab.learning.training import train
     from iclab.runs.store import load
+    from iclab.runs.trainings import load_model
     from iclab.theory.posterior import bayes
 
 __version__ = version("iclab")
-__all__ = ["__version__", "bayes", "load", "train"]
+__all__ = ["__version__", "bayes", "load", "load_model", "train"]
 
-_HOMES = {"bayes": "iclab.theory.posterior", "load": "iclab.runs.store", "train": "iclab.learning.training"}
+_HOMES = {
+    "bayes": "iclab.theory.posterior",
+    "load": "iclab.runs.store",
+    "load_model": "iclab.runs.trainings",
+    "train": "iclab.learning.training",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+import iclab
 from iclab.analysis import answer, identify
 from iclab.cli import main
 from iclab.commands import report
@@ -21,6 +23,7 @@ from iclab.experiments.config import kinds
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import Import
 from iclab.experiments.study import Study
+from iclab.models import AnyArchitecture, Architecture, FrozenArchitecture, TransformerConfig
 from iclab.predictors import LeastSquares
 from iclab.runs import worker
 from iclab.runs.environment import write_environment
@@ -356,6 +359,73 @@ def test_a_sound_model_trains_and_its_weights_are_kept(tmp_path):
     assert run.weights is not None
     (run.folder / "results.jsonl").unlink()
     assert worker.work(run) == worker.DONE  # measured again, from the weights
+
+
+OWN_FILE = """
+    def save(self, model, path):
+        super().save(Halved(model), path)
+
+    def load(self, path, **sizes):
+        model = self.build(**sizes)
+        with safe_open(path, "pt") as file:
+            model.load_state_dict({"w": 2 * file.get_tensor("half")})
+        return model
+
+
+class Halved:
+    def __init__(self, model):
+        self.model = model
+
+    def state_dict(self):
+        return {"half": self.model.w.detach() / 2}
+"""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_model_of_ones_own_is_read_as_its_architecture_has_written_it(own, tmp_path):
+    text = MODEL.replace("import nn\n", "import nn\nfrom safetensors import safe_open\n")
+    text = text.replace("\n\n\nclass MyModel", f"\n{OWN_FILE}\n\nclass MyModel") if own else text
+    path = study_of(
+        tmp_path, {"own_models.py": text}, task="LinearRegression", more='noise = 0.5\n[model]\nkind = "MyConfig"'
+    )
+    run = swept(path, tmp_path / "store")
+    (held,) = load_file(run.folder / "weights.safetensors").values()
+    model = iclab.load_model(run.folder)
+    assert type(model).__name__ == "MyModel" and torch.equal(model.w.detach(), held * (2 if own else 1))
+    before = run.rows()
+    (run.folder / "results.jsonl").unlink()
+    assert worker.work(run) == worker.DONE and run.rows() == before
+    save_file({"v": held}, run.folder / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"weights\.safetensors not as recorded"):
+        iclab.load_model(run.folder)
+    with pytest.raises(ValueError, match="is no run"):
+        iclab.load_model(tmp_path)
+
+
+def test_weights_of_another_model_are_refused_with_all_that_differs(tmp_path):
+    small, large = TransformerConfig(n_layer=1, n_head=1, d_model=8), TransformerConfig(n_layer=2, n_head=1, d_model=8)
+    small.save(small.build(2, 4), tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"missing weights: blocks\.1\."):
+        large.load(tmp_path / "weights", d=2, n=4)
+    with pytest.raises(ValueError, match=r"read_in\.weight must be of shape"):
+        small.load(tmp_path / "weights", d=3, n=4)
+
+
+OURS = [kind for kind in kinds(AnyArchitecture).values() if kind.__module__.startswith("iclab.") and kind.trainable]
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+def test_every_architecture_reads_what_it_has_written(kind, tmp_path):
+    sizes = {"d": 2, "n": 4} if issubclass(kind, Architecture) else {"vocab": 5, "n": 4}
+    shape, rng = kind(heads=3) if issubclass(kind, FrozenArchitecture) else kind(), torch.Generator().manual_seed(1)
+    model = shape.build(**sizes, rng=rng)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.normal_(generator=rng)
+    shape.save(model, tmp_path / "weights")
+    again, other = shape.load(tmp_path / "weights", **sizes).state_dict(), shape.build(**sizes).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+    assert not all(torch.equal(other[name], value) for name, value in model.state_dict().items())  # the law can fail
 
 
 def test_a_predictor_that_sees_the_future_is_refused(tmp_path):

@@ -159,7 +159,9 @@ def _parameters(experiment: Experiment) -> int:
 
 @cache
 def _parameters_of(model: AnyArchitecture, **sizes: Any) -> int:
-    with torch.device("cpu" if outside(type(model)) else "meta"):  # foreign code may read numbers
+    with torch.device(
+        "cpu" if outside(type(model)) or not model.trainable else "meta"
+    ):  # foreign code may read numbers
         return sum(weights.numel() for weights in model.build(**sizes).parameters())
 
 

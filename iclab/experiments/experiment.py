@@ -139,7 +139,12 @@ class Experiment:
         self._fill()
         found = machine_problems(self.seed, self.device)
         found += [*self.prompting.problems(self), *self.train.problems_for(self.task, self.model)]
-        found += self._analysis_problems() + self._predictor_problems() + self._construction_problems()
+        found += (
+            self._given_problems()
+            + self._analysis_problems()
+            + self._predictor_problems()
+            + self._construction_problems()
+        )
         refuse("Experiment", found)
 
     # ---- the kind of prompts ---------------------------------------------------------------------------------------
@@ -164,9 +169,20 @@ class Experiment:
         """Puts what is usual of this kind of prompts where nothing is said."""
         for section, kind in self.prompting.usual.items():
             if getattr(self, section) is None:
-                object.__setattr__(self, section, config.kinds(SECTIONS[section])[kind]())
+                still = {"steps": 0} if section == "train" and not self.model.trainable else {}
+                object.__setattr__(self, section, config.kinds(SECTIONS[section])[kind](**still))
         open_ = {k: v for k, v in self.prompting.evaluation.items() if getattr(self.eval, k) is None}
         object.__setattr__(self, "eval", replace(self.eval, **open_) if open_ else self.eval)
+
+    def _given_problems(self) -> list[str]:
+        """What stands against a model that is there already: it is not trained, and its code must be kept."""
+        name, found = type(self.model).__name__, []
+        if not self.model.trainable and getattr(self.train, "steps", None) != 0:
+            found.append(f"{name} is measured as it is: leave [train] out, or give train.steps = 0")
+        brought = [each.name.removesuffix(".py") if each.digest else each.name for each in self.imports]
+        if self.model.code and self.model.code not in brought:
+            found.append(f"{name}: name {self.model.code!r} (or its file) under imports as well, which keeps its text")
+        return found
 
     @property
     def warnings(self) -> list[str]:
@@ -286,10 +302,15 @@ class Experiment:
     def initial(self, device: torch.device | str = "cpu") -> Any:
         """Returns the model before its training; its weights are drawn on the CPU, so that they are the same on every
         device, and those of a construction are laid over them where the experiment starts from one."""
-        model = self.build(generator(self.seed, "init"))
+        model = self.model.start(**self.sizes, rng=generator(self.seed, "init"))
         if self.start and isinstance(model, Transformer):
             self.start.put_into(model)
         return model.to(device)
+
+    def trained(self, weights: Path, device: torch.device | str = "cpu") -> Any:
+        """Returns the model with the weights that its architecture has saved to a file. Raises ``ValueError`` where
+        they are not those of such a model."""
+        return self.model.load(weights, **self.sizes).to(device)
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -363,6 +384,10 @@ def _with_usual_kinds(settings: Nested) -> Nested:
         given = settings.get(section, {})
         if isinstance(given, Mapping) and "kind" not in given:
             found[section] = {"kind": kind, **given}
+    named = found.get("model", {})
+    shape = config.kinds(AnyArchitecture).get(named.get("kind", "")) if isinstance(named, Mapping) else type(named)
+    if not getattr(shape, "trainable", True) and isinstance(found.get("train"), Mapping):
+        found["train"] = {"steps": 0, **found["train"]}
     return found
 
 

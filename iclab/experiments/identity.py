@@ -50,7 +50,10 @@ def identity(settings: Mapping[str, Any]) -> str:
 
 
 def _without_usual_kind(settings: Any) -> Any:
-    """A section without the kind that it has when none is named: so runs have the ids of before there were others."""
+    """A section without the kind that it has when none is named: so runs have the ids of before there were others.
+    Files that are known by a digest may be anywhere."""
+    if isinstance(settings, Mapping) and settings.get("digest") and "path" in settings:
+        settings = {k: v for k, v in settings.items() if k != "path"}
     usual = isinstance(settings, Mapping) and settings.get("kind") in USUAL
     return {k: v for k, v in settings.items() if k != "kind"} if usual else settings
 

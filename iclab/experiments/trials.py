@@ -49,7 +49,7 @@ def of_experiment(experiment: Experiment, before: dict[Any, list[str]]) -> list[
         if key not in before and _has_foreign(predictor):
             before[key] = _tried(predictor, lambda given=predictor: _try_predictor(given, experiment.task))
         found += [f"eval.predictors.{name}: {text}" for text in before.get(key, [])]
-    if outside(type(model)) and not isinstance(model, FrozenArchitecture):
+    if (outside(type(model)) or not model.trainable) and not isinstance(model, FrozenArchitecture):
         key = ("model", model, task, train.at_query, type(train))
         if key not in before:
             before[key] = _tried(model, lambda: _try_model(experiment))
@@ -187,7 +187,7 @@ def _compare(before: Tensor, after: Tensor) -> None:
 
 def _try_model(experiment: Experiment) -> None:
     """Builds the model twice, calls it, and takes the gradient that training would."""
-    builds = [experiment.model.build(**experiment.sizes, rng=generator(0)) for _ in range(2)]
+    builds = [experiment.model.start(**experiment.sizes, rng=generator(0)) for _ in range(2)]
     model = builds[0]
     if not isinstance(model, nn.Module):
         raise Fault(f"build: expected a torch.nn.Module, given {type(model).__name__}")
@@ -196,11 +196,12 @@ def _try_model(experiment: Experiment) -> None:
     if isinstance(experiment.task, TokenTask):
         prompts = experiment.task.sample(BATCH, generator(0))
         _try_logits(model, prompts, experiment.task)
-        _try_gradient(model, lambda weights: token_loss(model, weights, prompts))
+        if experiment.model.trainable:
+            _try_gradient(model, lambda weights: token_loss(model, weights, prompts))
         return
     drawn = experiment.task.sample(BATCH, generator(0))
     _try_answers(model, drawn.xs, drawn.ys)
-    if isinstance(experiment.train, Recipe):
+    if isinstance(experiment.train, Recipe) and experiment.model.trainable:
         asked = experiment.train.asked
         _try_gradient(model, lambda weights: loss(model, weights, drawn, drawn.ys, asked))
 

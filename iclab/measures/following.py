@@ -6,12 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
-from torch import nn
-
 from iclab.experiments.experiment import Experiment
-from iclab.files import write_whole
 from iclab.learning.training import BrokenCheckpoint, GradientTraining
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
@@ -69,18 +64,3 @@ def follow(
             checkpoint.unlink()
     for point in points:
         training.save(checkpoint, say(point))
-
-
-def keep_weights(model: nn.Module, path: Path) -> None:
-    """Writes the weights of a model, as it does itself or else as they are."""
-    save = getattr(model, "save", None)
-    if callable(save):
-        save(path)
-    else:
-        write_whole(path, to_bytes({name: value.clone().contiguous() for name, value in model.state_dict().items()}))
-
-
-def take_weights(model: nn.Module, path: Path, log: Callable[[str], None]) -> None:
-    """Lays the weights of a finished training over those of a model, on whatever device this is."""
-    log("takes the weights that were trained before")
-    model.load_state_dict(load_file(path))

@@ -7,10 +7,12 @@ RandomAttention       weights are drawn, and only the last are learned; so are t
 TokenTransformer      over sequences of tokens
 VectorTransformer     over sequences of vectors
 PointerTransformer    over tokens; its answer points at a token of its input
+Pretrained            a model that is there already: from a file, a folder, or the user's code
 load_pretrained       GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
 """
 
 from iclab.models.architecture import AnyArchitecture, Architecture, Layered, TokenArchitecture
+from iclab.models.given import Given, Pretrained
 from iclab.models.layouts import LAYOUTS, Layout
 from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
 from iclab.models.pointer import PointerTransformer, PointerTransformerConfig
@@ -34,6 +36,7 @@ __all__ = [
     "AnyArchitecture",
     "Architecture",
     "FrozenArchitecture",
+    "Given",
     "Layered",
     "Layout",
     "LinearArchitecture",
@@ -42,6 +45,7 @@ __all__ = [
     "LinearModel",
     "PointerTransformer",
     "PointerTransformerConfig",
+    "Pretrained",
     "RandomAttention",
     "RandomAttentionConfig",
     "RandomFeatures",

@@ -9,13 +9,17 @@ drawn has at most `MOST_WEIGHTS` weights; one of a file may have more, as the fi
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, refuse
+from iclab.files import write_whole
+from iclab.models.stored import name_problems, open_weights, shape_problems, stored
 
 LARGEST = {
     "n_layer": 2**10,
@@ -29,8 +33,18 @@ MOST_WEIGHTS = 2**31  # 8 GiB in float32
 
 @dataclass(frozen=True, kw_only=True)
 class AnyArchitecture(ABC):
-    """The shape of a model, whatever its prompts are made of. What it builds has weights that depend on `rng` alone,
-    and knows how to ``save(path)`` itself."""
+    """The shape of a model, whatever its prompts are made of. What it builds has weights that depend on `rng` alone.
+
+    Law (files): ``load(path, **sizes)`` after ``save(model, path)`` answers as the model does, for a model that was
+    built for these sizes.
+    """
+
+    trainable: ClassVar[bool] = True  # its model is measured as it is where not
+
+    @property
+    def code(self) -> str:
+        """Returns the module of the user's that its model comes from; nothing where it is built here."""
+        return ""
 
     @property
     def bounded(self) -> bool:
@@ -46,6 +60,27 @@ class AnyArchitecture(ABC):
     @abstractmethod
     def build(self, *sizes: Any, **named: Any) -> nn.Module:
         """Builds the untrained model."""
+
+    def start(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
+        """Returns the model that an experiment begins with: untrained, unless it is one that is there already."""
+        return self.build(*sizes, rng=rng, **named)
+
+    def save(self, model: Any, path: Path) -> None:
+        """Writes the weights of a model that this built to one safetensors file, whole or not at all."""
+        weights = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
+        write_whole(path, to_bytes(weights))
+
+    def load(self, path: Path, **sizes: Any) -> nn.Module:
+        """Builds the model for such sizes (as `build` takes them) with the weights that `save` wrote to a file, on the
+        CPU. Raises ``ValueError`` where names or shapes of weights are others."""
+        model = self.build(**sizes)
+        wanted = model.state_dict()
+        with open_weights(path) as file:
+            given = stored(path, file)
+            refuse(f"{path}", name_problems(given.keys() - wanted.keys(), [k for k in wanted if k not in given]))
+            refuse(f"{path}", shape_problems(wanted, {name: one.outline() for name, one in given.items()}))
+            model.load_state_dict({name: file.get_tensor(name) for name in wanted})
+        return model
 
 
 @runtime_checkable

@@ -63,6 +63,9 @@ class LinearModel(nn.Module, ABC):
 class LinearArchitecture(Architecture):
     """The shape of a model that is linear in its parameters."""
 
+    def save(self, model: LinearModel, path: Path) -> None:
+        model.save(path)
+
     @abstractmethod
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> LinearModel: ...
 

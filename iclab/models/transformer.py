@@ -99,6 +99,10 @@ class BlockConfig:
             found.append(f"null_slot is of softmax attention; to {self.attention} attention it adds nothing")
         return found
 
+    def save(self, model: "Stack", path: Path) -> None:
+        """Writes weights and shape of a model to one safetensors file, whole or not at all."""
+        model.save(path)
+
     @property
     def shared(self) -> bool:
         """Tells whether all tokens of a sequence see the same ones."""

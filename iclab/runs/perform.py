@@ -15,9 +15,10 @@ from iclab.experiments.streams import resolve, stream
 from iclab.files import write_whole
 from iclab.learning.training import GradientTraining
 from iclab.measures import Place, measure
-from iclab.measures.following import Say, follow, keep_weights, take_weights
+from iclab.measures.following import Say, follow
 from iclab.measures.measurement import Point
 from iclab.measures.monitor import curve
+from iclab.runs.store import WEIGHTS
 from iclab.tasks import AnyTask, Task
 from iclab.theory.posterior import bayes
 
@@ -64,13 +65,15 @@ def perform(
     for line in [*experiment.notes, *unknown_bayes(experiment.task)]:
         log(line)
     keep_constants(experiment.task, folder)
-    model = experiment.initial(place.device)
     if weights:
-        take_weights(model, weights, log)
+        log("takes the weights that were trained before")
+        model = experiment.trained(weights, place.device)
     else:
-        experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
-    if not experiment.train.frozen:
-        keep_weights(model, folder / "weights.safetensors")
+        model = experiment.initial(place.device)
+        if experiment.model.trainable:
+            experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
+    if experiment.model.trainable and not experiment.train.frozen:
+        experiment.model.save(model, folder / WEIGHTS)
     log("measures")
     found = measure(experiment, model.eval(), place)
     for line in beaten(found):

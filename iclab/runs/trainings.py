@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from iclab.errors import Refusal, refuse
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import identity
@@ -36,7 +38,7 @@ Key = tuple[str, str]  # the training and the kind of device
 def training_id(experiment: Experiment) -> str:
     """Returns twelve digits that stand for everything that can change the trained weights and the curve; empty where
     nothing is trained, since all weights are frozen."""
-    if experiment.train.frozen:
+    if experiment.train.frozen or not experiment.model.trainable:
         return ""
     settings = experiment.mapping()
     decisive = {name: settings[name] for name in DECISIVE if name in settings}
@@ -57,6 +59,22 @@ def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str
 def experiment_of(run: Run) -> Experiment:
     """Returns the experiment that a run's settings describe. Raises `Refusal`."""
     return Experiment.from_mapping(run.settings(), run.folder / "config.toml")
+
+
+def load_model(folder: Path | str) -> nn.Module:
+    """Returns the trained model of a run, on the CPU: every architecture is loaded by its own `load`, those of the
+    user's files with the code that the run holds. Raises ``ValueError`` where the folder is no run, or where it has
+    no trained weights.
+
+    >>> model = load_model("runs/linear_regression/1f0c2a9b77aa")  # doctest: +SKIP
+    """
+    run = Run(Path(folder))
+    refuse("load_model", [] if is_run(run.folder) else [f"{folder} is no run; expected a folder below a sweep's"])
+    experiment = Experiment.read(run.folder / "config.toml")
+    if not experiment.model.trainable:
+        return experiment.initial()
+    run.trained()
+    return experiment.trained(run.folder / WEIGHTS).eval()
 
 
 def training_of(run: Run) -> str:
