@@ -385,7 +385,7 @@ def _with_usual_kinds(settings: Nested) -> Nested:
         if isinstance(given, Mapping) and "kind" not in given:
             found[section] = {"kind": kind, **given}
     named = found.get("model", {})
-    shape = config.kinds(AnyArchitecture).get(named.get("kind", "")) if isinstance(named, Mapping) else type(named)
+    shape = config.kinds(AnyArchitecture).get(str(named.get("kind"))) if isinstance(named, Mapping) else type(named)
     if not getattr(shape, "trainable", True) and isinstance(found.get("train"), Mapping):
         found["train"] = {"steps": 0, **found["train"]}
     return found

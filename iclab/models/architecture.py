@@ -61,7 +61,7 @@ class AnyArchitecture(ABC):
     def build(self, *sizes: Any, **named: Any) -> nn.Module:
         """Builds the untrained model."""
 
-    def start(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
+    def start(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> Any:
         """Returns the model that an experiment begins with: untrained, unless it is one that is there already."""
         return self.build(*sizes, rng=rng, **named)
 
