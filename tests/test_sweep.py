@@ -66,9 +66,14 @@ def study(tmp_path):
 def start(study, *arguments, limit=None):
     """`iclab sweep` in a process group of its own, which can be killed as a whole."""
     command = [sys.executable, "-m", "iclab.cli", "sweep", str(study), "--out", str(study.parent / "store"), *arguments]
-    bound = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
+
+    def before():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=bound
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=before
     )
 
 
