@@ -345,11 +345,18 @@ def swept(file, shared, folder):
     return folder
 
 
-OF_EACH_KIND = {"linear_regression.toml", *(path.name for path in first(FILES, "model", "train"))}
+SHOWN = [path for path in FILES if path.name in FIGURES.values()]
+OF_EACH_KIND = {"linear_regression.toml", *(path.name for path in first(SHOWN, "model", "train"))}
 DRAWN = [  # at once: of the demo, and of the first study with each kind of model and training
     pytest.param((script, file), id=script, marks=[] if file in OF_EACH_KIND else [pytest.mark.slow])
     for script, file in FIGURES.items()
 ]
+
+
+def test_each_kind_of_model_and_training_has_a_figure_that_is_drawn_at_once():
+    chosen = {kinds(path, "model", "train") for path in SHOWN if path.name in OF_EACH_KIND}
+    assert chosen == {kinds(path, "model", "train") for path in SHOWN}
+    assert 0 < sum(not param.marks for param in DRAWN) < len(DRAWN)
 
 
 @pytest.fixture(scope="module", params=DRAWN)

@@ -31,10 +31,10 @@ def checked(source):
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             for one in node.names:
-                found = getattr(module, one.name, None) or importlib.import_module(f"{node.module}.{one.name}")
+                target = getattr(module, one.name, None) or importlib.import_module(f"{node.module}.{one.name}")
                 bound.add(one.asname or one.name)
-                if hasattr(found, "__spec__"):
-                    modules[one.asname or one.name] = found
+                if hasattr(target, "__spec__"):
+                    modules[one.asname or one.name] = target
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             bound.add(node.name)
         elif isinstance(node, ast.arg):

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -409,6 +410,44 @@ def test_weights_of_another_model_are_refused_with_all_that_differs(tmp_path):
         large.load(tmp_path / "weights", d=2, n=4)
     with pytest.raises(ValueError, match=r"read_in\.weight must be of shape"):
         small.load(tmp_path / "weights", d=3, n=4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda weights: weights.to(torch.int8), "is of I8, not of F64"),
+        (lambda weights: weights.fill_(torch.nan), "holds numbers that are not finite"),
+    ],
+)
+def test_weights_that_are_no_numbers_of_a_model_are_refused(spoil, told, tmp_path):
+    shape, path = TransformerConfig(n_layer=1, n_head=1, d_model=8), tmp_path / "weights"
+    shape.save(shape.build(2, 4), path)
+    weights = load_file(path)
+    save_file(weights | {"read_in.weight": spoil(weights["read_in.weight"])}, path)
+    with pytest.raises(ValueError, match=rf"read_in\.weight {told}"):
+        shape.load(path, d=2, n=4)
+
+
+class Masked(torch.nn.Module):
+    """What is not learned may count, and may be infinite."""
+
+    def __init__(self, seed):
+        super().__init__()
+        rng = torch.Generator().manual_seed(seed)
+        self.w = torch.nn.Parameter(torch.randn(3, generator=rng))
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("count", torch.tensor(seed))
+
+
+def test_buffers_are_read_as_they_were_written(tmp_path):
+    saved, path = Masked(7), tmp_path / "weights"
+    AnyArchitecture.save(SimpleNamespace(), saved, path)
+    shape = SimpleNamespace(build=lambda: Masked(0))
+    found = AnyArchitecture.load(shape, path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in saved.state_dict().items())
+    save_file({**found, "count": found["count"].float()}, path)
+    with pytest.raises(ValueError, match="count is of F32, not of whole numbers"):
+        AnyArchitecture.load(shape, path)
 
 
 OURS = [kind for kind in kinds(AnyArchitecture).values() if kind.__module__.startswith("iclab.") and kind.trainable]

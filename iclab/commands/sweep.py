@@ -16,7 +16,7 @@ from iclab.errors import refuse
 from iclab.experiments import plugins
 from iclab.experiments.claims import Cell, Verdict, judge
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.outside import outside
+from iclab.experiments.outside import of_users
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
@@ -159,10 +159,8 @@ def _parameters(experiment: Experiment) -> int:
 
 @cache
 def _parameters_of(model: AnyArchitecture, **sizes: Any) -> int:
-    with torch.device(
-        "cpu" if outside(type(model)) or not model.trainable else "meta"
-    ):  # foreign code may read numbers
-        return sum(weights.numel() for weights in model.build(**sizes).parameters())
+    with torch.device("cpu" if of_users(model) else "meta"):  # foreign code may read numbers
+        return sum(weights.numel() for weights in model.start(**sizes).parameters())
 
 
 def _print_heading(study: Study, to: Console) -> None:

@@ -169,20 +169,20 @@ class Experiment:
         """Puts what is usual of this kind of prompts where nothing is said."""
         for section, kind in self.prompting.usual.items():
             if getattr(self, section) is None:
-                still = {"steps": 0} if section == "train" and not self.model.trainable else {}
-                object.__setattr__(self, section, config.kinds(SECTIONS[section])[kind](**still))
+                settings = _usual_training(self.model) if section == "train" else {}
+                object.__setattr__(self, section, config.kinds(SECTIONS[section])[kind](**settings))
         open_ = {k: v for k, v in self.prompting.evaluation.items() if getattr(self.eval, k) is None}
         object.__setattr__(self, "eval", replace(self.eval, **open_) if open_ else self.eval)
 
     def _given_problems(self) -> list[str]:
         """What stands against a model that is there already: it is not trained, and its code must be kept."""
-        name, found = type(self.model).__name__, []
+        name, problems = type(self.model).__name__, []
         if not self.model.trainable and getattr(self.train, "steps", None) != 0:
-            found.append(f"{name} is measured as it is: leave [train] out, or give train.steps = 0")
+            problems.append(f"{name} is measured as it is: leave [train] out, or give train.steps = 0")
         brought = [each.name.removesuffix(".py") if each.digest else each.name for each in self.imports]
         if self.model.code and self.model.code not in brought:
-            found.append(f"{name}: name {self.model.code!r} (or its file) under imports as well, which keeps its text")
-        return found
+            problems.append(f"{name}: name {self.model.code!r} (or its file) under imports as well, to keep its text")
+        return problems
 
     @property
     def warnings(self) -> list[str]:
@@ -386,9 +386,14 @@ def _with_usual_kinds(settings: Nested) -> Nested:
             found[section] = {"kind": kind, **given}
     named = found.get("model", {})
     shape = config.kinds(AnyArchitecture).get(str(named.get("kind"))) if isinstance(named, Mapping) else type(named)
-    if not getattr(shape, "trainable", True) and isinstance(found.get("train"), Mapping):
-        found["train"] = {"steps": 0, **found["train"]}
+    if isinstance(found.get("train"), Mapping):
+        found["train"] = {**_usual_training(shape), **found["train"]}
     return found
+
+
+def _usual_training(model: Any) -> Nested:
+    """The settings of training that are meant where none are given: of a model that is there already, no steps."""
+    return {} if getattr(model, "trainable", True) else {"steps": 0}
 
 
 def _with_shape(settings: Nested) -> Any:

@@ -7,6 +7,7 @@ import inspect
 import sys
 from traceback import walk_tb
 from types import TracebackType
+from typing import Any
 from weakref import WeakSet
 
 RETIRED: WeakSet[type] = WeakSet()
@@ -17,6 +18,11 @@ LONGEST = 200  # characters of what foreign code has to say
 def outside(kind: type) -> bool:
     """Tells whether a class is none of the package's own."""
     return _root(kind.__module__) not in ("iclab", "builtins")
+
+
+def of_users(model: Any) -> bool:
+    """Tells whether a model's numbers come from the user: from a class or a module of theirs, or from a file."""
+    return outside(type(model)) or not model.trainable
 
 
 def place(kind: type) -> str:

@@ -108,6 +108,7 @@ class Tokens(Prompting):
         return {"vocab": experiment.task.vocab, "n": longest}
 
     def problems(self, experiment: Any) -> Iterator[str]:
+        """Yields what stands against the model and the shifts, each of which must fit the task's vocabulary."""
         task = experiment.task
         yield from experiment.model.problems_for(task.vocab, self.sizes(experiment)["n"], task.width)
         for name, shift in experiment.eval.shifts:

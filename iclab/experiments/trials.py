@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.outside import outside, place, told
+from iclab.experiments.outside import of_users, outside, place, told
 from iclab.learning.token_training import token_loss
 from iclab.learning.training import Recipe, loss
 from iclab.models import FrozenArchitecture
@@ -49,7 +49,7 @@ def of_experiment(experiment: Experiment, before: dict[Any, list[str]]) -> list[
         if key not in before and _has_foreign(predictor):
             before[key] = _tried(predictor, lambda given=predictor: _try_predictor(given, experiment.task))
         found += [f"eval.predictors.{name}: {text}" for text in before.get(key, [])]
-    if (outside(type(model)) or not model.trainable) and not isinstance(model, FrozenArchitecture):
+    if of_users(model) and not isinstance(model, FrozenArchitecture):
         key = ("model", model, task, train.at_query, type(train))
         if key not in before:
             before[key] = _tried(model, lambda: _try_model(experiment))

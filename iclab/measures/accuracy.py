@@ -39,6 +39,7 @@ class Accuracy(Analysis):
         return {MODEL, "chance", *(name for task in tasks for name in references(task))}
 
     def rows(self, of: Measurement) -> Iterator[Row]:
+        """Yields the rows of the model and of every reference."""
         task, prompts, logs = of.task, of.prompts, of.logs
         whole = mean_of_places if isinstance(task, LaundryList) and task.balanced else mean_asked
         for name, told in logs.items():

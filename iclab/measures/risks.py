@@ -50,6 +50,7 @@ class Risks(Analysis):
         return {MODEL, "oracle", *names, *(name for name, _ in named), *added}
 
     def rows(self, of: Measurement) -> Iterator[Row]:
+        """Yields the rows of every predictor, position by position and over regions."""
         ys, parts, rng = of.prompts.ys, of.parts, of.rng("bootstrap")
         answers = {**of.answers, **_told(of)}
         least = squared(answers[BEST], ys) if BEST in answers else None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, refuse
 from iclab.files import write_whole
-from iclab.models.stored import name_problems, open_weights, shape_problems, stored
+from iclab.models.stored import compare_each, open_weights, stored
 
 LARGEST = {
     "n_layer": 2**10,
@@ -72,14 +72,19 @@ class AnyArchitecture(ABC):
 
     def load(self, path: Path, **sizes: Any) -> nn.Module:
         """Builds the model for such sizes (as `build` takes them) with the weights that `save` wrote to a file, on the
-        CPU. Raises ``ValueError`` where names or shapes of weights are others."""
+        CPU. Raises ``ValueError`` where names, shapes or types are others, or a weight is not finite; a buffer may
+        hold infinities, as masks do."""
         model = self.build(**sizes)
-        wanted = model.state_dict()
+        learned = dict(model.named_parameters())
         with open_weights(path) as file:
             given = stored(path, file)
-            refuse(f"{path}", name_problems(given.keys() - wanted.keys(), [k for k in wanted if k not in given]))
-            refuse(f"{path}", shape_problems(wanted, {name: one.outline() for name, one in given.items()}))
-            model.load_state_dict({name: file.get_tensor(name) for name in wanted})
+            compare_each(path, model, given)
+            model.load_state_dict(
+                {
+                    k: given[k].read(v.dtype) if k in learned else file.get_tensor(k)
+                    for k, v in model.state_dict().items()
+                }
+            )
         return model
 
 

@@ -52,13 +52,13 @@ class Pretrained(Architecture, TokenArchitecture):
 
     def __post_init__(self) -> None:
         one = (self.path is None) != (self.module is None)
-        found = [] if one else ["give one of path and module"]
-        found += ["layers are of a module; a file of iclab tells its own"] if self.layers and self.path else []
+        problems = [] if one else ["give one of path and module"]
+        problems += ["layers are of a module; a file of iclab tells its own"] if self.layers and self.path else []
         if self.module is not None and not all(self.module.partition(":")):
-            found.append(f"module must be a module and a name in it, such as my_module:make, given {self.module!r}")
+            problems.append(f"module must be a module and a name in it, such as my_module:make, given {self.module!r}")
         place = Path(self.path or ".").expanduser().resolve()
-        found += [f"path: there is no {place}"] if self.path and not place.exists() else []
-        refuse("Pretrained", found)
+        problems += [f"path: there is no {place}"] if self.path and not place.exists() else []
+        refuse("Pretrained", problems)
         if self.path:
             object.__setattr__(self, "path", str(place))
             digest = _digest(tuple((file, file.stat().st_mtime_ns) for file in _files(place)))
@@ -71,6 +71,11 @@ class Pretrained(Architecture, TokenArchitecture):
         return (self.module or "").partition(":")[0]
 
     @property
+    def maker(self) -> str:
+        """Returns the name of the function in that module."""
+        return (self.module or "").partition(":")[2]
+
+    @property
     def layered(self) -> bool:
         return bool(self.layers) or (self.path is not None and not _of_others(Path(self.path)))
 
@@ -78,7 +83,7 @@ class Pretrained(Architecture, TokenArchitecture):
         """Returns what stands against the code that makes the model."""
         if not self.module:
             return []
-        name = self.module.partition(":")[2]
+        name = self.maker
         try:
             there = import_module(self.code)
         except Exception as error:  # whatever foreign code raises
@@ -94,9 +99,8 @@ class Pretrained(Architecture, TokenArchitecture):
         that can be called or that has no such layers."""
         if self.path:
             return _read(Path(self.path)).eval()
-        assert self.module is not None
-        made: Any = getattr(import_module(self.code), self.module.partition(":")[2])()
-        refuse(self.module, [] if callable(made) else [f"made a {type(made).__name__}, which cannot be called"])
+        made: Any = getattr(import_module(self.code), self.maker)()
+        refuse(f"{self.module}", [] if callable(made) else [f"made a {type(made).__name__}, which cannot be called"])
         return Given(made, self.layers).eval()
 
     def build(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
@@ -138,8 +142,8 @@ class Given(nn.Module):
                 hook.remove()
         silent = [name for i, name in enumerate(self.layers) if i not in outputs]
         shapes = {tuple(out.shape[:2]) for out in outputs.values()} - {tuple(prompts[0].shape[:2])}
-        found = [f"{', '.join(silent)} had no part in the answer"] if silent else []
-        refuse("layers", found + [f"outputs must be [batch n width], given [{b} {n} …]" for b, n in shapes])
+        problems = [f"{', '.join(silent)} had no part in the answer"] if silent else []
+        refuse("layers", problems + [f"outputs must be [batch n width], given [{b} {n} …]" for b, n in shapes])
         yield from (outputs[i] for i in range(len(self.layers)))
 
 

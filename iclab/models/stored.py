@@ -51,10 +51,12 @@ class Stored:
         """Returns the type of its numbers, as the format calls it."""
         return self.file.get_slice(self.name).get_dtype()
 
-    def problems(self) -> list[str]:
-        """Returns what stands against this as weights."""
-        found = [] if self.kind in FLOATS else [f"{listed([self.name])} is of {self.kind}, not of {', '.join(FLOATS)}"]
-        return found + ([f"{listed([self.name])} is empty, of shape {self.shape}"] if 0 in self.shape else [])
+    def problems(self, floating: bool = True) -> list[str]:
+        """Returns what stands against this as weights, or as a tensor of the model's that is not `floating`."""
+        wanted = ", ".join(FLOATS) if floating else "whole numbers or truth values"
+        fits = (self.kind in FLOATS) == floating
+        problems = [] if fits else [f"{listed([self.name])} is of {self.kind}, not of {wanted}"]
+        return problems + ([f"{listed([self.name])} is empty, of shape {self.shape}"] if 0 in self.shape else [])
 
     def outline(self) -> Tensor:
         """Returns its shape, without numbers."""
@@ -93,12 +95,20 @@ def listed(names: list[str]) -> str:
 
 
 def compare(path: Path, model: nn.Module, given: Mapping[str, Stored]) -> None:
-    """Refuses a file whose names, shapes and types are not those of a model's weights."""
-    wanted = model.state_dict()
-    refuse(f"{path}", name_problems(given.keys() - wanted.keys(), [name for name in wanted if name not in given]))
-    refuse(f"{path}", [problem for one in given.values() for problem in one.problems()])
+    """Refuses a file whose names, shapes and types are not those of a model's weights, which are of one type."""
+    compare_each(path, model, given)
     kinds = sorted({one.kind for one in given.values()})
     refuse(f"{path}", [] if len(kinds) == 1 else [f"weights of several types: {', '.join(kinds)}"])
+
+
+def compare_each(path: Path, model: nn.Module, given: Mapping[str, Stored]) -> None:
+    """Refuses a file whose names, shapes and types are not those of a model's tensors."""
+    wanted = model.state_dict()
+    refuse(f"{path}", name_problems(given.keys() - wanted.keys(), [name for name in wanted if name not in given]))
+    problems = [
+        problem for name, value in wanted.items() for problem in given[name].problems(value.is_floating_point())
+    ]
+    refuse(f"{path}", problems)
     refuse(f"{path}", shape_problems(wanted, {name: one.outline() for name, one in given.items()}))
 
 

@@ -93,6 +93,7 @@ class MultiQueryRecall(TokenTask):
         return found
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
+        """Draws keys, values and the gaps after which each key is asked for."""
         half, context = self.vocab // 2, 2 * self.pairs
         keys = 1 + without_replacement(batch, half - 1, rng)[:, : self.pairs]
         values = half + without_replacement(batch, half, rng)[:, : self.pairs]
