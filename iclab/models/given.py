@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from iclab.errors import refuse, unknown
 from iclab.models.architecture import Architecture, TokenArchitecture
 from iclab.models.pointer import PointerTransformer
-from iclab.models.pretrained import load_pretrained
+from iclab.models.pretrained import Sizes, load_pretrained, pretrained_sizes
 from iclab.models.stored import open_weights
 from iclab.models.tokens import TokenTransformer
 from iclab.models.transformer import Stack, Transformer
@@ -79,8 +79,15 @@ class Pretrained(Architecture, TokenArchitecture):
     def layered(self) -> bool:
         return bool(self.layers) or (self.path is not None and not _of_others(Path(self.path)))
 
+    @property
+    def language_model(self) -> Sizes | None:
+        """Returns the sizes of a model over tokens, of a folder of GPT-2 or GPT-NeoX; none of any other."""
+        return pretrained_sizes(self.path) if self.path and _of_others(Path(self.path)) else None
+
     def problems_for(self, *sizes: Any, **named: Any) -> list[str]:
-        """Returns what stands against the code that makes the model."""
+        """Returns what stands against the code that makes the model, or against the sizes of a language model."""
+        if given := self.language_model:
+            return _size_problems(given, *sizes)
         if not self.module:
             return []
         name = self.maker
@@ -111,6 +118,16 @@ class Pretrained(Architecture, TokenArchitecture):
                 order = torch.randperm(weights.numel(), generator=rng)
                 weights.copy_(weights.flatten()[order].view_as(weights))
         return model
+
+
+def _size_problems(given: Sizes, *wanted: int | None) -> list[str]:
+    """What stands against a language model for so large a vocabulary and such long sequences of tokens."""
+    if len(wanted) != 3 or wanted[2]:
+        return ["Pretrained: a language model reads tokens, and the task has other prompts"]
+    vocab, n, _ = wanted
+    found = [] if vocab == given.vocab else [f"has a vocabulary of {given.vocab}, and task.vocab is {vocab}"]
+    found += [f"reads at most {given.n} tokens, and prompts have up to {n}"] if n and n > given.n else []
+    return [f"Pretrained: the model {text}" for text in found]
 
 
 class Given(nn.Module):

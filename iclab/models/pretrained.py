@@ -86,6 +86,27 @@ class Kind:
             yield Source(["read_out.weight"], self.read_out)
 
 
+class Sizes(NamedTuple):
+    """What a model is made for, as its settings say, and its shape."""
+
+    vocab: int
+    n: int
+    shape: TokenTransformerConfig
+
+
+def pretrained_sizes(folder: Path | str) -> Sizes:
+    """Returns the sizes of the model in a folder, by its settings alone. Raises ``ValueError`` for those that our class
+    does not have."""
+    folder = Path(folder)
+    config = _config(folder / "config.json")
+    return _sizes(folder, KINDS[config["model_type"]], config)
+
+
+def _sizes(folder: Path, kind: Kind, config: Settings) -> Sizes:
+    with prefixed(f"{folder / 'config.json'}"):
+        return Sizes(config["vocab_size"], config[kind.longest], kind.shape(config))
+
+
 @torch.no_grad()
 def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> TokenTransformer:
     """Loads the model in a folder. Raises ``ValueError`` for another kind of model, for settings that our class does
@@ -96,11 +117,10 @@ def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> T
     with ExitStack() as files:
         given = _given(folder, kind, files)
         config["tie_word_embeddings"] = config["tie_word_embeddings"] and _same_ends(kind, given, dtype)
-        with prefixed(f"{folder / 'config.json'}"):
-            shape = kind.shape(config)
+        vocab, n, shape = _sizes(folder, kind, config)
         sources = _found(folder, kind, shape, given)
         with torch.device("meta"):
-            model = TokenTransformer(config["vocab_size"], config[kind.longest], shape)
+            model = TokenTransformer(vocab, n, shape)
         _compare(folder, model, sources, given)
         model.to(dtype).allocate("cpu")
         weights = model.state_dict()
