@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclab.analysis.circuits import ov
+from iclab.analysis.next_token import logits_at
 from iclab.analysis.patching import Head, missing
 from iclab.analysis.roles import duplicate, inhibition, last_norm, patterns
 from iclab.analysis.steering import Direction, component, scale, traverse
@@ -87,15 +88,9 @@ def named(prompts: TokenPrompts) -> Named:
 
 @torch.no_grad()
 def answered(model: TokenTransformer, prompts: Named, chunk: int = 16) -> Float[Tensor, "b vocab"]:
-    """Returns the logits at the end of each prompt; read out there alone, as vocabularies of language models are
-    large."""
+    """Returns the logits at the end of each prompt."""
     pieces = zip(prompts.tokens.split(chunk), prompts.end.split(chunk), strict=True)
-    return torch.cat([_logits(model, tokens, end) for tokens, end in pieces])
-
-
-def _logits(model: TokenTransformer, tokens: Tensor, end: Tensor) -> Float[Tensor, "b vocab"]:
-    *_, last = model.stream(tokens)
-    return model.read_out(model.norm(last[torch.arange(len(end)), end]))
+    return torch.cat([logits_at(model, tokens, end) for tokens, end in pieces])
 
 
 # ---- who moves -----------------------------------------------------------------------------------------------------

@@ -34,6 +34,28 @@ def continued(
     }
 
 
+@torch.no_grad()
+def ended(
+    model: TokenPredictor, prompts: TokenPrompts, chunk: int = 16
+) -> tuple[TokenPrompts, Float[Tensor, "batch 1 vocab"]]:
+    """Returns prompts that ask once as that position alone, with the log-probabilities that a model gives there."""
+    at = prompts.asked.long().argmax(1, keepdim=True)
+    told = (getattr(prompts, name).gather(1, at) for name in ("tokens", "targets", "asked", "places"))
+    pieces = zip(prompts.tokens.split(chunk), at[:, 0].split(chunk), strict=True)
+    logits = torch.cat([logits_at(model, tokens, end) for tokens, end in pieces])
+    return TokenPrompts(*told, prompts.options), logits.double().log_softmax(-1).unsqueeze(1)
+
+
+def logits_at(model: TokenPredictor, tokens: Tensor, end: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+    """Returns the logits at one position of each prompt; read out there alone, where the model lets one, as
+    vocabularies of language models are large."""
+    at = torch.arange(len(end), device=end.device)
+    if not isinstance(model, TokenTransformer):
+        return model(tokens)[at, end]
+    *_, last = model.stream(tokens)
+    return model.read_out(model.norm(last[at, end]))
+
+
 def losses(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
     """Returns −log p(target), in nats."""
     return -logs.gather(2, prompts.targets.unsqueeze(2)).squeeze(2)

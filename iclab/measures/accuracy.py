@@ -40,7 +40,7 @@ class Accuracy(Analysis):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         """Yields the rows of the model and of every reference."""
-        task, prompts, logs = of.task, of.prompts, of.logs
+        task, (prompts, logs) = of.task, of.continued
         whole = mean_of_places if isinstance(task, LaundryList) and task.balanced else mean_asked
         for name, told in logs.items():
             yield from _told(name, "accuracy", hits(told, prompts), prompts, whole)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from iclab.analysis import Lineup, answer, families, layer_readouts
-from iclab.analysis.next_token import continued
+from iclab.analysis.next_token import continued, ended
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import references
 from iclab.analysis.risk import Answers
@@ -24,7 +24,8 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
 from iclab.measures.rows import MODEL, Parts, regions
 from iclab.models import Transformer
-from iclab.tasks import AnyTask
+from iclab.tasks import AnyTask, TokenPrompts
+from iclab.tasks.text import Text
 
 Point = Mapping[str, Any]
 
@@ -121,6 +122,14 @@ class Measurement:
         return layer_readouts(self.model, self.task.sample(len(self.prompts.xs), self.rng("fit")))
 
     # ---- sequences of tokens ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def continued(self) -> tuple[TokenPrompts, dict[str, Tensor]]:
+        """Returns the prompts with the log-probabilities; of texts their ends alone."""
+        if not isinstance(self.task, Text):
+            return self.prompts, self.logs
+        ends, logs = ended(self.model, self.prompts)
+        return ends, {MODEL: logs}
 
     @cached_property
     def logs(self) -> dict[str, Tensor]:

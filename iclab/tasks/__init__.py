@@ -17,8 +17,10 @@ Every one is a `Task`: a `FunctionClass` of labelling functions, a `TaskMixture`
     Sorting, ConvexHull                         answers that are sequences of the input's own tokens
     GaussianClasses                             the label of an item; tokens are vectors
 
-These are `TokenTask`s, and both kinds are `AnyTask`. In `iclab.tasks.text` lists and names are English text, for any
-tokenizer.
+    RecallText                                  lists and names as English text, in the tokens of a file
+
+These are `TokenTask`s, and both kinds are `AnyTask`. `iclab.tasks.text` has the same texts for any function that splits
+text into tokens.
 """
 
 from iclab.tasks.classification import LinearClassification, SignFunctions
@@ -54,6 +56,7 @@ from iclab.tasks.ordering import ConvexHull, Ordering, Sorting
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions, Prompts
 from iclab.tasks.query_and_keys import KeyedFunctions, QueryAndKeys
 from iclab.tasks.recall import MultiQueryRecall, RepeatedSequence
+from iclab.tasks.recall_text import RecallText
 from iclab.tasks.representation import FeatureFunctions, RepresentationRegression
 from iclab.tasks.targets import (
     Alternating,
@@ -115,6 +118,7 @@ __all__ = [
     "QueryShift",
     "RandomOrthant",
     "ReLUNetwork",
+    "RecallText",
     "Recoloured",
     "RepeatedQuery",
     "RepeatedSequence",

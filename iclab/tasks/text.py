@@ -138,11 +138,19 @@ def _packed(
     return TokenPrompts(tokens, answers, at == lengths - 1, places, options)
 
 
+class Text(TokenTask):
+    """Texts in the tokens of a tokenizer, each of which asks once, at its end. Their vocabulary is large, so that
+    answers are looked at there alone."""
+
+    def held(self) -> dict[str, int]:
+        return {"the vocabulary": self.vocab}
+
+
 # ---- the laundry list ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class LaundryText(TokenTask):
+class LaundryText(Text):
     """A shopping list of `length` of the `words`, then all but one again in random order. Place k is the k-th word of
     the list (from 0) as the missing one; places take turns. Openers are drawn."""
 
@@ -153,9 +161,6 @@ class LaundryText(TokenTask):
 
     def __post_init__(self) -> None:
         admit(self, self._problems)
-
-    def held(self) -> dict[str, int]:
-        return {"the vocabulary": self.vocab}
 
     def _problems(self) -> list[str]:
         found = _unfit(self.encode, self.words, self.vocab)
@@ -225,7 +230,7 @@ def _article(word: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class IndirectObjectText(TokenTask):
+class IndirectObjectText(Text):
     """Two are named, one of them gives: who is given? Prompts 2i and 2i + 1 differ in the order of the first two names
     and in nothing else. Place 0 is an indirect object that was named first, as in prompts 2i, place 1 the other."""
 
@@ -236,9 +241,6 @@ class IndirectObjectText(TokenTask):
 
     def __post_init__(self) -> None:
         admit(self, self._problems)
-
-    def held(self) -> dict[str, int]:
-        return {"the vocabulary": self.vocab}
 
     def _problems(self) -> list[str]:
         found = _unfit(self.encode, self.names, self.vocab)
