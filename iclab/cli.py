@@ -70,11 +70,16 @@ def sweep(
     try:
         outcomes, verdicts = sweep(study, folder, jobs or usable_cores(), retry_failed, to, reused)
     except KeyboardInterrupt:
-        print("\nStopped. What was done is kept: the same command goes on from here.", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped()
     if any(status.state != "done" for status in outcomes.values()):
         return RUNS_FAILED
     return CLAIMS_FAILED if strict and any(v.outcome != "holds" for v in verdicts) else 0
+
+
+def _stopped() -> int:
+    """Says what is left of a sweep that was interrupted."""
+    print("\nStopped. What was done is kept: the same command goes on from here.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE] [WORD]")] = ()) -> int:
@@ -315,6 +320,7 @@ def recall(
     *,
     prompts: int = 100,
     heads: int = 4,
+    out: Annotated[Path | None, arg(metavar="DIR")] = None,
     json: Numbers = None,
 ) -> int:
     """Asks a language model on this disk for the missing item of a list and for an indirect object, finds the heads
@@ -324,19 +330,24 @@ def recall(
 
     Nothing is fetched. Texts are this project's reconstructions of those of the papers. Needs the package tokenizers.
     The mover is the head that looks from the end of the text at the answer; heads that feed it tell its queries where
-    not to look. The quantities of the table are explained at the top of iclab/commands/recall.py.
+    not to look. `iclab quantities` explains the quantities of the table. What is measured is kept as a sweep of one run
+    of tasks/given/recall.toml, and is not measured again.
 
     Args:
         model: A folder of GPT-2 or GPT-NeoX (Pythia) with config.json, weights as safetensors and tokenizer.json.
         prompts: How many texts of each kind, 8 or more.
         heads: How many heads that feed the mover are taken apart, component by component; most of the time goes here.
+        out: Folder of the run. Default: runs/recall_ and the name of the model's folder.
         json: A file for the numbers, besides the tables.
     """
-    from iclab.commands.recall import Plan, report
+    from iclab.commands.recall import recall
     from iclab.commands.report import console
 
-    report(model, Plan(prompts=prompts, heads=heads), console(), json)
-    return 0
+    folder = out or RUNS / f"recall_{model.expanduser().resolve().name}"
+    try:
+        return 0 if recall(model.expanduser(), prompts, heads, folder, console(), json) else RUNS_FAILED
+    except KeyboardInterrupt:
+        return _stopped()
 
 
 def bench(*, json: Numbers = None, budget: float = 120.0) -> int:

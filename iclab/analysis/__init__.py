@@ -24,8 +24,8 @@ Heads of models over tokens
     ov, qk, folded, compositions, channels  circuits as factors; which heads read which, by the weights, against chance
     with_components, with_reading, traverse components cut, scaled or alone kept; what a head writes along a direction
     reach, sampled_reach, slot_margins      which slots of a list a query of r numbers can point at
-    `iclab.analysis.movers`, `.list_recall`, `.cuts`    modules: heads that move an answer, how lists are recalled, what
-                                            is lost by cuts
+    `iclab.analysis.movers`, `.feeders`, `.list_recall`, `.cuts`    modules: heads that move an answer, and those that
+                                            tell them where to look; how lists are recalled; what is lost by cuts
 """
 
 from iclab.analysis.agreement import (

@@ -20,6 +20,7 @@ from torch import nn
 
 import iclab.learning.attention_training  # noqa: F401  so that files can name its learner
 from iclab.analysis.attention_probes import ProbeRecipe
+from iclab.analysis.feeders import Dissection
 from iclab.analysis.identify import known_names
 from iclab.constructed import Construction, Start
 from iclab.constructed.start import shape
@@ -65,8 +66,9 @@ class Evaluation:
     besides those that every task has. `every` is the number of steps between two points of the training curve (chosen
     by the number of steps unless given), and `bootstrap` the number of resamplings behind a band. `analyses` are those
     that take longer, by name (`iclab.measures`); `probe` says how probes that attend are trained, `surgery` how parts
-    that are trained beside the model are, and `partners` are models by name for stitching. `constructions` are weights
-    from proofs by name: how far the model's weights are from them, and references as predictors.
+    that are trained beside the model are, and `dissection` how much of the heads that feed a mover is taken apart.
+    `partners` are models by name for stitching. `constructions` are weights from proofs by name: how far the model's
+    weights are from them, and references as predictors.
     """
 
     prompts: int = BY_KIND
@@ -79,6 +81,7 @@ class Evaluation:
     constructions: tuple[tuple[str, Construction], ...] = field(default=(), metadata={"since": "0.1"})
     surgery: Recipe | None = None
     partners: tuple[tuple[str, Partner], ...] = field(default=(), metadata={"since": "0.1"})
+    dissection: Dissection | None = None
 
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}

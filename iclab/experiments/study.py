@@ -25,6 +25,7 @@ from iclab.experiments.measurable import claim_problems
 from iclab.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"
+GIVEN = (Path(__file__).parent / "given", Path(__file__).parents[2] / "tasks" / "given")  # in a wheel; in a checkout
 OVERRIDES = "overrides = "
 
 
@@ -110,6 +111,13 @@ def recipe(name: str) -> Nested:
     found = recipes()
     refuse("recipe", [] if name in found else [unknown("recipe", name, found)])
     return {key: value for key, value in config.load(found[name]).items() if key not in ("title", "paper")}
+
+
+def given_study(name: str) -> Path:
+    """Returns the task file of a study of models that are given, which comes with the package: it lacks the model."""
+    found = {path.stem: path for folder in GIVEN for path in sorted(folder.glob("*.toml"))}
+    refuse("given", [] if name in found else [unknown("study", name, found)])
+    return found[name]
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from iclab.measures.descent import DescentConstants, StepsOfWeights
 from iclab.measures.edits import Edits
 from iclab.measures.evolution import Evolution, TrainingCurve
 from iclab.measures.exact_risk import ExactRisk
+from iclab.measures.feeders import Feeders
 from iclab.measures.implicit_weights import ImplicitWeights
+from iclab.measures.indirect_objects import IndirectObjects
 from iclab.measures.iterations import Iterations
 from iclab.measures.layers import Layers
 from iclab.measures.measurement import Measurement, Place, measure
@@ -25,7 +27,10 @@ from iclab.measures.pointing import Pointing
 from iclab.measures.probes import AttentionProbesOfLayers, Probes
 from iclab.measures.risks import Risks
 from iclab.measures.rows import averaged, by_layer, relative, row, rows
+from iclab.measures.shopping_lists import ShoppingLists
+from iclab.measures.steering import Steering
 from iclab.measures.stitching import Stitching
+from iclab.measures.text_heads import TextHeads
 from iclab.measures.token_probes import TokenProbes
 from iclab.measures.word_sensitivity import WordSensitivity
 
@@ -39,7 +44,9 @@ __all__ = [
     "Edits",
     "Evolution",
     "ExactRisk",
+    "Feeders",
     "ImplicitWeights",
+    "IndirectObjects",
     "Iterations",
     "Layers",
     "LearningCurves",
@@ -53,8 +60,11 @@ __all__ = [
     "Probes",
     "Risks",
     "Row",
+    "ShoppingLists",
+    "Steering",
     "StepsOfWeights",
     "Stitching",
+    "TextHeads",
     "TokenProbes",
     "TrainingCurve",
     "WholeAnswers",
