@@ -7,39 +7,39 @@ Where that cannot be done, scores are of the weights as they stand.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 
-from iclab.analysis.composition import WAYS, Channel, channels, compositions, ordering_problems, ways_of
-from iclab.analysis.folding import folded
+from iclab.analysis.composition import WAYS, Channel, channels, ordering_problems, ways_of
 from iclab.commands.report import table
 from iclab.errors import refuse
 from iclab.files import write_json
-from iclab.models import TokenTransformer
-from iclab.models.pretrained import load_pretrained
+from iclab.measures.channels import weights_of
+from iclab.models import Pretrained, TokenTransformer
 
 COLUMNS = ["by", "writer", "reader", "CS", "of the head", "z", "z unreachable", "z head", "z robust", "share", "gap"]
 
 
-def model(place: Path) -> TokenTransformer:
-    """Returns the model in a folder of a pretrained one, or in a file that `TokenTransformer.save` wrote."""
-    refuse(f"{place}", [] if place.exists() else ["no such folder or file"])
-    return load_pretrained(place) if place.is_dir() else TokenTransformer.load(place)
+def model_of(place: Path) -> TokenTransformer:
+    """Returns the model over tokens in a folder, or in a file that iclab saved. Raises ``ValueError``."""
+    model = Pretrained(path=str(place)).start()
+    kind = type(model).__name__
+    refuse(f"{place}", [] if isinstance(model, TokenTransformer) else [f"a {kind} has no heads over tokens to compare"])
+    return cast(TokenTransformer, model)
 
 
 @torch.no_grad()
 def ranked(of: TokenTransformer, count: int, order: str) -> list[Channel]:
     """Returns the strongest channels after folding, in the order of a column of `Channel`."""
-    centred = of.config.norm and of.config.norm_attention
-    return channels(compositions(folded(of.double()), centred=centred), count, order)
+    return channels(weights_of(of), count, order)
 
 
 def report(place: Path, count: int, order: str, to: Console, file: Path | None = None) -> None:
     """Prints the table, and writes all numbers to a file where one is named."""
     refuse("channels", ordering_problems(count, order))
-    one = model(place)
+    one = model_of(place)
     found = ranked(one, count, order)
     size = f"{one.config.n_layer} layers of {one.config.n_head} heads, d_model {one.config.d_model}"
     to.print(table(f"{place}: {size}; channels in the order of {order}", COLUMNS, list(_rows(found)), to))
