@@ -47,13 +47,13 @@ def rng() -> torch.Generator:
     return generator()
 
 
-def analysed(experiment, model, *names, place=None):
+def analysed(experiment, model, *names, workspace=None):
     """The rows of some analyses alone, on every distribution that they apply to."""
-    from iclab.measures import Measurement, Place
+    from iclab.measures import Measurement, Workspace
 
     found = []
     for name, task in experiment.distributions.items():
-        of = Measurement(experiment, model, name, task, place or Place())
+        of = Measurement(experiment, model, name, task, workspace or Workspace())
         chosen = [one for one in experiment.analyses if one.name in names and one.applies(of)]
         found += [{"distribution": name, **row} for one in chosen for row in one.rows(of)]
     return found

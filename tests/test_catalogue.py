@@ -24,7 +24,7 @@ from iclab.experiments.study import Study, recipe, recipes
 from iclab.learning.attention_training import AttentionDescent
 from iclab.learning.random_feature_ridge import CurveLearner, Unlearned
 from iclab.learning.training import Descent, Recipe
-from iclab.measures import Place, evolution, measure
+from iclab.measures import Workspace, evolution, measure
 from iclab.measures.monitor import watched
 from iclab.models import TransformerConfig
 from iclab.runs.store import Run, telling
@@ -198,7 +198,7 @@ def thin(experiment, folder):
         small, train=experiment.train, model=replace(experiment.model, n_layer=layers, d_model=16, d_mlp=16)
     )
     model = small.initial()
-    rows = measure(small, model, Place("cpu", folder))
+    rows = measure(small, model, Workspace("cpu", folder))
     return rows + evolution.rows([{"step": 0, **watched(small, torch.device("cpu"))(model, True)}])
 
 

@@ -18,7 +18,7 @@ from iclab.measures.implicit_weights import ImplicitWeights
 from iclab.measures.indirect_objects import IndirectObjects
 from iclab.measures.iterations import Iterations
 from iclab.measures.layers import Layers
-from iclab.measures.measurement import Measurement, Place, measure
+from iclab.measures.measurement import Measurement, Workspace, measure
 from iclab.measures.mechanism import Mechanism
 from iclab.measures.movers import Movers
 from iclab.measures.orderings import WholeAnswers
@@ -55,7 +55,6 @@ __all__ = [
     "Movers",
     "NearestAlgorithms",
     "Pasting",
-    "Place",
     "Pointing",
     "Probes",
     "Risks",
@@ -69,6 +68,7 @@ __all__ = [
     "TrainingCurve",
     "WholeAnswers",
     "WordSensitivity",
+    "Workspace",
     "averaged",
     "by_layer",
     "measure",

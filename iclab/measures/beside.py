@@ -31,9 +31,9 @@ class Beside:
 
     @classmethod
     def of(cls, of: Measurement) -> "Beside":
-        """Makes one beside the model that is measured; its place must have a folder."""
-        assert of.place.folder is not None
-        return cls(of.experiment, of.place.folder, of.place.device, of.place.log)
+        """Makes one beside the model that is measured; its workspace must have a folder."""
+        assert of.workspace.folder is not None
+        return cls(of.experiment, of.workspace.folder, of.workspace.device, of.workspace.log)
 
     @property
     def trained_on(self) -> Any:

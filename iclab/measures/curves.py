@@ -28,7 +28,7 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import stream
 from iclab.learning.attention_training import AttentionDescent, TrainedAttention, asked
 from iclab.learning.random_feature_ridge import CurveLearner
-from iclab.measures.measurement import Measurement, Place
+from iclab.measures.measurement import Measurement, Workspace
 from iclab.measures.rows import MODEL, row
 from iclab.measures.rows import rows as rows_of
 from iclab.models import FrozenArchitecture, RandomAttentionConfig, RandomNetworkConfig
@@ -81,10 +81,10 @@ class LearningCurves(Analysis):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         learner: Any = of.experiment.train
-        own = Curves.of(of.experiment, learner, of.task, of.place)
+        own = Curves.of(of.experiment, learner, of.task, of.workspace)
         yield from own.rows()
         for name, doubled in DOUBLED.items() if learner.doublings else ():
-            yield from own.exponents(name, Curves.of(of.experiment, learner, doubled(of.task), of.place))
+            yield from own.exponents(name, Curves.of(of.experiment, learner, doubled(of.task), of.workspace))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +106,17 @@ class Curves:
         experiment: Experiment,
         learner: CurveLearner,
         task: QueryAndKeys,
-        place: Place,
+        workspace: Workspace,
     ) -> "Curves":
         """Draws inputs and models, so often as the learner asks for, and lets them learn."""
         assert isinstance(experiment.model, FrozenArchitecture)
         models = {MODEL: experiment.model, **dict(learner.beside)}
-        train, test = (stream(experiment, name, place.device) for name in ("train", "test"))
+        train, test = (stream(experiment, name, workspace.device) for name in ("train", "test"))
         init = {name: stream(experiment, "init", distribution="" if name == MODEL else name) for name in models}
         parts = [
             cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
         ]
-        place.log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
+        workspace.log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
         errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
         return replace(parts[0], errors=errors, deviations=torch.cat([part.deviations for part in parts]))
 

@@ -31,7 +31,7 @@ class TrainingCurve(Analysis):
     }
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        return rows(of.place.curve())
+        return rows(of.workspace.curve())
 
 
 class TokenCurve(TrainingCurve):

@@ -35,7 +35,7 @@ def _silent(text: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Workspace:
     """Where a run works: its device, its folder (none where nothing may be written), its log, and the points of its
     training curve."""
 
@@ -53,7 +53,7 @@ class Measurement:
     model: Any
     name: str
     task: Any
-    place: Place = field(default_factory=Place)
+    workspace: Workspace = field(default_factory=Workspace)
     among: list[Row] = field(default_factory=list)
 
     @property
@@ -68,7 +68,7 @@ class Measurement:
 
     def rng(self, name: str) -> torch.Generator:
         """Returns a stream of this distribution, from its start."""
-        return stream(self.experiment, name, self.place.device, self.name)
+        return stream(self.experiment, name, self.workspace.device, self.name)
 
     @property
     def draws(self) -> int:
@@ -82,7 +82,7 @@ class Measurement:
 
     def untrained(self) -> Any:
         """Returns the model before its training."""
-        return self.experiment.build(stream(self.experiment, "init")).to(self.place.device)
+        return self.experiment.build(stream(self.experiment, "init")).to(self.workspace.device)
 
     # ---- prompts of examples ---------------------------------------------------------------------------------------
 
@@ -137,15 +137,17 @@ class Measurement:
         return continued({MODEL: self.model, **references(self.task)}, self.prompts)
 
 
-def measure(experiment: Experiment, model: nn.Module | None, place: Place | torch.device | str = "cpu") -> list[Row]:
+def measure(
+    experiment: Experiment, model: nn.Module | None, workspace: Workspace | torch.device | str = "cpu"
+) -> list[Row]:
     """Returns all result rows of a trained model: on its own task, on the parts of that, and on every shift."""
-    at = place if isinstance(place, Place) else Place(place)
+    at = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     return [row for name, task in experiment.distributions.items() for row in _on(experiment, model, name, task, at)]
 
 
-def _on(experiment: Experiment, model: Any, name: str, task: AnyTask, place: Place) -> Iterator[Row]:
+def _on(experiment: Experiment, model: Any, name: str, task: AnyTask, workspace: Workspace) -> Iterator[Row]:
     """The rows of one distribution."""
-    of = Measurement(experiment, model, name, task, place)
+    of = Measurement(experiment, model, name, task, workspace)
     for analysis in experiment.analyses:
         rows = list(analysis.rows(of)) if analysis.applies(of) else []
         of.among.extend(rows)

@@ -60,7 +60,7 @@ class Pasting(Analysis):
             yield f"needs eval.prompts of {LEAST} or more, given {prompts}"
 
     def applies(self, of: Measurement) -> bool:
-        return super().applies(of) and of.place.folder is not None
+        return super().applies(of) and of.workspace.folder is not None
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         yield from pasting_rows(of.model, Beside.of(of))

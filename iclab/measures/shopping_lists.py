@@ -60,5 +60,5 @@ def _fall(of: Measurement) -> Iterator[Row]:
 def _accuracy(of: Measurement, name: str) -> Estimate:
     """That of one length, on the prompts on which it is measured."""
     task = of.task.lists[name]
-    ends, logs = Measurement(of.experiment, of.model, name, task, of.place).continued
+    ends, logs = Measurement(of.experiment, of.model, name, task, of.workspace).continued
     return estimate(hits(logs[MODEL], ends)[:, 0])

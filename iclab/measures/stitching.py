@@ -78,10 +78,10 @@ class Stitching(Analysis):
         yield from (f"has a partner {text}" for text in _partner_problems(experiment))
 
     def applies(self, of: Measurement) -> bool:
-        return super().applies(of) and of.place.folder is not None
+        return super().applies(of) and of.workspace.folder is not None
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        beside, untrained = Beside.of(of), of.experiment.initial(of.place.device)
+        beside, untrained = Beside.of(of), of.experiment.initial(of.workspace.device)
         yield from stitching_rows(of.model, untrained, partners(beside), beside)
 
 

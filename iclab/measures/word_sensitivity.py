@@ -32,7 +32,7 @@ class WordSensitivity(Analysis):
         return super().applies(of) and isinstance(of.experiment.train, Unlearned)
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        experiment, task, device = of.experiment, of.task, of.place.device
+        experiment, task, device = of.experiment, of.task, of.workspace.device
         learner: Any = experiment.train
         xs, _, _ = task.tokens(experiment.eval.prompts, stream(experiment, "test", device))
         for name, architecture in {MODEL: experiment.model, **dict(learner.beside)}.items():
@@ -42,4 +42,4 @@ class WordSensitivity(Analysis):
                 found = estimate(word_sensitivity(features, xs, stream(experiment, "fit", device, name), word))
                 times = Estimate(found.value * task.n**0.5, found.stderr * task.n**0.5)
                 yield from (*rows(name, quantity, found), *rows(name, f"{quantity}_times_root", times))
-            of.place.log(f"{name}: {features.size} features of {task.n} words")
+            of.workspace.log(f"{name}: {features.size} features of {task.n} words")

@@ -14,7 +14,7 @@ from iclab.experiments.findings import beaten
 from iclab.experiments.streams import resolve, stream
 from iclab.files import write_whole
 from iclab.learning.training import GradientTraining
-from iclab.measures import Place, measure
+from iclab.measures import Workspace, measure
 from iclab.measures.following import Say, follow
 from iclab.measures.measurement import Point
 from iclab.measures.monitor import curve
@@ -29,21 +29,21 @@ class Learning:
     curve."""
 
     experiment: Experiment
-    place: Place
+    workspace: Workspace
     say: Say
 
     def generator(self, name: str) -> torch.Generator:
         """Returns the stream of that name, from its start."""
-        return stream(self.experiment, name, self.place.device)
+        return stream(self.experiment, name, self.workspace.device)
 
     def log(self, text: str) -> None:
         """Keeps what there is to say."""
-        self.place.log(text)
+        self.workspace.log(text)
 
     def follow(self, training: GradientTraining) -> None:
         """Trains from the checkpoint on, saving as it goes."""
-        assert self.place.folder is not None
-        checkpoint = self.place.folder / "checkpoint.safetensors"
+        assert self.workspace.folder is not None
+        checkpoint = self.workspace.folder / "checkpoint.safetensors"
         follow(training, checkpoint, curve(self.experiment, training), self.say, self.log)
 
 
@@ -61,21 +61,21 @@ def perform(
     `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, what was said in
     earlier attempts with it, and without it there are no rows of the curve. Raises `iclab.learning.training.Diverged`.
     """
-    place = Place(resolve(experiment.device), folder, log, points)
+    workspace = Workspace(resolve(experiment.device), folder, log, points)
     for line in [*experiment.notes, *unknown_bayes(experiment.task)]:
         log(line)
     keep_constants(experiment.task, folder)
     if weights:
         log("takes the weights that were trained before")
-        model = experiment.trained(weights, place.device)
+        model = experiment.trained(weights, workspace.device)
     else:
-        model = experiment.initial(place.device)
+        model = experiment.initial(workspace.device)
         if experiment.model.trainable:
-            experiment.train.learn(model, experiment.task, Learning(experiment, place, say))
+            experiment.train.learn(model, experiment.task, Learning(experiment, workspace, say))
     if experiment.model.trainable and not experiment.train.frozen:
         experiment.model.save(model, folder / WEIGHTS)
     log("measures")
-    found = measure(experiment, model.eval(), place)
+    found = measure(experiment, model.eval(), workspace)
     for line in beaten(found):
         log(line)
     return found
