@@ -11,11 +11,18 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from conftest import analysed
 from test_cli import call
 
 from iclab.commands import precision
-from iclab.constructed import Construction
+from iclab.constructed import Construction, Start
+from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, VonOswald2022
+from iclab.constructed.start import shape as shape_of
 from iclab.experiments.config import kinds
+from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.learning.training import Recipe
+from iclab.measures import Workspace
+from iclab.tasks import LinearRegression, Uniform
 
 FIGURE = Path(__file__).parents[1] / "paper_figs" / "precision.py"
 LADDERS = [replace(ladder, sizes=ladder.sizes[:2]) for ladder in precision.LADDERS]
@@ -51,12 +58,47 @@ def test_a_precision_that_makes_no_sense_is_refused_with_the_reason(rows):
 def test_another_algorithm_has_an_error_in_every_precision():
     """The measure can fail: the construction of one step size beside the algorithm of another."""
     (ladder,) = [each for each in LADDERS if each.key == "layers"]
+    for size in ladder.sizes:
+        one, _, n = ladder.made(size)
+        algorithm = replace(one, lr=1.1 * one.lr).algorithm(n)
+        assert all(row["error"] > 0.05 for row in replace(ladder, sizes=[size], algorithm=algorithm).rows())
 
-    def other(size):
-        _, algorithm, d, n = ladder.made(size)
-        return replace(ladder.made(size)[0], lr=0.1), algorithm, d, n
 
-    assert all(row["error"] > 0.05 for row in replace(ladder, made=other).rows())
+def started(construction, d, n, **settings):
+    """An experiment that measures the construction and trains nothing."""
+    evaluation = Evaluation(prompts=64, bootstrap=2, analyses=("precision",), **settings)
+    task = LinearRegression(d, n, noise=0.1, inputs=Uniform())
+    shape = shape_of(construction, d, n)
+    return Experiment(task, shape, Recipe(steps=0), evaluation, start=Start(construction=construction), device="cpu")
+
+
+def test_an_experiment_that_starts_from_a_construction_measures_the_same(rows):
+    for ladder in LADDERS:
+        construction, d, n = ladder.made(ladder.sizes[-1])
+        experiment, told = started(construction, d, n), []
+        found = analysed(experiment, experiment.initial(), "precision", workspace=Workspace(log=told.append))
+        before = {row["dtype"]: row for row in rows if (row["construction"], row["key"]) == (ladder.name, ladder.key)}
+        assert {row["predictor"] for row in found} == {name for name, row in before.items() if row["error"] is not None}
+        assert len(told) == len(precision.DTYPES) - len(found) and all("is refused" in line for line in told)
+        for row in found:
+            assert 0.1 < row["value"] / before[row["predictor"]]["error"] < 10
+
+
+def test_constructions_of_other_settings_compute_their_algorithms():
+    others = [
+        VonOswald2022(steps=2, lr=0.05, gamma=0.01),
+        Akyurek2022Descent(lr=0.1, lam=0.3, largest_x=1.0, largest_y=6.0),
+        Akyurek2022Ridge(lam=2.0, largest_x=1.0, largest_y=6.0),
+    ]
+    for construction in others:
+        experiment = started(construction, 2, 5)
+        (row, *_) = analysed(experiment, experiment.initial(), "precision")
+        assert row["predictor"] == "float64" and row["value"] < 1e-6
+
+
+def test_the_analysis_needs_a_construction_to_start_from():
+    with pytest.raises(ValueError, match=r"'precision' needs start\.construction"):
+        Experiment(LinearRegression(2, 5), eval=Evaluation(analyses=("precision",)))
 
 
 def test_the_command_prints_a_table_and_writes_what_the_figure_reads(capsys, tmp_path, monkeypatch):

@@ -193,8 +193,8 @@ def test_the_duplicate_head_is_the_one_that_was_made_to_look_at_equal_tokens():
 def test_a_model_that_learned_indirect_objects_is_found_to_have(words):
     experiment = experiment_of(words, prompts=80, n_head=4, d_model=64, d_mlp=0, position_spread=1.0)
     model = TokenTransformer(200, 80, experiment.model, generator())
-    training = TokenTraining(model, experiment.task, TokenRecipe(steps=800), generator(1))
-    for _ in range(800):
+    training = TokenTraining(model, experiment.task, TokenRecipe(steps=1500), generator(1))
+    for _ in range(1500):
         training.advance()
     rows = measure(experiment, model)
     told = outcomes(rows)

@@ -23,9 +23,11 @@ each step makes an error of eps·n·μ(1 + ‖S‖μ) in M, and k of them sum up
 rounds to eps of Σ |y_i||x_i|, which may be much more than the sum.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from iclab.constructed.bounded import Bounded
@@ -33,6 +35,7 @@ from iclab.constructed.heads import Block, Rows, assemble
 from iclab.constructed.theorem import CONDITION, DTYPE, Case, Integers, Reals, Theorem
 from iclab.errors import refuse
 from iclab.predictors import LeastSquares, Newton
+from iclab.predictors.prefixes import moments
 
 PAPER = "Fu et al. 2023 (arXiv 2310.17086)"
 
@@ -51,6 +54,21 @@ def newton(d: int, n: int, steps: int, first: float) -> Bounded:
     step.add(form("p"), write("u")).add(form("u"), write("p"))
     last = Block().attend(form("x"), form("u"), form("y"), write("answer"))
     return assemble(rows, n, [start, *[step] * steps, last], "answer")
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The iteration itself: w = M_k h on every prefix, k = `steps` of it from M_0 = `first`·S, multiplied out."""
+
+    steps: int
+    first: float
+
+    def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        S, h = moments(xs, ys)
+        M = self.first * S
+        for _ in range(self.steps):
+            M = 2 * M - M @ S @ M
+        return ((M @ h.unsqueeze(-1)).squeeze(-1) * xs).sum(-1)
 
 
 # ---- theorems ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from iclab.constructed import akyurek, bai, fu, vonoswald
 from iclab.errors import refuse
 from iclab.models import Architecture, Transformer, TransformerConfig
+from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Predictor, Ridge, StochasticGradientDescent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class Construction(ABC):
     @abstractmethod
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
         """Builds the transformer. Raises ``ValueError`` where numbers or sizes are not those of the proof."""
+
+    def algorithm(self, n: int) -> Predictor | None:
+        """Returns what it answers the query of n examples with, as its proof says; none where no predictor is that."""
+        return None
 
     def problems_for(self, d: int, n: int, model: Architecture) -> list[str]:
         """Tells why a model of this shape is not the construction's."""
@@ -81,6 +86,10 @@ class VonOswald2022(Construction):
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
         return plain(vonoswald.gradient_descent(d, n, self.steps, self.lr, self.gamma), dtype)
 
+    def algorithm(self, n: int) -> Predictor:
+        plain_steps = GradientDescent(self.steps, self.lr)
+        return GradientDescentPlusPlus(self.steps, self.lr, self.gamma) if self.gamma else plain_steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bai2023(Construction):
@@ -96,6 +105,10 @@ class Bai2023(Construction):
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
         return plain(bai.gradient_descent(d, n, self.steps, self.lr, self.lam), dtype)
 
+    def algorithm(self, n: int) -> Predictor:
+        examples = n - 1
+        return GradientDescent(self.steps, self.lr / examples, lam=examples * self.lam)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fu2023(Construction):
@@ -109,6 +122,9 @@ class Fu2023(Construction):
 
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
         return plain(fu.newton(d, n, self.steps, self.first), dtype)
+
+    def algorithm(self, n: int) -> Predictor:
+        return fu.Iteration(self.steps, self.first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +153,9 @@ class Akyurek2022Descent(Akyurek2022):
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
         return plain(akyurek.stochastic_gradient_descent(d, n, self.lr, self.lam, self.build(dtype)), dtype)
 
+    def algorithm(self, n: int) -> Predictor:
+        return StochasticGradientDescent(self.lr, self.lam)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Akyurek2022Ridge(Akyurek2022):
@@ -151,6 +170,9 @@ class Akyurek2022Ridge(Akyurek2022):
     def model(self, d: int, n: int, dtype: torch.dtype = torch.float32) -> Transformer:
         refuse("Akyurek2022Ridge", [] if self.norm else ["it divides by a LayerNorm, so that norm must be true"])
         return plain(akyurek.recursive_least_squares(d, n, self.lam, self.build(dtype)), dtype)
+
+    def algorithm(self, n: int) -> Predictor:
+        return Ridge(self.lam)
 
 
 @dataclass(frozen=True, kw_only=True)

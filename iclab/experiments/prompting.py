@@ -50,7 +50,6 @@ class Examples(Prompting):
     learners = Learner
     usual: ClassVar = {"model": "TransformerConfig", "train": "Recipe"}
     evaluation: ClassVar = {"prompts": 2048, "bootstrap": 200}
-    unasked = ("dissection",)
 
     def sizes(self, experiment: Any) -> dict[str, Any]:
         task = experiment.task

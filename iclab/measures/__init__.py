@@ -24,6 +24,7 @@ from iclab.measures.movers import Movers
 from iclab.measures.orderings import WholeAnswers
 from iclab.measures.pasting import Pasting
 from iclab.measures.pointing import Pointing
+from iclab.measures.precision import Precision
 from iclab.measures.probes import AttentionProbesOfLayers, Probes
 from iclab.measures.risks import Risks
 from iclab.measures.rows import averaged, by_layer, relative, row, rows
@@ -56,6 +57,7 @@ __all__ = [
     "NearestAlgorithms",
     "Pasting",
     "Pointing",
+    "Precision",
     "Probes",
     "Risks",
     "Row",

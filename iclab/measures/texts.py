@@ -18,8 +18,8 @@ from iclab.tasks import RecallText, TokenPrompts
 
 
 class OfTexts(Analysis):
-    """What analyses of texts have in common: they work on the CPU, in a copy of the model with LayerNorms folded, and
-    find heads on prompts of their own. Measured is on texts with an indirect object, unless an analysis says
+    """Holds what analyses of texts have in common: they work on the CPU, in a copy of the model with LayerNorms folded,
+    and find heads on prompts of their own. Measured is on texts with an indirect object, unless an analysis says
     otherwise."""
 
     tasks = RecallText
@@ -70,7 +70,8 @@ def dissection_of(of: Measurement) -> Dissection:
 
 def measured_on(of: Measurement) -> TokenPrompts:
     """Returns the prompts of a distribution, on the CPU."""
-    return drawn(of, stream(of.experiment, "test", "cpu", of.name))
+    rng = stream(of.experiment, "test", "cpu", of.name)
+    return of.task.sample(of.task.balanced_batch(of.experiment.eval.prompts), rng)
 
 
 def found_on(of: Measurement) -> tuple[Named, torch.Generator]:
@@ -79,8 +80,3 @@ def found_on(of: Measurement) -> tuple[Named, torch.Generator]:
     rng = stream(of.experiment, "fit", "cpu", TRAINED)
     task = of.trained_on
     return named(task.sample(task.balanced_batch(of.experiment.eval.prompts), rng)), rng
-
-
-def drawn(of: Measurement, rng: torch.Generator) -> TokenPrompts:
-    """Draws the prompts of a distribution."""
-    return of.task.sample(of.task.balanced_batch(of.experiment.eval.prompts), rng)
