@@ -40,10 +40,12 @@ def ended(
 ) -> tuple[TokenPrompts, Float[Tensor, "batch 1 vocab"]]:
     """Returns prompts that ask once as that position alone, with the log-probabilities that a model gives there."""
     at = prompts.asked.long().argmax(1, keepdim=True)
-    told = (getattr(prompts, name).gather(1, at) for name in ("tokens", "targets", "asked", "places"))
+    tokens, targets, asked, places = (
+        each.gather(1, at) for each in (prompts.tokens, prompts.targets, prompts.asked, prompts.places)
+    )
     pieces = zip(prompts.tokens.split(chunk), at[:, 0].split(chunk), strict=True)
-    logits = torch.cat([logits_at(model, tokens, end) for tokens, end in pieces])
-    return TokenPrompts(*told, prompts.options), logits.double().log_softmax(-1).unsqueeze(1)
+    logits = torch.cat([logits_at(model, piece, end) for piece, end in pieces])
+    return TokenPrompts(tokens, targets, asked, places, prompts.options), logits.double().log_softmax(-1).unsqueeze(1)
 
 
 def logits_at(model: TokenPredictor, tokens: Tensor, end: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:

@@ -2,7 +2,7 @@
 with two names, and which heads do it. It is a sweep of one run, of which rows and heads are told besides."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _body(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
             yield [row.get(column) for column in COLUMNS]
 
 
-def heads_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[list[int]]]:
+def heads_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
     """Returns the heads that were found, each as layer and number, by what they do; of a component its number last."""
     found: dict[str, list[list[int]]] = {}
     for row in rows:

@@ -46,13 +46,16 @@ class Precision(Analysis):
         return DTYPES
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        construction, count = of.experiment.start.construction, of.experiment.eval.prompts
+        start, count = of.experiment.start, of.experiment.eval.prompts
+        assert start is not None
         prompts = of.task.sample(count, stream(of.experiment, "test", "cpu", of.name), torch.float64)
         for name in DTYPES:
             try:
-                yield row(name, "precision_error", None, rounding_error(construction, prompts.xs, prompts.ys, name))
+                error = rounding_error(start.construction, prompts.xs, prompts.ys, name)
             except ValueError as refusal:
                 of.workspace.log(f"{name} is refused: {refusal}")
+                continue
+            yield row(name, "precision_error", None, error)
 
 
 @torch.no_grad()
