@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "ahn2023_preconditioned"
 DISTANCES = {
     "A to the identity": ("identity", "preconditioner_distance", "C3"),
     "A to the inverse covariance": ("inverse_covariance", "preconditioner_distance", "C0"),

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "arora2023_recall"
 LOOKS = {"softmax": {"color": "C0", "marker": "o"}, "linear": {"color": "C1", "marker": "s"}}
 
 

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "bai2023_classes"
 MODELS = {  # by the kind of the task that they were trained on
     "OneOf": ("model of both", {"color": "C0", "zorder": 5}),
     "LinearRegression": ("model of regression", {"color": "C1", "linestyle": ":"}),

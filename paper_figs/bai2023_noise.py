@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "bai2023_noise"
 LEVELS = {"low": 0.1, "high": 0.5}
 PENALTIES = {"ridge_low": ("ridge, Bayes at noise 0.1", "C1"), "ridge_high": ("ridge, Bayes at noise 0.5", "C2")}
 

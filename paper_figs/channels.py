@@ -16,6 +16,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "channels"
 EDITS = {
     "transformer": "as it is",
     "path_q": "mean into queries",

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "edelman2024_markov"
 LINES = {"unigram": ("frequencies of tokens", "C1"), "bigram": ("posterior mean, pairs", "C0")}
 
 

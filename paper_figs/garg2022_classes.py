@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "garg2022_tree"
 REFERENCES = [
     "zero",
     "nearest_neighbours",

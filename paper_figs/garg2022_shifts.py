@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "garg2022_shifts"
 PROMPTS = {
     "own": "as trained",
     "half_subspace": "half of the space",

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_dynamics"
 RISKS = {
     "transformer": ("transformer", {"color": "C0", "zorder": 5}),
     "bayes": ("ridge on Φ* (Bayes)", {"color": "black", "linestyle": "--"}),

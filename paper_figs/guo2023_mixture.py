@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_mixture"
 RISKS = {
     "transformer": ("transformer", {"color": "C0", "zorder": 5}),
     "bayes": ("Bayes: average of three ridges", {"color": "black", "linestyle": "--"}),

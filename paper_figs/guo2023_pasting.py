@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_pasting"
 SLOPE = "task.representation.slope"
 READ_INS = {"linear": "linear", "linear_copied": "linear, x copied", "one_layer": "one layer"}
 COLORS = dict(zip(READ_INS, ("C0", "C1", "C2"), strict=True))

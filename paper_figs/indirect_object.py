@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "indirect_object"
 PANELS = {"own": "pairs as in training", "new": "pairs held out"}
 
 

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "induction"
 HEADS = {
     "evolution_prefix_matching": (1, "layer 2: what followed (prefix matching)", {"color": "C0"}),
     "evolution_previous_token": (0, "layer 1: the token before", {"color": "C1"}),

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list"
 LINES = {
     "accuracy": ("transformer", "transformer", {"color": "C0", "marker": "o"}),
     "accuracy_among_options": ("transformer", "… among the listed items", {"color": "C2", "marker": "s"}),

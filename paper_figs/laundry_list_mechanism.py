@@ -15,6 +15,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list"
 COLUMNS = {
     "mechanism_first": "on the\nlist",
     "mechanism_second": "on the\nnamed",

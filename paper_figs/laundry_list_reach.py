@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list_rank"
 SHOWN = (1, 2, 3)
 REFERENCES = {"legendre": {"linestyle": "--"}, "circle": {"linestyle": ":"}}
 

@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_noise"
 ROWS = {
     "ols": "least squares",
     "ridge_1_16": "ridge, λ = 1/16",

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_heads"
 MODELS = {"transformer": "attention", "biased": "attention, biased", "network": "network"}
 TARGETS = {"key_1": "⟨β, xᵢ⟩", "key_2": "⟨β, xᵢ⟩²", "correlation_1": "⟨x₀, xᵢ⟩"}
 HEADS = "model.heads"

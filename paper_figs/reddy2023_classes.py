@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "reddy2023_classes"
 PARTS = {
     "in_context": ("new classes: in context", {"color": "C0", "marker": "o"}),
     "in_weights": ("known ones, not in context: by heart", {"color": "C1", "marker": "s"}),

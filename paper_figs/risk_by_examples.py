@@ -15,6 +15,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "linear_regression"
 BAYES = "Bayes = ridge(λ = noise²)"
 REFERENCES = ["zero", "nearest_neighbours", "gradient_descent", "least_squares", "bayes"]
 

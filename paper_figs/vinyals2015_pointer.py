@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vinyals2015_hull"
 KINDS = {
     "PointerTransformerConfig": {"label": "points", "color": "C0", "marker": "o"},
     "TokenTransformerConfig": {"label": "ordinary read-out", "color": "C1", "marker": "s"},

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vonoswald2022_one_layer"
 SCALES = {"inputs_0_5": 0.5, "own": 1.0, "inputs_1_5": 1.5, "inputs_2": 2.0}  # the distributions, by scale of inputs
 NAMES = {
     "transformer": "transformer",

@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vonoswald2022_start"
 ALGORITHMS = {
     "two_steps": {"label": "two steps of gradient descent", "color": "C1"},
     "two_steps_plus_plus": {"label": "two steps of GD++", "color": "black"},
