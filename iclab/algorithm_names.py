@@ -51,8 +51,8 @@ def share(value: float) -> str:
 def sentence(where: str, what: str, distance: float, probability: float, scale: str, alike: Sequence[str] = ()) -> str:
     """Tells which algorithm something is nearest to, how far away it is, how sure that it is the nearest, and which
     families cannot be told apart from it."""
-    found = f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
-    return found + told_apart(alike)
+    text = f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
+    return text + told_apart(alike)
 
 
 def rivals(probabilities: Mapping[str, float], name: str) -> tuple[str, ...]:

@@ -94,11 +94,13 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     if len(files) > 1 or len(rest) > 1:
         raise Refusal(f"quantities takes one task file and one word, given {', '.join(words)}")
     cells = Study.read(Path(files[0])).cells if files else ()
-    found = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
-    if not found:
+    listed = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
+    if not listed:
         raise Refusal(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
     to = report.console()
-    to.print(report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], found, to))
+    to.print(
+        report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
+    )
     return 0
 
 
@@ -126,9 +128,9 @@ def measure(
     from iclab.runs.store import find
 
     to = report.console()
-    found, status = remeasure(find(run, root, "measure"), settings, to)
-    to.print(f"run {found.id}")
-    for part in report.of_run(found, to):
+    run_measured, status = remeasure(find(run, root, "measure"), settings, to)
+    to.print(f"run {run_measured.id}")
+    for part in report.of_run(run_measured, to):
         to.print(part)
     return 0 if status.state == "done" else RUNS_FAILED
 
@@ -186,11 +188,11 @@ def show(
     from iclab.commands import report
     from iclab.runs.store import find
 
-    found = find(run, root)
+    shown_run = find(run, root)
     if figure is not None:
-        return _draw(found.folder, figure)
+        return _draw(shown_run.folder, figure)
     to = report.console()
-    for part in report.of_run(found, to):
+    for part in report.of_run(shown_run, to):
         to.print(part)
     return 0
 

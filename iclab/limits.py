@@ -37,10 +37,10 @@ def admit(settings: Any, problems: Callable[[], list[str]]) -> None:
     refuse(name, wrong_fields(settings))
     refuse(name, [text for field, value in given.items() for text in _too_large(field, value)])
     refuse(name, _too_much(settings.held()) if hasattr(settings, "held") else [])
-    found = problems()
+    texts = problems()
     shares = {field.name for field in fields(settings) if field.metadata.get("share")}
     scales = (text for field, value in given.items() if field not in shares for text in _out_of_range(field, value))
-    refuse(name, found + [text for text in scales if not any(text.split()[0] in one.split() for one in found)])
+    refuse(name, texts + [text for text in scales if not any(text.split()[0] in one.split() for one in texts)])
     refuse(name, _too_far(settings.factors()) if hasattr(settings, "factors") else [])
 
 
@@ -83,5 +83,5 @@ def _too_much(held: Mapping[str, int]) -> list[str]:
 def _too_far(factors: Mapping[str, float]) -> list[str]:
     """The product of scales, each of which is sound alone."""
     size = math.prod(map(abs, factors.values()))
-    told = ", ".join(f"{name} {value:g}" for name, value in factors.items())
-    return [] if 1 / FAR <= size <= FAR else [f"labels of size {size:.2g} are not within 1e±30, given {told}"]
+    text = ", ".join(f"{name} {value:g}" for name, value in factors.items())
+    return [] if 1 / FAR <= size <= FAR else [f"labels of size {size:.2g} are not within 1e±30, given {text}"]

@@ -109,15 +109,15 @@ def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None
     xs = prompts.xs.detach().clone().requires_grad_()
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over
         answers = _at_last(predictor, xs, prompts.ys, m)
-        asked = answers.shape[1]
-        refuse("query_gradients", [] if answers.requires_grad else [_told_none(predictor)])
-        seeds = repeat(torch.eye(asked).to(answers), "i j -> i batch j", batch=len(xs))
+        positions = answers.shape[1]
+        refuse("query_gradients", [] if answers.requires_grad else [_no_derivative(predictor)])
+        seeds = repeat(torch.eye(positions).to(answers), "i j -> i batch j", batch=len(xs))
         (jacobian,) = torch.autograd.grad(answers, xs, seeds, is_grads_batched=True, allow_unused=True)
-    refuse("query_gradients", [_told_none(predictor)] if jacobian is None else [])
-    return rearrange(jacobian[:, :, -asked:].diagonal(dim1=0, dim2=2), "batch d m -> batch m d")
+    refuse("query_gradients", [_no_derivative(predictor)] if jacobian is None else [])
+    return rearrange(jacobian[:, :, -positions:].diagonal(dim1=0, dim2=2), "batch d m -> batch m d")
 
 
-def _told_none(predictor: Predictor) -> str:
+def _no_derivative(predictor: Predictor) -> str:
     return f"the answers of {type(predictor).__name__} have no derivative in their inputs to follow"
 
 
@@ -154,9 +154,9 @@ def _answers_to(
     m: int | None,
 ) -> Float[Tensor, "batch m q"]:
     batch, n, d = xs.shape
-    asked = m or n
-    here = torch.eye(n, dtype=torch.bool, device=xs.device)[-asked:][None, :, None, :, None]
+    count = m or n
+    here = torch.eye(n, dtype=torch.bool, device=xs.device)[-count:][None, :, None, :, None]
     replaced = torch.where(here, queries[None, None, :, None, :], xs[:, None, None]).reshape(-1, n, d)
-    answers = _at_last(predictor, replaced, repeat(ys, "batch n -> (batch i q) n", i=asked, q=len(queries)), m)
-    answers = rearrange(answers, "(batch i q) m -> batch i q m", batch=batch, i=asked)
+    answers = _at_last(predictor, replaced, repeat(ys, "batch n -> (batch i q) n", i=count, q=len(queries)), m)
+    answers = rearrange(answers, "(batch i q) m -> batch i q m", batch=batch, i=count)
     return answers.diagonal(dim1=1, dim2=3).transpose(1, 2)

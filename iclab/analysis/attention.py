@@ -63,13 +63,13 @@ def _forms(model: Transformer) -> list[Float[Tensor, "D D D D"]]:
     n, width, a = model.n, model.d + 2, model.config.n_head
     factor = {"seen": 1.0, "longest": (n - 1) / model.longest, "none": n - 1}[model.config.normaliser]
     blocks = [cast(Block, block) for block in model.blocks]
-    found = []
+    forms = []
     for attn in [block.attn for block in blocks] * (model.config.n_layer if model.config.tied else 1):
         q, k, v = (rearrange(_weight(p), "(a c) D -> a c D", a=a) for p in (attn.q, attn.k, attn.v))
         out = rearrange(_weight(attn.out), "D (a c) -> a D c", a=a)
         scores, values = attn.scale * q.mT @ k, out @ v
-        found.append(factor * torch.einsum("auv,aow->ouvw", scores, values)[:width, :width, :width, :width])
-    return found
+        forms.append(factor * torch.einsum("auv,aow->ouvw", scores, values)[:width, :width, :width, :width])
+    return forms
 
 
 def _weight(linear: nn.Module) -> Float[Tensor, "outputs inputs"]:

@@ -50,9 +50,9 @@ class ProbeRecipe:
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("width", "steps", "batch", "look")}
-        found = [f"{name} must be at least 1, given {value}" for name, value in given.items() if value < 1]
-        found += [] if 0 < self.lr < float("inf") else [f"lr must be positive and finite, given {self.lr}"]
-        refuse("ProbeRecipe", found)
+        problems = [f"{name} must be at least 1, given {value}" for name, value in given.items() if value < 1]
+        problems += [] if 0 < self.lr < float("inf") else [f"lr must be positive and finite, given {self.lr}"]
+        refuse("ProbeRecipe", problems)
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def attention_probes(
     wanted = ((target[:half] - centre) / scale).float()
     fitted = _fit(hidden[:, :half], wanted, visible, HEADS[head], recipe or ProbeRecipe(), rng)
     if head == "linear":
-        found = _exactly(fitted, hidden, target, visible)
+        predictions = _exactly(fitted, hidden, target, visible)
     else:
-        found = _answers(fitted, hidden[:, half:], visible).double().transpose(1, 2) * scale + centre
-    errors = (found - target[half:]).square().mean(-1).transpose(0, 1)
-    return AttentionProbes(r2_terms(found, target[half:]), estimate(errors), _attention(fitted, visible).double())
+        predictions = _answers(fitted, hidden[:, half:], visible).double().transpose(1, 2) * scale + centre
+    errors = (predictions - target[half:]).square().mean(-1).transpose(0, 1)
+    return AttentionProbes(r2_terms(predictions, target[half:]), estimate(errors), _attention(fitted, visible).double())
 
 
 def _centre_and_scale(target: Float[Tensor, "batch lengths m"]) -> tuple[Tensor, Tensor]:

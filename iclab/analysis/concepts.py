@@ -51,10 +51,10 @@ def representations(task: Task) -> list[Representation]:
 
 def concept_problems(task: Task) -> list[str]:
     """Returns what stands against looking for concepts."""
-    found = [] if task.n >= 2 else [f"no token holds a label where n = {task.n}"]
+    problems = [] if task.n >= 2 else [f"no token holds a label where n = {task.n}"]
     if len(representations(task)) < len(components(task)):
-        found.append(f"{type(source(task)).__name__} is not of a representation alone")
-    return found
+        problems.append(f"{type(source(task)).__name__} is not of a representation alone")
+    return problems
 
 
 def concepts(task: Task, prompts: Prompts) -> Concepts:

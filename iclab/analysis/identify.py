@@ -149,8 +149,8 @@ class Match:
     alike: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        found = f"{self.words} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the {self.scale}"
-        return found + told_apart(self.alike)
+        text = f"{self.words} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the {self.scale}"
+        return text + told_apart(self.alike)
 
     @property
     def words(self) -> str:
@@ -180,7 +180,7 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
     unit = 1 / (v * (torch.arange(task.n, dtype=torch.float64) + task.rank + 1))
     penalties = _penalties(right_penalty(task), v, task.n)
     rates = torch.logspace(-1.5, 0.75, points, dtype=torch.float64)
-    found = [
+    closed_forms = [
         single("zero", Zero()),
         single("averaging", Averaging()),
         single("least_squares", LeastSquares()),
@@ -191,7 +191,7 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
         _counted("landweber", "steps", _DESCENTS, Landweber, filtered(spectra.landweber)),
         _counted("nearest_neighbours", "k", range(1, 9), NearestNeighbours),
     ]
-    return found + _posterior_means(task, training)
+    return closed_forms + _posterior_means(task, training)
 
 
 def known_names(task: Task, training: Task) -> set[str]:
@@ -231,7 +231,7 @@ class Lineup:
         whole = _nearest(weights, terms[..., part].mean(-1, keepdim=True), rounding[part].mean(-1, keepdim=True))
         shares = dict(zip((family.name for family in self.families), whole.squeeze(-1).tolist(), strict=True))
         each = zip(self.families, fits, _nearest(weights, terms, rounding), strict=True)
-        matches = [self._match(*found, shares, part, draws) for found in each]
+        matches = [self._match(*measured, shares, part, draws) for measured in each]
         return sorted(matches, key=lambda match: match.relative)
 
     def distances(self, predictor: Predictor, part: slice | None = None) -> dict[str, float]:
@@ -240,8 +240,8 @@ class Lineup:
         part = part or self.part
         scale = self.unit(part)[1].mean().item()
         fits = zip(self.families, self.fit(predictor), strict=True)
-        found = {family.name: fit.terms[:, part].mean().item() / scale for family, fit in fits}
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+        distances = {family.name: fit.terms[:, part].mean().item() / scale for family, fit in fits}
+        return dict(sorted(distances.items(), key=lambda item: item[1]))
 
     def fit(self, predictor: Predictor) -> list[Fit]:
         """Returns each family with its parameters fitted on the first half of the prompts, before the second. Raises
@@ -333,20 +333,20 @@ def _posterior_means(task: Task, training: Task | None) -> list[Family]:
     """The Bayes predictors that are not among the other families: here where it is no ridge, and of the training where
     it is another one."""
     here = bayes_where_known(task)
-    found = [] if here is None or isinstance(here, Ridge | LeastSquares) else [single("bayes", here)]
+    result = [] if here is None or isinstance(here, Ridge | LeastSquares) else [single("bayes", here)]
     if training is None or same_posterior(task, training):
-        return found
+        return result
     there = bayes_where_known(training)
-    return found if there is None or isinstance(there, LeastSquares) else [*found, single("trained_bayes", there)]
+    return result if there is None or isinstance(there, LeastSquares) else [*result, single("trained_bayes", there)]
 
 
 def _unusable(task: Task, prompts: Prompts) -> list[str]:
     """What is wrong with prompts."""
     batch, n, d = prompts.xs.shape
-    found = [] if batch >= LEAST else [f"needs at least {LEAST} prompts, given {batch}"]
+    problems = [] if batch >= LEAST else [f"needs at least {LEAST} prompts, given {batch}"]
     if (n, d) != (task.n, task.d):
-        found.append(f"prompts have {n} examples of {d} dimensions, and those of the task {task.n} of {task.d}")
-    return [*found, *not_finite("an input of the prompts", prompts.xs), *not_finite("a label", prompts.ys)]
+        problems.append(f"prompts have {n} examples of {d} dimensions, and those of the task {task.n} of {task.d}")
+    return [*problems, *not_finite("an input of the prompts", prompts.xs), *not_finite("a label", prompts.ys)]
 
 
 def _answers(family: Family, seen: Spectra, prompts: Prompts) -> Float[Tensor, "k batch n *labels"]:

@@ -63,12 +63,14 @@ def match_iterations(
     """Finds for each named family of a lineup the members that layers (the read-in first) are most like. Raises
     ``ValueError`` for a layer whose answers are not finite, and for a family that the lineup has not."""
     part = part or lineup.part
-    said = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
+    predictions = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
     by_name = {family.name: (family, answers) for family, answers in zip(lineup.families, lineup.answers, strict=True)}
     missing = [unknown("family", name, by_name) for name in names if name not in by_name]
-    bad = [problem for layer, answers in said.items() for problem in not_finite(f"the answer of {layer}", answers)]
+    bad = [
+        problem for layer, answers in predictions.items() for problem in not_finite(f"the answer of {layer}", answers)
+    ]
     refuse("match_iterations", missing + bad)
-    learned, ys = torch.stack(list(said.values()))[..., part], lineup.prompts.ys[:, part]
+    learned, ys = torch.stack(list(predictions.values()))[..., part], lineup.prompts.ys[:, part]
     half = len(ys) // 2
     weights = resampled(half, draws, rng)
     return [

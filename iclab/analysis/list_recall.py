@@ -94,12 +94,12 @@ def looks(model: TokenTransformer, prompts: Lists) -> Looks:
     )
 
 
-def mover(found: Looks, prompts: Lists) -> tuple[Head, Estimate]:
+def mover(looks: Looks, prompts: Lists) -> tuple[Head, Estimate]:
     """Returns the head that hits the missing item most often on the first half of prompts, whatever it writes, and how
     much more often than 1/N it does on the other half."""
     half = len(prompts.tokens) // 2
-    layer, head = divmod(int(found.hit[..., :half].mean(-1).argmax()), found.hit.shape[1])
-    return (layer, head), estimate(found.hit[layer, head, half:] - 1 / length(prompts))
+    layer, head = divmod(int(looks.hit[..., :half].mean(-1).argmax()), looks.hit.shape[1])
+    return (layer, head), estimate(looks.hit[layer, head, half:] - 1 / length(prompts))
 
 
 # ---- what heads write ----------------------------------------------------------------------------------------------
@@ -134,8 +134,8 @@ def copied(model: TokenTransformer, prompts: Lists, items: int) -> Float[Tensor,
 @torch.no_grad()
 def right(model: TokenTransformer, prompts: Lists, edits: dict[str, Replacement]) -> Float[Tensor, " b"]:
     """Tells whether the likeliest token is the missing item."""
-    said = model.replaced(prompts.tokens, edits)[:, -1].argmax(-1)
-    return (said == prompts.targets[:, -1]).double()
+    predictions = model.replaced(prompts.tokens, edits)[:, -1].argmax(-1)
+    return (predictions == prompts.targets[:, -1]).double()
 
 
 def right_without(

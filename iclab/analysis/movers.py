@@ -73,9 +73,9 @@ def named(prompts: TokenPrompts) -> Named:
     option = prompts.options.gather(1, prompts.tokens)
     first = option & ~duplicate(prompts.tokens).any(-1)
     counts = first.sum(1)
-    found = [] if (prompts.asked.sum(1) == 1).all() else ["each prompt must ask at one position"]
-    found += [] if counts.min() == counts.max() >= 2 else ["all prompts must name equally many options, two or more"]
-    refuse("named", found)
+    problems = [] if (prompts.asked.sum(1) == 1).all() else ["each prompt must ask at one position"]
+    problems += [] if counts.min() == counts.max() >= 2 else ["all prompts must name equally many options, two or more"]
+    refuse("named", problems)
     slots, end = first.nonzero()[:, 1].reshape(len(first), -1), prompts.asked.long().argmax(1)
     answers = prompts.tokens.gather(1, slots) == prompts.targets.gather(1, end.unsqueeze(1))
     refuse("named", [] if answers.any(1).all() else ["an answer is none of the options that its prompt names"])

@@ -89,15 +89,15 @@ def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int
         )
         for each in (terms.double(), torch.ones_like(terms, dtype=torch.float64))
     )
-    asked = [place for place, count in enumerate(counts.sum(0).tolist()) if count]
-    return {place: ratio(sums[:, place], counts[:, place]) for place in asked}
+    occurring = [place for place, count in enumerate(counts.sum(0).tolist()) if count]
+    return {place: ratio(sums[:, place], counts[:, place]) for place in occurring}
 
 
 def mean_of_places(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
     """Returns the mean over places, each asked equally often by design: how places differ adds nothing to its error."""
-    found = list(by_place(terms, prompts).values())
-    errors = torch.stack([one.stderr for one in found]).square().sum().sqrt()
-    return Estimate(torch.stack([one.value for one in found]).mean(), errors / len(found))
+    means = list(by_place(terms, prompts).values())
+    errors = torch.stack([one.stderr for one in means]).square().sum().sqrt()
+    return Estimate(torch.stack([one.value for one in means]).mean(), errors / len(means))
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,13 @@ def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Genera
     """Returns an untrained read-in for prompts of d dimensions and n examples that writes a stream as wide as the
     model's. It is a transformer itself: under its own read-out it is the control `_alone`. Raises ``ValueError`` for a
     kind that is not known, or a model whose x and y are not tokens of their own."""
-    found = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
+    problems = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
     if model.config.layout not in LAYOUTS:
-        found.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
-    found += [] if model.labels is None else ["pasting is about labels that are numbers, and the model's are vectors"]
-    refuse("new_read_in", found)
+        problems.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
+    problems += (
+        [] if model.labels is None else ["pasting is about labels that are numbers, and the model's are vectors"]
+    )
+    refuse("new_read_in", problems)
     shape = replace(model.config, **{"read_in": "learned", "negated": False, "tied": False, **READ_INS[kind]})
     return Transformer(d, n, shape, rng).to(next(model.parameters()))
 

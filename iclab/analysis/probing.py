@@ -79,12 +79,12 @@ def algorithm_state(prompts: Prompts, lam: float) -> dict[str, Float[Tensor, "ba
     squares of minimum norm and of ridge(lam), and the weights w that made the prompt."""
     xs, ys = prompts.xs.double(), prompts.ys.double()
     counts = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp(min=1)
-    found = {
+    targets = {
         "moment": moments(xs, ys)[1] / counts.unsqueeze(-1),
         "least_squares": LeastSquares().weights(xs, ys),
         "w": prompts.ws.double().unsqueeze(1).expand_as(xs),
     }
-    return found if lam == 0 else {**found, "ridge": Ridge(lam).weights(xs, ys)}
+    return targets if lam == 0 else {**targets, "ridge": Ridge(lam).weights(xs, ys)}
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ class Report:
         return "\n".join([self.whole[0].sentence("output"), *self._by_examples(), *by_layer])
 
     def _by_examples(self) -> Iterator[str]:
-        for name, run in groupby(self.at_each(), key=lambda found: found[1]):
+        for name, run in groupby(self.at_each(), key=lambda match: match[1]):
             places = [(i, value) for i, _, value in run]
             first, last = places[0][0], places[-1][0]
             median = sorted(value for _, value in places)[len(places) // 2]
-            told = self.families[name].words(median) if name else "no algorithm is the nearest beyond doubt"
-            yield f"    after {first if first == last else f'{first} to {last}'} examples: {told}"
+            words = self.families[name].words(median) if name else "no algorithm is the nearest beyond doubt"
+            yield f"    after {first if first == last else f'{first} to {last}'} examples: {words}"
 
     def at_each(self) -> Iterator[tuple[int, str, float]]:
         """Yields for each number of examples the nearest family, or "" where that is open, and its fitted parameter."""

@@ -96,9 +96,9 @@ def vanishes(risk: Float[Tensor, "batch *positions"], ys: Float[Tensor, "batch n
 
 
 def _no_unit(distance: Float[Tensor, " batch"]) -> str:
-    found = estimate(distance)
-    told = f"{found.value.item():.4g} ± {found.stderr.item():.1g}"
-    return f"the Bayes risk is zero here, and the squared distance from Bayes, {told}, is relative to nothing"
+    mean = estimate(distance)
+    text = f"{mean.value.item():.4g} ± {mean.stderr.item():.1g}"
+    return f"the Bayes risk is zero here, and the squared distance from Bayes, {text}, is relative to nothing"
 
 
 def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:

@@ -32,5 +32,5 @@ def mean_variance(
     where they do not vary at all. It is 1 where all are zero."""
     features = features.double()
     size = features.square().mean((1, -1))
-    found = torch.maximum(features.var(1).mean(-1), ROUNDING**2 * size)
-    return torch.where(size > 0, found, 1.0)
+    variance = torch.maximum(features.var(1).mean(-1), ROUNDING**2 * size)
+    return torch.where(size > 0, variance, 1.0)

@@ -36,8 +36,8 @@ def linear_cka(
     does not vary. Raises ``ValueError`` where the examples are not as many, or fewer than 4.
     """
     n, m = one.shape[1], other.shape[1]
-    found = [] if n == m else [f"needs the same examples for both networks, given {n} and {m}"]
-    refuse("linear_cka", found + ([] if min(n, m) >= LEAST else [f"needs at least {LEAST} rows, given {min(n, m)}"]))
+    problems = [] if n == m else [f"needs the same examples for both networks, given {n} and {m}"]
+    refuse("linear_cka", problems + ([] if min(n, m) >= LEAST else [f"needs at least {LEAST} rows, given {min(n, m)}"]))
     x, y = (_centred(h.double()) for h in (one, other))
     hsic = _unbiased_hsic if unbiased else _alignment
     own = [torch.cat([hsic(layer, layer) for layer in h.split(1)]).flatten() for h in (x, y)]

@@ -66,9 +66,9 @@ def random_direction(model: TokenTransformer, head: Head, rng: torch.Generator) 
 def _outputs(model: TokenTransformer, head: Head) -> Float[Tensor, "e c"]:
     """The y of all components, without those of which the singular value is but rounding."""
     refuse("directions", missing(model, head))
-    found = ov(model)[head].svd()
-    kept = found.directions().any(-2)
-    return found.U[:, kept].mT @ model.W_V[head].double() / found.S[kept].unsqueeze(-1)
+    components = ov(model)[head].svd()
+    kept = components.directions().any(-2)
+    return components.U[:, kept].mT @ model.W_V[head].double() / components.S[kept].unsqueeze(-1)
 
 
 def _direction(model: TokenTransformer, head: Head, y: Float[Tensor, " c"]) -> Direction:
@@ -106,12 +106,12 @@ def write(
     Several directions of one head are added up."""
     refuse("write", [] if len(directions) == len(alphas) else [f"{len(directions)} directions, {len(alphas)} alphas"])
     pairs = sorted(zip(directions, alphas, strict=True), key=lambda pair: pair[0].head)
-    found: dict[str, Replacement] = {}
+    replacements: dict[str, Replacement] = {}
     for (layer, head), same in groupby(pairs, key=lambda pair: pair[0].head):
         y = torch.stack([alpha * direction.y for direction, alpha in same]).sum(0)
         edit = _edited(head, lambda z, y=y: (z + y) if how == "add" else y.expand_as(z), at)
-        found[_name(layer)] = _after(found.get(_name(layer)), edit)
-    return found
+        replacements[_name(layer)] = _after(replacements.get(_name(layer)), edit)
+    return replacements
 
 
 def _name(layer: int) -> str:

@@ -94,17 +94,17 @@ def token_probes(
     refuse_few("token_probes", len(prompts.xs))
     kinds = list(kinds)
     refuse("token_probes", [unknown("kind of tokens", kind, KINDS) for kind in kinds if kind not in KINDS])
-    asked = [(name, kind) for name in targets for kind in kinds]
-    by_layer: list[list[Tensor]] = [[] for _ in asked]
+    pairs = [(name, kind) for name in targets for kind in kinds]
+    by_layer: list[list[Tensor]] = [[] for _ in pairs]
     for h in model.stream(prompts.xs, prompts.ys):
         tokens = {"x": model.layout.answers(h), "y": model.layout.labels(h)}
-        for found, (name, kind) in zip(by_layer, asked, strict=True):
-            found.append(pooled_errors(tokens[kind], targets[name])[0])
+        for probes, (name, kind) in zip(by_layer, pairs, strict=True):
+            probes.append(pooled_errors(tokens[kind], targets[name])[0])
     known = prompts.xs if known is None else known
     length = {"x": known.shape[1], "y": known.shape[1] - 1}
     return [
-        TokenProbe(name, kind, torch.stack(found, -1), *pooled_errors(known[:, : length[kind]], targets[name]))
-        for found, (name, kind) in zip(by_layer, asked, strict=True)
+        TokenProbe(name, kind, torch.stack(probes, -1), *pooled_errors(known[:, : length[kind]], targets[name]))
+        for probes, (name, kind) in zip(by_layer, pairs, strict=True)
     ]
 
 

@@ -59,14 +59,14 @@ def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
     each recipe of the last part; what is not reached within it is reported as not reached."""
     refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
     torch.set_num_threads(1)
-    found = {"environment": environment("cpu"), "budget": budget}
+    results = {"environment": environment("cpu"), "budget": budget}
     sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "devices": devices}
     sections |= {"quality": lambda: quality(budget)}
     for name, section in sections.items():
-        found[name] = list(_printed(name, section()))
+        results[name] = list(_printed(name, section()))
     if path:
-        write_json(path, found)
-    return found
+        write_json(path, results)
+    return results
 
 
 def _printed(title: str, rows: Iterator[Row]) -> Sequence[Row]:

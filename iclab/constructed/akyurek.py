@@ -87,9 +87,9 @@ PLAIN, WITH_NORM = Build(), Build(norm=True)
 
 def _checked(what: str, build: Build, n: int = 1, **numbers: float) -> None:
     """Refuses what is not finite, negative penalties and prompts without a position."""
-    found = [f"{k} must be finite, given {v}" for k, v in numbers.items() if not abs(v) < float("inf")]
-    found += [f"lam must be at least 0, given {v}" for k, v in numbers.items() if k == "lam" and v < 0]
-    refuse(what, build.problems() + found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
+    problems = [f"{k} must be finite, given {v}" for k, v in numbers.items() if not abs(v) < float("inf")]
+    problems += [f"lam must be at least 0, given {v}" for k, v in numbers.items() if k == "lam" and v < 0]
+    refuse(what, build.problems() + problems + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
 
 
 def _invertible(what: str, lam: float) -> None:

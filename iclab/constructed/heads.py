@@ -68,10 +68,10 @@ class Rows:
     @property
     def places(self) -> dict[str, slice]:
         """Returns where each stands."""
-        found, first = {}, 0
+        places, first = {}, 0
         for name, count in {**self.token, **self.registers}.items():
-            found[name], first = slice(first, first + count), first + count
-        return found
+            places[name], first = slice(first, first + count), first + count
+        return places
 
     @property
     def width(self) -> int:

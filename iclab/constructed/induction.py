@@ -69,8 +69,8 @@ def bigram_posterior(prior: Float[Tensor, " vocab"], n: int) -> TokenTransformer
 def bigram_logits(prior: Float[Tensor, " vocab"], n: int, knots: int) -> TokenTransformer:
     """Answers with the logarithms of the posterior mean, within `log_error`, by an MLP of `knots` ReLUs a token."""
     vocab = len(prior)
-    found = [] if knots >= 1 else [f"knots must be at least 1, given {knots}"]
-    refuse("bigram_logits", found + ([] if vocab > 1 else ["a choice among one token has no logits"]))
+    problems = [] if knots >= 1 else [f"knots must be at least 1, given {knots}"]
+    refuse("bigram_logits", problems + ([] if vocab > 1 else ["a choice among one token has no logits"]))
     model = _lookup(vocab, n, -log(_mass("bigram_logits", prior)), knots)
     at = _knots(prior, n, knots)
     slopes = at.log().diff() / at.diff()
@@ -183,17 +183,17 @@ def _previous(case: Case) -> tuple[float, float]:
 def _induced(case: Case) -> tuple[float, float]:
     tokens = _tokens(case)
     counts = followers(tokens, case.vocab)
-    said = induction_head(case.vocab, case.n).to(case.precision)(tokens)
+    logits = induction_head(case.vocab, case.n).to(case.precision)(tokens)
     exact = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    return (said.double() - exact).abs().max().item(), 4 * (case.n + 1) * case.eps
+    return (logits.double() - exact).abs().max().item(), 4 * (case.n + 1) * case.eps
 
 
 def _copied(case: Case) -> tuple[float, float]:
     """How far what the second copy gives the right next token is from 1."""
     block = torch.rand(8, case.vocab, generator=case.rng()).argsort(1)
     model = induction_head(case.vocab, 2 * case.vocab).to(case.precision)
-    said = model(block.repeat(1, 2))[:, case.vocab : -1]
-    right = said.gather(-1, block[:, 1:].unsqueeze(-1))
+    logits = model(block.repeat(1, 2))[:, case.vocab : -1]
+    right = logits.gather(-1, block[:, 1:].unsqueeze(-1))
     error = (right.double() - 1).abs().max().item() if case.vocab > 1 else 0.0
     return error, 8 * case.vocab * case.eps
 
@@ -206,8 +206,8 @@ def _smoothed(tokens: Int[Tensor, "batch n"], prior: Float[Tensor, " vocab"]) ->
 
 def _posterior_mean(case: Case) -> tuple[float, float]:
     tokens, prior = _tokens(case), _prior(case)
-    said = bigram_posterior(prior, case.n).to(case.precision)(tokens)
-    return (said.double() - _smoothed(tokens, prior)).abs().max().item(), _rounding(case)
+    predictions = bigram_posterior(prior, case.n).to(case.precision)(tokens)
+    return (predictions.double() - _smoothed(tokens, prior)).abs().max().item(), _rounding(case)
 
 
 def _rounding(case: Case) -> float:
@@ -217,9 +217,9 @@ def _rounding(case: Case) -> float:
 
 def _logits(case: Case) -> tuple[float, float]:
     tokens, prior, knots = _tokens(case), _prior(case), int(case.scale)
-    said, exact = bigram_logits(prior, case.n, knots)(tokens).log_softmax(-1), _smoothed(tokens, prior).log()
+    logits, exact = bigram_logits(prior, case.n, knots)(tokens).log_softmax(-1), _smoothed(tokens, prior).log()
     rounded = 2 * knots * (_rounding(case) + torch.finfo(torch.float64).eps) / float(_knots(prior, case.n, knots)[0])
-    return (said - exact).abs().max().item(), log_error(prior, case.n, knots) + rounded
+    return (logits - exact).abs().max().item(), log_error(prior, case.n, knots) + rounded
 
 
 _CHAINS = {

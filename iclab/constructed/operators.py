@@ -236,8 +236,8 @@ class Layer:
 
     def div(self, value: Value, by: Value, to: str) -> "Layer":
         """Sets `to` ← value / |by|, where |by| ≥ 1; nothing else may be read by the MLP of this layer."""
-        found = [] if self.stream.norm else ["it is LayerNorm that divides, and there is none"]
-        refuse("div", found + (["everything that the MLP of its layer reads is divided"] if self.hidden else []))
+        problems = [] if self.stream.norm else ["it is LayerNorm that divides, and there is none"]
+        refuse("div", problems + (["everything that the MLP of its layer reads is divided"] if self.hidden else []))
         self.divisor = by
         self._clears(to)
         self._pass(value.forms, to)

@@ -56,8 +56,8 @@ def shape(construction: Construction, d: int, n: int) -> TransformerConfig:
 def _decisive(config: TransformerConfig) -> dict[str, object]:
     """What the weights mean depends on; what was left to be chosen by other settings is spelled out."""
     width = config.head_width
-    found = {**vars(config), "d_head": width, "scale": width**-0.5 if config.scale is None else config.scale}
-    return {key: value for key, value in found.items() if key != "init_scale"}
+    settings = {**vars(config), "d_head": width, "scale": width**-0.5 if config.scale is None else config.scale}
+    return {key: value for key, value in settings.items() if key != "init_scale"}
 
 
 def plain(model: Transformer, dtype: torch.dtype) -> Transformer:

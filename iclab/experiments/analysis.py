@@ -92,11 +92,11 @@ def known() -> dict[str, Analysis]:
     """Returns all analyses by name, this package's and those that anyone has derived. Raises ``ValueError`` where two
     have one name."""
     import_module(OURS)
-    found: dict[str, type[Analysis]] = {}
+    analyses: dict[str, type[Analysis]] = {}
     for kind in kinds():
-        if (other := found.setdefault(kind.name, kind)) is not kind:  # to find a place is to read a file
+        if (other := analyses.setdefault(kind.name, kind)) is not kind:  # to find a place is to read a file
             refuse("analysis", [f"two have the name {kind.name!r}: {place(other)} and {place(kind)}"])
-    return {name: kind() for name, kind in found.items()}
+    return {name: kind() for name, kind in analyses.items()}
 
 
 def kinds(base: type[Analysis] = Analysis) -> Iterator[type[Analysis]]:

@@ -48,12 +48,12 @@ class Claim:
     def __post_init__(self) -> None:
         bounds = {k: getattr(self, k) for k in ("at_most", "at_least", "within")}
         given = [k for k, v in bounds.items() if v is not None]
-        found = (
+        problems = (
             [] if len(given) == 1 else [f"give exactly one of {', '.join(bounds)}; given {', '.join(given) or 'none'}"]
         )
         if self.within and self.within[1] < 0:
-            found.append(f"within = [expected, tolerance] needs a tolerance of 0 or more, given {self.within[1]}")
-        refuse(f"claim {self.name!r}", found)
+            problems.append(f"within = [expected, tolerance] needs a tolerance of 0 or more, given {self.within[1]}")
+        refuse(f"claim {self.name!r}", problems)
 
     @property
     def expected(self) -> str:
@@ -87,8 +87,8 @@ class Claim:
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Returns the rows of a cell on which the claim is judged."""
         chosen = {key: dict(self.where).get(key, default) for key, default in ROW_KEYS.items()}
-        asked = {"predictor": self.predictor, "quantity": self.quantity, **chosen}
-        return [row for row in rows if all(_same(_entry(row, key), value) for key, value in asked.items())]
+        wanted = {"predictor": self.predictor, "quantity": self.quantity, **chosen}
+        return [row for row in rows if all(_same(_entry(row, key), value) for key, value in wanted.items())]
 
 
 def _entry(row: Mapping[str, Any], key: str) -> Any:
@@ -96,10 +96,10 @@ def _entry(row: Mapping[str, Any], key: str) -> Any:
     return ROW_KEYS[key] if value is None and key in ROW_KEYS else value
 
 
-def _same(found: Any, asked: Any) -> bool:
-    if isinstance(found, bool) or isinstance(asked, bool) or not isinstance(found, int | float):
-        return type(found) is type(asked) and found == asked
-    return isinstance(asked, int | float) and isclose(found, asked, rel_tol=1e-9)
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool) or not isinstance(value, int | float):
+        return type(value) is type(wanted) and value == wanted
+    return isinstance(wanted, int | float) and isclose(value, wanted, rel_tol=1e-9)
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ class Verdict:
     def record(self) -> dict[str, Any]:
         """Returns the verdict as plain data."""
         numbers = {k: v if isfinite(v) else None for k, v in {"value": self.value, "stderr": self.stderr}.items()}
-        told = {"claim": self.claim.name, "expected": self.claim.expected, "measured": self.measured}
-        told |= {"verdict": self.outcome, **numbers}
-        return told | {"run": self.run, "note": self.note, "cells": [cell.run for cell in self.cells], **self.setting}
+        record = {"claim": self.claim.name, "expected": self.claim.expected, "measured": self.measured}
+        record |= {"verdict": self.outcome, **numbers}
+        return record | {"run": self.run, "note": self.note, "cells": [cell.run for cell in self.cells], **self.setting}
 
     @property
     def setting(self) -> dict[str, str]:
@@ -178,9 +178,9 @@ def _judge_row(claim: Claim, run: str, row: Mapping[str, Any]) -> Verdict:
 
 
 def _no_rows(claim: Claim, cell: Cell) -> Verdict:
-    asked = {"quantity": claim.quantity, "predictor": claim.predictor, **dict(claim.where)}
+    wanted = {"quantity": claim.quantity, "predictor": claim.predictor, **dict(claim.where)}
     for key in ("quantity", "predictor", "distribution"):
         known = {str(_entry(row, key)) for row in cell.rows}
-        if key in asked and asked[key] not in known:
-            return Verdict(claim, "not measured", run=cell.run, note=unknown(key, str(asked[key]), known))
+        if key in wanted and wanted[key] not in known:
+            return Verdict(claim, "not measured", run=cell.run, note=unknown(key, str(wanted[key]), known))
     return Verdict(claim, "not measured", run=cell.run, note="no row has this quantity for these settings")

@@ -122,8 +122,8 @@ def kind_problems(cls: type) -> list[str]:
     except Exception as error:  # annotations are code, and may be any
         return [f"has annotations that cannot be read: {told(error)}"]
     unfit = [name for name, hint in hints.items() if not _holdable(hint)]
-    found = [f"has a field {name}: {_type(hints[name])}, which no file can hold" for name in unfit]
-    return found + ["has a field kind, a name that files need for the class"] * ("kind" in hints)
+    problems = [f"has a field {name}: {_type(hints[name])}, which no file can hold" for name in unfit]
+    return problems + ["has a field kind, a name that files need for the class"] * ("kind" in hints)
 
 
 def _holdable(hint: Any) -> bool:
@@ -221,12 +221,12 @@ def known_keys(hint: Any, given: Any, key: str = "", preset: Any = None) -> Iter
 
 def _named_kind(base: type, given: Nested, preset: Any = None) -> type | None:
     """The class that a table stands for: the one named, the default's, or the only one there is."""
-    found = kinds(base)
+    known = kinds(base)
     if "kind" in given and has_kinds(base):
-        return found.get(given["kind"]) if isinstance(given["kind"], str) else None
+        return known.get(given["kind"]) if isinstance(given["kind"], str) else None
     if isinstance(preset, base):
         return type(preset)
-    return next(iter(found.values())) if len(found) == 1 else None
+    return next(iter(known.values())) if len(known) == 1 else None
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -306,8 +306,8 @@ class Reader:
         inner = get_args(hint)
         several = inner[-1] is Ellipsis
         if several and isinstance(given, str):
-            told = f"given {shown(given)}; in a list: [{shown(given)}]"
-            return self.fail(key, f"{key}: expected {described(hint)}, {told}")
+            problem = f"given {shown(given)}; in a list: [{shown(given)}]"
+            return self.fail(key, f"{key}: expected {described(hint)}, {problem}")
         if not isinstance(given, list | tuple) or not (several or len(given) == len(inner)):
             return self.wrong(key, hint, given)
         each = [inner[0]] * len(given) if several else inner
@@ -333,8 +333,8 @@ class Reader:
         final = _named_kind(base, given, preset)
         if final is None:
             return self._no_kind(base, given, key)
-        if found := kind_problems(final) if outside(final) and has_kinds(base) else []:
-            return self.fail(key, f"{key}: {final.__name__} {'; '.join(found)} ({place(final)})")
+        if unfit := kind_problems(final) if outside(final) and has_kinds(base) else []:
+            return self.fail(key, f"{key}: {final.__name__} {'; '.join(unfit)} ({place(final)})")
         fields = {k: v for k, v in given.items() if not (k == "kind" and has_kinds(base))}
         value = self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
         if value is not FAILED and outside(final) and has_kinds(base):
@@ -347,8 +347,8 @@ class Reader:
         """The object of a class from outside, or FAILED where it does not do what its kind must."""
         from iclab.experiments.trials import problems  # which needs torch, and reading plain data does not
 
-        found = [self.fail(key, f"{key}: {text}") for text in problems(value)]
-        return FAILED if found else value
+        failures = [self.fail(key, f"{key}: {text}") for text in problems(value)]
+        return FAILED if failures else value
 
     def _no_kind(self, base: type, given: Nested, key: str) -> Any:
         names = kinds(base)

@@ -54,10 +54,10 @@ def parse(text: str) -> list[Any]:
 
 def span(text: str) -> list[Any] | None:
     """Returns the values of a range, None where the text is not one."""
-    if found := INTEGERS.fullmatch(text):
-        return _integers(text, *(int(part) for part in found.groups() if part))
-    if found := SPACED.fullmatch(text):
-        return _spaced(text, *found.groups())
+    if match := INTEGERS.fullmatch(text):
+        return _integers(text, *(int(part) for part in match.groups() if part))
+    if match := SPACED.fullmatch(text):
+        return _spaced(text, *match.groups())
     malformed = text.startswith(("log:", "lin:")) or re.fullmatch(r"[\d+:.-]*:[\d+:.-]*", text)
     refuse("range", [f"{text!r} is malformed; expected {FORMS}"] if malformed else [])
     return None

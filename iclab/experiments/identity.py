@@ -34,9 +34,9 @@ class Import:
 
 def machine_problems(seed: int, device: str) -> list[str]:
     """Returns what stands against a seed and a device."""
-    found = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
+    problems = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
     named = DEVICE.fullmatch(device)
-    return found if named else [*found, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
+    return problems if named else [*problems, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
 
 
 def identity(settings: Mapping[str, Any]) -> str:

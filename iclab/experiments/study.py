@@ -107,9 +107,9 @@ def recipes() -> dict[str, Path]:
 @cache
 def recipe(name: str) -> Nested:
     """Returns the settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known."""
-    found = recipes()
-    refuse("recipe", [] if name in found else [unknown("recipe", name, found)])
-    return {key: value for key, value in config.load(found[name]).items() if key not in ("title", "paper")}
+    known = recipes()
+    refuse("recipe", [] if name in known else [unknown("recipe", name, known)])
+    return {key: value for key, value in config.load(known[name]).items() if key not in ("title", "paper")}
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -140,10 +140,10 @@ class Draft:
 
     def heading(self) -> Any:
         """Returns the heading, or FAILED."""
-        told = {key: value for key, value in self.body.items() if key in HEADING}
-        if isinstance(told.get("claims"), list):
-            told["claims"] = [_with_dotted_where(claim) for claim in told["claims"]]
-        return self._read(lambda reader: reader.read(Heading, told))
+        given = {key: value for key, value in self.body.items() if key in HEADING}
+        if isinstance(given.get("claims"), list):
+            given["claims"] = [_with_dotted_where(claim) for claim in given["claims"]]
+        return self._read(lambda reader: reader.read(Heading, given))
 
     def cells(self) -> tuple[Cell, ...]:
         """Returns the cells that can be read, each experiment once."""
@@ -199,8 +199,8 @@ class Draft:
             if not isinstance(table, Mapping):
                 self.note("sweep: expected a table with a list for each key")
                 continue
-            found, problems = grid.axes_of(table)
-            axes |= grid.without(found, fixed)
+            result, problems = grid.axes_of(table)
+            axes |= grid.without(result, fixed)
             for text in problems:
                 self.note(text)
         return axes
@@ -220,10 +220,10 @@ class Draft:
             settings = put(settings, key, values[key])
         settings = merge(self._recipe(settings.get("recipe")), settings)
         settings |= {"imports": self.imports} if self.imports else {}
-        found = self._read(lambda reader: experiment.read(settings, reader), settings)
-        for text in trials.of_experiment(found, self.tried) if found is not FAILED else []:
+        result = self._read(lambda reader: experiment.read(settings, reader), settings)
+        for text in trials.of_experiment(result, self.tried) if result is not FAILED else []:
             self.note(text)
-        return found
+        return result
 
     def _recipe(self, name: Any) -> Nested:
         """The settings of the recipe that a cell names; anything but a text is refused where the cell is read."""

@@ -37,10 +37,10 @@ class RidgeFit(Learner):
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        found = [] if self.prompts >= 1 else [f"prompts must be at least 1, given {self.prompts}"]
+        problems = [] if self.prompts >= 1 else [f"prompts must be at least 1, given {self.prompts}"]
         if not 0 <= self.penalty < float("inf"):
-            found.append(f"penalty must be 0 or more and finite, given {self.penalty}")
-        refuse("RidgeFit", found + unknown_choices(self))
+            problems.append(f"penalty must be 0 or more and finite, given {self.penalty}")
+        refuse("RidgeFit", problems + unknown_choices(self))
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         linear = isinstance(model, LinearArchitecture)

@@ -54,7 +54,7 @@ class Beside:
         training = Training(model, task, self.experiment.eval.surgery or USUAL, self.rng("train"))
         points = learning_curve(training, lambda step: step % EVERY == 0, lambda step: {})
         self.log(f"trains {name}")
-        return self._followed(name, training, points, self._told)
+        return self._followed(name, training, points, self._log_point)
 
     def _followed(self, name: str, training: Training, points: Iterator[dict[str, Any]], say: Say) -> bool:
         """Whether a training went well."""
@@ -65,7 +65,7 @@ class Beside:
             return False
         return True
 
-    def _told(self, point: dict[str, Any]) -> None:
+    def _log_point(self, point: dict[str, Any]) -> None:
         self.log(f"step {point['step']} of {point['steps']}, loss {point['loss']:.4g}")
 
     def rng(self, name: str) -> torch.Generator:

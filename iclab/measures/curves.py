@@ -147,14 +147,14 @@ class Curves:
     def rows(self) -> Iterator[Row]:
         """Yields errors by number of inputs, of every model, and what theory says of them."""
         for at, (target, function) in enumerate(self.task.targets):
-            told = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
-            yield from ({"distribution": target, **one} for one in told)
+            rows = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
+            yield from ({"distribution": target, **one} for one in rows)
 
     def _measured(self, at: int) -> Iterator[Row]:
         for name in self.models:
-            told = [list(self._errors(name, at, k)) for k in range(len(self.sizes))]
-            yield from (_at(n, one) for n, found in zip(self.sizes, told, strict=True) for one in found)
-            yield from ({**one, "quantity": f"final_{one['quantity']}"} for one in told[-1])
+            by_size = [list(self._errors(name, at, k)) for k in range(len(self.sizes))]
+            yield from (_at(n, one) for n, rows in zip(self.sizes, by_size, strict=True) for one in rows)
+            yield from ({**one, "quantity": f"final_{one['quantity']}"} for one in by_size[-1])
             half, known = self.half(name, at)
             spread = self.spread(name, at)
             yield row(name, "half_error", None, half, None if spread is None else half * log(2) * spread)
@@ -200,9 +200,9 @@ class Curves:
         for n, layers in zip(self.sizes, self.layers, strict=False):
             plain, signed = layers.coefficients[at].detach(), (layers.coefficients * layers.signs)[at].detach()
             for quantity, heads in (("identity", plain), ("identity_signed", signed)):
-                (found,) = rows_of(MODEL, quantity, estimate(heads))
-                yield _at(n, found)
-                yield from [{**found, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
+                (row,) = rows_of(MODEL, quantity, estimate(heads))
+                yield _at(n, row)
+                yield from [{**row, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
 
     def exponents(self, what: str, doubled: "Curves") -> Iterator[Row]:
         """Yields how the inputs needed grow from this task to one in which something is doubled."""

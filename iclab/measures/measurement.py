@@ -98,10 +98,10 @@ class Measurement:
     @cached_property
     def references(self) -> dict[str, Any]:
         """Returns what every task is compared with, what the experiment names besides, and what its analyses add."""
-        found = references(self.task, self.trained_on) | dict(self.experiment.eval.predictors) | self.constructions
+        predictors = references(self.task, self.trained_on) | dict(self.experiment.eval.predictors) | self.constructions
         for analysis in self.experiment.analyses:
-            found |= analysis.references(self)
-        return found
+            predictors |= analysis.references(self)
+        return predictors
 
     @cached_property
     def constructions(self) -> dict[str, Transformer]:

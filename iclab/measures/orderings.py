@@ -68,9 +68,9 @@ def coverage(
     closed = torch.cat([answers, answers[:, -1:]], dim=1).gather(1, corners.unsqueeze(1)).squeeze(1) == task.vocab - 1
     proper = closed & simple(*_plane(task, answers), corners)
     whole = area(*_plane(task, right), (right < task.items).long().cumprod(1).sum(1))
-    found = area(*_plane(task, answers), corners)
+    covered = area(*_plane(task, answers), corners)
     counts = proper & (whole > 0)
-    return proper, found[counts] / whole[counts]
+    return proper, covered[counts] / whole[counts]
 
 
 def _plane(task: ConvexHull, tokens: Int[Tensor, "batch m"]) -> tuple[Int[Tensor, "batch m"], Int[Tensor, "batch m"]]:

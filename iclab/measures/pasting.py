@@ -107,9 +107,9 @@ def chosen_cut(model: Transformer, beside: Beside) -> int:
 def _all_rows(answers: Mapping[Name, Tensor], ys: Tensor, parts: Parts, chosen: int) -> Iterator[Row]:
     """Rows of all that answered, with their cuts; those of the chosen cut once more without."""
     for name, cut in answers:
-        found = list(_of_one(answers, name, cut, ys, parts))
-        yield from ({**one, "layer": cut} for one in found)
-        yield from found if cut == chosen else ()
+        result = list(_of_one(answers, name, cut, ys, parts))
+        yield from ({**one, "layer": cut} for one in result)
+        yield from result if cut == chosen else ()
 
 
 def _of_one(answers: Mapping[Name, Tensor], name: str, cut: int | None, ys: Tensor, parts: Parts) -> Iterator[Row]:

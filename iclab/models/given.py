@@ -160,8 +160,8 @@ def _files(place: Path) -> list[Path]:
     if _of_others(place):
         return [place / "config.json", *sorted(place.glob("*.safetensors*"))]
     file = place / "weights.safetensors" if place.is_dir() else place
-    told = f"path: {place} has neither config.json nor weights.safetensors"
-    refuse("Pretrained", [] if file.is_file() else [told])
+    problem = f"path: {place} has neither config.json nor weights.safetensors"
+    refuse("Pretrained", [] if file.is_file() else [problem])
     return [file]
 
 

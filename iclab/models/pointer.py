@@ -42,8 +42,8 @@ class PointerTransformerConfig(TokenTransformerConfig):
     closes: bool = False
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + out_of_bounds({"items": self.items, "rank": self.rank}, LARGEST)
-        return found + (["tied_embedding: what points reads nothing out"] if self.tied_embedding else [])
+        problems = super()._problems() + out_of_bounds({"items": self.items, "rank": self.rank}, LARGEST)
+        return problems + (["tied_embedding: what points reads nothing out"] if self.tied_embedding else [])
 
     @property
     def bounded(self) -> bool:
@@ -51,8 +51,10 @@ class PointerTransformerConfig(TokenTransformerConfig):
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         fits = self.items <= vocab
-        found = [] if fits else [f"items = {self.items} tokens that can be pointed at, and the task has {vocab} tokens"]
-        return super().problems_for(vocab, n, width) + found
+        problems = (
+            [] if fits else [f"items = {self.items} tokens that can be pointed at, and the task has {vocab} tokens"]
+        )
+        return super().problems_for(vocab, n, width) + problems
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "PointerTransformer":
         return PointerTransformer(vocab, n, self, rng)

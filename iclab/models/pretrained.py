@@ -98,7 +98,7 @@ def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> T
         config["tie_word_embeddings"] = config["tie_word_embeddings"] and _same_ends(kind, given, dtype)
         with prefixed(f"{folder / 'config.json'}"):
             shape = kind.shape(config)
-        sources = _found(folder, kind, shape, given)
+        sources = _named_sources(folder, kind, shape, given)
         with torch.device("meta"):
             model = TokenTransformer(config["vocab_size"], config[kind.longest], shape)
         _compare(folder, model, sources, given)
@@ -165,8 +165,8 @@ def _files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return [folder / "model.safetensors"]
-    told = read_json(index)
-    places = told.get("weight_map") if isinstance(told, dict) else None
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
     refuse(f"{index}", [] if isinstance(places, dict) and places else ["no table weight_map of files by weight"])
     assert isinstance(places, dict)
     refuse(f"{index}", [f"weight_map: {p}" for p in wrong_kinds(places, dict.fromkeys(places, str))[:1]])
@@ -185,7 +185,7 @@ def _same_ends(kind: Kind, given: Mapping[str, Stored], dtype: torch.dtype) -> b
     return all(torch.equal(values[0], value) for value in values)
 
 
-def _found(
+def _named_sources(
     folder: Path, kind: Kind, shape: TokenTransformerConfig, given: Mapping[str, Stored]
 ) -> list[tuple[Source, str]]:
     """Every source with the name that it has here."""
@@ -194,9 +194,9 @@ def _found(
     missing = [source.given[0] for source in sources if not given.keys() & {*source.given}]
     refuse(f"{folder}", name_problems(unasked, missing))
     names = [[name for name in source.given if name in given] for source in sources]
-    twice = [found for source, found in zip(sources, names, strict=True) if len(source.own) == 1 < len(found)]
-    refuse(f"{folder}", [f"{' and '.join(found)} are both there" for found in twice])
-    return [(source, found[0]) for source, found in zip(sources, names, strict=True)]
+    twice = [present for source, present in zip(sources, names, strict=True) if len(source.own) == 1 < len(present)]
+    refuse(f"{folder}", [f"{' and '.join(present)} are both there" for present in twice])
+    return [(source, present[0]) for source, present in zip(sources, names, strict=True)]
 
 
 def _compare(

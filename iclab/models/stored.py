@@ -65,8 +65,8 @@ class Stored:
     def read(self, dtype: torch.dtype) -> Tensor:
         """Reads its numbers. Raises ``ValueError`` where some are none, or are beyond such a type."""
         value = self.file.get_tensor(self.name).to(dtype)
-        told = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
-        refuse(f"{self.path}", [] if value.isfinite().all() else [told])
+        problem = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
+        refuse(f"{self.path}", [] if value.isfinite().all() else [problem])
         return value
 
 
@@ -84,14 +84,16 @@ def name_problems(unknown: Iterable[str], missing: Iterable[str]) -> list[str]:
 def shape_problems(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Returns what stands against weights that are not of the shapes of the model's."""
     shapes = {name: (tuple(value.shape), tuple(given[name].shape)) for name, value in wanted.items()}
-    found = [f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other]
-    return found[:LISTED] + ([f"and {len(found) - LISTED} more"] if len(found) > LISTED else [])
+    problems = [
+        f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other
+    ]
+    return problems[:LISTED] + ([f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else [])
 
 
 def listed(names: list[str]) -> str:
     """Puts names in a line, whatever is in them; of many, the first."""
-    told = [name if name.isprintable() and len(name) < 100 else shown(name) for name in names[:LISTED]]
-    return ", ".join(told) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    shown_names = [name if name.isprintable() and len(name) < 100 else shown(name) for name in names[:LISTED]]
+    return ", ".join(shown_names) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def compare(path: Path, model: nn.Module, given: Mapping[str, Stored]) -> None:

@@ -45,14 +45,18 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
     position_spread: float = 0.02
 
     def _problems(self) -> list[str]:
-        found = super()._problems()
-        if self.rotary and not found and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
-            found.append(f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}")
+        problems = super()._problems()
+        if self.rotary and not problems and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
+            problems.append(
+                f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}"
+            )
         if not 0 <= self.position_spread < inf:
-            told = f"given {self.position_spread}"
-            found.append(f"position_spread must be a standard deviation (0 or more, finite), {told}")
+            given = f"given {self.position_spread}"
+            problems.append(f"position_spread must be a standard deviation (0 or more, finite), {given}")
         positive = {name: getattr(self, name) for name in ("rotary_base", "norm_eps")}
-        return found + [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
+        return problems + [
+            f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf
+        ]
 
     @property
     def bounded(self) -> bool:
@@ -161,18 +165,18 @@ class TokenTransformer(Stack):
         self._check(tokens, taps)
         tokens, lost = self._known(tokens)
         *_, last = self._stream(tokens, taps)
-        said = self._read_out(tokens, self.norm(last), taps, m)
-        return taps("prediction", _without(lost if lost is None else lost[:, -said.shape[1] :], said))
+        logits = self._read_out(tokens, self.norm(last), taps, m)
+        return taps("prediction", _without(lost if lost is None else lost[:, -logits.shape[1] :], logits))
 
     def _read_out(self, tokens: Tensor, h: Tensor, taps: Taps, m: int | None) -> Tensor:
         """Logits from the normalised residual stream."""
         return self.read_out(h if m is None else h[:, -m:])
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
-        found = self._unknown(taps) + self._unreadable(tokens)
+        problems = self._unknown(taps) + self._unreadable(tokens)
         if self.config.bounded and tokens.ndim > 1 and tokens.shape[1] > self.n:
-            found.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
-        refuse(type(self).__name__, found)
+            problems.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
+        refuse(type(self).__name__, problems)
 
     def _unreadable(self, tokens: Tensor) -> list[str]:
         """What is wrong with the tokens, whatever their number."""

@@ -32,8 +32,8 @@ class VectorTransformerConfig(TokenTransformerConfig):
     position_spread: float = 0.1
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + out_of_bounds({"d_classifier": self.d_classifier}, LARGEST)
-        return found + (["tied_embedding: vectors have no embedding"] if self.tied_embedding else [])
+        problems = super()._problems() + out_of_bounds({"d_classifier": self.d_classifier}, LARGEST)
+        return problems + (["tied_embedding: vectors have no embedding"] if self.tied_embedding else [])
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         if not width:

@@ -58,8 +58,8 @@ class KnownClasses:
 
     def __post_init__(self) -> None:
         whole = len(self.means) % self.labels == 0
-        found = [] if whole else [f"{len(self.means)} classes are no multiple of {self.labels} labels"]
-        refuse("KnownClasses", found + _problems(self.within))
+        problems = [] if whole else [f"{len(self.means)} classes are no multiple of {self.labels} labels"]
+        refuse("KnownClasses", problems + _problems(self.within))
 
     def __call__(self, tokens: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n labels"]:
         z, means = (1 + self.within**2) ** 0.5 * tokens[:, ::2].double(), self.means.to(tokens.device).double()

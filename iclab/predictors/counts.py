@@ -34,10 +34,10 @@ class Counting:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        found = [] if self.vocab >= 1 else [f"vocab must be at least 1, given {self.vocab}"]
+        problems = [] if self.vocab >= 1 else [f"vocab must be at least 1, given {self.vocab}"]
         positive = 0 < self.alpha < float("inf")
-        found += [] if positive else [f"alpha must be positive and finite, given {self.alpha}"]
-        refuse(type(self).__name__, found)
+        problems += [] if positive else [f"alpha must be positive and finite, given {self.alpha}"]
+        refuse(type(self).__name__, problems)
 
     def _log(self, counts: Float[Tensor, "batch n vocab"]) -> Float[Tensor, "batch n vocab"]:
         smoothed = counts + self.alpha

@@ -37,10 +37,10 @@ class DiscreteMMSE(EvidenceWeighted):
     noise: float
 
     def __post_init__(self) -> None:
-        found = [] if self.pool.ndim == 2 and len(self.pool) else ["pool must be size × d with a size of 1 or more"]
+        problems = [] if self.pool.ndim == 2 and len(self.pool) else ["pool must be size × d with a size of 1 or more"]
         if not 0 <= self.noise < float("inf"):
-            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        refuse("DiscreteMMSE", found + unsquarable("noise", self.noise))
+            problems.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        refuse("DiscreteMMSE", problems + unsquarable("noise", self.noise))
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """Returns log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""

@@ -37,9 +37,9 @@ class LogisticRegression(Predictor):
     steps: int = 30
 
     def __post_init__(self) -> None:
-        found = [] if 0 < self.lam < float("inf") else [f"lam must be positive and finite, given {self.lam}"]
-        found += [] if self.steps >= 1 else [f"steps must be at least 1, given {self.steps}"]
-        refuse("LogisticRegression", found)
+        problems = [] if 0 < self.lam < float("inf") else [f"lam must be positive and finite, given {self.lam}"]
+        problems += [] if self.steps >= 1 else [f"steps must be at least 1, given {self.steps}"]
+        refuse("LogisticRegression", problems)
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -55,8 +55,8 @@ class EvidenceWeighted(Bayesian):
         xs, ys = torch.nn.functional.pad(xs, (0, 0, 0, 1)), torch.nn.functional.pad(ys, (0, 1))
 
         def density(x: Float[Tensor, "batch n d"], y: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n_less_1"]:
-            found = self.mixed(x, y)
-            return found.peak.diff(dim=1) + found.rest.diff(dim=1)
+            components = self.mixed(x, y)
+            return components.peak.diff(dim=1) + components.rest.diff(dim=1)
 
         return in_chunks(density, xs, ys, self.numbers(*xs.shape[1:]))
 
@@ -106,10 +106,10 @@ class Mixture(EvidenceWeighted):
         refuse("Mixture", self._problems())
 
     def _problems(self) -> list[str]:
-        found = [] if self.components else ["components must not be empty"]
+        problems = [] if self.components else ["components must not be empty"]
         if self.log_weights is not None and len(self.log_weights) != len(self.components):
-            found.append(f"log_weights has {len(self.log_weights)} entries for {len(self.components)} components")
-        return found
+            problems.append(f"log_weights has {len(self.log_weights)} entries for {len(self.components)} components")
+        return problems
 
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
         return merged(

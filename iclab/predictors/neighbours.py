@@ -29,8 +29,8 @@ class NearestNeighbours(Predictor):
     weighting: Literal["uniform", "distance", "squared distance"] = "uniform"
 
     def __post_init__(self) -> None:
-        found = [] if self.k >= 1 else [f"k must be at least 1, given {self.k}"]
-        refuse("NearestNeighbours", found + unknown_choices(self))
+        problems = [] if self.k >= 1 else [f"k must be at least 1, given {self.k}"]
+        refuse("NearestNeighbours", problems + unknown_choices(self))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -39,8 +39,8 @@ class Newton(Spectral):
     start: Literal["spectral", "frobenius"] = field(default="spectral", metadata={"since": "0.1"})
 
     def __post_init__(self) -> None:
-        found = [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
-        refuse("Newton", found + unknown_choices(self))
+        problems = [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
+        refuse("Newton", problems + unknown_choices(self))
 
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
         """Returns 1 − (1 − ρ²)^(2^k), or 1 − (1 − ρ²/c)^(2^k) from the Frobenius norm."""

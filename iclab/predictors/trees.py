@@ -81,8 +81,8 @@ class BoostedTrees:
 
     def __post_init__(self) -> None:
         given = {"rounds": self.rounds, "depth": self.depth}
-        found = [f"{name} must be at least 0, given {value}" for name, value in given.items() if value < 0]
-        refuse("BoostedTrees", found + ([] if self.rate > 0 else [f"rate must be positive, given {self.rate}"]))
+        problems = [f"{name} must be at least 0, given {value}" for name, value in given.items() if value < 0]
+        refuse("BoostedTrees", problems + ([] if self.rate > 0 else [f"rate must be positive, given {self.rate}"]))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

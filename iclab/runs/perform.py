@@ -75,16 +75,16 @@ def perform(
     if experiment.model.trainable and not experiment.train.frozen:
         experiment.model.save(model, folder / WEIGHTS)
     log("measures")
-    found = measure(experiment, model.eval(), place)
-    for line in beaten(found):
+    rows = measure(experiment, model.eval(), place)
+    for line in beaten(rows):
         log(line)
-    return found
+    return rows
 
 
 def keep_constants(task: AnyTask, folder: Path) -> None:
     """Writes what was drawn once for all prompts of a task, where there is such a thing, to `constants.safetensors`."""
-    if found := task.constants():
-        write_whole(folder / "constants.safetensors", to_bytes(found))
+    if constants := task.constants():
+        write_whole(folder / "constants.safetensors", to_bytes(constants))
 
 
 def unknown_bayes(task: AnyTask) -> list[str]:

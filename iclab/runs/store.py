@@ -139,11 +139,11 @@ class Run:
         path = self.folder / "config.toml"
         try:
             settings = config.load(path)
-            found = identity(settings)
+            digest = identity(settings)
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} is damaged: {error}; {self.remedy}") from None
-        if found != self.id:
-            raise Damaged(f"{path} is damaged: its settings have the id {found}, not {self.id}; {self.remedy}")
+        if digest != self.id:
+            raise Damaged(f"{path} is damaged: its settings have the id {digest}, not {self.id}; {self.remedy}")
         return settings
 
     def _has_settings(self) -> bool:
@@ -168,8 +168,8 @@ class Run:
         """Returns the status; damaged also where weights or other files beside whole results are not what was
         recorded."""
         status = self.status()
-        found = self.changed(status) if status.state == "done" else []
-        return _damaged(status, f"{', '.join(found)} of {self.folder}: damaged; {self.remedy}") if found else status
+        changed = self.changed(status) if status.state == "done" else []
+        return _damaged(status, f"{', '.join(changed)} of {self.folder}: damaged; {self.remedy}") if changed else status
 
     def look(self) -> tuple[Status, dict[str, Any], list[dict[str, Any]]]:
         """Returns the status, the settings and, of a finished run, the rows. Where one of them cannot be trusted the
@@ -194,9 +194,9 @@ class Run:
         if not os.path.lexists(path):
             return Status()
         try:
-            told = read_json(path)
-            refuse(f"{path}", [] if isinstance(told, dict) else ["expected a table"])
-            return config.read(Status, {key: value for key, value in told.items() if value is not None}, path)
+            content = read_json(path)
+            refuse(f"{path}", [] if isinstance(content, dict) else ["expected a table"])
+            return config.read(Status, {key: value for key, value in content.items() if value is not None}, path)
         except Refusal as error:
             why = str(error).splitlines()[0]
             return Status("damaged", error=f"not the status of a run: {why}; {self.remedy}")
@@ -282,8 +282,8 @@ class Run:
         """Returns the files that are there and not what the status says; one that was removed is missed in the results
         only."""
         there = [name for name in names if name in status.digests and os.path.lexists(self.folder / name)]
-        found = [name for name in there if _digest(_content(self.folder / name)) != status.digests[name]]
-        return found + [RESULTS for _ in "." if RESULTS in names and RESULTS in status.digests.keys() - {*there}]
+        changed = [name for name in there if _digest(_content(self.folder / name)) != status.digests[name]]
+        return changed + [RESULTS for _ in "." if RESULTS in names and RESULTS in status.digests.keys() - {*there}]
 
     @property
     def weights(self) -> Path | None:
@@ -297,12 +297,12 @@ class Run:
     def trained(self) -> dict[str, bytes]:
         """Returns the files that a finished training left. Raises `Damaged` where they are not what was recorded."""
         status = self.recorded()
-        found = {name: _content(self.folder / name) for name in TRAINED if name in status.digests}
-        unfit = [name for name, content in found.items() if _digest(content) != status.digests[name]]
-        if unfit or WEIGHTS not in found:
+        contents = {name: _content(self.folder / name) for name in TRAINED if name in status.digests}
+        unfit = [name for name, content in contents.items() if _digest(content) != status.digests[name]]
+        if unfit or WEIGHTS not in contents:
             what = f"{', '.join(unfit)} not as recorded" if unfit else "no finished training is recorded"
             raise Damaged(f"{self.folder}: {what}; {self.remedy}")
-        return found
+        return contents
 
     def parts(self) -> dict[str, bytes]:
         """Returns the checkpoints of what was trained beside the model."""
@@ -329,12 +329,12 @@ class Run:
         if not os.path.lexists(path):
             return {}
         try:
-            told = read_json(path)
+            content = read_json(path)
         except Refusal as error:
             raise Damaged(f"{error}; {self.remedy}") from None
-        if not isinstance(told, dict) or self.changed(status, [path.name]):
+        if not isinstance(content, dict) or self.changed(status, [path.name]):
             raise Damaged(f"{path} is damaged: it is not what was recorded; {self.remedy}")
-        return told
+        return content
 
     def origin(self) -> dict[str, str]:
         """Tells where the weights come from: the run that trained them, their digest, and what that was done in, as far
@@ -346,8 +346,8 @@ class Run:
             made_in = self.environment()
         except Damaged:
             made_in = {}
-        told = {name: str(made_in[name]) for name in MADE_IN if made_in.get(name) is not None}
-        return {"run": self.id, "sweep": self.folder.absolute().parent.name, WEIGHTS: status.digests[WEIGHTS]} | told
+        origin = {name: str(made_in[name]) for name in MADE_IN if made_in.get(name) is not None}
+        return {"run": self.id, "sweep": self.folder.absolute().parent.name, WEIGHTS: status.digests[WEIGHTS]} | origin
 
     def note(self, text: str) -> None:
         """Adds to the log. Where that fails the run goes on: the status says what matters."""
@@ -356,8 +356,8 @@ class Run:
 
     def note_damage(self, status: Status) -> None:
         """Tells the log what is not as it was recorded."""
-        if found := self.changed(status):
-            self.note(f"made again: {', '.join(found)} not as recorded")
+        if damaged := self.changed(status):
+            self.note(f"made again: {', '.join(damaged)} not as recorded")
 
     def tidy(self, mine: bool = True) -> None:
         """Removes what processes left half written that are gone (all of it, if the run is held; but a configuration
@@ -502,8 +502,8 @@ class Curve:
         return False
 
 
-def _before(found: Any, step: int) -> bool:
-    return isinstance(found, int) and found < step
+def _before(point: Any, step: int) -> bool:
+    return isinstance(point, int) and point < step
 
 
 # ---- many runs -----------------------------------------------------------------------------------------------------
@@ -535,33 +535,33 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         return []
     remedy = f"`iclab sweep {sweep / 'study.toml'}` judges again"
     try:
-        found = read_json(path)
+        content = read_json(path)
     except Refusal as error:
         raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
-    whole = isinstance(found, list) and all(isinstance(one, dict) for one in found)
-    if not whole or not all(isinstance(one.get(column), str) for one in found for column in columns):
+    whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
+    if not whole or not all(isinstance(one.get(column), str) for one in content for column in columns):
         raise Damaged(f"{path} is damaged: it is no list of verdicts; {remedy}")
-    return found
+    return content
 
 
-def find(name: str, root: Path, asked: str = "show") -> Run:
+def find(name: str, root: Path, command: str = "show") -> Run:
     """Returns the run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
     if name and is_run(Path(name)):
         return Run(Path(name).resolve())
     known = [run for sweep in sweeps(root) for run in runs(sweep)]
-    found = [run for run in known if name and run.id.startswith(name)]
+    matches = [run for run in known if name and run.id.startswith(name)]
     refuse(
-        asked,
+        command,
         []
-        if found
+        if matches
         else [
             unknown("run", name, [run.id for run in known])
             + f" (looked below {root}; give the folder of the run, or --root)"
         ],
     )
-    several = f"{name!r} may be " + ", ".join(str(run.folder) for run in found)
-    refuse(asked, [several] if len(found) > 1 else [])
-    return found[0]
+    several = f"{name!r} may be " + ", ".join(str(run.folder) for run in matches)
+    refuse(command, [several] if len(matches) > 1 else [])
+    return matches[0]
 
 
 def load(folder: Path | str) -> "pandas.DataFrame":
@@ -574,24 +574,24 @@ def load(folder: Path | str) -> "pandas.DataFrame":
     """
     import pandas  # here and not above: a worker has no need of it
 
-    found = runs(Path(folder))
-    refuse("load", [] if found else [f"{folder} holds no runs; expected a folder that `iclab sweep` made"])
-    looks = [run.look() for run in found]
+    known = runs(Path(folder))
+    refuse("load", [] if known else [f"{folder} holds no runs; expected a folder that `iclab sweep` made"])
+    looks = [run.look() for run in known]
     warn_of([status for status, _, _ in looks])
     settings = [flatten(each) for _, each, _ in looks]
     swept = differing([each for each in settings if each])
     rows = [
         row
-        for run, (status, _, measured), chosen in zip(found, looks, settings, strict=True)
+        for run, (status, _, measured), chosen in zip(known, looks, settings, strict=True)
         for row in _table_rows(run.id, status, measured, chosen, swept)
     ]
     table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
     return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
 
 
-def warn_of(found: Iterable[Status]) -> None:
+def warn_of(statuses: Iterable[Status]) -> None:
     """Warns of damaged runs, by name."""
-    damaged = [status.error for status in found if status.state == "damaged"]
+    damaged = [status.error for status in statuses if status.state == "damaged"]
     more = [f"and {len(damaged) - 3} more"] if len(damaged) > 3 else []
     if damaged:
         warnings.warn(f"without results: {'; '.join([*damaged[:3], *more])}", stacklevel=3)
@@ -607,10 +607,10 @@ def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
     have, as another kind of task has other settings, each that tells runs apart which the ones before do not."""
     keys = differing(settings)
-    told = [key for key in keys if all(key in each for each in settings)]
-    for key in [key for key in keys if key not in told]:
-        told += [key] if _kinds(settings, [*told, key]) > _kinds(settings, told) else []
-    return [key for key in keys if key in told]
+    distinguishing = [key for key in keys if all(key in each for each in settings)]
+    for key in [key for key in keys if key not in distinguishing]:
+        distinguishing += [key] if _kinds(settings, [*distinguishing, key]) > _kinds(settings, distinguishing) else []
+    return [key for key in keys if key in distinguishing]
 
 
 def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:

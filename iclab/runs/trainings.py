@@ -47,13 +47,13 @@ def training_id(experiment: Experiment) -> str:
 
 def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What of an evaluation the model and its curve depend on."""
-    found = {"every": evaluation.get("every")}
+    followed = {"every": evaluation.get("every")}
     if isinstance(experiment.task, TokenTask):
-        return {**found, "sizes": experiment.sizes}
+        return {**followed, "sizes": experiment.sizes}
     if "evolution" not in experiment.eval.analyses:
-        return found
+        return followed
     # A list, for the rows of a curve are in the order of the shifts.
-    return {**found, "shifts": [*evaluation["shifts"].items()], "probes": "probes" in experiment.eval.analyses}
+    return {**followed, "shifts": [*evaluation["shifts"].items()], "probes": "probes" in experiment.eval.analyses}
 
 
 def experiment_of(run: Run) -> Experiment:
@@ -101,18 +101,18 @@ def take(run: Run, source: Run, experiment: Experiment) -> None:
 
 def _parts(source: Run, other: Experiment, experiment: Experiment) -> dict[str, bytes]:
     """The checkpoints of what analyses trained beside the model, where both would train it in the same way."""
-    asked = any(name in experiment.eval.analyses for name in BESIDE)
+    applies = any(name in experiment.eval.analyses for name in BESIDE)
     same = other.eval.surgery == experiment.eval.surgery
     same = same and all(partner in experiment.eval.partners for partner in other.eval.partners)
-    return source.parts() if asked and same else {}
+    return source.parts() if applies and same else {}
 
 
 def stores(folder: Path) -> list[Path]:
     """Returns the sweeps in a folder whose trainings may be used: itself, those in it, or a single run. Raises
     `Refusal`."""
-    found = [folder] if is_run(folder) else sweeps(folder)
-    refuse("--reuse", [] if found else [f"{folder} holds no runs; expected a sweep's folder or a folder of sweeps"])
-    return found
+    folders = [folder] if is_run(folder) else sweeps(folder)
+    refuse("--reuse", [] if folders else [f"{folder} holds no runs; expected a sweep's folder or a folder of sweeps"])
+    return folders
 
 
 @dataclass(eq=False)
@@ -178,11 +178,11 @@ class Trainings:
     @cached_property
     def _finished(self) -> dict[Key, list[Run]]:
         """The whole trainings in the folders that runs of this sweep ask for."""
-        wanted, found = set(self._keys.values()), {}
+        wanted, finished = set(self._keys.values()), {}
         for run in (run for folder in self.folders for run in runs(folder)) if wanted else ():
             if (key := _key_of(run)) in wanted and run.weights:
-                found.setdefault(key, []).append(run)
-        return found
+                finished.setdefault(key, []).append(run)
+        return finished
 
 
 def _key_of(run: Run) -> Key | None:

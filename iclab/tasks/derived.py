@@ -30,10 +30,10 @@ class Derived(Task):
 
     def __post_init__(self) -> None:
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
-        found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
-        told = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
-        found += [told] if getattr(self.base, "moving", False) else []
-        admit(self, lambda: found or self._problems())
+        problems = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
+        moving = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
+        problems += [moving] if getattr(self.base, "moving", False) else []
+        admit(self, lambda: problems or self._problems())
 
     def factors(self) -> dict[str, float]:
         return self.base.factors()
@@ -98,10 +98,10 @@ class FinitePool(Derived):
 
     def _problems(self) -> list[str]:
         linear = isinstance(self.base, LinearRegression)
-        found = (
+        problems = (
             [] if linear else [f"a pool holds weight vectors: base must be linear, given {type(self.base).__name__}"]
         )
-        return found + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
+        return problems + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
 
     def held(self) -> dict[str, int]:
         return super().held() | {"the pool": self.size * self.d}
@@ -238,8 +238,8 @@ class Truncated(Derived):
 
     def _problems(self) -> list[str]:
         ranges = {"dims": (self.dims, self.base.d), "points": (self.points, self.base.n)}
-        found = [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
-        return found + _query_below(self.base)
+        problems = [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
+        return problems + _query_below(self.base)
 
     @property
     def n(self) -> int:
@@ -338,8 +338,8 @@ class HalfSubspace(Recoloured):
     """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic law keeps its trace."""
 
     def _problems(self) -> list[str]:
-        found = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
-        return found + super()._problems()
+        problems = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
+        return problems + super()._problems()
 
     def scales(self) -> Float[Tensor, " d"]:
         return (torch.arange(self.d) < self.d // 2).double()
@@ -417,8 +417,8 @@ class OrthogonalQuery(QueryShift):
     def _problems(self) -> list[str]:
         n, rank = self.base.n, self.base.rank
         few = n - 1 < rank
-        found = [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
-        return found + super()._problems()
+        problems = [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
+        return problems + super()._problems()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -435,8 +435,8 @@ class RepeatedQuery(QueryShift):
     """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""
 
     def _problems(self) -> list[str]:
-        found = [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
-        return found + super()._problems()
+        problems = [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
+        return problems + super()._problems()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)

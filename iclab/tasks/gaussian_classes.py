@@ -57,23 +57,23 @@ class GaussianClasses(TokenTask):
 
     def _problems(self) -> list[str]:
         least = {"labels": 2, "pairs": 1, "burst": 1, "d": 1}
-        found = too_small({k: getattr(self, k) for k in least}, least)
-        found += unknown_choices(self)
-        if found:
-            return found
+        problems = too_small({k: getattr(self, k) for k in least}, least)
+        problems += unknown_choices(self)
+        if problems:
+            return problems
         if self.classes < self.labels or self.classes % self.labels:
-            found.append(f"classes must be a multiple of labels = {self.labels}, given {self.classes}")
+            problems.append(f"classes must be a multiple of labels = {self.labels}, given {self.classes}")
         if self.pairs >= self.labels:
-            found.append(f"pairs must be fewer than labels = {self.labels}, given {self.pairs}")
+            problems.append(f"pairs must be fewer than labels = {self.labels}, given {self.pairs}")
         if self.pairs % self.burst:
-            found.append(f"burst must divide pairs = {self.pairs}, given {self.burst}")
+            problems.append(f"burst must divide pairs = {self.pairs}, given {self.burst}")
         if not 0 <= self.bursty <= 1:
-            found.append(f"bursty must lie between 0 and 1, given {self.bursty}")
+            problems.append(f"bursty must lie between 0 and 1, given {self.bursty}")
         if not 0 <= self.alpha < float("inf"):
-            found.append(f"alpha must be 0 or more and finite, given {self.alpha}")
+            problems.append(f"alpha must be 0 or more and finite, given {self.alpha}")
         if not 0 < self.within < float("inf"):
-            found.append(f"within must be positive and finite, given {self.within}")
-        return found
+            problems.append(f"within must be positive and finite, given {self.within}")
+        return problems
 
     @property
     def vocab(self) -> int:

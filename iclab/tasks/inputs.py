@@ -36,9 +36,9 @@ class Inputs(ABC):
 
     def _problems(self) -> list[str]:
         unfit = [s for s in self.spectrum if not 0 <= s < float("inf")]
-        found = [f"spectrum must hold finite numbers, none negative, given {unfit}"] if unfit else []
+        problems = [f"spectrum must hold finite numbers, none negative, given {unfit}"] if unfit else []
         vanishes = self.spectrum and not any(self.spectrum)
-        return found + (["spectrum must not be zero everywhere"] if vanishes else [])
+        return problems + (["spectrum must not be zero everywhere"] if vanishes else [])
 
     @property
     def bare(self) -> bool:

@@ -53,23 +53,23 @@ class LaundryList(SizedTask):
     def _problems(self) -> list[str]:
         given = {k: getattr(self, k) for k in ("items", "shortest", "openers", "separators")}
         spare = 2 if self.holds_out == "openers" else 1
-        found = too_small(given, {"items": 2, "shortest": 2, "openers": spare, "separators": spare})
+        problems = too_small(given, {"items": 2, "shortest": 2, "openers": spare, "separators": spare})
         if not self.shortest <= self.longest <= self.items:
-            found.append(
+            problems.append(
                 f"longest must lie between shortest and items, {self.shortest}..{self.items}, given {self.longest}"
             )
         if self.holds_out == "sets" and self.longest == self.items:
-            found.append(f"lists of all {self.items} items are one set: none can be held out")
+            problems.append(f"lists of all {self.items} items are one set: none can be held out")
         if self.holds_out == "answers" and self.items < NEW_SETS:
-            found.append(f"a fifth of the items needs {NEW_SETS} or more, given {self.items}")
+            problems.append(f"a fifth of the items needs {NEW_SETS} or more, given {self.items}")
         if self.part == "new" and self.holds_out == "nothing":
-            found.append("nothing is held out, and so nothing is new")
+            problems.append("nothing is held out, and so nothing is new")
         if self.balanced and self.shortest < self.longest:
-            found.append(f"balanced lists have one length, given {self.shortest}..{self.longest}")
-        if self.holds_out == "sets" and not found:
+            problems.append(f"balanced lists have one length, given {self.shortest}..{self.longest}")
+        if self.holds_out == "sets" and not problems:
             whole = [k for k in range(self.shortest, self.longest + 1) if not parted(self.items, k)]
-            found += [f"all sets of {k} of {self.items} items are of one part; take more items" for k in whole]
-        return found + unknown_choices(self)
+            problems += [f"all sets of {k} of {self.items} items are of one part; take more items" for k in whole]
+        return problems + unknown_choices(self)
 
     @property
     def vocab(self) -> int:
@@ -233,10 +233,10 @@ class IndirectObject(TokenTask):
     def _problems(self) -> list[str]:
         spare = NEW_SETS if self.holds_out == "pairs" else 2
         least = {"names": spare, "openers": 1, "locations": 1}
-        found = too_small({k: getattr(self, k) for k in least}, least)
+        problems = too_small({k: getattr(self, k) for k in least}, least)
         if self.part == "new" and self.holds_out == "nothing":
-            found.append("nothing is held out, and so nothing is new")
-        return found + unknown_choices(self)
+            problems.append("nothing is held out, and so nothing is new")
+        return problems + unknown_choices(self)
 
     def parts(self) -> dict[str, TokenTask]:
         """Returns the pairs that were held out."""

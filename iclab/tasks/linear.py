@@ -55,9 +55,9 @@ class WhitenedLinearRegression(LinearRegression):
     """
 
     def _problems(self) -> list[str]:
-        found = super()._problems()
-        if found:
-            return found
+        problems = super()._problems()
+        if problems:
+            return problems
         singular = self.rank < self.d
         return ["inputs need a covariance that can be inverted: its spectrum must be positive"] if singular else []
 

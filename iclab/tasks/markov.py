@@ -107,7 +107,7 @@ def stationary(matrices: Float[Tensor, "batch k k"]) -> Float[Tensor, "batch k"]
 def _refuse_what_is_no_law(matrices: Float[Tensor, "batch k k"]) -> None:
     sums, rounding = matrices.sum(-1), 10 * matrices.shape[-1] * torch.finfo(matrices.dtype).eps
     wrong = int((~((matrices >= 0).all(-1) & ((sums - 1).abs() <= rounding))).any(-1).sum())
-    said = (
+    problem = (
         f"rows of a transition matrix are laws, not negative and of sum 1; {wrong} of {len(matrices)} matrices differ"
     )
-    refuse("stationary", [said] if wrong else [])
+    refuse("stationary", [problem] if wrong else [])

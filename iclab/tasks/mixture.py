@@ -110,9 +110,9 @@ class NoiseMixture(TaskMixture):
     stds: tuple[float, ...] = (0.1, 0.5)
 
     def _problems(self) -> list[str]:
-        found = [] if len(self.stds) >= 2 else [f"stds must be two or more, given {len(self.stds)}"]
+        problems = [] if len(self.stds) >= 2 else [f"stds must be two or more, given {len(self.stds)}"]
         unfit = [std for std in self.stds if not 0 <= std < float("inf")]
-        return found + ([f"stds must be standard deviations (0 or more, finite), given {unfit}"] if unfit else [])
+        return problems + ([f"stds must be standard deviations (0 or more, finite), given {unfit}"] if unfit else [])
 
     @property
     def components(self) -> tuple[Task, ...]:
@@ -130,9 +130,9 @@ class RepresentationMixture(TaskMixture):
         return {f"all: {what}": self.count * size for what, size in self.base.held().items()}
 
     def _problems(self) -> list[str]:
-        found = [] if self.count >= 2 else [f"count must be at least 2, given {self.count}"]
+        problems = [] if self.count >= 2 else [f"count must be at least 2, given {self.count}"]
         last = self.base.representation.seed + self.count - 1
-        return found + ([] if last < 2**32 else [f"the last seed must be below 2³², given {last}"])
+        return problems + ([] if last < 2**32 else [f"the last seed must be below 2³², given {last}"])
 
     @property
     def components(self) -> tuple[RepresentationRegression, ...]:

@@ -30,11 +30,11 @@ class Ordering(SizedTask):
         admit(self, self._unfit)
 
     def _unfit(self) -> list[str]:
-        found = self._problems()
+        problems = self._problems()
         if not self._least <= self.shortest <= self.longest <= self.items:
             given = f"{self.shortest} and {self.longest}"
-            found.append(f"shortest ≤ longest must lie in {self._least}..{self.items}, given {given}")
-        return found
+            problems.append(f"shortest ≤ longest must lie in {self._least}..{self.items}, given {given}")
+        return problems
 
     @abstractmethod
     def _problems(self) -> list[str]: ...

@@ -41,9 +41,11 @@ class QueryAndKeys(FunctionClass):
     inputs: Inputs = field(default_factory=Sphere, kw_only=True)
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + ([] if self.n >= 2 else [f"n counts a query and keys: 2 or more, given {self.n}"])
-        found += [] if self.targets else ["targets must not be empty"]
-        return found + [f"{name}: {text}" for name, f in self.targets for text in f.problems_for(self.d)]
+        problems = super()._problems() + (
+            [] if self.n >= 2 else [f"n counts a query and keys: 2 or more, given {self.n}"]
+        )
+        problems += [] if self.targets else ["targets must not be empty"]
+        return problems + [f"{name}: {text}" for name, f in self.targets for text in f.problems_for(self.d)]
 
     def factors(self) -> dict[str, float]:
         """Returns the largest label of a target, or 1."""

@@ -37,12 +37,12 @@ class RepeatedSequence(TokenTask):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        found = too_small({"shortest": self.shortest}, {"shortest": 2})
+        problems = too_small({"shortest": self.shortest}, {"shortest": 2})
         if not self.shortest <= self.longest <= self.vocab:
-            found.append(
+            problems.append(
                 f"longest must lie between shortest and vocab, {self.shortest}..{self.vocab}, given {self.longest}"
             )
-        return found
+        return problems
 
     @property
     def n(self) -> int:
@@ -79,18 +79,18 @@ class MultiQueryRecall(TokenTask):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        found = too_small({"pairs": self.pairs}, {"pairs": 1})
+        problems = too_small({"pairs": self.pairs}, {"pairs": 1})
         if self.n % 2 or self.n < 4 * self.pairs:
-            found.append(f"n must be even and at least 4 · pairs = {4 * self.pairs}, given {self.n}")
+            problems.append(f"n must be even and at least 4 · pairs = {4 * self.pairs}, given {self.n}")
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
-            found.append(f"vocab must be even and at least 2 · pairs + 2 = {2 * self.pairs + 2}, given {self.vocab}")
+            problems.append(f"vocab must be even and at least 2 · pairs + 2 = {2 * self.pairs + 2}, given {self.vocab}")
         if not 0 < self.power < float("inf"):
-            found.append(f"power must be positive and finite, given {self.power}")
+            problems.append(f"power must be positive and finite, given {self.power}")
         elif (self.power - 1) * log10(max(1, self.n / 2)) > STEEPEST:
-            found.append(f"power must leave weights of gaps below 1e{STEEPEST}, given {self.power} for n = {self.n}")
+            problems.append(f"power must leave weights of gaps below 1e{STEEPEST}, given {self.power} for n = {self.n}")
         if self.n > GAPS:
-            found.append(f"n must be at most {GAPS}, given {self.n}")
-        return found
+            problems.append(f"n must be at most {GAPS}, given {self.n}")
+        return problems
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
         """Draws keys, values and the gaps after which each key is asked for."""

@@ -141,8 +141,8 @@ def labels(targets: Sequence[Target], xs: Real[Tensor, "batch tokens d"]) -> Flo
 
     Raises ``ValueError`` where there are no keys, or a target does not fit the dimension.
     """
-    found = [] if xs.shape[1] > 1 else [f"a query needs keys: at least 2 tokens, given {xs.shape[1]}"]
-    refuse("labels", found + [text for target in targets for text in target.problems_for(xs.shape[-1])])
+    problems = [] if xs.shape[1] > 1 else [f"a query needs keys: at least 2 tokens, given {xs.shape[1]}"]
+    refuse("labels", problems + [text for target in targets for text in target.problems_for(xs.shape[-1])])
     return torch.stack([target(xs) for target in targets], dim=-1)
 
 

@@ -161,10 +161,12 @@ class FunctionClass(Task):
         return {"inputs": self.inputs.reach(self.d)}
 
     def _problems(self) -> list[str]:
-        found = [f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1]
+        problems = [
+            f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1
+        ]
         if not 0 <= self.noise < float("inf"):
-            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        return found + self.inputs.problems_for(self.d)
+            problems.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        return problems + self.inputs.problems_for(self.d)
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.inputs.sample(batch, self.n, self.d, rng, dtype)

@@ -92,16 +92,16 @@ def _unfit(encode: Encode, words: Sequence[str], vocab: int) -> list[str]:
     """What stands against words: all that are said twice, that are several tokens, or one beyond the vocabulary. Where
     a tokenizer adds tokens to every text, no word is one token, and that is told instead."""
     if added := encode(""):
-        told = (
+        problem = (
             f"the tokenizer adds special tokens to every text, even an empty one: {added} (BOS is one that begins it)"
         )
-        return [f"{told}; give it as lambda text: tokenizer.encode(text, add_special_tokens=False).ids"]
+        return [f"{problem}; give it as lambda text: tokenizer.encode(text, add_special_tokens=False).ids"]
     twice, single = sorted({word for word in words if words.count(word) > 1}), single_tokens(encode, words)
     split = [word for word in words if len(encode(f" {word}")) != 1]
-    found = {"named twice": twice, "not one token with the space before": split}
-    found["the same token as another word"] = [w for w in words if w not in {*single, *split}]
-    found[f"not in a vocabulary of {vocab} tokens"] = [w for w in single if encode(f" {w}")[0] >= vocab]
-    return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
+    unfit = {"named twice": twice, "not one token with the space before": split}
+    unfit["the same token as another word"] = [w for w in words if w not in {*single, *split}]
+    unfit[f"not in a vocabulary of {vocab} tokens"] = [w for w in single if encode(f" {w}")[0] >= vocab]
+    return [f"{what}: {', '.join(which)}" for what, which in unfit.items() if which]
 
 
 def _unjoined(encode: Encode, pieces: Sequence[str]) -> list[str]:
@@ -113,9 +113,9 @@ def _unjoined(encode: Encode, pieces: Sequence[str]) -> list[str]:
 
 def _table(encode: Encode, texts: Sequence[str]) -> Int[Tensor, "texts longest"]:
     """The tokens of each text, and -1 beyond."""
-    found = [encode(text) for text in texts]
-    longest = max(map(len, found))
-    return torch.tensor([tokens + [-1] * (longest - len(tokens)) for tokens in found])
+    encoded = [encode(text) for text in texts]
+    longest = max(map(len, encoded))
+    return torch.tensor([tokens + [-1] * (longest - len(tokens)) for tokens in encoded])
 
 
 def _words(encode: Encode, words: Sequence[str]) -> Int[Tensor, " words"]:
@@ -158,12 +158,14 @@ class LaundryText(TokenTask):
         return {"the vocabulary": self.vocab}
 
     def _problems(self) -> list[str]:
-        found = _unfit(self.encode, self.words, self.vocab)
+        problems = _unfit(self.encode, self.words, self.vocab)
         joints = [joint for joint in JOINTS if len(self.encode(joint)) != 1]
-        found += [f"not one token: {', '.join(map(repr, joints))}"] if joints else []
+        problems += [f"not one token: {', '.join(map(repr, joints))}"] if joints else []
         if not 2 <= self.length <= len(self.words):
-            found.append(f"length must lie between 2 and the number of words, {len(self.words)}, given {self.length}")
-        return found or _unjoined(self.encode, list(self._example()))
+            problems.append(
+                f"length must lie between 2 and the number of words, {len(self.words)}, given {self.length}"
+            )
+        return problems or _unjoined(self.encode, list(self._example()))
 
     def _example(self) -> Iterator[str]:
         listed, last = self.words[: self.length], self.length - 1
@@ -241,13 +243,13 @@ class IndirectObjectText(TokenTask):
         return {"the vocabulary": self.vocab}
 
     def _problems(self) -> list[str]:
-        found = _unfit(self.encode, self.names, self.vocab)
+        problems = _unfit(self.encode, self.names, self.vocab)
         few = len(self.names) < LEAST_NAMES
-        found += [f"names must be at least {LEAST_NAMES}, given {len(self.names)}"] if few else []
-        found += [] if self.templates else ["no template"]
-        if not found:
-            found = [one for template in self.templates for one in _unjoined(self.encode, self._example(template))]
-        return found
+        problems += [f"names must be at least {LEAST_NAMES}, given {len(self.names)}"] if few else []
+        problems += [] if self.templates else ["no template"]
+        if not problems:
+            problems = [one for template in self.templates for one in _unjoined(self.encode, self._example(template))]
+        return problems
 
     def _example(self, template: Template) -> list[str]:
         middle, tail = template.middle.format(place=PLACES[0]), template.tail.format(thing=THINGS[0])
