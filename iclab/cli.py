@@ -221,7 +221,7 @@ def verify(
 
     Example: iclab verify akyurek2022_theorem1 akyurek2022_theorem1_printed --cases 100
 
-    What a paper prints wrong is a theorem of its own: it passes when a counter-example is found and the corrected one
+    What a paper prints wrong is a theorem of its own: it passes when a counterexample is found and the corrected one
     holds. Exit status 4 where one does not pass.
 
     Args:
@@ -237,7 +237,7 @@ def verify(
 
 
 def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: int = 200) -> int:
-    """Searches for a counter-example to a theorem, and prints the smallest as Python.
+    """Searches for a counterexample to a theorem, and prints the smallest as Python.
 
     Example: iclab falsify akyurek2022_theorem1_printed
 
@@ -254,7 +254,7 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
 
 
 def errata(*, examples: int = 200) -> int:
-    """Prints the statements that were published wrong, corrected and each with a counter-example, as Markdown.
+    """Prints the statements that were published wrong, corrected and each with a counterexample, as Markdown.
 
     Example: iclab errata > iclab/constructed/ERRATA.md
 

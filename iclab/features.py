@@ -1,4 +1,4 @@
-"""Features: fixed maps Φ of an input, which belong to a task or are given to a predictor; nothing in them is learned.
+"""Features: fixed maps Φ of an input, of a task or of a predictor; nothing in them is learned.
 
     Identity              x
     Representation        s(B_L s(B_{L−1} ⋯ s(B_1 x))),  s(t) = max(t, slope·t): a leaky ReLU network without biases

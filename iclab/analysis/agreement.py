@@ -8,8 +8,8 @@
     margin(f, g)  = min_{h ≠ g} E (f − h)² − E (f − g)²             positive where g is the nearest to f of all named
     cos_i(f, g)   = E w_i(f)·w_i(g) / ‖w_i(f)‖‖w_i(g)‖              the angle between implied weights
 
-With `m` only the last m positions are asked. A model that answers the last ones alone saves the work for the others:
-where each prefix is a sequence of its own (`encoder` layout), the last position costs a single sequence.
+With `m` only the last m positions are evaluated. A model that answers the last ones alone saves the work for the
+others: where each prefix is a sequence of its own (`encoder` layout), the last position costs a single sequence.
 
 Source: Akyürek et al. 2022, arXiv 2211.15661, §4.1 (figures divide both by d); von Oswald et al. 2022,
 arXiv 2212.07677, §3, for the gradient form and the cosine; Fu et al. 2023, arXiv 2310.17086, §3, for SimE.
@@ -104,7 +104,7 @@ def linearity(
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:
     """Returns ∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch.
 
-    Raises ``ValueError`` where the predictor tells no derivative in its inputs: a tree, or what runs under ``no_grad``.
+    Raises ``ValueError`` where the predictor has no derivative in its inputs: a tree, or what runs under ``no_grad``.
     """
     xs = prompts.xs.detach().clone().requires_grad_()
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over

@@ -1,4 +1,4 @@
-"""How much a head reads of what an earlier head writes: composition scores, of heads and of their components.
+"""Composition scores: how much a head reads of what an earlier head writes, for heads and for their components.
 
     CS(W₁, W₂) = ‖W₁ W₂‖ / (‖W₁‖ ‖W₂‖)        Frobenius, row vectors; 0 ≤ CS ≤ 1
 
@@ -158,13 +158,13 @@ def _swapped(components: Components) -> Components:
 
 @dataclass(frozen=True)
 class Channel:
-    """A component of a head, and a head of a later layer that reads it, with all that tells it from chance.
+    """A component of a head, and a head of a later layer that reads it, with its statistics relative to chance.
 
     The z are in standard deviations: `z` above random rotations, `z_unreachable` above the components that cannot reach
     this reader, `z_head` above the components of the same head, and `z_robust` the same by median and median deviation
     (1.4826 times). `whole` is the score of the whole head. `reads` is the component of the reader that is nearest, with
-    the cosine between the two; `share` that of s_i² in the writer's Σ s². A `gap` near zero says that the component may
-    be any mixture with its neighbour.
+    the cosine between the two; `share` that of s_i² in the writer's Σ s². A `gap` near zero means that the component
+    may be any mixture with its neighbour.
     """
 
     way: Way
@@ -202,7 +202,7 @@ def _last_if_nan(value: float) -> float:
 
 
 def ordering_problems(count: int, order: str) -> list[str]:
-    """Returns what stands against so many channels in this order."""
+    """Returns the problems of so many channels in this order."""
     problems = [] if order in ORDERS else [unknown("order", order, ORDERS)]
     return problems + ([] if count >= 1 else [f"count must be at least 1, given {count}"])
 
@@ -245,7 +245,7 @@ def _unreachable(scores: Float[Tensor, "l a e m h"]) -> tuple[Float[Tensor, "m h
 
 
 def earlier(layers: int) -> Bool[Tensor, "l m"]:
-    """Tells whether layer l comes before layer m."""
+    """Returns whether layer l comes before layer m."""
     return torch.ones(layers, layers, dtype=torch.bool).triu(1)
 
 

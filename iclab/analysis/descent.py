@@ -50,7 +50,7 @@ class Constants:
 
 
 def read_off(model: Transformer) -> Constants:
-    """Returns what the weights of a model say of lr and γ, with the standard error of a mean over the channels of x.
+    """Returns lr and γ as read off the weights of a model, with the standard error of a mean over the channels of x.
     Raises ``ValueError`` for a model that is not one layer of linear attention on bare tokens, repeated."""
     d, matrices = model.d, products(model).rescaled(model.d)
     sign = 1 if model.config.negated else -1

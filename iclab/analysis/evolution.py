@@ -1,4 +1,4 @@
-"""When does a model in training change its algorithm? Transitions between nearest families, and the end of the plateau.
+"""Algorithms in the course of training: transitions between nearest families, and the end of the plateau.
 
 At the points t_1 < t_2 < … of a training curve let a_k be the family that the model is nearest to.
 

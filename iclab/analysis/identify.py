@@ -1,17 +1,17 @@
-"""Which algorithm? The distance of a learned predictor to families of algorithms with fitted free parameters.
+"""Algorithm identification: the distance of a learned predictor to families of algorithms with fitted parameters.
 
 For each family {g_θ} and each position i,
 
     θ_i = argmin_θ E (f_i − g_{θ,i})²        within a range, on one half of the prompts
     distance_i = E (f_i − g_{θ_i,i})²        on the other half
 
-so that a family gains nothing by fitting noise. A grid finds the neighbourhood of θ_i, and where the family has members
+so a family gains nothing by fitting noise. A grid finds the neighbourhood of θ_i, and where the family has members
 between its grid points the minimum is then sought among them. The nearest family is the one with the least distance
 averaged over positions, relative to the Bayes risk (or to the mean square label where no Bayes predictor is known, or
 its risk is zero); its uncertainty is the share of bootstrap resamples of the second half in which it is the nearest.
-Families that are as near in more than a twentieth of them cannot be told apart from it with these prompts; those whose
-distances are alike up to rounding share their resamples. A θ_i at an end of its range is marked, for a better one may
-lie beyond.
+A family that is the nearest in more than 5 % of the resamples cannot be distinguished from it with these prompts;
+families whose distances are equal up to rounding share their resamples. A θ_i at an end of its range is marked, because
+a better one may lie beyond.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ _DESCENTS = sorted({round(2 ** (k / 8)) for k in range(113)})  # eight numbers o
 
 @dataclass(frozen=True)
 class Made(Sequence[Predictor]):
-    """Algorithms that differ in one number, each of which is made when it is asked for: most never are."""
+    """Algorithms that differ in one number, built on access, because most are never needed."""
 
     make: Callable[[Any], Predictor]
     numbers: Sequence[float]
@@ -114,8 +114,8 @@ class Family:
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of one family: at each position the fitted parameter, its standard error (half a step, where nothing
-    better is known), the squared differences on the second half of the prompts, and what of them may be rounding."""
+    """Fit of one family: at each position the parameter, its standard error (half a grid step if nothing better is
+    known), the squared differences on the second half of the prompts, and their rounding error."""
 
     fitted: Float[Tensor, " n"]
     stderr: Float[Tensor, " n"]
@@ -125,12 +125,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Match:
-    """How near a family comes: per position the fitted parameter and the distance, and over positions the mean distance
+    """Distance of a family: per position the fitted parameter and the distance, and over positions the mean distance
     relative to the reference risk (which `scale` names), the probability that no other family is nearer (its error is
     that of the bootstrap; the parameters are not fitted again), at each position as `shares`, and the median parameter
     with the standard error of a single position as its `resolution` (half a step for one that counts, or has no other
     members than those of its grid); `edge` is "≤" or "≥" where it is an end of the grid. `alike` names the families
-    that these prompts cannot tell apart from this one: each is the nearest in some of the bootstrap's resamples."""
+    that these prompts cannot distinguish from this one: each is the nearest in some of the bootstrap's resamples."""
 
     family: str
     parameter: str
@@ -158,7 +158,7 @@ class Match:
         return algorithm(self.family, self.typical if self.parameter else None, self.edge)
 
     def sentence(self, where: str) -> str:
-        """Returns what was found, in words."""
+        """Returns a sentence about the match."""
         return sentence(where, self.words, self.relative, self.probability, self.scale, self.alike)
 
 
@@ -213,7 +213,7 @@ class Lineup:
         self.answers = [_answers(family, self.spectra, prompts) for family in self.families]
         self.scale = "Bayes risk" if bayes_where_known(task) else LABELS
         self.reference = _reference_errors(task, prompts)
-        # What is averaged over unless something else is asked for: a shift of the query is about the query alone.
+        # The region that is averaged over by default: a shift of the query is about the query alone.
         self.part = slice(task.n - 1, task.n) if task.at_query else slice(task.n)
 
     def identify(
@@ -224,7 +224,8 @@ class Lineup:
         return self.rank(self.fit(predictor), rng, draws, part)
 
     def rank(self, fits: list[Fit], rng: torch.Generator, draws: int = 500, part: slice | None = None) -> list[Match]:
-        """Does what `identify` does, for a predictor whose fits are at hand: several parts can share them."""
+        """Returns what `identify` does for a predictor that is already fitted, so that several regions share the
+        fits."""
         part = part or self.part
         weights = resampled(len(self.reference), draws, rng)
         terms, rounding = torch.stack([fit.terms for fit in fits]), fits[0].rounding

@@ -41,7 +41,7 @@ class Products:
 
 
 def obstacles(config: TransformerConfig) -> list[str]:
-    """Tells why a model of this shape is not one layer S, O, repeated."""
+    """Returns why a model of this shape is not one layer S, O, repeated."""
     problems = attention.obstacles(config)
     problems += [f"needs n_head = 1, given {config.n_head}"] if config.n_head != 1 else []
     if config.n_layer != 1 and not (config.tied and config.n_layer > 1):
@@ -87,8 +87,8 @@ def interpolated(one: Transformer, other: Transformer, share: float = 0.5) -> Tr
 
 
 def differences(config: TransformerConfig, wanted: TransformerConfig) -> list[str]:
-    """Tells why products do not mean the same in two shapes. Scale and the width of the head are within S and O, and a
-    single layer is tied or not."""
+    """Returns why the attention products of two configurations are not comparable. Scale and the width of the head are
+    within S and O, and a single layer is tied or not."""
     free = {"scale", "d_head", "init_scale"} | ({"tied"} if config.n_layer == 1 else set())
     pairs = {k: (v, getattr(config, k)) for k, v in vars(wanted).items() if k not in free}
     return [f"needs {k} = {there}, given {here}" for k, (there, here) in pairs.items() if there != here]

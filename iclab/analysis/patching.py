@@ -1,4 +1,4 @@
-"""Replacements of activations that tell what a head is for: ablation, and patching along a single path.
+"""Activation patching: ablation of heads, and patching along a single path.
 
 Both give what `replaced` and `read` of a model take. An ablated head writes nothing ("zero"), what it writes on
 average over reference prompts at the same position ("mean"), or what it writes in another of them ("resample"). Zero

@@ -1,4 +1,4 @@
-"""Probes: is a vector written in the residual stream, linearly?
+"""Linear probes: is a vector linearly encoded in the residual stream?
 
 At layer l and position i let h ∈ ℝᴰ be the token that answers for x_i, and v ∈ ℝᵐ a target that an algorithm would need
 there. With means taken off,
@@ -6,9 +6,9 @@ there. With means taken off,
     B = argmin Σ ‖v − B h‖² + lam·‖B‖²          on one half of the prompts
     R² = 1 − E‖v − B h‖² / E‖v − E v‖²          on the other half
 
-in closed form, for all layers and positions at once. A probe tells something only beside its controls: the same probe
-of an untrained model (random features compute something too), of a model trained with one fixed weight vector (it has
-no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
+in closed form, for all layers and positions at once. A probe is informative only relative to its controls: the same
+probe of an untrained model (random features compute something too), of a model trained with one fixed weight vector (it
+has no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
 
 The targets are those of Akyürek et al. 2022, arXiv 2211.15661, §5. Their probes, which attend to all tokens of the
 prompt, are in `iclab.analysis.attention_probes`; probes of what is known of x_i alone, pooled over positions, in
@@ -49,9 +49,9 @@ class LinearMap:
 
 @torch.no_grad()
 def features(model: Layered, prompts: Prompts, tokens: str = "answers") -> Float[Tensor, "layers batch n D"]:
-    """Returns what is known after the read-in, then after each layer: where the answers are made, or of a `Transformer`
-    at all tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples. Raises
-    ``ValueError`` for other tokens."""
+    """Returns what is known after the input projection, then after each layer: where the answers are made, or of a
+    `Transformer` at all tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples.
+    Raises ``ValueError`` for other tokens."""
     known = ("answers", "all")
     refuse("features", [] if tokens in known else [unknown("choice of tokens", tokens, known)])
     stream = model.stream if tokens == "all" and isinstance(model, Transformer) else model.answering_stream

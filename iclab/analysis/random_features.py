@@ -1,4 +1,4 @@
-"""What theory says of attention and networks with infinitely many frozen heads on uniform unit tokens: the spectra of
+"""Theory of attention and networks with infinitely many frozen heads on uniform unit tokens: the spectra of
 their kernels, the norms of targets, and how many inputs these take to learn.
 
 P_b is the Gegenbauer polynomial of degree b in d dimensions with P_b(1) = 1, and N_b the number of harmonics Y_b. The

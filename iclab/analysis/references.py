@@ -57,7 +57,7 @@ STEPS = 300  # of the training of a network on each prefix: more gain nothing, w
 @singledispatch
 def references(task: AnyTask, training: AnyTask | None = None) -> dict[str, Any]:
     """Returns every reference predictor of a task by name: what a model that learns it is compared with. Of a kind of
-    task, ``references.register(kind)(function of task and training)`` tells others.
+    task, ``references.register(kind)(function of task and training)`` adds others.
 
     Of examples "bayes" is among them where it is known. Where the training had another Bayes predictor, "trained_bayes"
     is that one: what the model was trained to be. "ridge" has the penalty that is right for normal weights (so that on

@@ -1,11 +1,12 @@
-"""What a predictor turned out to be, in sentences: of the whole, by number of examples, and of each layer of a model.
+"""Identification reports in sentences: for the whole predictor, by number of examples, and for each layer of a model.
 
     output: ridge (λ ≈ 0.24), 1.2 % of the Bayes risk away; probability 1
         after 1 to 3 examples: gradient descent, 2 steps (η ≈ 0.9)
     after layer 1: gradient descent, 1 step (η ≈ 0.87), 21 % of the Bayes risk away; probability 1
 
-The algorithm of a number of examples is the nearest there, with the parameter fitted there; a run of them is told with
-its median parameter, and where none is the nearest in 95 % of bootstrap resamples it is told as open.
+The algorithm of a number of examples is the nearest there, with the parameter fitted there; consecutive ones are
+reported with their median parameter. Where none is the nearest in 95 % of bootstrap resamples, the report leaves it
+open.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

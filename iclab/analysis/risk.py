@@ -21,7 +21,7 @@ from iclab.errors import refuse
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts
 
-BEYOND_CHANCE = 3.0  # standard errors at which one difference is told, were it the only one that is looked at
+BEYOND_CHANCE = 3.0  # standard errors at which a single difference is reported, before correction for several
 Answers = Mapping[str, Float[Tensor, "batch n *labels"]]
 
 
@@ -89,7 +89,7 @@ def excess(
 
 
 def vanishes(risk: Float[Tensor, "batch *positions"], ys: Float[Tensor, "batch n *labels"]) -> bool:
-    """Tells whether squared errors of a best predictor are rounding alone: in the mean below the precision of the
+    """Returns whether squared errors of a best predictor are rounding alone: in the mean below the precision of the
     labels times their mean square. Half of the digits may be lost where prefixes are ill-conditioned, as with as many
     examples as dimensions."""
     return bool(risk.mean() <= torch.finfo(ys.dtype).eps * ys.double().square().mean())
@@ -116,7 +116,7 @@ def below(
 ) -> dict[str, Estimate]:
     """Returns by how much less the risk of each predictor is than that of the one which should have the least, from the
     errors on the same prompts, where that is beyond chance and beyond `rounding`: three standard errors if there were a
-    single predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's law)."""
+    single predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's t)."""
     if len(best) < 2 or not errors:
         return {}
     needed = -stdtrit(len(best) - 1, ndtr(-BEYOND_CHANCE) / len(errors))
@@ -127,7 +127,8 @@ def below(
 def band(
     terms: Float[Tensor, "batch n"], rng: torch.Generator, draws: int = 200, mass: float = 0.9
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Returns the central bootstrap interval of the mean over prompts, 5 % to 95 % unless `mass` says otherwise.
+    """Returns the central bootstrap interval of the mean over prompts, 5 % to 95 % by default; `mass` sets its
+    probability.
 
     Resampling prompts with replacement gives multinomial counts, so that all draws are one matrix product.
     """

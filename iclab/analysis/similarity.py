@@ -1,4 +1,4 @@
-"""Linear CKA: how alike are the layers of two networks, as far as rotations and scales go?
+"""Linear CKA: similarity of the layers of two networks, invariant under rotation and scale.
 
 With n rows of features X ∈ ℝ^{n×D} and Y ∈ ℝ^{n×E} of the same examples, without their means,
 

@@ -9,8 +9,8 @@ and gradient descent, with a step for each position or the largest safe one, all
     descent, k steps    g = (1 − (1 − sλ)^k) / λ = s Σ_{j<k} (1 − sλ)^j,    s = θ · (a unit of each position)
     Landweber           g = (1 − (1 − λ/λ_max)^θ) / λ
 
-so that one decomposition of the prefixes serves any θ. Eigenvalues below d·eps·λ_max are zero as far as G can tell, and
-h, which is in the range of G, has nothing along them. One pass of SGD is no function of G: with T_ij = x_i·x_j for
+so that one decomposition of the prefixes serves any θ. Eigenvalues below d·eps·λ_max are zero to the precision of G,
+and h, which is in the range of G, has nothing along them. One pass of SGD is no function of G: with T_ij = x_i·x_j for
 j < i its errors solve (I + θT)e = y (see `predictors.gradient`), a system for each θ, and ŷ_i = θ_i (T e)_i.
 """
 

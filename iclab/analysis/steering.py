@@ -13,7 +13,7 @@ itself (`projections`). The control is a random direction of the same head: a un
 A point is one α for each direction. `held_out` chooses points on some prompts and measures them on others:
 
     by index    for each index of the answer the point that was best for it. This uses the answer's index on the
-                measured prompts too: it tells what a channel can address, and is no way of answering.
+                measured prompts too: it shows what a channel can address, and is not a method of prediction.
     single      the one point that was best for all: what can be had without knowing the answer
     random      the mean over all points
 
@@ -90,7 +90,7 @@ def projections(model: TokenTransformer, tokens: Int[Tensor, "b t"], direction: 
 
 @torch.no_grad()
 def scale(model: TokenTransformer, direction: Direction, factor: float) -> dict[str, Replacement]:
-    """Lets a head write a multiple of what it writes along v."""
+    """Returns the edit by which a head writes a multiple of its output along v."""
     W_O = model.W_O[direction.head]
     turn = torch.eye(len(W_O)).to(W_O) + (factor - 1) * torch.outer(W_O @ direction.v, direction.y)
     return {_name(direction.head[0]): _edited(direction.head[1], lambda z: z @ turn, None)}
@@ -102,8 +102,8 @@ def write(
     how: Literal["add", "replace"] = "replace",
     at: Int[Tensor, " b"] | None = None,
 ) -> dict[str, Replacement]:
-    """Lets heads write α v, on top of what they write or instead of it; everywhere, or at token `at` of each prompt.
-    Several directions of one head are added up."""
+    """Returns the edits by which heads write α v, in addition to their output or instead of it; everywhere, or at token
+    `at` of each prompt. Several directions of one head are added up."""
     refuse("write", [] if len(directions) == len(alphas) else [f"{len(directions)} directions, {len(alphas)} alphas"])
     pairs = sorted(zip(directions, alphas, strict=True), key=lambda pair: pair[0].head)
     replacements: dict[str, Replacement] = {}

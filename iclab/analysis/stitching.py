@@ -92,7 +92,7 @@ def above(model: Transformer, cut: int) -> Iterator[nn.Parameter]:
 def _misfits(
     lower: Transformer, upper: Transformer, cut: int, into: int, bridge: nn.Module | None, learns: Collection[str]
 ) -> list[str]:
-    """What stands against stitching these together."""
+    """The problems of stitching these together."""
     ends = {"cut": (cut, lower.config.n_layer), "into": (into, upper.config.n_layer)}
     problems = [
         f"{name} must lie in 0..{most}, given {given}" for name, (given, most) in ends.items() if not 0 <= given <= most

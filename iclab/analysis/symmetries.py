@@ -1,4 +1,4 @@
-"""How far apart the weights of two transformers are, apart from what no prompt can tell.
+"""Weight distance of two transformers, up to the symmetries of the architecture.
 
 Different weights can be the same function. The architecture has these symmetries, whatever the weights are:
 
@@ -41,7 +41,7 @@ Term = tuple[str, float, float]  # a part of the model, ‖P − P′‖², ½(�
 
 
 class Units(NamedTuple):
-    """What a layer sums over: Σ_u right_u φ(left_u), and a vector that it always adds."""
+    """The units of a layer: Σ_u right_u φ(left_u), and a constant vector that it adds."""
 
     left: Float[Tensor, "u p"]
     right: Float[Tensor, "u q"]

@@ -52,7 +52,7 @@ def chosen(texts: Iterable[str], settings: Nested) -> dict[str, Any]:
 
 
 def _problems(key: str, full: str, values: list[Any], settings: Nested) -> list[str]:
-    """What stands against a key, and against the number of its values."""
+    """The problems of a key, and against the number of its values."""
     name = key.partition(".")[0]
     if name in (*DECISIVE, "recipe") and full != "device":
         return [f"{key} decides what is trained, and is that of the run; `iclab sweep` trains with another"]

@@ -28,7 +28,7 @@ STYLES = {
     "failed": "red",
     "diverged": "red",
     "fails": "bold red",
-    "undecided": "yellow",
+    "inconclusive": "yellow",
     "not measured": "yellow",
     "interrupted": "yellow",
     "damaged": "bold red",
@@ -111,7 +111,7 @@ def _results(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
-    """Shows what became of the claims, each decided by its worst cell; below, what there is to say of single ones."""
+    """Shows the outcomes of the claims, each decided by its worst cell, and notes on single ones."""
     rows = [[v.claim.name, v.claim.expected, v.measured, v.outcome, _cells(v)] for v in verdicts]
     notes = [f"{v.claim.name}: {v.note or f'the worst run is {v.run}'}" for v in verdicts if v.outcome != "holds"]
     return Group(table("claims", ["claim", "expected", "measured", "verdict", "runs"], rows, to), *map(Text, notes))
@@ -255,7 +255,7 @@ def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
 
 
 def _accuracy_table(rows: Sequence[Row], to: Console) -> Group:
-    """Accuracy of every predictor on each distribution, over all that is asked."""
+    """Accuracy of every predictor on each distribution, over all target positions."""
     accuracies = [row for row in rows if row["quantity"] == "accuracy" and row.get("position") is None]
     predictors = list(dict.fromkeys(row["predictor"] for row in accuracies))
     body = []

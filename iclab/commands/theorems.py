@@ -1,4 +1,4 @@
-"""Theorems tried on random cases (`iclab verify`) and searched for a counter-example (`iclab falsify`), and the page of
+"""Theorems tried on random cases (`iclab verify`) and searched for a counterexample (`iclab falsify`), and the page of
 those that were published wrong (`iclab errata`)."""
 
 import json
@@ -24,7 +24,7 @@ COLUMNS = ["theorem", "paper", "statement", "worst case", "error", "bound", "mar
 
 
 def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Console) -> bool:
-    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; tells
+    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; returns
     whether all came out as expected."""
     refuse("verify", [] if cases is None or cases >= 1 else [f"--cases must be at least 1, given {cases}"])
     files = [name for name in names if name.endswith(".py")]
@@ -79,20 +79,20 @@ def _table_row(row: dict[str, Any]) -> list[Any]:
     return [row["theorem"], row["paper"], row["statement"], setting, *numbers, row["cases"], row["outcome"]]
 
 
-# ---- counter-examples ----------------------------------------------------------------------------------------------
+# ---- counterexamples ----------------------------------------------------------------------------------------------
 
 
 def falsify(name: str, examples: int, to: Console) -> bool:
-    """Searches for a case that breaks the bound, and prints it as Python; tells whether what was expected came
-    about."""
+    """Searches for a case that breaks the bound, and prints it as Python; returns whether the outcome is the expected
+    one about."""
     refuse("falsify", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     theorem = _one(name)
     case, tried = counter_example(theorem, examples)
     if case is None:
-        to.print(f"{theorem.name}: no counter-example among {tried} cases")
+        to.print(f"{theorem.name}: no counterexample among {tried} cases")
         return theorem.expected == "holds"
     verdict = f"as expected: {theorem.corrected.name} holds" if theorem.corrected else "the statement does not hold"
-    to.print(f"{theorem.name}: a counter-example, {verdict}. The simplest, after {tried} cases:\n")
+    to.print(f"{theorem.name}: a counterexample, {verdict}. The simplest, after {tried} cases:\n")
     to.print(reproduction(theorem, case), markup=False, soft_wrap=True)
     return theorem.expected == "fails"
 
@@ -174,7 +174,7 @@ def _origin(theorem: Theorem) -> str:
 
 HEADING = """# Errata
 
-Statements that were published and do not hold as printed, each with what does hold and the simplest counter-example
+Statements that were published and do not hold as printed, each with what does hold and the simplest counterexample
 that a search found. `iclab verify NAME` tries a check on random cases and `iclab falsify NAME` searches anew; the lines
 of Python run as they stand. This page is what `iclab errata` prints.
 
@@ -195,7 +195,7 @@ def _erratum(theorem: Theorem, examples: int) -> str:
     """What was printed, what holds, and a case that tells them apart."""
     assert theorem.corrected is not None
     case, tried = counter_example(theorem, examples)
-    refuse(theorem.name, [] if case else [f"no counter-example among {tried} cases; look at more (--examples)"])
+    refuse(theorem.name, [] if case else [f"no counterexample among {tried} cases; look at more (--examples)"])
     assert case is not None
     error, bound = theorem.measure(case)
     return (
@@ -203,6 +203,6 @@ def _erratum(theorem: Theorem, examples: int) -> str:
         f"- Printed: {theorem.statement} ({theorem.paper}).\n"
         f"- Corrected: {theorem.corrected.statement} ({theorem.corrected.paper}): `{theorem.corrected.name}`.\n"
         f"- Bound: {theorem.reason}.\n"
-        f"- Counter-example: the error is {error:.2g}, and {bound:.2g} would be allowed.\n\n"
+        f"- Counterexample: the error is {error:.2g}, and {bound:.2g} would be allowed.\n\n"
         f"```python\n{reproduction(theorem, case)}\n```\n"
     )

@@ -68,7 +68,7 @@ PAPER = "Akyürek et al. 2022 (arXiv 2211.15661)"
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """How a construction is built: the product, LayerNorm or not, the precision, and the prompts that it is for."""
+    """Options of a construction: the product, LayerNorm or not, the precision, and the shape of its prompts."""
 
     product: Product = field(default_factory=Product)
     norm: bool = False
@@ -77,7 +77,7 @@ class Build:
     largest_y: float = 20.0
 
     def problems(self) -> list[str]:
-        """Returns what stands against it."""
+        """Returns the problems of it."""
         given = {"largest_x": self.largest_x, "largest_y": self.largest_y}
         return [f"{k} must be positive and finite, given {v}" for k, v in given.items() if not 0 < v < float("inf")]
 

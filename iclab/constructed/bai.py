@@ -399,8 +399,8 @@ def tested(
     largest_x: float = 1.0,
     largest_y: float = 1.0,
 ) -> Bounded:
-    """Answers by `steps` of logistic regression where all labels are 0 and 1, by as many of least squares where at most
-    half are nearly so, in steps + 2 layers; needs an example. `width` is e."""
+    """Builds the transformer that takes `steps` of logistic regression where all labels are 0 and 1, by as many of
+    least squares where at most half are nearly so, in steps + 2 layers; needs an example. `width` is e."""
     _checked("tested", steps, lr=lr, pieces=pieces, width=width, largest_x=largest_x, largest_y=largest_y)
     most = 1 / (d * largest_x**2)
     problems = [] if lr <= most else [f"lr must be at most 1/β = {most:.4g}, given {lr:.4g}"]

@@ -50,7 +50,7 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of the stream hold what: what is read of a token, then the registers.
+    """Layout of the rows of the stream: the projected token, then the registers.
 
     That is x, y and the mark of an example, or y and x (`interleaved`), or x alone (`lagged`).
     """

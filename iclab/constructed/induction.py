@@ -21,15 +21,16 @@ Induction (A = 0, which is L = B): the share c_j/N of each token among those tha
 the second of two copies of distinct tokens there is one match, and the next token is certain.
 
 Posterior mean. If rows of a transition matrix are independent and Dirichlet(α_1, …, α_k), the probability of j next is
-(c_j + α_j)/(N + A) with A = Σ α_j. The null slot has weight A/(N + A) = 1 − Σ_i a_i, and the read-out adds the prior:
+(c_j + α_j)/(N + A) with A = Σ α_j. The null slot has weight A/(N + A) = 1 − Σ_i a_i, and the unembedding adds the
+prior:
 
     p_j = a_j + (α_j/A) (1 − Σ_i a_i) = (c_j + α_j)/(N + A).
 
 So smoothing costs nothing: the null slot stands for A examples that were seen before. (A first token drawn from the
-stationary law of the matrix tells a little about it, which no count of pairs sees.)
+stationary distribution of the matrix is further evidence about it, which no count of pairs sees.)
 
-Logits. A softmax of the read-out wants log p_j, which an MLP of K ReLUs a token interpolates between knots p₀ r^m,
-from p₀ = min α/(n − 1 + A), the smallest p there is, to 1. On [a, ra] the chord is below the logarithm by at most
+Logits. A softmax of the unembedding wants log p_j, which an MLP of K ReLUs a token interpolates between knots p₀
+r^m, from p₀ = min α/(n − 1 + A), the smallest p there is, to 1. On [a, ra] the chord is below the logarithm by at most
 
     δ = log(u/log r) − 1 + (log r)/u,    u = r − 1,         about (log r)²/8,
 
@@ -53,21 +54,24 @@ EDELMAN = "Edelman et al. 2024 (arXiv 2402.11004)"
 
 
 def induction_head(vocab: int, n: int) -> TokenTransformer:
-    """Answers with the share of each token among those that followed earlier occurrences of the current one."""
+    """Builds the transformer that predicts the share of each token among those that followed earlier occurrences of the
+    current one."""
     model = _lookup(vocab, n, SHARP)
     _reads_out(model, torch.eye(vocab, dtype=torch.float64), torch.zeros(vocab, dtype=torch.float64))
     return model
 
 
 def bigram_posterior(prior: Float[Tensor, " vocab"], n: int) -> TokenTransformer:
-    """Answers with the posterior mean (c_j + α_j)/(N + Σ α) of each next token, α being the `prior`."""
+    """Builds the transformer that predicts the posterior mean (c_j + α_j)/(N + Σ α) of each next token, α being the
+    `prior`."""
     model = _lookup(len(prior), n, -log(_mass("bigram_posterior", prior)))
     _reads_out(model, *_posterior(prior))
     return model
 
 
 def bigram_logits(prior: Float[Tensor, " vocab"], n: int, knots: int) -> TokenTransformer:
-    """Answers with the logarithms of the posterior mean, within `log_error`, by an MLP of `knots` ReLUs a token."""
+    """Builds the transformer whose logits are the logarithms of the posterior mean, within `log_error`, by an MLP of
+    `knots` ReLUs a token."""
     vocab = len(prior)
     problems = [] if knots >= 1 else [f"knots must be at least 1, given {knots}"]
     refuse("bigram_logits", problems + ([] if vocab > 1 else ["a choice among one token has no logits"]))
@@ -211,7 +215,7 @@ def _posterior_mean(case: Case) -> tuple[float, float]:
 
 
 def _rounding(case: Case) -> float:
-    """A score of log A in size is rounded once; the softmax has n + 1 terms and the read-out vocab."""
+    """A score of log A in size is rounded once; the softmax has n + 1 terms and the unembedding vocab."""
     return 4 * (case.n + case.vocab + abs(log(float(_prior(case).sum())))) * case.eps
 
 

@@ -32,7 +32,7 @@ class Construction(ABC):
         """Builds the transformer. Raises ``ValueError`` where numbers or sizes are not those of the proof."""
 
     def problems_for(self, d: int, n: int, model: Architecture) -> list[str]:
-        """Tells why a model of this shape is not the construction's."""
+        """Returns why a model of this shape is not the construction's."""
         name, layers = type(self).__name__, self.layers(n)
         if not isinstance(model, TransformerConfig):
             return [f"{name} is a transformer, given {type(model).__name__}"]
@@ -61,7 +61,7 @@ def _decisive(config: TransformerConfig) -> dict[str, object]:
 
 
 def plain(model: Transformer, dtype: torch.dtype) -> Transformer:
-    """Puts the same weights in a transformer that refuses no prompt, in a precision."""
+    """Returns a transformer with the same weights that accepts any prompt, in the given precision."""
     made = Transformer(model.d, model.n, model.config).to(dtype)
     made.load_state_dict(model.state_dict())
     return made
@@ -166,7 +166,7 @@ class Start:
 
     @torch.no_grad()
     def put_into(self, model: Transformer) -> None:
-        """Lays the construction over the weights that were drawn for a model of its shape."""
+        """Writes the construction over the random weights of a model of its shape."""
         wanted = self.construction.model(model.d, model.n).state_dict()
         for name, drawn in model.named_parameters():
             kept = 0.0 if "norm" in name else self.perturbation

@@ -7,8 +7,8 @@ with two standard errors as the margin of doubt:
     at_least b        slack = value − b           holds where slack ≥ 2 stderr, fails where slack < −2 stderr
     within (e, t)     slack = t − |value − e|
 
-and is undecided in between. The verdict is that of the worst cell. One cell that fails refutes a claim; short of that,
-a cell without a result leaves it not measured.
+and is inconclusive in between. The verdict is that of the worst cell. One cell that fails refutes a claim;
+if none fails, a cell without a result leaves it not measured.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ from typing import Any, Literal
 from iclab.errors import refuse, unknown
 
 Scalar = bool | int | float | str
-Outcome = Literal["fails", "not measured", "undecided", "holds"]
+Outcome = Literal["fails", "not measured", "inconclusive", "holds"]
 
-OUTCOMES: tuple[Outcome, ...] = ("fails", "not measured", "undecided", "holds")  # the worst first
+OUTCOMES: tuple[Outcome, ...] = ("fails", "not measured", "inconclusive", "holds")  # the worst first
 TRAINED = "own"  # the distribution that the model was trained on
 MEAN = "mean"  # the position that stands for the average over all positions
 ROW_KEYS = {"distribution": TRAINED, "position": MEAN, "layer": None, "step": None}
@@ -30,7 +30,7 @@ ROW_KEYS = {"distribution": TRAINED, "position": MEAN, "layer": None, "step": No
 
 @dataclass(frozen=True)
 class Claim:
-    """What a quantity of a predictor is expected to be, in the cells that `where` selects (all, if empty).
+    """An expected value of a quantity of a predictor, in the cells that `where` selects (all, if empty).
 
     `where` holds settings of the experiment and may choose `distribution`, `position`, `layer` and `step` among the
     rows; without it the rows are those of the whole model after training on its training distribution, averaged over
@@ -69,11 +69,11 @@ class Claim:
         return self.at_most - value if self.at_most is not None else value - (self.at_least or 0.0)
 
     def outcome(self, value: float, stderr: float) -> Outcome:
-        """Returns what one measurement says about the claim."""
+        """Returns the outcome of the claim for one measurement."""
         if isnan(value):
             return "not measured"
         slack, doubt = self.slack(value), 2 * stderr
-        return "holds" if slack >= doubt else "fails" if slack < -doubt else "undecided"
+        return "holds" if slack >= doubt else "fails" if slack < -doubt else "inconclusive"
 
     def unknown_keys(self, known: Iterable[str]) -> list[str]:
         """Returns the keys of `where` that are neither settings nor columns of the rows."""
@@ -81,7 +81,7 @@ class Claim:
         return [f"claim {self.name!r}: {unknown('key', key, known)}" for key, _ in self.where if key not in known]
 
     def concerns(self, config: Mapping[str, Any]) -> bool:
-        """Tells whether a cell with these settings (dotted keys) is one that the claim speaks of."""
+        """Returns whether a cell with these settings (dotted keys) is one that the claim speaks of."""
         return all(_same(config.get(key, "none"), value) for key, value in self.where if key not in ROW_KEYS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -104,7 +104,7 @@ def _same(value: Any, wanted: Any) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run as claims see it: its settings by dotted key, its state and its result rows."""
+    """A run as claims see it: its settings by dotted key, its state and its result rows."""
 
     run: str
     config: Mapping[str, Any]
@@ -114,7 +114,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim, with the cell that decided it."""
+    """The outcome of a claim, with the cell that decided it."""
 
     claim: Claim
     outcome: Outcome

@@ -13,7 +13,7 @@ A field that was added to a class later, `field(default=..., metadata={"since": 
 came with, is written only where it has another value than its default: what was written before it was there, and every
 id made of that, stays as it is.
 
-A reader goes on after a problem, so that everything wrong with a file is said at once, each with its dotted key.
+A reader goes on after a problem, so that all problems of a file are reported at once, each with its dotted key.
 """
 
 import dataclasses
@@ -111,7 +111,7 @@ def _no_kind_because(cls: type) -> str:
 
 
 def kind_problems(cls: type) -> list[str]:
-    """Returns what stands against a class from outside the package as one whose fields are read from a file."""
+    """Returns the problems of a class from outside the package as one whose fields are read from a file."""
     own = vars(cls).get("__annotations__", {})
     if own and "__dataclass_params__" not in vars(cls):
         return ["has fields of its own and lacks @dataclass(frozen=True)"]
@@ -141,13 +141,13 @@ def _type(hint: Any) -> str:
 
 
 def has_kinds(hint: Any) -> bool:
-    """Tells whether the table of an annotated class says which class it is: abstract classes and all below them."""
+    """Returns whether the table of an annotated class needs a `kind`: abstract classes and their subclasses do."""
     return isinstance(hint, ABCMeta)
 
 
 @cache
 def is_table(hint: Any) -> bool:
-    """Tells whether the annotation is a class whose fields are read from a table."""
+    """Returns whether the annotation is a class whose fields are read from a table."""
     return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or has_kinds(hint))
 
 
@@ -169,7 +169,7 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def required(spec: dataclasses.Field[Any]) -> bool:
-    """Tells whether a field has no default."""
+    """Returns whether a field has no default."""
     return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
 
 
@@ -244,12 +244,12 @@ class Reader:
     made: dict[Any, Any] = field(default_factory=dict)
 
     def fail(self, key: str, text: str) -> Any:
-        """Notes a problem; the value is FAILED."""
+        """Adds a problem and returns FAILED."""
         self.problems.append(f"{self.source(key)}: {text}")
         return FAILED
 
     def wrong(self, key: str, hint: Any, given: Any) -> Any:
-        """Notes a value of another type than expected."""
+        """Adds the problem that a value has another type than expected."""
         return self.fail(key, f"{key}: expected {described(hint)}, given {shown(given)}")
 
     def read(self, hint: Any, given: Any, key: str = "", preset: Any = None) -> Any:
@@ -385,7 +385,8 @@ class Reader:
             return self.fail(key, f"{key}: {told(error)}" if key else told(error))
 
     def unknown_key(self, key: str, here: Iterable[str]) -> Any:
-        """Notes a key that is not known: the nearest one of its table, or the one of that name in another table."""
+        """Adds the problem that a key is unknown, with the nearest key of its table or the table that has such a
+        key."""
         elsewhere = [k for k in self.known() if k.rpartition(".")[2] == key.rpartition(".")[2]]
         if elsewhere and key not in elsewhere:
             hint, known = f" Did you mean {elsewhere[0]!r}?", ", ".join(sorted(here))
@@ -414,7 +415,7 @@ def read(cls: type[T], mapping: Nested, source: object) -> T:
 
 
 def refuse_lines(problems: Iterable[str], most: int = 40) -> None:
-    """Raises one ``ValueError`` with a line for each problem; the same problem is said once."""
+    """Raises one ``ValueError`` with one line per distinct problem."""
     lines = list(dict.fromkeys(map(_on_one_line, problems)))
     if lines:
         more = [f"… and {len(lines) - most} more problems"] if len(lines) > most else []

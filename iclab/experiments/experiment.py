@@ -1,10 +1,10 @@
 """Experiment: everything that decides the numbers of one run, as frozen dataclasses that a file spells out.
 
-    task    what is asked            iclab.tasks
-    model   what answers             iclab.models
-    start   from which weights       iclab.constructed
-    train   how it learns            iclab.learning
-    eval    how it is measured       iclab.measures
+    task    the distribution of prompts   iclab.tasks
+    model   the architecture              iclab.models
+    start   the initial weights           iclab.constructed
+    train   the training                  iclab.learning
+    eval    the measurements              iclab.measures
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
 """
@@ -56,8 +56,8 @@ class Partner:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a trained model is measured: on how many `prompts`, and on which distributions besides its own and the parts
-    that this has.
+    """Settings of the measurement of a trained model: the number of `prompts`, and the distributions in addition to its
+    own and its parts.
 
     What is left out has the usual value of its kind of prompts: 2048 prompts of examples, of tokens 1024 (more where a
     task is balanced and its places need it). `shifts` are tasks by name. In a file, a derived task without `base` is
@@ -115,7 +115,7 @@ def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a model trained on a task, then evaluated. Where model and train name no kind, prompts of examples are
+    """A run: a model trained on a task, then evaluated. Where model and train name no kind, prompts of examples are
     learned by a transformer, by gradient descent, and so are sequences of tokens by one over tokens.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
@@ -166,7 +166,7 @@ class Experiment:
         return problems + [f"eval.{key} has nothing to say of {kind.words}" for key in unasked]
 
     def _fill(self) -> None:
-        """Puts what is usual of this kind of prompts where nothing is said."""
+        """Fills in the defaults of this kind of prompts."""
         for section, kind in self.prompting.usual.items():
             if getattr(self, section) is None:
                 settings = _usual_training(self.model) if section == "train" else {}
@@ -175,7 +175,7 @@ class Experiment:
         object.__setattr__(self, "eval", replace(self.eval, **open_) if open_ else self.eval)
 
     def _given_problems(self) -> list[str]:
-        """What stands against a model that is there already: it is not trained, and its code must be kept."""
+        """The problems of a model that is there already: it is not trained, and its code must be kept."""
         name, problems = type(self.model).__name__, []
         if not self.model.trainable and getattr(self.train, "steps", None) != 0:
             problems.append(f"{name} is measured as it is: leave [train] out, or give train.steps = 0")
@@ -198,7 +198,7 @@ class Experiment:
 
     @cached_property
     def analyses(self) -> tuple[Analysis, ...]:
-        """Returns what is measured: all that always is, where it can be, and what is asked for."""
+        """Returns the analyses of this experiment: the default ones that apply, and those that the file names."""
         known, names = analysis.known().values(), self.eval.analyses
         return tuple(one for one in known if self._is_about(one) and (one.always or one.name in names))
 
@@ -237,7 +237,7 @@ class Experiment:
         return f"task.kind {type(self.task).__name__!r} is about {self.prompting.words}"
 
     def _against(self, one: Analysis) -> Iterator[str]:
-        """What stands against an analysis, by the facts of its class and by its own judgement."""
+        """The problems of an analysis, by the facts of its class and by its own judgement."""
         task, model = type(self.task).__name__, type(self.model).__name__
         if not isinstance(self.task, one.tasks):
             yield f"needs task.kind {one.tasks.__name__}, given {task}"
@@ -261,7 +261,7 @@ class Experiment:
 
     @property
     def notes(self) -> list[str]:
-        """Returns what the log of a run should say before anything else."""
+        """Returns the lines at the head of the log of a run."""
         lines = [f"warning: {line}" for line in self.warnings]
         return lines + [line for one in self.analyses for line in one.notes(self)]
 
@@ -269,7 +269,7 @@ class Experiment:
 
     @property
     def at_query(self) -> bool:
-        """Tells whether all is about the last position: because of the task, or because only its errors counted."""
+        """Returns whether all is about the last position: because of the task, or because only its errors counted."""
         return self.train.at_query or (isinstance(self.task, Task) and self.task.at_query)
 
     def _predictor_problems(self) -> list[str]:
@@ -409,7 +409,7 @@ def _with_shape(settings: Nested) -> Any:
         return model  # no use to build what is refused
     try:
         return config.to_mapping(shape(start.construction, task.d, task.n)) | dict(model)
-    except ValueError:  # which is told where the experiment is made
+    except ValueError:  # which is reported where the experiment is made
         return model
 
 

@@ -1,6 +1,6 @@
-"""What the rows of one run say about the algorithm behind it: sentences, and tables of what they rest on.
+"""Findings of one run about the algorithm of its model: sentences, and the tables that support them.
 
-A parameter that was fitted at an end of its grid is told with ≤ or ≥ (the rows fit_low and fit_high say where a grid
+A parameter that was fitted at an end of its grid is written with ≤ or ≥ (the rows fit_low and fit_high say where a grid
 ends), the nearest algorithm with how probable it is that none is nearer.
 """
 
@@ -36,7 +36,7 @@ def number(row: Row | None) -> str:
 
 
 def beaten(risks: Iterable[Row]) -> Iterator[str]:
-    """Yields what there is to say of predictors with less risk than the one that is called Bayes, a line for each."""
+    """Yields one line for each predictor whose risk is below that of the Bayes predictor."""
     for one in risks:
         if one["quantity"] == "below_bayes":
             text = f"{one['predictor']} beats bayes by {number(one)} in risk"
@@ -215,7 +215,7 @@ class Findings:
         return Section("in training", ["step", "risk", "excess", "nearest algorithm", "distance"], body)
 
     def pasting(self) -> Section:
-        """Shows what read-ins and their controls reach at each cut."""
+        """Shows what input projections and their controls reach at each cut."""
         chosen = self.one("pasting_cut", "representation")
         at = f"; probes choose cut {number(chosen)}" if chosen else ""
         return self._by_cut(f"pasting: risk on linear regression, relative to Bayes{at}", "pasting_risk_ratio")

@@ -1,4 +1,4 @@
-"""Nested mappings whose entries are addressed by dotted keys: {"model": {"n_layer": 4}} holds "model.n_layer"."""
+"""Nested mappings with entries addressed by dotted keys: {"model": {"n_layer": 4}} holds "model.n_layer"."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Measurable: what experiments yield, and whether the claims of a study speak of it. It is asked before anything is
+"""Measurable: what experiments yield, and whether the claims of a study refer to it. It is checked before anything is
 trained, so that a slip of the pen in a claim does not cost a sweep.
 """
 
@@ -12,8 +12,8 @@ from iclab.experiments.experiment import Experiment
 
 
 def claim_problems(claim: Claim, experiments: Sequence[Experiment]) -> Iterator[str]:
-    """Yields what stands against a claim that is judged on these experiments: a quantity, a predictor, a distribution
-    or a layer that none of them yields. Nothing is said where there is none."""
+    """Yields the problems of a claim that is judged on these experiments: a quantity, a predictor, a distribution
+    or a layer that none of them yields. Returns nothing where there is none."""
     if not experiments:
         return
     yields = [(one, analysis) for one in experiments for analysis in one.analyses if analysis.meaning(claim.quantity)]

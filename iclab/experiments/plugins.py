@@ -5,7 +5,7 @@ installed packages. To import them is enough, since a class counts as known by b
 
 A name that ends in .py is a file, from the folder of the task file on; any other is a module that Python can import. A
 file is imported as the module of its stem, so that files named after it can import it. What is run is the text whose
-digest the settings record, and a run's folder keeps that text (`imports/my_tasks.py`): a run goes on from its copy when
+digest the settings record, and a run's folder keeps that text (`imports/my_tasks.py`): a run resumes from its copy when
 the user's file has moved or changed. Of a module the name alone is recorded, its version stands in environment.json.
 
 A newer version of a file takes the place of the older one in the same process.
@@ -93,7 +93,7 @@ def _bring(name: str, file: Path) -> Import:
 
 
 def _name_problems(names: Any) -> list[str]:
-    """Returns what stands against a list of imports before any is made."""
+    """Returns the problems of a list of imports before any is made."""
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         problem = f"expected a list of files and modules, each a text in quotes, given {config.shown(names)}"
         return [f"{problem}; in a list: [{config.shown(names)}]" if isinstance(names, str) else problem]
@@ -160,7 +160,7 @@ def _refuse_taken(path: Path, before: Source | None) -> None:
 
 
 def _installed(name: str) -> bool:
-    """Tells whether a package of this name is installed."""
+    """Returns whether a package of this name is installed."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):

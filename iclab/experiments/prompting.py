@@ -34,7 +34,7 @@ class Prompting(ABC):
 
     @abstractmethod
     def problems(self, experiment: Any) -> Iterator[str]:
-        """Yields what stands against the task, the model and the shifts of an experiment together."""
+        """Yields the problems of the task, the model and the shifts of an experiment together."""
 
     def warnings(self, experiment: Any) -> Iterator[str]:
         """Yields what may be measured but is not what it seems to be."""
@@ -108,7 +108,7 @@ class Tokens(Prompting):
         return {"vocab": experiment.task.vocab, "n": longest}
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        """Yields what stands against the model and the shifts, each of which must fit the task's vocabulary."""
+        """Yields the problems of the model and the shifts, each of which must fit the task's vocabulary."""
         task = experiment.task
         yield from experiment.model.problems_for(task.vocab, self.sizes(experiment)["n"], task.width)
         for name, shift in experiment.eval.shifts:

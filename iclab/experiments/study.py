@@ -1,4 +1,4 @@
-"""Study: a task file, which asks one question of a grid of experiments.
+"""Study: a task file, which poses one question about a grid of experiments.
 
 It may name code of the user's own under `imports` (`iclab.experiments.plugins`), which is imported before all else.
 Its sections `[task]`, `[model]`, `[train]` and `[eval]` describe an experiment, `[sweep]` lists what is varied and
@@ -30,7 +30,7 @@ OVERRIDES = "overrides = "
 
 @dataclass(frozen=True)
 class Heading:
-    """What a task file says about itself: its title, the question it asks, the paper, and what it claims."""
+    """The head of a task file: title, question, paper and claims."""
 
     title: str
     question: str
@@ -44,7 +44,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: the values that were chosen for it, and the experiment that they make."""
+    """A cell of the grid: its swept values, and the experiment that they define."""
 
     values: Mapping[str, Any]
     experiment: Experiment
@@ -157,7 +157,7 @@ class Draft:
         return tuple({cell.experiment.id: cell for cell in cells}.values())
 
     def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
-        """Notes keys of claims that no cell of a sound grid has."""
+        """Adds a problem for each key of a claim that no cell of a valid grid has."""
         claims = heading.claims if heading is not FAILED and not self.problems else ()
         known = {key for cell in cells for key in cell.flat} if claims else set()
         if any(claim.unknown_keys(known) for claim in claims):  # some keys have no value, such as what is none

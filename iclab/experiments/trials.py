@@ -32,7 +32,7 @@ class Fault(Exception):
 
 
 def problems(value: Any) -> list[str]:
-    """Returns what stands against an object of a class from outside, by itself; the first thing that is found."""
+    """Returns the problems of an object of a class from outside, by itself; the first thing that is found."""
     problem = _tried(value, lambda: hash(value), "cannot be hashed; tables of names are tuples of pairs")
     if problem or not isinstance(value, Task | TokenTask):
         return problem
@@ -40,7 +40,7 @@ def problems(value: Any) -> list[str]:
 
 
 def of_experiment(experiment: Experiment, before: dict[Any, list[str]]) -> list[str]:
-    """Returns what stands against model, learner and predictors from outside on the experiment's own prompts. What was
+    """Returns the problems of model, learner and predictors from outside on the experiment's own prompts. What was
     tried `before` is not tried again."""
     model, task, train = experiment.model, experiment.task, experiment.train
     problems = []

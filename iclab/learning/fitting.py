@@ -64,7 +64,7 @@ class RidgeFit(Learner):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a ridge regression needs to know of its `count` examples: G = Σ φ φᵀ, c = Σ φ y and Σ y², float64."""
+    """Sufficient statistics of a ridge regression on `count` examples: G = Σ φ φᵀ, c = Σ φ y and Σ y², float64."""
 
     gram: Float[Tensor, "p p"]
     moment: Float[Tensor, " p"]

@@ -13,7 +13,7 @@ One eigendecomposition gives every penalty and every target. With fewer inputs t
 one, else the primal; features are formed some heads (some inputs) at a time and never kept, so that memory is that of
 one n × n or p × p matrix.
 
-Penalties are told relative to tr(HKH)/n, so that they can be compared between numbers of inputs and of heads. For each
+Penalties are given relative to tr(HKH)/n, so that they can be compared between numbers of inputs and of heads. For each
 target the one with the least error on held-out inputs is chosen, and the fit is made again to all of them.
 """
 
@@ -41,7 +41,7 @@ CHUNK = 2**24  # features that are formed at once where all heads of some inputs
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What a fit settled on for each target: a relative penalty, and the mean squared error on the inputs held out."""
+    """The outcome of a fit for each target: a relative penalty, and the mean squared error on the inputs held out."""
 
     penalty: Float[Tensor, " targets"]
     error: Float[Tensor, " targets"]
@@ -288,8 +288,8 @@ def least_errors(
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenLearner(Learner):
-    """What is done with frozen weights on `QueryAndKeys`. `beside` are further models, by name, with weights of their
-    own. All is about one query and its keys, so that `positions` says nothing here."""
+    """Learning with frozen weights on `QueryAndKeys`. `beside` are further models, by name, with weights of their
+    own. All is about one query and its keys, so that `positions` has no effect."""
 
     beside: tuple[tuple[str, FrozenArchitecture], ...] = ()
 
@@ -298,7 +298,7 @@ class FrozenLearner(Learner):
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """What stands against these settings."""
+        """The problems of these settings."""
 
     @property
     def frozen(self) -> bool:
@@ -349,7 +349,7 @@ class CurveLearner(FrozenLearner):
 
     @property
     def for_others(self) -> "CurveLearner":
-        """Tells how the models beside it learn."""
+        """Returns the learner of the auxiliary models."""
         return self
 
     @abstractmethod

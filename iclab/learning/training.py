@@ -36,44 +36,44 @@ Parameters = Mapping[str, Tensor]
 
 @runtime_checkable
 class Place(Protocol):
-    """Where a model learns: what a run gives a learner to work with."""
+    """The interface between a run and a learner."""
 
     def generator(self, name: str) -> torch.Generator:
         """Returns the stream of random numbers of that name, from its start."""
         ...
 
     def log(self, text: str) -> None:
-        """Keeps what there is to say."""
+        """Writes a line to the log."""
         ...
 
     def follow(self, training: "GradientTraining") -> None:
-        """Goes on from a checkpoint, if there is one, and trains to the end, a point of the curve at a time."""
+        """Resumes from a checkpoint, if there is one, and trains to the end, one point of the curve at a time."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnyLearner(ABC):
-    """How a model learns its task, whatever its prompts are made of."""
+    """A way of learning a task, from prompts of examples or of tokens."""
 
     @property
     def at_query(self) -> bool:
-        """Tells whether it learns to answer at the last position only."""
+        """Returns whether the loss counts the last position only."""
         return False
 
     @property
     def curved(self) -> bool:
-        """Tells whether it learns step by step, so that there is a training curve."""
+        """Returns whether it learns step by step, so that there is a training curve."""
         return False
 
     @property
     def frozen(self) -> bool:
-        """Tells whether the model keeps the weights that it was drawn with, and all learning is part of the
+        """Returns whether the model keeps the weights that it was drawn with, and all learning is part of the
         measuring."""
         return False
 
     @abstractmethod
     def problems_for(self, task: Any, model: Any) -> list[str]:
-        """Returns what stands against learning this task with such a model."""
+        """Returns the problems of learning this task with such a model."""
 
     @abstractmethod
     def learn(self, model: Any, task: Any, place: Place) -> None:
@@ -82,9 +82,9 @@ class AnyLearner(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(AnyLearner):
-    """How a model learns from examples: by gradient descent (`Recipe`), or in closed form (`iclab.learning.fitting`).
+    """A way of learning from examples: by gradient descent (`Recipe`), or in closed form (`iclab.learning.fitting`).
 
-    `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts ask one query.
+    `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts have one query.
     """
 
     positions: Literal["all", "last"] = "all"
@@ -122,7 +122,7 @@ class Curriculum:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """How the gradient of a loss is followed, whatever the loss.
+    """Optimisation settings for any loss.
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
     (`schedule`);
@@ -166,7 +166,8 @@ class Descent:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Descent, Learner):
-    """How a model is trained on examples. The defaults are the fastest recipe found that uses sampled labels alone."""
+    """Settings of gradient training on examples. The defaults are the fastest recipe found that uses sampled labels
+    alone."""
 
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
@@ -223,7 +224,7 @@ def loss(
 
 class GradientTraining(ABC):
     """A model being trained. `advance` takes a step; `save` and `resume` make it survive a kill. A final class draws
-    prompts and says what their loss is.
+    prompts and returns their loss.
 
     What learns are the parameters that require a gradient; the others are frozen, and no part of a checkpoint.
 
@@ -275,7 +276,7 @@ class GradientTraining(ABC):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, path: Path, mark: str | None = None) -> None:
-        """Writes a checkpoint, whole or not at all. `mark` says which curve it belongs to."""
+        """Writes a checkpoint, whole or not at all. `mark` identifies the curve to which it belongs."""
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
@@ -285,7 +286,7 @@ class GradientTraining(ABC):
         write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
 
     def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
+        """Resumes from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
         where a name, a shape, a type, the step or the digest is not what `save` writes here."""
         metadata, state = _read(path, self.rng.device)
         problems = self._metadata_problems(metadata) or self._state_problems(state, metadata["step"] > 0)
@@ -300,7 +301,7 @@ class GradientTraining(ABC):
         self._restore({k.removeprefix("optimizer."): v for k, v in state.items() if k.startswith("optimizer.")})
 
     def _metadata_problems(self, metadata: Mapping[str, Any]) -> list[str]:
-        """What stands against the counts of a checkpoint."""
+        """The problems of the counts of a checkpoint."""
         most = {"step": self.recipe.steps, "wild": PATIENCE}
         given = {"wild": 0, **metadata}
         if given.get("recipe", repr(self.recipe)) != repr(self.recipe):
@@ -309,7 +310,7 @@ class GradientTraining(ABC):
         return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
 
     def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
-        """What stands against the names, shapes and types of its tensors; moments come with the first step."""
+        """The problems of the names, shapes and types of its tensors; moments come with the first step."""
         wanted = {f"parameter.{name}": p for name, p in self.parameters.items()} | {"rng": self.rng.get_state()}
         for kind, optimizer in self.optimizers.items() if begun else ():
             owned = [p for group in optimizer.param_groups for p in group["params"]]
@@ -323,7 +324,7 @@ class GradientTraining(ABC):
         return problems
 
     def _sense_problems(self, metadata: Mapping[str, Any], state: Parameters) -> list[str]:
-        """What stands against the values: they are those that were written, or, where no digest says so, could be."""
+        """The problems of the values: they are those that were written, or, where no digest says so, could be."""
         if "digest" in metadata and metadata["digest"] != _digest(
             state, {k: v for k, v in metadata.items() if k != "digest"}
         ):
@@ -365,7 +366,7 @@ class BrokenCheckpoint(Refusal):
 
 
 def mark_of(path: Path) -> str | None:
-    """Tells which curve a checkpoint belongs to, where it says so."""
+    """Returns the mark of the curve to which a checkpoint belongs, if it has one."""
     try:
         mark = _read(path)[0].get("mark")
     except BrokenCheckpoint:
@@ -374,7 +375,7 @@ def mark_of(path: Path) -> str | None:
 
 
 def _read(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint tells, and its tensors. Raises `BrokenCheckpoint`."""
+    """The metadata of a checkpoint, and its tensors. Raises `BrokenCheckpoint`."""
     try:
         with open_weights(path, str(device)) as file:
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
@@ -393,7 +394,7 @@ def _digest(state: Parameters, metadata: Mapping[str, Any]) -> str:
 
 
 class Training(GradientTraining):
-    """One model being trained on one task of examples."""
+    """The training of one model on one task of examples."""
 
     def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)

@@ -1,5 +1,5 @@
 """Accuracy of models over tokens, at each place and averaged. `position` is a place (the slot that is missing, the pair
-that is asked, the position in a walk, the octave of a class), or none for the mean over all asked positions.
+of the target, the position in a walk, the octave of a class), or none for the mean over all target positions.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from iclab.tasks import LaundryList, TokenPrompts, TokenTask
 
 class Accuracy(Analysis):
     """Compares the model with the references of its task: "chance" is a guess among the options, "bigram" and "unigram"
-    are counts; of Gaussian classes "context" is Bayes from the context alone, "known" Bayes by heart alone."""
+    are counts; of Gaussian classes "context" is Bayes from the context alone, "known" Bayes in weights alone."""
 
     name = "accuracy"
     always = True
@@ -59,7 +59,7 @@ class Accuracy(Analysis):
 def _place_rows(
     predictor: str, quantity: str, terms: Tensor, prompts: TokenPrompts, whole: Callable[..., Estimate]
 ) -> Iterator[Row]:
-    """A quantity at each place, and averaged over all asked positions."""
+    """A quantity at each place, and averaged over all target positions."""
     yield from rows(predictor, quantity, whole(terms, prompts))
     for place, estimate_there in by_place(terms, prompts).items():
         yield from rows(predictor, quantity, estimate_there, place)

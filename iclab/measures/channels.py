@@ -49,7 +49,7 @@ class Channels(OfHeads):
 def channel_rows(
     model: TokenTransformer, untrained: TokenTransformer, circuit: tuple[Head, Head] | None
 ) -> Iterator[Row]:
-    """Yields the rows of a model's weights; `circuit` is a pair whose place among all is told."""
+    """Yields the rows of a model's weights; `circuit` is a pair whose rank among all is reported."""
     compositions, before = weights_of(model), weights_of(untrained)
     ahead = earlier(model.config.n_layer)[:, None, :, None].expand_as(next(iter(compositions.scores.values()))[:, :, 0])
     for way in compositions.scores:

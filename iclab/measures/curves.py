@@ -53,7 +53,7 @@ class LearningCurves(Analysis):
         "predicted_error": "the error of infinitely many heads or neurons with the best penalty, where theory has the "
         "spectrum",
         "half_error": "the n from which on the error is at most 1/2, interpolated in the logarithms of both. One that "
-        "lies before the first n, or after the last, is told as these",
+        "lies before the first n, or after the last, is reported as these",
         "half_error_found": "1 where that n lies among the sizes, else 0",
         "half_error_over_predicted": "half_error relative to theory's",
         "half_error_over_transformer": "of a model beside, relative to the model's: a lower bound where its own was "
@@ -108,7 +108,7 @@ class Curves:
         task: QueryAndKeys,
         place: Place,
     ) -> "Curves":
-        """Draws inputs and models, so often as the learner asks for, and lets them learn."""
+        """Draws inputs and models, as often as the learner requires, and trains them."""
         assert isinstance(experiment.model, FrozenArchitecture)
         models = {MODEL: experiment.model, **dict(learner.beside)}
         train, test = (stream(experiment, name, place.device) for name in ("train", "test"))
@@ -145,7 +145,7 @@ class Curves:
         return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), count, layers)
 
     def rows(self) -> Iterator[Row]:
-        """Yields errors by number of inputs, of every model, and what theory says of them."""
+        """Yields errors by number of inputs, of every model, and their theoretical values."""
         for at, (target, function) in enumerate(self.task.targets):
             rows = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
             yield from ({"distribution": target, **one} for one in rows)

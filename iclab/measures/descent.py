@@ -134,7 +134,7 @@ def constants(experiment: Experiment, model: Transformer) -> Iterator[Row]:
 
 @dataclass(frozen=True, eq=False)
 class Preconditioners:
-    """The step that each layer of a model takes, which was trained on one task and is asked prompts of another."""
+    """The step that each layer of a model takes, trained on one task and evaluated on another."""
 
     model: Transformer
     trained: Task
@@ -143,7 +143,7 @@ class Preconditioners:
     parts: Parts
 
     def rows(self, rng: torch.Generator) -> Iterator[Row]:
-        """Yields what the weights say, and what theory says of the best step, and of the best steps."""
+        """Yields the constants read off the weights, and the optimal ones by theory."""
         best = best_preconditioner(self.trained, self.trained.n - 1)
         yield from self._of_weights(best)
         yield from self._one_layer_risks(best)

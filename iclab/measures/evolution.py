@@ -19,7 +19,7 @@ OF_TOKENS = "{accuracy,loss,divergence,prefix_matching,previous_token,accuracy_*
 
 
 class TrainingCurve(Analysis):
-    """Tells what the points of the training curve carry, and when each of it turned."""
+    """Yields the quantities of the training curve, and the steps of their transitions."""
 
     name = "curve"
     always = True
@@ -35,7 +35,8 @@ class TrainingCurve(Analysis):
 
 
 class TokenCurve(TrainingCurve):
-    """Tells the same of sequences of tokens: of a repeated sequence also the largest score of a head of each layer."""
+    """Yields the same for sequences of tokens: of a repeated sequence also the largest score of a head of each
+    layer."""
 
     name = "token_curve"
     tasks = TokenTask

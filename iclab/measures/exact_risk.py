@@ -1,4 +1,4 @@
-"""What theory says of the risk of linear attention, where it applies: its exact value, and the limit it tends to."""
+"""Theory of the risk of linear attention: its exact value, and its limit in high dimension."""
 
 from collections.abc import Iterator
 from math import inf

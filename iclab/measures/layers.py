@@ -10,7 +10,7 @@ from iclab.measures.measurement import Measurement
 
 
 class Layers(Analysis):
-    """Compares every layer with families of algorithms; `layer` is the number of layers below the read-out."""
+    """Compares every layer with families of algorithms; `layer` is the number of layers below the output projection."""
 
     name = "layers"
     layered = True

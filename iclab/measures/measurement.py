@@ -1,7 +1,7 @@
-"""Measurement: a model before the prompts of one distribution, which is what an analysis looks at.
+"""Measurement: a model and the prompts of one distribution, the argument of every analysis.
 
-Whatever several analyses need is made once, when it is first asked for. Every stream of random numbers starts anew
-where it is asked for, so that no analysis depends on another.
+What several analyses need is made once, at first use. Every stream of random numbers starts anew at each use, so that
+no analysis depends on another.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,13 +30,13 @@ Point = Mapping[str, Any]
 
 
 def _silent(text: str) -> None:
-    """Says nothing."""
+    """Logs nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a run works: its device, its folder (none where nothing may be written), its log, and the points of its
-    training curve."""
+    """The surroundings of a run: its device, its folder (none where nothing may be written), its log, and the points of
+    its training curve."""
 
     device: torch.device | str = "cpu"
     folder: Path | None = None
@@ -57,7 +57,7 @@ class Measurement:
 
     @property
     def own(self) -> bool:
-        """Tells whether this is the training distribution."""
+        """Returns whether this is the training distribution."""
         return self.name == TRAINED
 
     @property

@@ -16,13 +16,13 @@ from iclab.measures.rows import MODEL, row, rows
 from iclab.models import TokenTransformer
 from iclab.tasks import LaundryList, TokenPrompts
 
-FEW = 512  # prompts of a mechanism: each head is silenced on them three times
-KNOWN = 3  # counts 0, 1, 2 are told one by one
+FEW = 512  # prompts of a mechanism: each head is ablated on them three times
+KNOWN = 3  # counts 0, 1, 2 are reported one by one
 
 
 class Mechanism(OfHeads):
-    """Tells heads that move the missing item from heads that subtract one list from the other, on lists of one length
-    N."""
+    """Distinguishes heads that move the missing item from heads that subtract one list from the other, on lists of one
+    length N."""
 
     name = "mechanism"
     tasks = LaundryList

@@ -39,7 +39,7 @@ class Pointing(Analysis):
         "mean square distance from their mean); 0 or more",
         "reachable_slots": "how many slots some query points at, exactly",
         "answered_unreachable": "how often the likeliest of the options is a slot that no query points at",
-        "reach_correlation": "of reach with accuracy, over the slots that are asked, where both differ between them; "
+        "reach_correlation": "of reach with accuracy, over the target slots, where both differ between them; "
         "between −1 and 1",
     }
 
@@ -65,7 +65,7 @@ def pointed(model: object, task: TokenTask, rows: Iterable[Row], rng: torch.Gene
 
 
 def _by_slot(rows: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
-    """Of a slot that is held out, and so never asked, not a number."""
+    """NaN for a slot that is held out, and so is never a target."""
     values = {
         each["position"]: each["value"] for each in rows if (each["predictor"], each["quantity"]) == (MODEL, quantity)
     }
@@ -81,7 +81,7 @@ def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
 
 
 def _could(name: str, keys: Float[Tensor, "N r"], shares: Estimate, lifted: Float[Tensor, " N"]) -> Iterator[Row]:
-    """What geometry says of keys, by their reach and their margins."""
+    """Geometry of the keys: their reach and their margins."""
     ends = (shares.value[0] + shares.value[-1]).item()
     spread = (keys - keys.mean(0)).square().sum(1).mean().sqrt()
     yield from rows(name, "reach", shares)

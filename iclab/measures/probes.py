@@ -148,7 +148,7 @@ class Probing:
             for control, source in sources.items():
                 yield from _layer_rows(target, f"probe_r2{control}", probe_terms(source, state))
         if not isinstance(self.model, Transformer):
-            return  # what is known at other tokens only our own sequences tell
+            return  # only our own sequences define what is known at other tokens
         seen = self.model.layout.seen(self.prompts.xs.shape[1], self.prompts.xs.device)
         if len(seen) == self.prompts.xs.shape[1]:
             return  # every token answers, or each prefix is a sequence of its own
@@ -220,7 +220,7 @@ def _best(probes: AttentionProbes) -> Tensor:
 def best_rows(
     target: str, name: str, probes: Mapping[str, AttentionProbes], lengths: list[int], weights: Tensor
 ) -> Iterator[Row]:
-    """Yields what there is to say of the best layer."""
+    """Yields the rows of the best layer."""
     own = probes[""]
     by_layer, best, layer = own.terms.nanmean(-1), _best(own), int(own.mean_r2.value.argmax())
     if not isfinite(best.mean()):

@@ -18,7 +18,7 @@ BEST = "bayes"
 
 
 class Risks(Analysis):
-    """Compares the model with every reference. "transformer" is the model, whatever its kind, and "oracle" is told
+    """Compares the model with every reference. "transformer" is the model, whatever its kind, and "oracle" receives
     which task of a mixture a prompt is from. Of labels that are vectors, risks are means over coordinates."""
 
     name = "risks"
@@ -79,7 +79,7 @@ class Risks(Analysis):
 
 
 def _below_bayes(of: Measurement, answers: Answers) -> Iterator[Row]:
-    """Who has less risk than the Bayes predictor, averaged over positions; the oracle is told more and may. Labels are
+    """Who has less risk than the Bayes predictor, averaged over positions; the oracle receives more and may. Labels are
     rounded, which leaves 1e-8 of them open (see `relative`)."""
     if BEST in answers:
         part, ys = of.parts[None], of.prompts.ys
@@ -90,7 +90,7 @@ def _below_bayes(of: Measurement, answers: Answers) -> Iterator[Row]:
 
 
 def _oracle_predictions(of: Measurement) -> Answers:
-    """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
+    """The predictions given what is hidden from the model: the mixture component of each prompt."""
     several = isinstance(of.prompts.truth, MixedFunctions) and len(components(of.task)) > 1
     return {"oracle": oracle(of.task, of.prompts).double()} if several and BEST in of.references else {}
 

@@ -75,7 +75,7 @@ def averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Ite
 
 def relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
     """Yields a quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
-    model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
+    model's, or the mean square label. A region has no rows where the unit is zero up to rounding (the Bayes risk
     of noiseless labels, with as many examples as dimensions: the condition of a square matrix magnifies what float32
     leaves out of a label)."""
     for region, part in parts.items():

@@ -1,6 +1,6 @@
 """Rows of stitching: the lower blocks of a model under the upper blocks of its partners, which have the same shape and
-were trained by the same recipe, from another seed or on another task. All are asked prompts of the model's own task.
-`predictor` is PARTNER_BRIDGE and `layer` the cut, the number of blocks below:
+were trained by the same recipe, from another seed or on another task. All are evaluated on prompts of the model's own
+task. `predictor` is PARTNER_BRIDGE and `layer` the cut, the number of blocks below:
 
     direct              no bridge
     affine              the affine map of least squares from the one stream to the other, on prompts of the own task

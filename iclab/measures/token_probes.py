@@ -112,7 +112,7 @@ def best_layers(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " res
 
 
 def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
-    """Tells where R² is first half-way from the read-in to its best, on the line between two layers."""
+    """Returns the (interpolated) layer at which R² is first half-way from the input projection to its best."""
     middle = (means[:, :1] + means.amax(-1, keepdim=True)) / 2
     after = (means >= middle).double().argmax(-1, keepdim=True)
     before = (after - 1).clamp(min=0)
@@ -124,7 +124,7 @@ def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamp
 def _rows(
     probe: TokenProbe, means: Float[Tensor, "resamples layers"], unrelated: TokenProbe | None = None
 ) -> Iterator[Row]:
-    """What there is to say of one target at one kind of tokens."""
+    """The rows of one target at one kind of token."""
     name, terms, floor = f"token_probe_{probe.tokens}", probe.terms, probe.floor_terms
     best = terms[:, int(best_layers(means)[0])]
     yield from by_layer(probe.target, name, probe.r2)

@@ -1,4 +1,4 @@
-"""A model that is there already, measured as it is: from a file or a folder, or made by the user's own code.
+"""An existing model, measured as it is: from a file or a folder, or made by the user's own code.
 
     path     a model that iclab saved (`weights.safetensors`, or the folder of a run with it), or a folder of GPT-2 or
              GPT-NeoX
@@ -80,7 +80,7 @@ class Pretrained(Architecture, TokenArchitecture):
         return bool(self.layers) or (self.path is not None and not _of_others(Path(self.path)))
 
     def problems_for(self, *sizes: Any, **named: Any) -> list[str]:
-        """Returns what stands against the code that makes the model."""
+        """Returns the problems of the code that makes the model."""
         if not self.module:
             return []
         name = self.maker

@@ -1,7 +1,7 @@
 """GPT-2 and GPT-NeoX (Pythia) from a folder of safetensors, as a `TokenTransformer`: one code for all models.
 
 A folder holds `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. Nothing is
-looked for anywhere else, and a weight that no one asked for, or that is missing, is refused. So are settings of another
+looked for anywhere else, and an unknown weight, or a missing one, is refused. So are settings of another
 kind than they must be, numbers that are whole, of eight bits or not finite, and sizes beyond all bounds: files may come
 from anyone. Names, shapes and types are compared with the headers before weights take memory.
 
@@ -9,13 +9,13 @@ from anyone. Names, shapes and types are compared with the headers before weight
     maps           h @ W [in out], W_Q|W_K|W_V side by side       W @ h [out in], q, k, v of each head in turn
     positions      learned                                        rotary, on a share of the channels of a head
     MLP            reads what attention has written               reads what attention reads (`use_parallel_residual`)
-    read-out       the embedding                                  its own
+    unembedding    the embedding                                  its own
 
 What our class stores is W @ h, one head after the other. Names in GPT-2 files may or may not begin with "transformer.",
-and before that with what wrappers of a model put there; the read-out of GPT-NeoX is `embed_out.weight`, or in files of
-late `lm_head.weight`. Buffers of old files (masks, angles) are skipped. Weights in half precision are widened.
+and before that with what wrappers of a model put there; the unembedding of GPT-NeoX is `embed_out.weight`, or in
+files of late `lm_head.weight`. Buffers of old files (masks, angles) are skipped. Weights in half precision are widened.
 
-Where the settings say that the embedding is the read-out (`tie_word_embeddings`), a file holds one of the two, or both.
+Where the settings tie the embedding and the unembedding (`tie_word_embeddings`), a file holds one of the two, or both.
 If both are there and differ, both are read: the file has the last word, as in the library transformers.
 
 Source: Radford et al. 2019 (GPT-2); Black et al. 2022 (arXiv 2204.06745); Biderman et al. 2023 (arXiv 2304.01373). The
@@ -52,7 +52,7 @@ PLAIN: Settings = {"quantization_config": None, "per_layer_config": None, "trans
 
 
 class Source(NamedTuple):
-    """Where weights come from: our names, the names that a file may have for them, and how one becomes the others."""
+    """The source of weights: our names, the names that a file may have for them, and the conversion."""
 
     own: Sequence[str]
     given: Sequence[str]
@@ -177,7 +177,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _same_ends(kind: Kind, given: Mapping[str, Stored], dtype: torch.dtype) -> bool:
-    """Whether all that is in a file for the embedding and the read-out is the same, or only one of them is there."""
+    """Whether all that is in a file for the embedding and the unembedding is the same, or only one of them is
+    there."""
     ends = [given[name] for name in (kind.embedding, *kind.read_out) if name in given]
     for end in ends:
         refuse(f"{end.path}", end.problems())

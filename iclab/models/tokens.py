@@ -1,8 +1,9 @@
-"""A decoder-only transformer over token sequences: the blocks of `iclab.models.transformer` between other ends.
+"""A decoder-only transformer over token sequences: the blocks of `iclab.models.transformer` with an embedding and an
+unembedding.
 
     h ← embedding of the token + position              "embed"
     h ← the blocks
-    logits ← read-out(norm(h)) at every token          "prediction"
+    logits ← unembedding(norm(h)) at every token       "prediction"
 
 Law (causality): logits i do not change when a token j > i does, whatever it becomes.
 """
@@ -30,7 +31,7 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
 
     `parallel` lets the MLP read the stream as it was before attention; the first `rotary` channels of queries and keys
     are turned by the position (0: none); `tied_embedding` reads out with the vectors that are read in, drawn as those
-    of a read-out. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
+    of an unembedding. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
     `iclab.models.pretrained` loads. `position_spread` is the standard deviation of positions before training, where
     embeddings of tokens have `init_scale`: what is about positions is learned the faster the nearer the two are.
     """

@@ -1,9 +1,9 @@
-"""A decoder-only transformer that answers prompts, in one file, read top to bottom.
+"""A decoder-only transformer over prompts, in one file, read top to bottom.
 
-    h ← read-in(tokens) + position                     "embed"
+    h ← input projection(tokens) + position            "embed"
     h ← h + attention(norm(h))                         "blocks.l.attn_out", "blocks.l.resid_mid"
     h ← h + mlp(norm(h))                               "blocks.l.mlp_out", "blocks.l.resid_post"
-    ŷ = read-out(norm(h)) at the answering tokens
+    ŷ = output projection(norm(h)) at the answering tokens
 
 Attention of head a, with the tokens j that token t may see (t itself included):
 
@@ -51,12 +51,12 @@ Model = TypeVar("Model", bound="Stack")
 class BlockConfig:
     """The shape of the blocks of a transformer and of its positions, whatever it reads.
 
-    `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm before attention, MLP and read-out, or
-    only before the last two without `norm_attention` (the equations of Akyürek et al. 2022, arXiv 2211.15661);
-    `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned vector per position; `d_head`
-    is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless given); `tied` layers share
-    weights. `init_scale` multiplies all matrices as they are drawn: products of several, as bare linear layers are,
-    train best from small ones.
+    `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm before attention, MLP and output
+    projection, or only before the last two without `norm_attention` (the equations of Akyürek et al. 2022, arXiv
+    2211.15661); `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned vector per
+    position; `d_head` is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless given); `tied`
+    layers share weights. `init_scale` multiplies all matrices as they are drawn: products of several, as bare linear
+    layers are, train best from small ones.
     """
 
     n_layer: int = 4
@@ -105,7 +105,7 @@ class BlockConfig:
 
     @property
     def shared(self) -> bool:
-        """Tells whether all tokens of a sequence see the same ones."""
+        """Returns whether all tokens of a sequence see the same ones."""
         return False
 
     @property
@@ -141,8 +141,7 @@ class TransformerConfig(BlockConfig, Architecture):
         )
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
-        """Tells as for every architecture what stands against it, and whether the layout and the read-in fit such
-        labels."""
+        """Returns the problems of this model on a task, including those of the layout and of the input projection."""
         problems, width, identity = [], LAYOUTS[self.layout].width(d), self.read_in == "identity"
         if identity and self.d_model < width:
             problems.append(f"read_in = identity needs d_model of {width} or more, given {self.d_model}")
@@ -241,7 +240,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then the MLP where there is one, each read from the normalised residual stream."""
+    """A layer: attention, then the MLP where there is one, each reads the normalised residual stream."""
 
     def __init__(self, config: BlockConfig, longest: int) -> None:
         super().__init__()
@@ -309,7 +308,7 @@ class Stack(nn.Module):
             self.initialise(rng)
 
     def allocate(self, device: torch.device | str) -> None:
-        """Gives memory to weights that have a shape alone; what stands in it is not set."""
+        """Allocates memory for weights on the meta device; their values are not set."""
         self.to_empty(device=device)
 
     @torch.no_grad()
@@ -482,7 +481,7 @@ class Transformer(Stack):
     def stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
-        """Yields the residual stream: after the read-in, then after each block. `m` as in `forward`."""
+        """Yields the residual stream: after the input projection, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
         stream, lost = self._stream(xs, ys, Taps(), m)
         return (h.masked_fill(lost, nan) for h in stream)
@@ -490,7 +489,7 @@ class Transformer(Stack):
     def answering_stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
     ) -> Iterator[Float[Tensor, "batch n d_model"]]:
-        """Yields the residual stream at the tokens that answer, after the read-in and after each block."""
+        """Yields the residual stream at the tokens that answer, after the input projection and after each block."""
         return (self.layout.answers(h) for h in self.stream(xs, ys))
 
     def finish(

@@ -4,8 +4,9 @@
     bigram     (c_ij + α) / (N_i + kα)         c_ij: how often j has followed the current token i, N_i = Σ_j c_ij
 
 The second is the posterior mean of the row P_i of a transition matrix whose rows are Dirichlet(α, …, α), given the
-transitions seen: Edelman et al. 2024, arXiv 2402.11004, §2. (A walk that starts from the stationary law tells a little
-more by its first token, which no count sees.) Law (causality): answer i does not change when a later token does.
+transitions seen: Edelman et al. 2024, arXiv 2402.11004, §2. (If a walk starts from the stationary distribution, its
+first token is further evidence, which no count sees.) Law (causality): answer i does not change when a later token
+does.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class TokenPredictor(Protocol):
 
 @dataclass(frozen=True)
 class Counting:
-    """What counts have in common: the vocabulary and the Dirichlet prior."""
+    """Base of the predictors by counts: the vocabulary and the Dirichlet prior."""
 
     vocab: int
     alpha: float = 1.0

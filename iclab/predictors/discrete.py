@@ -6,7 +6,7 @@ Everything stays in the log domain; r is an exclusive prefix sum, so no label is
 The pool is worked off in blocks that are merged by their evidence, so memory does not grow with M.
 
 σ = 0 is the limit: the mean of the members with the least r. A sum r is known up to eps·s², s² = Σ_{j<i} (y_j² +
-|x_j|² max_m|w_m|²), so two members whose r differ by less cannot be told apart, and σ² = eps·s² stands for 0: there
+|x_j|² max_m|w_m|²), so two members whose r differ by less cannot be distinguished, and σ² = eps·s² stands for 0: there
 such members share the weight and a member that is worse by 1e-6·s² has a weight of exp(−2e9). Noise has no floor,
 however slight: r is a sum of squares, and of a member that fits it is known as well as the labels are.
 

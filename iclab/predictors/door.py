@@ -1,4 +1,4 @@
-"""The door: what every closed form does with its inputs before it looks at them, and with its answer afterwards.
+"""Validation of the arguments and results of every closed form.
 
 promoted     NumPy arrays become tensors and integers floats; work is done in float64, the answer has the precision
              of the inputs
@@ -34,7 +34,7 @@ def in_double(*, query: bool = True, label: bool = False) -> Callable[[Method], 
 
 
 def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True, label: bool = False) -> Any:
-    """Puts the door before a method of inputs (and labels), whose result at position i has seen the first i examples
+    """Decorates a method of inputs (and labels), whose result at position i depends on the first i examples
     and, where `query`, the input x_i and, where `label`, the label y_i.
 
     The method sees finite float64 tensors and labels that are numbers; prefixes of length near d are ill-conditioned,
@@ -68,7 +68,7 @@ def admitted(what: str, xs: Any, *ys: Any) -> tuple[list[Tensor], torch.dtype]:
 
 
 def _constant(tensors: list[Tensor]) -> bool:
-    """Whether no derivative is asked for."""
+    """Whether no derivative is needed."""
     return not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
 
 

@@ -1,4 +1,4 @@
-"""Featurised: any predictor, shown Φ(x) in the place of x.
+"""Featurised: any predictor applied to Φ(x) instead of x.
 
 Ridge on the features Φ of a task with y = w·Φ(x) + noise is its Bayes predictor; on [x, Φ(x)], or on several
 representations side by side, it is the ridge that does not know which of them the labels come from.

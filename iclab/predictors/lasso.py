@@ -72,7 +72,8 @@ class Lasso(Linear):
 def optimal(
     ws: Float[Tensor, "batch n d"], xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], alpha: float
 ) -> Bool[Tensor, "batch n"]:
-    """Tells where the conditions hold on the examples themselves, and α‖w‖₁ is no more than the objective of w = 0."""
+    """Returns where the optimality conditions hold on the examples, and α‖w‖₁ is no more than the objective of w =
+    0."""
     seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp_min(1).unsqueeze(-1)
     c = (ys.unsqueeze(1) - ws @ xs.mT).tril(-1) @ xs / seen
     off = torch.where(ws == 0, c.abs() - alpha, (c - alpha * ws.sign()).abs())
@@ -137,7 +138,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Point:
-    """Where each of many problems stands, its penalty, and whether it is `settled`: c_A = α s_A."""
+    """The state of each of many problems: its penalty, and whether it is `settled`: c_A = α s_A."""
 
     ws: Float[Tensor, "problems d"]
     signs: Float[Tensor, "problems d"]

@@ -75,8 +75,8 @@ class LogisticRegression(Predictor):
         margins: Float[Tensor, "batch n n"],
         step: Float[Tensor, "batch n d"],
     ) -> Float[Tensor, "batch n"]:
-        """Of 0, 1, ½, ¼, ... the one of least objective, and the largest of those that rounding cannot tell apart: near
-        the minimum that is 1, so that the error can go below √eps, where an objective has no digits left."""
+        """Of 0, 1, ½, ¼, ... the one of least objective, and the largest of those that rounding cannot distinguish:
+        near the minimum that is 1, so that the error can go below √eps, where an objective has no digits left."""
         halves = torch.arange(HALVINGS, dtype=ws.dtype, device=ws.device)
         tried = torch.cat([torch.zeros_like(halves[:1]), 0.5**halves]).view(-1, 1, 1)
         along, across, size = (ws * step).sum(-1), step @ signed.mT, step.square().sum(-1)

@@ -1,4 +1,4 @@
-"""Mixtures: the labels come from one of several models, and the past says from which.
+"""Mixtures: the labels come from one of several models, and the context identifies it.
 
 With prior weights π_c, components of predictive density p_c and posterior means w_c,
 
@@ -26,7 +26,7 @@ from iclab.predictors.prefixes import in_chunks
 
 class Mixed(NamedTuple):
     """log Σ_c e_{i,c} as `peak` + `rest`, and w_i. Labels that no component explains make the peak so large (10¹⁵ where
-    noise is slight) that nothing smaller than 1 can be added to it; shares are told by the rest, and by differences of
+    noise is slight) that nothing smaller than 1 can be added to it; shares are given by the rest, and by differences of
     peaks."""
 
     peak: Float[Tensor, "batch n"]
@@ -35,7 +35,8 @@ class Mixed(NamedTuple):
 
 
 class EvidenceWeighted(Bayesian):
-    """A posterior mean over several models. Finals implement `mixed`; the weights and the density follow from it."""
+    """A posterior mean over several models. Subclasses implement `mixed`; the weights and the density follow from
+    it."""
 
     @abstractmethod
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:

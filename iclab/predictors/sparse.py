@@ -215,7 +215,8 @@ def least_squares(
 def eliminated(
     system: Float[Tensor, "m m c batch n"], s: int
 ) -> tuple[Float[Tensor, "m m c batch n"], Float[Tensor, "c batch n"]]:
-    """Does Gauss–Jordan on [[P, h], [hᵀ, Σy²]] (m = s + 1); the last column becomes [w, r]. Also returns log det P."""
+    """Runs Gauss–Jordan elimination on [[P, h], [hᵀ, Σy²]] (m = s + 1); the last column becomes [w, r]. Also returns
+    log det P."""
     log_det = torch.zeros_like(system[0, 0])
     for a in range(s):
         pivot = system[a, a].clone()

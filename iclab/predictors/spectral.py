@@ -9,7 +9,7 @@ polynomial in G learns along v some share s of what least squares does, which de
 
 This closed form is what is computed: one decomposition of the prefixes serves any number of steps, and rounding errors
 outside the range of G (there are such directions while i < d) are not iterated upon. Eigenvalues below d·eps·λ_max are
-zero as far as G can tell, and nothing is learned there.
+zero to the precision of G, and nothing is learned there.
 """
 
 from abc import abstractmethod
@@ -26,7 +26,7 @@ from iclab.predictors.prefixes import in_chunks, moments
 
 
 class Spectral(Linear):
-    """An iteration on G: finals say which share of least squares is learned along an eigenvector."""
+    """An iteration on G: subclasses define the share of least squares that is learned along an eigenvector."""
 
     @abstractmethod
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:

@@ -111,8 +111,8 @@ def fitted(
 def split(
     inputs: Inputs, targets: Float[Tensor, "batch p n"], here: Bool[Tensor, "batch p n"]
 ) -> Bool[Tensor, "batch p n"]:
-    """Tells which of all n inputs go left at the best split of the examples `here`; all of them where none parts
-    these."""
+    """Returns which of all n inputs go left at the best split of the examples `here`; all of them where there is no
+    split."""
     centred = (targets - mean(targets, here)).where(here, 0.0)
     s, count = (_along(inputs.order, terms).cumsum(-1) for terms in (centred, here.to(targets.dtype)))
     others = count[..., -1:] - count

@@ -75,7 +75,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def checks(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields everything that `iclab doctor` tells, as pairs."""
+    """Yields everything that `iclab doctor` reports, as pairs."""
     for what, value in environment().items():
         yield what, "none" if value is None else str(value)
     yield f"runs in {folder}", writable(folder)
@@ -85,7 +85,8 @@ def checks(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def writable(folder: Path) -> str:
-    """Tells whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left there."""
+    """Returns whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left
+    there."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with TemporaryFile(dir=nearest) as file:
@@ -98,7 +99,7 @@ def writable(folder: Path) -> str:
 
 
 def _wanted(extra: str) -> list[str]:
-    """The packages that an extra asks for."""
+    """The packages that an extra requires."""
     wanted = [text for text in requires("iclab") or [] if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", text)]
     return [re.split(r"[\s<>=!~;\[(]", text, maxsplit=1)[0] for text in wanted]
 

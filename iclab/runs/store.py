@@ -8,16 +8,16 @@
                       metrics.jsonl  the training curve, one point a line
                       results.jsonl  the result rows
                       environment.json, log.txt, weights.safetensors, checkpoint.safetensors
-                      checkpoint_NAME.safetensors   what an analysis trains beside the model, such as a read-in
-                      imports/       the text of the user's own files that it was made with
-                      constants.safetensors   what a task draws once for all prompts, such as a representation
-                      lock           held by the process that works on the run
+                      checkpoint_NAME.safetensors   what an analysis trains beside the model, such as an input
+                      projection imports/       the text of the user's own files that it was made with
+                      constants.safetensors   what a task draws once for all prompts, such as a representation lock
+                      held by the process that works on the run
 
 The store is the truth: whoever wants to know what is done reads it, and nothing else is kept. Every file but the log
 and the curve is written whole. The lock belongs to the kernel, which frees it however its holder ends.
 
 Disks and users damage files later. The status of a finished run holds the number of its rows and a digest of each file
-that was made, and the id of a run is a hash of its settings: what does not agree is told by name and never read in
+that was made, and the id of a run is a hash of its settings: what does not agree is reported by name and never read in
 part. A finished run whose results or settings do not agree is *damaged*: it has no rows until the sweep is given again,
 which measures it anew from its weights, and trains it anew only where these or the curve are damaged as well. Runs from
 before there were digests are read as they are.
@@ -55,7 +55,13 @@ ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
-MADE_IN = ("device", "gpu", "torch", "iclab", "revision")  # of the environment, what is told of a training
+MADE_IN = (
+    "device",
+    "gpu",
+    "torch",
+    "iclab",
+    "revision",
+)  # the entries of the environment that are reported of a training
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(
     r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"
@@ -72,9 +78,10 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run came. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
+    """The state of a run. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
     finished run `rows` is the number of its results and `digests` those of its files (none in old stores). `training`
-    names the training that it has, and `origin` tells which run made it, and in what, where that was not at once."""
+    names the training that it has, and `origin` names the run that made it, and its environment, if it was another
+    run."""
 
     state: State = "pending"
     attempts: int = 0
@@ -101,7 +108,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Tells where training goes on from."""
+        """Returns the path of the checkpoint from which training resumes."""
         return self.folder / "checkpoint.safetensors"
 
     @property
@@ -116,7 +123,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """Returns what the run had to say."""
+        """Returns the text of the log."""
         return self.folder / "log.txt"
 
     def create(self, settings: Mapping[str, Any]) -> None:
@@ -211,7 +218,7 @@ class Run:
 
     @contextmanager
     def hold(self, patience: float = 0.0) -> Iterator[bool]:
-        """Holds the run while the block lasts, unless another process does: then the value is False."""
+        """Locks the run while the block lasts; the value is False where another process holds it."""
         path = self.folder / "lock"
         with naming(path):
             file = open(path, "ab", opener=at_once)  # noqa: SIM115  (an error inside the block is not the lock's)
@@ -219,7 +226,7 @@ class Run:
             yield _locked(file.fileno(), fcntl.LOCK_EX, patience)
 
     def held(self) -> bool:
-        """Tells whether some process holds the run."""
+        """Returns whether some process holds the run."""
         try:
             with open(self.folder / "lock", "rb", opener=at_once) as file:
                 return not _locked(file.fileno(), fcntl.LOCK_SH)
@@ -309,7 +316,7 @@ class Run:
         return {path.name: _content(path) for path in sorted(self.folder.glob("checkpoint_*.safetensors"))}
 
     def take(self, files: Mapping[str, bytes], parts: Mapping[str, bytes], **entries: Any) -> None:
-        """Lays the files of a finished training, and what was trained beside it, in the place of what was trained here.
+        """Copies the files of a finished training, and of its auxiliary trainings, into this run.
         The status comes last, with these entries: before that the run has no training. Only who holds the lock may do
         so."""
         self.tidy()
@@ -337,7 +344,7 @@ class Run:
         return content
 
     def origin(self) -> dict[str, str]:
-        """Tells where the weights come from: the run that trained them, their digest, and what that was done in, as far
+        """Returns the origin of the weights: the run that trained them, their digest, and what that was done in, as far
         as these are known."""
         status = self.recorded()
         if status.origin or WEIGHTS not in status.digests:
@@ -350,12 +357,12 @@ class Run:
         return {"run": self.id, "sweep": self.folder.absolute().parent.name, WEIGHTS: status.digests[WEIGHTS]} | origin
 
     def note(self, text: str) -> None:
-        """Adds to the log. Where that fails the run goes on: the status says what matters."""
+        """Adds to the log. Where that fails the run goes on: the status holds what matters."""
         with suppress(OSError), open(self.log, "a", opener=at_once) as file:
             file.write(f"{now()} {text.rstrip()}\n")
 
     def note_damage(self, status: Status) -> None:
-        """Tells the log what is not as it was recorded."""
+        """Logs the files that differ from their recorded digests."""
         if damaged := self.changed(status):
             self.note(f"made again: {', '.join(damaged)} not as recorded")
 
@@ -461,8 +468,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Curve:
-    """Appends points to a training curve. A resumed training says its last steps again: those points are replaced; one
-    that has no checkpoint to go on from says all of them.
+    """Appends points to a training curve. A resumed training reports its last steps again: those points are replaced;
+    one that has no checkpoint to go on from reports all of them.
 
     Each point is answered with the mark of the curve so far, which the checkpoint of that point keeps.
     """
@@ -491,7 +498,7 @@ class Curve:
         return hashlib.sha256(content)
 
     def back_to(self, mark: str) -> bool:
-        """Cuts off what came after a mark; tells whether the mark is one of this curve."""
+        """Removes the points after a mark; returns whether the mark is one of this curve."""
         content, so_far, end = _content(self.path), hashlib.sha256(), 0
         for line in content.splitlines(keepends=True):
             so_far.update(line)
@@ -517,7 +524,7 @@ def runs(folder: Path) -> list[Run]:
 
 
 def is_run(folder: Path) -> bool:
-    """Tells whether a folder is that of a run: one that has lost its settings still has its status."""
+    """Returns whether a folder is that of a run: one that has lost its settings still has its status."""
     return any(os.path.lexists(folder / name) for name in ("config.toml", "status.json"))
 
 
@@ -605,7 +612,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
-    have, as another kind of task has other settings, each that tells runs apart which the ones before do not."""
+    have, as another kind of task has other settings, each that distinguishes runs which the ones before do not."""
     keys = differing(settings)
     distinguishing = [key for key in keys if all(key in each for each in settings)]
     for key in [key for key in keys if key not in distinguishing]:

@@ -40,7 +40,7 @@ class Derived(Task):
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """What stands against this base and these settings."""
+        """The problems of this base and these settings."""
 
     @property
     def d(self) -> int:
@@ -256,7 +256,7 @@ class Truncated(Derived):
 @same_labels
 @dataclass(frozen=True)
 class Longer(Derived):
-    """Prompts of `points` examples, more than the base has, of the same laws."""
+    """Prompts of `points` examples, more than the base has, of the same distributions."""
 
     base: FunctionClass
     points: int
@@ -302,7 +302,8 @@ class ScaledInputs(Derived):
 @same_labels
 @dataclass(frozen=True)
 class Recoloured(Derived):
-    """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic law keeps its trace."""
+    """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic distribution keeps its
+    trace."""
 
     seed: int = 0
 
@@ -335,7 +336,8 @@ class SkewedInputs(Recoloured):
 @same_labels
 @dataclass(frozen=True)
 class HalfSubspace(Recoloured):
-    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic law keeps its trace."""
+    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic distribution keeps its
+    trace."""
 
     def _problems(self) -> list[str]:
         problems = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]

@@ -1,4 +1,4 @@
-"""Items of Gaussian classes with their labels: a class can be known from the context, or by heart.
+"""Items of Gaussian classes with their labels: a class can be learned in context or in weights.
 
     x_1 l_1 … x_N l_N  x  →  the label of x's class,     x = (μ_k + ε η) / √(1 + ε²),     μ_k, η ~ N(0, 1/d) per channel
 
@@ -30,9 +30,9 @@ from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, witho
 
 @dataclass(frozen=True)
 class GaussianClasses(TokenTask):
-    """N = `pairs` items with their labels and one more item, whose label is asked.
+    """N = `pairs` items with their labels and one more item, whose label is the target.
 
-    A share `bursty` of the prompts is bursty. The `part` says what is drawn: "trained" prompts; all bursty, of classes
+    A share `bursty` of the prompts is bursty. `part` selects what is drawn: "trained" prompts; all bursty, of classes
     that are new in each prompt ("in_context"), or with the next label in the place of each ("relabelled"); or none
     bursty ("in_weights"). Place i holds the classes k with 2^i ≤ k + 1 < 2^(i+1), and place 0 new ones.
     """
@@ -104,7 +104,7 @@ class GaussianClasses(TokenTask):
         return weights / weights.sum()
 
     def parts(self) -> dict[str, TokenTask]:
-        """Returns what can be known from the context alone, what by heart alone, and both where they disagree."""
+        """Returns what can be known from the context alone, what in weights alone, and both where they disagree."""
         return {name: replace(self, part=name) for name in ("in_context", "relabelled", "in_weights")}
 
     def monitored_parts(self) -> dict[str, TokenTask]:

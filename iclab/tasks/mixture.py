@@ -1,6 +1,6 @@
-"""Mixtures: each prompt is drawn from one of several tasks, which is not told.
+"""Mixtures: each prompt is drawn from one of several tasks, which is hidden.
 
-Every component is as likely, and all have inputs of one law, so that only the labels tell them apart.
+Every component is as likely, and all have the same input distribution, so that only the labels distinguish them.
 
     OneOf                      a list of tasks, such as regression beside classification
     NoiseMixture               one task at several noise levels
@@ -26,21 +26,21 @@ from iclab.tasks.task import FunctionClass, Task
 
 @dataclass(frozen=True)
 class TaskMixture(Task):
-    """One of the components for each prompt. Finals say what these are."""
+    """A mixture of tasks: one component for each prompt. Subclasses define the components."""
 
     def __post_init__(self) -> None:
         admit(self, lambda: self._problems() or self._unmixable())
 
     def held(self) -> dict[str, int]:
-        """Returns nothing: the components have said what they need, one by one."""
+        """Returns nothing: each component reports what it needs."""
         return {}
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """What stands against these settings."""
+        """The problems of these settings."""
 
     def _unmixable(self) -> list[str]:
-        """What stands against the components: inputs are drawn before it is known whose functions label them."""
+        """The problems of the components: inputs are drawn before it is known whose functions label them."""
         moving = sorted({type(task).__name__ for task in self.components if task.moving})
         return [f"no component can be a {name}, whose inputs are drawn with its functions" for name in moving]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Functions(ABC):
-    """One function per prompt, evaluated on as many inputs as wanted (fresh queries included).
+    """The functions of a batch, one per prompt, which can be evaluated at any inputs.
 
     Its values are numbers [batch m], or vectors [batch m c] where the labels of the task are.
     """
@@ -58,7 +58,7 @@ class Prompts:
 
     `xs` are the inputs, `ys` the labels as the learner sees them, `fs` the labels before noise and `truth` the
     functions that made them. At position i a predictor has seen i examples and answers for x_i. A label is a number, or
-    a vector of c coordinates: `Task.labels` says which.
+    a vector of c coordinates: see `Task.labels`.
     """
 
     xs: Float[Tensor, "batch n d"]

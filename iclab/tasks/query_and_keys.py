@@ -32,7 +32,7 @@ class QueryAndKeys(FunctionClass):
     """The last input of a prompt is a query and the n − 1 before it are its keys. The label of the query is f* of both
     and keys have none (0), so that nothing can be learned in context: f* is the same in every prompt, and must be
     learned from many. Each prompt is about one of `targets`, drawn at random; who learns them all from the same inputs
-    asks for their `tokens`.
+    uses their `tokens`.
 
     Source: Fu, Guo, Bai, Mei 2023, arXiv 2307.11353 (one query, N keys, one label).
     """

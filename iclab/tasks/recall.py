@@ -1,4 +1,4 @@
-"""Recall: what followed this token before?
+"""Recall: the target is the token that followed an earlier occurrence of the current one.
 
     repeated sequences     x_1 … x_m x_1 … x_m …                   from the second copy on each next token is certain
     multi-query recall     k_1 v_1 … k_p v_p   …  k_j  …           at a key, its value
@@ -25,8 +25,7 @@ class RepeatedSequence(TokenTask):
     """A block of distinct tokens, drawn anew for each prompt, again and again up to n = 2 · longest tokens.
 
     The block has `shortest` to `longest` tokens, each length as likely: were it always the same, one head that looks
-    back by so many positions would do. Asked is the next token from the second copy on; place i is the i-th token that
-    is asked, from 0.
+    back by so many positions would do. Target positions begin with the second copy; place i is the i-th target, from 0.
     """
 
     vocab: int = 32
@@ -59,12 +58,12 @@ class RepeatedSequence(TokenTask):
 
 @dataclass(frozen=True)
 class MultiQueryRecall(TokenTask):
-    """`pairs` keys with their values, and then each key once more, where its value is asked.
+    """`pairs` keys with their values, and then each key once more, where its value is the target.
 
     Token 0 is blank, keys are 1 .. V/2 − 1 and values V/2 .. V − 1, all of a prompt distinct. After the 2·pairs tokens
     of the pairs there are (n − 2·pairs)/2 gaps of two tokens; each key gets a gap of its own, gap g (from 0) with
-    weight (g + 1)^(power − 1), and stands first in it. The value is asked there, and never shown. Everything else is
-    blank, or with `filled` any token of the vocabulary. Place j is the j-th pair of the context.
+    weight (g + 1)^(power − 1), and stands first in it. The value is the target there, and never shown. Everything else
+    is blank, or with `filled` any token of the vocabulary. Place j is the j-th pair of the context.
 
     Source: Arora et al. 2023, arXiv 2312.04927, as in the released generator (power 0.01, and filled).
     """

@@ -9,7 +9,7 @@ model says to them is no replication to the digit: words, and how they are put, 
 
 Whatever splits text into tokens is given as a function. The answer must be one token, and so must be all words that can
 be listed or named, each with the space before it. A text is put together from the tokens of its pieces; that these are
-the tokens of the whole is tried on examples. Openers differ in length, and so do texts: each ends at the asked
+the tokens of the whole is tried on examples. Openers differ in length, and so do texts: each ends at the target
 position, and what follows there is its last token again, which no earlier position of a causal model can see.
 
 Source: Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5.1 and App. F (objects, openers); Wang et al. 2022,
@@ -89,8 +89,8 @@ def single_tokens(encode: Encode, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _unfit(encode: Encode, words: Sequence[str], vocab: int) -> list[str]:
-    """What stands against words: all that are said twice, that are several tokens, or one beyond the vocabulary. Where
-    a tokenizer adds tokens to every text, no word is one token, and that is told instead."""
+    """The problems of words: all that are said twice, that are several tokens, or one beyond the vocabulary. Where
+    a tokenizer adds tokens to every text, no word is one token, and this is reported instead."""
     if added := encode(""):
         problem = (
             f"the tokenizer adds special tokens to every text, even an empty one: {added} (BOS is one that begins it)"
@@ -105,7 +105,7 @@ def _unfit(encode: Encode, words: Sequence[str], vocab: int) -> list[str]:
 
 
 def _unjoined(encode: Encode, pieces: Sequence[str]) -> list[str]:
-    """What stands against the tokens of a whole text, if they are not those of its pieces."""
+    """The problems of the tokens of a whole text, if they are not those of its pieces."""
     whole = encode("".join(pieces))
     apart = [token for piece in pieces for token in encode(piece)]
     return [] if whole == apart else [f"the tokens of {''.join(pieces)!r} are not those of its pieces, {pieces}"]
@@ -129,7 +129,7 @@ def _packed(
     places: Int[Tensor, " batch"],
     options: Bool[Tensor, "batch vocab"],
 ) -> TokenPrompts:
-    """Texts without the holes (-1) between their pieces, asked at their last token."""
+    """Texts without the gaps (-1) between their pieces, with the target at the last token."""
     lengths = (wide >= 0).sum(1, keepdim=True)
     tokens = wide.gather(1, (wide < 0).long().argsort(dim=1, stable=True))[:, : int(lengths.max())]
     at = torch.arange(tokens.shape[1], device=wide.device)
