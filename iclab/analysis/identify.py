@@ -175,6 +175,10 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
     grid of η suits every position (η = 1 is the best single step without noise). "newton" and "landweber" have nothing
     but their number of steps. A Bayes predictor that is no ridge is a family of its own, and so is that of the task
     that the model was trained on, where it is another one.
+
+    >>> from iclab.tasks import LinearRegression
+    >>> [family.name for family in families(LinearRegression(d=2, n=4))][:5]
+    ['zero', 'averaging', 'least_squares', 'ridge', 'gradient_descent_1']
     """
     v = task.input_second_moment().trace().item() / task.rank
     unit = 1 / (v * (torch.arange(task.n, dtype=torch.float64) + task.rank + 1))
@@ -304,7 +308,24 @@ def identify(
     draws: int = 500,
 ) -> list[Match]:
     """Returns the families by distance to a predictor, nearest first. Raises ``ValueError`` for fewer than 20 prompts,
-    for prompts that are not the task's, and for prompts or answers that are not finite."""
+    for prompts that are not the task's, and for prompts or answers that are not finite.
+
+    Args:
+        predictor: The learned predictor, such as a trained transformer.
+        task: The distribution of the prompts; it sets the grids of parameters.
+        prompts: Prompts of the task; parameters are fitted on one half, distances measured on the other.
+        rng: The source of the bootstrap resamples.
+        among: The families to compare with; `families(task)` by default.
+        draws: The number of bootstrap resamples, from which `probability` follows.
+
+    >>> from iclab.predictors import Ridge
+    >>> from iclab.tasks import LinearRegression
+    >>> task, rng = LinearRegression(d=2, n=6, noise=0.5), torch.Generator().manual_seed(0)
+    >>> prompts = task.sample(64, rng, torch.float64)
+    >>> nearest, *_ = identify(Ridge(0.5), task, prompts, rng)
+    >>> nearest.family, nearest.probability, round(nearest.typical, 3)
+    ('ridge', 1.0, 0.5)
+    """
     return Lineup(task, prompts, among).identify(predictor, rng, draws)
 
 

@@ -29,7 +29,12 @@ from iclab.theory.posterior import weight_covariance
 
 
 def best_step(task: Task, m: Float[Tensor, "*m"]) -> Float[Tensor, "*m"]:
-    """Returns lr = tr(Λ² S) / tr(Λ H_m), the best size of a single step on the sum objective after m examples."""
+    """Returns lr = tr(Λ² S) / tr(Λ H_m), the best size of a single step on the sum objective after m examples.
+
+    >>> from iclab.tasks import LinearRegression
+    >>> best_step(LinearRegression(d=3, n=9), torch.tensor([1.0, 4.0]))  # 1/(m + d + 1) without noise
+    tensor([0.2000, 0.1250])
+    """
     Λ, ΛSΛ, moment = _moments(task)
     return ΛSΛ.trace() / ((Λ @ moment).trace() + (m - 1) * (Λ @ ΛSΛ).trace())
 

@@ -142,6 +142,16 @@ def probe(
     `penalty` is lam; unless it is given, lam is chosen at each layer and position by fitting on one quarter of the
     prompts and testing on the next. R² is not a number where the target does not vary (Xᵀy before the first example).
     Raises ``ValueError`` where there are fewer than 16 prompts.
+
+    Args:
+        features: Activations of each layer, such as `features(model, prompts)`.
+        target: The vector to decode at each position, such as `algorithm_state(prompts, lam)["moment"]`.
+        penalty: The ridge penalty of the probe.
+
+    >>> hidden = torch.randn(1, 64, 2, 3, generator=torch.Generator().manual_seed(0))  # [layers batch n D]
+    >>> target = hidden[0, :, :, :1]  # one of the channels
+    >>> probe(hidden, target, penalty=0.0).value.round(decimals=6)
+    tensor([[1., 1.]], dtype=torch.float64)
     """
     return estimate(probe_terms(features, target, penalty))
 

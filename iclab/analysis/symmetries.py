@@ -49,7 +49,21 @@ class Units(NamedTuple):
 
 
 def weight_distance(one: Transformer, other: Transformer) -> float:
-    """Returns the distance above. Raises ``ValueError`` for models of different shape."""
+    """Returns the distance above. Raises ``ValueError`` for models of different shape.
+
+    Args:
+        one: A transformer.
+        other: A transformer of the same configuration.
+
+    >>> import torch
+    >>> from iclab.models import Transformer, TransformerConfig
+    >>> config = TransformerConfig(n_layer=1, d_model=8)
+    >>> one, other = (Transformer(2, 4, config, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    >>> round(weight_distance(one, one), 6)
+    0.0
+    >>> bool(0.5 < weight_distance(one, other) < 2**0.5 + 0.1)
+    True
+    """
     parts = list(weight_distances(one, other).values())
     return (sum(value**2 for value in parts) / max(1, len(parts))) ** 0.5
 

@@ -55,7 +55,12 @@ EDELMAN = "Edelman et al. 2024 (arXiv 2402.11004)"
 
 def induction_head(vocab: int, n: int) -> TokenTransformer:
     """Builds the transformer that predicts the share of each token among those that followed earlier occurrences of the
-    current one."""
+    current one.
+
+    >>> model = induction_head(vocab=4, n=6)
+    >>> model(torch.tensor([[0, 2, 3, 1, 0]]))[0, -1].detach().round(decimals=3)  # 0 was followed by 2
+    tensor([0., 0., 1., 0.], dtype=torch.float64)
+    """
     model = _lookup(vocab, n, SHARP)
     _reads_out(model, torch.eye(vocab, dtype=torch.float64), torch.zeros(vocab, dtype=torch.float64))
     return model

@@ -154,6 +154,15 @@ class Theorem:
 
     `paper` names authors, year, arXiv number and place; `reason` says where the bound comes from; `cases` is the
     default number of cases.
+
+    >>> from iclab.predictors import Ridge
+    >>> def shrinks(case):
+    ...     xs, ys = case.prompt()
+    ...     more, less = (Ridge(lam).weights(xs, ys)[0, -1].norm().item() for lam in (2.0, 1.0))
+    ...     return more, less
+    >>> theorem = Theorem("shrinks", "textbook", "a larger penalty gives shorter weights", PROMPTS, shrinks, "exact")
+    >>> theorem.tried(theorem.drawn(5)).holds
+    True
     """
 
     name: str

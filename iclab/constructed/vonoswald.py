@@ -88,7 +88,24 @@ def config(d: int, layers: int) -> TransformerConfig:
 def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0, outputs: int = 1) -> Transformer:
     """Builds a float64 transformer of `steps` layers that answers as `GradientDescent(steps, lr)`, or with `gamma` as
     `GradientDescentPlusPlus(steps, lr, gamma)`, at every position. With several `outputs` its inputs are x and all
-    labels but the last. Raises ``ValueError`` for fewer steps or outputs than one."""
+    labels but the last. Raises ``ValueError`` for fewer steps or outputs than one.
+
+    Args:
+        d: Dimensions of an input.
+        n: The longest prompt, in examples.
+        steps: Steps of gradient descent, one for each layer.
+        lr: The step size on the sum objective (η/N in the paper).
+        gamma: The step that moves the inputs, for GD++.
+        outputs: Coordinates of a label.
+
+    >>> from iclab.predictors import GradientDescent
+    >>> from iclab.tasks import LinearRegression
+    >>> prompts = LinearRegression(d=2, n=5).sample(3, torch.Generator().manual_seed(0), torch.float64)
+    >>> model = gradient_descent(d=2, n=5, steps=2, lr=0.1)
+    >>> exact = GradientDescent(steps=2, lr=0.1)(prompts.xs, prompts.ys)
+    >>> torch.allclose(model(prompts.xs, prompts.ys), exact)
+    True
+    """
     least = {"steps": steps, "outputs": outputs}
     refuse("gradient_descent", [f"{k} must be at least 1, given {v}" for k, v in least.items() if v < 1])
     model = Transformer(d + outputs - 1, n, config(d + outputs - 1, steps)).double()

@@ -407,7 +407,17 @@ def _in_words(base: type) -> str:
 
 def read(cls: type[T], mapping: Nested, source: object) -> T:
     """Returns an object of a dataclass from a mapping. Raises one ``ValueError`` that lists every problem on its own
-    line."""
+    line.
+
+    >>> from iclab.models import TransformerConfig
+    >>> read(TransformerConfig, {"n_layer": 2}, "file.toml").n_layer
+    2
+    >>> try:
+    ...     read(TransformerConfig, {"n_layers": 2}, "file.toml")
+    ... except ValueError as error:
+    ...     print(str(error).split(" Known:")[0])
+    file.toml: unknown key 'n_layers'. Did you mean 'n_layer'?
+    """
     reader = Reader(lambda key: source, lambda: known_keys(cls, mapping))
     value = reader.read(cls, mapping)
     refuse_lines(reader.problems)

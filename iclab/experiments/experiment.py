@@ -122,6 +122,13 @@ class Experiment:
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from. `start` names the construction
     whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is. `imports`
     are the files and modules of the user's that its kinds come from (`iclab.experiments.plugins`).
+
+    >>> from iclab.tasks import LinearRegression
+    >>> experiment = Experiment(LinearRegression(d=3, n=8, noise=0.5))
+    >>> type(experiment.model).__name__, experiment.eval.prompts
+    ('TransformerConfig', 2048)
+    >>> experiment.id == Experiment(experiment.task, device="cpu").id  # the device is not part of the id
+    True
     """
 
     task: AnyTask

@@ -106,7 +106,13 @@ def recipes() -> dict[str, Path]:
 
 @cache
 def recipe(name: str) -> Nested:
-    """Returns the settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known."""
+    """Returns the settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known.
+
+    >>> sorted(recipes())[:3]
+    ['akyurek2022', 'fast', 'garg2022']
+    >>> recipe("interleaved")["model"]["layout"]
+    'interleaved'
+    """
     known = recipes()
     refuse("recipe", [] if name in known else [unknown("recipe", name, known)])
     return {key: value for key, value in config.load(known[name]).items() if key not in ("title", "paper")}

@@ -436,7 +436,30 @@ def train(
     rng: torch.Generator | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> nn.Module:
-    """Trains `model` in place for all steps of the recipe and returns it: the one-liner for notebooks."""
+    """Trains `model` in place for all steps of the recipe and returns it: the one-liner for notebooks.
+
+    Args:
+        model: The predictor, trained in place.
+        task: The distribution of the training prompts.
+        recipe: Steps, batch, learning rate and schedule; the default trains small models in seconds.
+        rng: The source of the prompts; seed 0 by default.
+        progress: Called with the step and the loss after each step.
+
+    >>> from iclab.analysis import answer, excess
+    >>> from iclab.models import Transformer, TransformerConfig
+    >>> from iclab.tasks import LinearRegression
+    >>> from iclab.theory.posterior import bayes
+    >>> task, rng = LinearRegression(d=1, n=3, noise=0.5), torch.Generator().manual_seed(0)
+    >>> model = Transformer(1, 3, TransformerConfig(n_layer=1, d_model=8, n_head=1), rng)
+    >>> prompts = task.sample(256, torch.Generator().manual_seed(1))
+    >>> def distance():
+    ...     answers = answer({"model": model, "bayes": bayes(task)}, prompts)
+    ...     return excess(answers["model"], answers["bayes"], prompts.ys).value
+    >>> before = distance()
+    >>> model = train(model, task, Recipe(steps=40), rng)
+    >>> bool(distance() < before)
+    True
+    """
     training = Training(model, task, recipe or Recipe(), rng or torch.Generator().manual_seed(0))
     while training.step < training.recipe.steps:
         progress(training.step, training.advance())

@@ -69,7 +69,23 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
 
 
 class TokenTransformer(Stack):
-    """A transformer over sequences of at most n tokens, each a number from 0 to vocab − 1."""
+    """A transformer over sequences of at most n tokens, each a number from 0 to vocab − 1.
+
+    Args:
+        vocab: The number of different tokens.
+        n: The longest sequence.
+        config: Depth, width, attention and positions.
+        rng: The source of the initial weights; seed 0 by default.
+
+    >>> import torch
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> model = TokenTransformer(vocab=5, n=8, config=TokenTransformerConfig(n_layer=1, d_model=16), rng=rng)
+    >>> tokens = torch.tensor([[0, 3, 1, 4]])
+    >>> model(tokens).shape  # logits [batch n vocab]
+    torch.Size([1, 4, 5])
+    >>> model.read(tokens, "blocks.0.attn.pattern")["blocks.0.attn.pattern"].shape  # a cached activation
+    torch.Size([1, 2, 4, 4])
+    """
 
     kind = "token transformer"
     shape = TokenTransformerConfig

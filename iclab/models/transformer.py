@@ -437,7 +437,27 @@ class Stack(nn.Module):
 
 class Transformer(Stack):
     """A transformer over prompts of at most n examples in d dimensions, whose labels are numbers, or vectors of so many
-    coordinates as `labels` says. It is a `Predictor`."""
+    coordinates as `labels` says. It is a `Predictor`.
+
+    Args:
+        d: Dimensions of an input.
+        n: The longest prompt, in examples.
+        config: Depth, width, attention and token layout.
+        rng: The source of the initial weights; seed 0 by default.
+        labels: Coordinates of a label; None where labels are numbers.
+
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> model = Transformer(d=3, n=5, config=TransformerConfig(n_layer=2, d_model=16), rng=rng)
+    >>> xs, ys = torch.randn(4, 5, 3, generator=rng), torch.randn(4, 5, generator=rng)
+    >>> model(xs, ys).shape
+    torch.Size([4, 5])
+    >>> [h.shape[-1] for h in model.answering_stream(xs, ys)]  # after the input projection and each layer
+    [16, 16, 16]
+    >>> later = ys.clone()
+    >>> later[:, 3:] = 0.0  # causality: the first predictions do not change
+    >>> torch.allclose(model(xs, later)[:, :4], model(xs, ys)[:, :4])
+    True
+    """
 
     kind = "transformer"
     shape = TransformerConfig

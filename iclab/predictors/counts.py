@@ -47,7 +47,14 @@ class Counting:
 
 @dataclass(frozen=True)
 class Unigram(Counting):
-    """Tokens are as likely as they were frequent."""
+    """Tokens are as likely as they were frequent.
+
+    >>> import torch
+    >>> Unigram(vocab=2)(torch.tensor([[0, 0, 0]])).exp()[0]  # (count + α) / (t + α vocab)
+    tensor([[0.6667, 0.3333],
+            [0.7500, 0.2500],
+            [0.8000, 0.2000]], dtype=torch.float64)
+    """
 
     def __call__(self, tokens: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n vocab"]:
         return self._log(one_hot(tokens, self.vocab).double().cumsum(1))
@@ -55,7 +62,12 @@ class Unigram(Counting):
 
 @dataclass(frozen=True)
 class Bigram(Counting):
-    """Tokens are as likely as they followed the current one."""
+    """Tokens are as likely as they followed the current one.
+
+    >>> import torch
+    >>> Bigram(vocab=2)(torch.tensor([[0, 1, 0]])).exp()[0, 2].round(decimals=3)  # 0 was once followed by 1
+    tensor([0.3330, 0.6670], dtype=torch.float64)
+    """
 
     def __call__(self, tokens: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n vocab"]:
         return self._log(followers(tokens, self.vocab))

@@ -48,6 +48,11 @@ class Lasso(Linear):
     Weights fulfil the conditions of a minimum to 1e-9 of |Xᵀy/i|_∞, or to the rounding of Xᵀ(Xw) where w is so large
     that this is more. What does not is not a number, as where `steps` moves do not suffice, of which there are one to
     three for each active coordinate. A penalty below 1e-12 of |Xᵀy/i|_∞ is raised to that.
+
+    >>> import torch
+    >>> xs, ys = torch.eye(3).unsqueeze(0), torch.tensor([[2.0, 0.1, 0.0]])
+    >>> Lasso(alpha=0.1).weights(xs, ys)[0, 2].round(decimals=3)  # the small coefficient is set to zero
+    tensor([1.8000, 0.0000, 0.0000])
     """
 
     alpha: float

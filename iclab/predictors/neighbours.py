@@ -23,7 +23,15 @@ POWERS = {"uniform": 0, "distance": 1, "squared distance": 2}
 
 @dataclass(frozen=True)
 class NearestNeighbours(Predictor):
-    """Predicts the weighted mean label of the k nearest examples, fewer while fewer were seen, and 0 before any."""
+    """Predicts the weighted mean label of the k nearest examples, fewer while fewer were seen, and 0 before any.
+
+    >>> import torch
+    >>> xs, ys = torch.tensor([[[0.0], [1.0], [0.1]]]), torch.tensor([[5.0, 7.0, 0.0]])
+    >>> NearestNeighbours(k=1)(xs, ys)
+    tensor([[0., 5., 5.]])
+    >>> NearestNeighbours(k=2)(xs, ys)
+    tensor([[0., 5., 6.]])
+    """
 
     k: int = 3
     weighting: Literal["uniform", "distance", "squared distance"] = "uniform"

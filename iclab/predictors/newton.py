@@ -33,7 +33,13 @@ from iclab.predictors.spectral import Spectral
 @dataclass(frozen=True)
 class Newton(Spectral):
     """w_i = M_k Xᵀy after k = `steps` of Newton's iteration; tends to minimum-norm least squares, quadratically.
-    `start` names the norm by which M_0 is scaled."""
+    `start` names the norm by which M_0 is scaled.
+
+    >>> import torch
+    >>> xs, ys = torch.ones(1, 3, 1), torch.full((1, 3), 2.0)
+    >>> Newton(steps=8)(xs, ys).round(decimals=3)
+    tensor([[0., 2., 2.]])
+    """
 
     steps: int
     start: Literal["spectral", "frobenius"] = field(default="spectral", metadata={"since": "0.1"})

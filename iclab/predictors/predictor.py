@@ -84,5 +84,10 @@ class Zero(Linear):
 
 def exclusive_cumsum(terms: Float[Tensor, "batch n ..."]) -> Float[Tensor, "batch n ..."]:
     """Returns S_i = Σ_{j<i} terms_j. The cumulative sum is shifted: subtracting the last term would let y_i leak back
-    in at the level of rounding."""
+    in at the level of rounding.
+
+    >>> import torch
+    >>> exclusive_cumsum(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[0., 1., 3.]])
+    """
     return torch.cat([torch.zeros_like(terms[:, :1]), terms[:, :-1].cumsum(1)], dim=1)

@@ -578,6 +578,17 @@ def load(folder: Path | str) -> "pandas.DataFrame":
     `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
     on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN; so
     has one that is damaged, and a warning names it. Raises ``ValueError`` where the folder holds no runs.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from iclab.experiments.experiment import Experiment
+    >>> from iclab.tasks import LinearRegression
+    >>> folder = TemporaryDirectory()
+    >>> for seed in (0, 1):
+    ...     experiment = Experiment(LinearRegression(d=2, n=4), seed=seed)
+    ...     Run(Path(folder.name) / experiment.id).create(experiment.mapping())
+    >>> table = load(folder.name)  # two runs that are still without results
+    >>> list(table.columns[:3]), sorted(table["seed"]), set(table["state"])
+    (['run', 'seed', 'predictor'], [0, 1], {'pending'})
     """
     import pandas  # here and not above: a worker has no need of it
 

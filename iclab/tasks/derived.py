@@ -91,6 +91,14 @@ class FinitePool(Derived):
 
     The base is the task with the true prior: a model trained here is tested on both.
     Source: Raventós et al. 2023, arXiv 2306.15063, §2.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> task = FinitePool(LinearRegression(d=2, n=4), size=3)
+    >>> task.pool().shape
+    torch.Size([3, 2])
+    >>> len(task.sample(100, torch.Generator().manual_seed(0)).ws.unique(dim=0))
+    3
     """
 
     size: int
@@ -212,7 +220,13 @@ class NormalisedLabels(Derived):
 
 @dataclass(frozen=True)
 class NoisyLabels(Derived):
-    """Label noise of standard deviation `std` in place of the base's."""
+    """Label noise of standard deviation `std` in place of the base's.
+
+    >>> from iclab.tasks import LinearRegression
+    >>> from iclab.theory.posterior import bayes
+    >>> bayes(NoisyLabels(LinearRegression(d=2, n=4), std=1.0))
+    Ridge(lam=1.0)
+    """
 
     std: float
 

@@ -21,7 +21,15 @@ from iclab.tasks.tokens import TokenPrompts, TokenTask, too_small
 
 @dataclass(frozen=True)
 class MarkovChain(TokenTask):
-    """Walks of n tokens on `states` states; α is a whole number; place t is the position t."""
+    """Walks of n tokens on `states` states; α is a whole number; place t is the position t.
+
+    >>> import torch
+    >>> prompts = MarkovChain(states=3, n=8).sample(2, torch.Generator().manual_seed(0))
+    >>> prompts.tokens.shape, int(prompts.tokens.max()) < 3
+    (torch.Size([2, 8]), True)
+    >>> torch.equal(prompts.targets[:, :-1], prompts.tokens[:, 1:])
+    True
+    """
 
     states: int = 3
     n: int = 64
@@ -89,6 +97,10 @@ def stationary(matrices: Float[Tensor, "batch k k"]) -> Float[Tensor, "batch k"]
     is then built up from state 0, where π_n times what leaves n to those before it is what comes to n from them.
     Nothing is subtracted, so that states that are left once in 10²⁰ steps have their share to rounding (Grassmann,
     Taksar, Heyman 1985, Oper. Res. 33). A state that is never left for those before it takes all that they have.
+
+    >>> import torch
+    >>> stationary(torch.tensor([[[0.9, 0.1], [0.3, 0.7]]], dtype=torch.float64)).round(decimals=4)
+    tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
     _refuse_what_is_no_law(matrices)
     chain, k = matrices.clone(), matrices.shape[-1]
@@ -112,5 +124,5 @@ def stationary(matrices: Float[Tensor, "batch k k"]) -> Float[Tensor, "batch k"]
 def _refuse_what_is_no_law(matrices: Float[Tensor, "batch k k"]) -> None:
     sums, rounding = matrices.sum(-1), 10 * matrices.shape[-1] * torch.finfo(matrices.dtype).eps
     wrong = int((~((matrices >= 0).all(-1) & ((sums - 1).abs() <= rounding))).any(-1).sum())
-    problem = f"rows of a transition matrix are not negative and sum to 1; {wrong} of {len(matrices)} matrices differ"
+    problem = f"rows of a transition matrix must be 0 or more and must sum to 1; {wrong} of {len(matrices)} differ"
     refuse("stationary", [problem] if wrong else [])

@@ -104,7 +104,16 @@ class OneOf(TaskMixture):
 
 @dataclass(frozen=True)
 class NoiseMixture(TaskMixture):
-    """The `base` with label noise of one of the standard deviations `stds`, in place of its own."""
+    """The `base` with label noise of one of the standard deviations `stds`, in place of its own.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> mixture = NoiseMixture(LinearRegression(d=2, n=4), stds=(0.1, 1.0))
+    >>> [task.noise for task in mixture.components]
+    [0.1, 1.0]
+    >>> mixture.sample(5, torch.Generator().manual_seed(0)).ys.shape
+    torch.Size([5, 4])
+    """
 
     base: FunctionClass
     stds: tuple[float, ...] = (0.1, 0.5)

@@ -26,6 +26,12 @@ class RepeatedSequence(TokenTask):
 
     The block has `shortest` to `longest` tokens, each length as likely: were it always the same, one head that looks
     back by so many positions would do. Target positions begin with the second copy; place i is the i-th target, from 0.
+
+    >>> import torch
+    >>> prompts = RepeatedSequence(vocab=8, shortest=3, longest=3).sample(1, torch.Generator().manual_seed(0))
+    >>> first, second = prompts.tokens.split(3, dim=1)
+    >>> torch.equal(first, second)
+    True
     """
 
     vocab: int = 32

@@ -116,6 +116,17 @@ class Task(AnyTask):
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
 
         Raises ``ValueError`` where `batch` is not positive.
+
+        Args:
+            batch: The number of prompts.
+            rng: The source of randomness; its device is that of the prompts.
+            dtype: The precision of inputs and labels.
+
+        >>> from iclab.tasks import LinearRegression
+        >>> task = LinearRegression(d=2, n=4)
+        >>> one, other = (task.sample(3, torch.Generator().manual_seed(7)) for _ in range(2))
+        >>> torch.equal(one.ys, other.ys)
+        True
         """
         refuse("sample", [] if batch > 0 else [f"batch must be positive, given {batch}"])
         xs = self.draw_inputs(batch, rng, dtype)

@@ -81,6 +81,15 @@ def bayes(task: Task) -> Predictor:
 
     Labels that are vectors are answered coordinate by coordinate, which is Bayes for a `DynamicalSystem`, the one task
     that has them: its coordinates are independent given the states.
+
+    >>> import iclab
+    >>> from iclab.tasks import DecisionTree, LinearRegression
+    >>> iclab.bayes(LinearRegression(d=3, n=8, noise=0.5))  # lam = (noise / prior)²
+    Ridge(lam=0.25)
+    >>> iclab.bayes(LinearRegression(d=3, n=8))  # no noise
+    LeastSquares()
+    >>> bayes_where_known(DecisionTree(d=3, n=8)) is None  # no closed form is known
+    True
     """
     if len(components(task)) > 1:
         features, beliefs = gaussian_beliefs(task)
@@ -165,6 +174,13 @@ def posterior_variance(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]
 
     Its mean over prompts is the Bayes risk, with far less noise than a mean of squared errors has. Raises
     ``ValueError`` where weights are not Gaussian.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> task = LinearRegression(d=2, n=5, noise=0.5)
+    >>> prompts = task.sample(1000, torch.Generator().manual_seed(0))
+    >>> posterior_variance(task, prompts).mean(0)[[0, 4]]  # falls from d + noise² towards noise²
+    tensor([2.1662, 0.5189], dtype=torch.float64)
     """
     features, beliefs = gaussian_beliefs(task)
     seen = features(prompts.xs.double())
