@@ -164,7 +164,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         (lambda: RandomNetwork(2**10, 2**10, 2**14), "weights are drawn"),
         (
             lambda: TokenTransformer(2**20, 4, TokenTransformerConfig(d_model=2**16)),
-            "weights are drawn, 171800920064 were",
+            "weights are drawn, 171800920064 are",
         ),
     ],
 )
