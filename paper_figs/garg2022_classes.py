@@ -1,4 +1,4 @@
-"""Risk against the number of examples for one class of functions: a transformer beside the algorithms made for it.
+"""Risk against the number of examples for one class of functions: a transformer and the algorithms made for it.
 
     python paper_figs/garg2022_classes.py runs/garg2022_tree [picture.png]
 

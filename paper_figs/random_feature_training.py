@@ -1,4 +1,4 @@
-"""Attention with trained query-key products beside frozen ones.
+"""Attention with trained query-key products, compared with frozen ones.
 
     python paper_figs/random_feature_training.py runs/random_feature_training [picture.png]
 

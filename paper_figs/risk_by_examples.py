@@ -1,4 +1,4 @@
-"""Risk against the number of examples: the transformer by depth beside Bayes, least squares, gradient descent and k-NN.
+"""Risk against the number of examples: the transformer by depth, Bayes, least squares, gradient descent and k-NN.
 
     python paper_figs/risk_by_examples.py runs/linear_regression [picture.png]
 

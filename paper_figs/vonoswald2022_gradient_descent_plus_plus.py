@@ -1,4 +1,4 @@
-"""Two tied layers of linear attention beside two steps of gradient descent and of GD++.
+"""Two tied layers of linear attention, and two steps of gradient descent and of GD++.
 
     python paper_figs/vonoswald2022_gradient_descent_plus_plus.py FOLDER [picture.png]
 

@@ -1,4 +1,4 @@
-"""One layer of linear attention beside one step of gradient descent.
+"""One layer of linear attention and one step of gradient descent.
 
     python paper_figs/vonoswald2022_one_layer.py runs/vonoswald2022_one_layer [picture.png]
 
