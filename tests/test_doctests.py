@@ -1,8 +1,11 @@
-"""The examples in docstrings, which must give what they print; and the objects that users call most have one."""
+"""The docstrings: their examples give what they print, those that users call most have one, and verbs come first."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
@@ -54,8 +57,8 @@ CALLED_MOST = {
 
 def examples(module):
     """The docstrings of a module that hold examples."""
-    found = doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module))
-    return [each for each in found if each.examples]
+    docstrings = doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module))
+    return [each for each in docstrings if each.examples]
 
 
 def failures(test):
@@ -82,3 +85,31 @@ def test_a_wrong_example_is_noticed():
     right = parser.get_doctest(">>> 1 + 1\n2\n", {}, "right", None, None)
     wrong = parser.get_doctest(">>> 1 + 1\n3\n", {}, "wrong", None, None)
     assert failures(right) == "" and "Expected:\n    3\nGot:\n    2" in failures(wrong)
+
+
+def public_functions(tree):
+    """The functions and methods of a module that have no underscore in front, nor their classes."""
+    for node in getattr(tree, "body", []):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield from [node] if isinstance(node, ast.FunctionDef) else public_functions(node)
+
+
+def begins_with_a_verb(text):
+    """Whether the first word has the form of "Returns", which is all that can be seen without a dictionary."""
+    return re.match(r"[A-Z][a-z]+s\b", text) is not None
+
+
+def test_the_docstring_of_a_public_function_begins_with_a_verb():
+    root = Path(iclab.__file__).parent
+    texts = {
+        f"{path.relative_to(root)}: {node.name}": text
+        for path in sorted(root.rglob("*.py"))
+        for node in public_functions(ast.parse(path.read_text()))
+        if (text := ast.get_docstring(node))
+    }
+    assert len(texts) > 1000 and [name for name, text in texts.items() if not begins_with_a_verb(text)] == []
+
+
+def test_another_beginning_is_noticed():
+    assert begins_with_a_verb("Returns the risk.")
+    assert not any(map(begins_with_a_verb, ("The risk.", "What is lost.", "Return the risk.")))

@@ -38,7 +38,7 @@ DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: r
 
 
 class LearningCurves(Analysis):
-    """Lets the models learn from more and more inputs, and compares them with theory."""
+    """Trains the models on more and more inputs, and compares them with theory."""
 
     name = "learning_curves"
     always = True

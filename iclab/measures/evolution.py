@@ -55,7 +55,7 @@ class TokenCurve(TrainingCurve):
 
 
 class Evolution(Analysis):
-    """Lets the training curve say which algorithm the model is near, on every distribution, and where probes are asked
+    """Adds the nearest algorithm to the training curve, on every distribution, and where probes are requested
     for also what is written in its layers. Its rows are among those of the curve."""
 
     name = "evolution"

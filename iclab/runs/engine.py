@@ -40,7 +40,7 @@ class Display(Protocol):
         """Takes note that the run has ended, here or in another sweep."""
 
     def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
-        """Redraws; called repeatedly in between."""
+        """Redraws the display; called repeatedly in between."""
 
 
 @dataclass
