@@ -3,13 +3,13 @@
     words.algorithm("gradient_descent_8", 0.69)        gradient descent, 8 steps (η ≈ 0.69)
     words.algorithm("newton", 14, "≥")                 Newton's iteration (≥ 14 steps)
 
-A parameter at the end of the grid that was tried is told with ≤ or ≥: nothing better was looked for beyond it.
+A parameter at an end of the search grid is written with ≤ or ≥: values beyond it were not tried.
 """
 
 from collections.abc import Mapping, Sequence
 
-CERTAIN = 0.95  # the probability from which on the nearest family is told without its rivals
-SOME = 3  # rivals that are told by name
+CERTAIN = 0.95  # the probability from which on the nearest family is named without its rivals
+SOME = 3  # rivals that are named
 MOST_STEPS = 8  # of gradient descent with a step size to be fitted; the family of so many is the last of its kind
 NAMES = {
     "bayes": "the Bayes predictor",
@@ -49,23 +49,22 @@ def share(value: float) -> str:
 
 
 def sentence(where: str, what: str, distance: float, probability: float, scale: str, alike: Sequence[str] = ()) -> str:
-    """Tells which algorithm something is nearest to, how far away it is, how sure that it is the nearest, and which
-    families cannot be told apart from it."""
-    found = f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
-    return found + told_apart(alike)
+    """Returns a sentence that names the nearest algorithm, its distance, its probability, and the families that cannot
+    be distinguished from it."""
+    text = f"{where}: {what}, {share(distance)} of the {scale} away; probability {probability:.2g}"
+    return text + told_apart(alike)
 
 
 def rivals(probabilities: Mapping[str, float], name: str) -> tuple[str, ...]:
-    """Returns the families that cannot be told apart from one, from how probable each is to be the nearest: those that
-    are it in more than a twentieth of the cases, likeliest first, where it does so itself. Of many alike each is rarely
-    the nearest, so the cases are counted relative to the likeliest."""
+    """Returns the families that cannot be distinguished from `name`, likeliest first, given the probability that each
+    is the nearest. They are nearest in more than 5 % of the cases, relative to the likeliest family: among many similar
+    families each is rarely the nearest."""
     least = (1 - CERTAIN) * max(probabilities.values())
     near = sorted((k for k, p in probabilities.items() if p > least), key=lambda k: -probabilities[k])
     return tuple(k for k in near if k != name) if name in near else ()
 
 
 def told_apart(alike: Sequence[str]) -> str:
-    """Returns the end of a sentence about a family that these others cannot be told apart from; empty where there is
-    none."""
+    """Returns the end of a sentence that names indistinguishable families, or an empty text."""
     names = [algorithm(name) for name in alike[:SOME]] + [f"{len(alike) - SOME} more"] * (len(alike) > SOME)
     return f", not told apart from {', '.join(names)}" if alike else ""

@@ -1,4 +1,4 @@
-"""Arrays: what a model or a predictor is given becomes tensors of numbers, or is refused in a line."""
+"""Arrays: arguments of models and predictors become tensors of numbers, or are refused in one line."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from iclab.errors import refuse
 
 
 def real(what: str, **arrays: Any) -> list[Tensor]:
-    """Makes tensors of arrays by their names. Raises ``ValueError``, which says `what` was given them, where one is not
+    """Makes tensors of arrays by their names. Raises ``ValueError``, which names `what`, where one is not
     of real numbers."""
     tensors = {name: _tensor(given) for name, given in arrays.items()}
     wrong = [name for name, made in tensors.items() if made is None or made.is_complex()]
@@ -18,13 +18,13 @@ def real(what: str, **arrays: Any) -> list[Tensor]:
 
 
 def axes(given: Tensor, name: str, wanted: str, counts: tuple[int, ...]) -> list[str]:
-    """Returns what stands against the number of a tensor's axes."""
+    """Returns the problems of the number of a tensor's axes."""
     shape = tuple(given.shape)
     return [] if given.ndim in counts else [f"{name} must have the axes [{wanted}], given the shape {shape}"]
 
 
 def prompts(xs: Tensor, *ys: Tensor) -> list[str]:
-    """Returns what stands against the shapes of inputs and, where there are any, of their labels."""
+    """Returns the problems of the shapes of inputs and, where there are any, of their labels."""
     given = " and ".join([f"xs of shape {tuple(xs.shape)}"] + [f"ys of shape {tuple(labels.shape)}" for labels in ys])
     if xs.ndim != 3 or (ys and ys[0].ndim not in (2, 3)):
         single = "; a single prompt is a batch of one: xs[None], ys[None]" if xs.ndim == 2 else ""

@@ -37,22 +37,22 @@ def sweep(
 
     Example: iclab sweep tasks/linear_regression.toml model.n_layer=1,2,4 seed=0:4
 
-    What is done already is not done again: the same command finishes a sweep that was stopped or killed. A setting has
-    the name that it has in the file: one that is not known is refused, and those that are known are listed. Runs that
-    differ only in what is measured at the end are trained once.
+    Finished runs are not repeated: the same command finishes a sweep that was stopped or killed. Settings have their
+    names in the file; an unknown one is refused, with a list of those that are known. Runs that differ only in their
+    final measurements are trained once.
 
     Args:
         file: The task file (TOML).
-        settings: Replace what the file says or add to its [sweep]. Several values: model.n_layer=1,2,4 or seed=0:4 or
+        settings: Replace settings of the file or add to its [sweep]. Several values: model.n_layer=1,2,4 or seed=0:4 or
             train.lr=log:1e-4..1e-2:5. recipe=NAME takes a model and its training by name; with scale=NAME the file's
             [scale.NAME] counts, such as scale=paper.
         out: Folder of the runs. Default: runs/ and the name of the file.
         jobs: Processes at a time. Default: one for each core that may be used.
         dry_run: Print the grid and start nothing.
-        retry_failed: Try again the runs that failed or diverged.
+        retry_failed: Repeat the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
-        reuse: A sweep, or a folder of sweeps: what was trained there is not trained again. The folder of the runs
-            itself always counts.
+        reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
+        counts.
     """
     from iclab.commands import report
     from iclab.commands.sweep import plan, sweep
@@ -77,18 +77,18 @@ def sweep(
 
 
 def _stopped() -> int:
-    """Says what is left of a sweep that was interrupted."""
-    print("\nStopped. What was done is kept: the same command goes on from here.", file=sys.stderr)
+    """Prints how to resume a sweep that was interrupted."""
+    print("\nStopped. Finished work is kept: the same command resumes from here.", file=sys.stderr)
     return INTERRUPTED
 
 
 def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE] [WORD]")] = ()) -> int:
-    """Lists the quantities that a study yields, each with its meaning, unit and range: what claims may speak of.
+    """Lists the quantities that a study yields and claims may use, each with its meaning, unit and range.
 
     Example: iclab quantities tasks/akyurek2022_probes.toml attention
 
     Args:
-        words: A task file, whose analyses count (without one: all there are), and a word that names or meanings have.
+        words: A task file, whose analyses count (default: all), and a word to search for in names and meanings.
     """
     from iclab.commands import report
     from iclab.experiments.measurable import quantities
@@ -99,11 +99,13 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     if len(files) > 1 or len(rest) > 1:
         raise Refusal(f"quantities takes one task file and one word, given {', '.join(words)}")
     cells = Study.read(Path(files[0])).cells if files else ()
-    found = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
-    if not found:
+    listed = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
+    if not listed:
         raise Refusal(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
     to = report.console()
-    to.print(report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], found, to))
+    to.print(
+        report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
+    )
     return 0
 
 
@@ -113,27 +115,27 @@ def measure(
     *,
     root: Path = RUNS,
 ) -> int:
-    """Measures a trained model once more, with other settings of [eval], and shows what was found; trains nothing.
+    """Measures a trained model again, with other settings of [eval], and shows the results; trains nothing.
 
     Example: iclab measure 3f9a analyses=layers,probes prompts=4096
 
-    This makes a run of its own beside the given one, with the same weights and curve. What is not given stays as it
-    was; analyses=A,B replaces those of the run. A curve cannot be made to say more: for analyses=evolution, and for
-    another eval.every, `iclab sweep` trains anew. Shifts: shifts.NAME='{ kind = "SkewedInputs" }'.
+    This makes a new run next to the given one, with the same weights and curve. Settings that are not given stay;
+    analyses=A,B replaces those of the run. A curve cannot be extended: for analyses=evolution, and for another
+    eval.every, `iclab sweep` trains anew. Shifts: shifts.NAME='{ kind = "SkewedInputs" }'.
 
     Args:
         run: The run's folder, or the beginning of its id.
         settings: Settings of [eval], with or without "eval." before them; device=cpu measures elsewhere.
-        root: Where an id is looked for.
+        root: The folder in which an id is searched.
     """
     from iclab.commands import report
     from iclab.commands.remeasurement import remeasure
     from iclab.runs.store import find
 
     to = report.console()
-    found, status = remeasure(find(run, root, "measure"), settings, to)
-    to.print(f"run {found.id}")
-    for part in report.of_run(found, to):
+    run_measured, status = remeasure(find(run, root, "measure"), settings, to)
+    to.print(f"run {run_measured.id}")
+    for part in report.of_run(run_measured, to):
         to.print(part)
     return 0 if status.state == "done" else RUNS_FAILED
 
@@ -185,17 +187,17 @@ def show(
 
     Args:
         run: The run's folder, or the beginning of its id.
-        root: Where an id is looked for.
+        root: The folder in which an id is searched.
         figure: Draw the distances to algorithms into this file instead: by examples, by layer and in training.
     """
     from iclab.commands import report
     from iclab.runs.store import find
 
-    found = find(run, root)
+    shown_run = find(run, root)
     if figure is not None:
-        return _draw(found.folder, figure)
+        return _draw(shown_run.folder, figure)
     to = report.console()
-    for part in report.of_run(found, to):
+    for part in report.of_run(shown_run, to):
         to.print(part)
     return 0
 
@@ -220,17 +222,18 @@ def verify(
     cases: Annotated[int | None, arg(metavar="N")] = None,
     json: Numbers = None,
 ) -> int:
-    """Tries theorems on transformers with weights set by hand: error measured, bound promised, PASS or FAIL.
+    """Tests theorems on transformers with weights set by hand: measured error, bound, PASS or FAIL.
 
     Example: iclab verify akyurek2022_theorem1 akyurek2022_theorem1_printed --cases 100
 
-    What a paper prints wrong is a theorem of its own: it passes when a counter-example is found and the corrected one
-    holds. Exit status 4 where one does not pass.
+    A misprint of a paper is a theorem of its own: it passes when a counterexample is found and the corrected one holds.
+    The exit status is 4 where a theorem does not pass.
 
     Args:
-        names: The theorems, by name or by how their names begin: iclab verify bai2023. A Python file, my_theorems.py,
+        names: The theorems, by name or by the beginning of their names: iclab verify bai2023. A Python file,
+        my_theorems.py,
             stands for those in its list THEOREMS. Default: all of the package.
-        cases: How many cases to try of each. Default: as many as each asks for.
+        cases: The number of cases for each. Default: the number that each theorem sets.
         json: A file for the numbers, besides the table.
     """
     from iclab.commands import report
@@ -240,7 +243,7 @@ def verify(
 
 
 def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: int = 200) -> int:
-    """Searches for a counter-example to a theorem, and prints the smallest as Python.
+    """Searches for a counterexample to a theorem, and prints the smallest as Python.
 
     Example: iclab falsify akyurek2022_theorem1_printed
 
@@ -248,7 +251,7 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
 
     Args:
         name: The theorem; my_theorems.py:NAME for one of a Python file.
-        examples: How many cases to look at.
+        examples: The number of cases to search.
     """
     from iclab.commands import report
     from iclab.commands.theorems import falsify
@@ -257,12 +260,12 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
 
 
 def errata(*, examples: int = 200) -> int:
-    """Prints the statements that were published wrong, corrected and each with a counter-example, as Markdown.
+    """Prints the statements that were published wrong, corrected and each with a counterexample, as Markdown.
 
     Example: iclab errata > iclab/constructed/ERRATA.md
 
     Args:
-        examples: How many cases to look at for each.
+        examples: The number of cases to search for each.
     """
     from iclab.commands.theorems import errata
 
@@ -303,8 +306,9 @@ def channels(
 
     Args:
         model: A folder with config.json and model.safetensors, or the weights.safetensors of a run over tokens.
-        top: How many channels to tell.
-        by: What to rank by: z (above random rotations), z_unreachable (above components that cannot reach the reader),
+        top: The number of channels to list.
+        by: The score to rank by: z (above random rotations), z_unreachable (above components that cannot reach the
+        reader),
             z_head (above the others of the same head), z_robust (the same by medians), score.
         json: A file for the numbers, besides the table.
     """
@@ -323,20 +327,20 @@ def recall(
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
     json: Numbers = None,
 ) -> int:
-    """Asks a language model on this disk for the missing item of a list and for an indirect object, finds the heads
-    that do it, and judges what was claimed of GPT-2.
+    """Tests a language model on this disk on list recall and indirect-object identification, finds the heads that do
+    it, and judges claims about GPT-2.
 
     Example: iclab recall ~/models/gpt2 --json gpt2.json
 
     Nothing is fetched. Texts are this project's reconstructions of those of the papers. Needs the package tokenizers.
-    The mover is the head that looks from the end of the text at the answer; heads that feed it tell its queries where
-    not to look. `iclab quantities` explains the quantities of the table. What is measured is kept as a sweep of one run
+    The name-mover head attends from the end of the text to the target; S-inhibition heads steer its queries away from
+    the other names. `iclab quantities` explains the quantities of the table. The result is kept as a sweep of one run
     of tasks/given/recall.toml, and is not measured again.
 
     Args:
         model: A folder of GPT-2 or GPT-NeoX (Pythia) with config.json, weights as safetensors and tokenizer.json.
-        prompts: How many texts of each kind, 8 or more.
-        heads: How many heads that feed the mover are taken apart, component by component; most of the time goes here.
+        prompts: The number of texts of each kind, 8 or more.
+        heads: The number of S-inhibition heads that are analysed component by component, which takes most of the time.
         out: Folder of the run. Default: runs/recall_ and the name of the model's folder.
         json: A file for the numbers, besides the tables.
     """
@@ -370,12 +374,12 @@ def bench(*, json: Numbers = None, budget: float = 120.0) -> int:
 
 
 def doctor(*, out: Path = RUNS) -> int:
-    """Says what iclab finds on this machine: versions, device, threads, extras, and whether it can write its runs.
+    """Reports the environment on this machine: versions, device, threads, extras, and whether it can write its runs.
 
     Example: iclab doctor
 
     Args:
-        out: The folder of runs to try.
+        out: The folder of runs to test for writing.
     """
     from iclab.commands import report
     from iclab.runs.environment import checks
@@ -409,7 +413,8 @@ Start with:  iclab sweep tasks/linear_regression.toml --dry-run"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status. What the user can mend is told in a line; bugs show in full."""
+    """Runs a command and returns its exit status. An error that the user can mend is printed in one line; bugs show in
+    full."""
     given = _words_first(sys.argv[1:] if arguments is None else arguments)
     style = (tyro.conf.FlagCreatePairsOff,)
     try:

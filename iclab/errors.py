@@ -1,7 +1,7 @@
 """Refusing bad input at the door: every problem at once, each with what was given and the nearest thing known.
 
-A refusal is the user's to mend, and the command line tells it in a line. Any other exception is a bug, and is shown in
-full.
+A refusal is the user's to mend, and the command line prints it in one line. Any other exception is a bug, and is shown
+in full.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ KINDS: dict[Any, str] = {
 
 
 class Refusal(ValueError):
-    """Input that cannot be used; the message says what was given and what would do."""
+    """Input that cannot be used; the message names what was given and what is accepted."""
 
 
 class Damaged(Refusal):
@@ -41,7 +41,7 @@ def refuse(what: str, problems: Sequence[str]) -> None:
 
 @contextmanager
 def prefixed(what: str) -> Iterator[None]:
-    """Says first of a refusal from within where its cause stands, such as a file."""
+    """Prefixes the message of a refusal with the place of its cause, such as a file."""
     try:
         yield
     except Refusal as error:
@@ -57,7 +57,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 
 def unknown_choices(instance: object) -> list[str]:
-    """Returns what stands against a dataclass instance whose annotations name the words that a field may hold
+    """Returns the problems of a dataclass instance whose annotations name the words that a field may hold
     (``Literal``)."""
     words = {name: get_args(hint) for name, hint in _hints(type(instance)).items() if get_origin(hint) is Literal}
     given = {name: getattr(instance, name) for name in words}
@@ -71,20 +71,20 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def wrong_kinds(given: Mapping[str, object], hints: Mapping[str, Any]) -> list[str]:
-    """Returns what stands against values whose annotations name a kind, or several: "n must be an integer, given
+    """Returns the problems of values whose annotations name a kind, or several: "n must be an integer, given
     '4'"."""
     wanted = {name: _wanted(hints[name], value) for name, value in given.items() if name in hints}
     return [f"{name} must be {kind}, given {shown(given[name])}" for name, kind in wanted.items() if kind]
 
 
 def wrong_fields(instance: Any) -> list[str]:
-    """Returns what stands against the kinds of what a dataclass instance was made of."""
+    """Returns the problems of the kinds of what a dataclass instance was made of."""
     given = {field.name: getattr(instance, field.name) for field in fields(instance) if field.init}
     return wrong_kinds(given, _hints(type(instance)))
 
 
 def out_of_bounds(given: Mapping[str, int], most: Mapping[str, int], least: int = 1) -> list[str]:
-    """Returns what stands against whole numbers that must be at least so large and at most as large as `most` says."""
+    """Returns the problems of whole numbers that must be at least so large and at most as large as `most` says."""
     small = [f"{k} must be at least {least}, given {shown(v)}" for k, v in given.items() if v < least]
     return small + [f"{k} must be at most {most[k]}, given {shown(v)}" for k, v in given.items() if v > most[k]]
 

@@ -1,4 +1,4 @@
-"""Features: fixed maps Φ of an input, which belong to a task or are given to a predictor; nothing in them is learned.
+"""Features: fixed maps Φ of an input, of a task or of a predictor; nothing in them is learned.
 
     Identity              x
     Representation        s(B_L s(B_{L−1} ⋯ s(B_1 x))),  s(t) = max(t, slope·t): a leaky ReLU network without biases
@@ -68,10 +68,10 @@ class Representation(Features):
 
     def _problems(self) -> list[str]:
         least = {"width": self.width, "depth": self.depth}
-        found = [f"{name} must be at least 1, given {value}" for name, value in least.items() if value < 1]
-        found += [] if 0 <= self.slope <= 1 else [f"slope must lie in 0..1, given {self.slope}"]
-        found += [] if 0 <= self.seed < 2**32 else [f"seed must lie in 0..{2**32 - 1}, given {self.seed}"]
-        return found
+        problems = [f"{name} must be at least 1, given {value}" for name, value in least.items() if value < 1]
+        problems += [] if 0 <= self.slope <= 1 else [f"slope must lie in 0..1, given {self.slope}"]
+        problems += [] if 0 <= self.seed < 2**32 else [f"seed must lie in 0..{2**32 - 1}, given {self.seed}"]
+        return problems
 
     def held(self) -> dict[str, int]:
         """Returns how many numbers the weights behind the first layer take."""
@@ -84,11 +84,11 @@ class Representation(Features):
     def layers(self, xs: Float[Tensor, "*batch d"]) -> list[Float[Tensor, "*batch D"]]:
         """Returns s(B_1 x), s(B_2 s(B_1 x)), ...: what each layer makes of an input, the last one before it is
         divided."""
-        found = []
+        layers = []
         for B in _matrices(self, xs.shape[-1], xs.device, xs.dtype):
             xs = leaky_relu(xs @ B.mT, self.slope)
-            found.append(xs)
-        return found
+            layers.append(xs)
+        return layers
 
     def size(self, d: int) -> int:
         return self.width

@@ -52,8 +52,8 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Lets an ``OSError`` name the file that was meant: none is told where a write fails, and a temporary one is no
-    help."""
+    """Adds the name of the intended file to an ``OSError``: a failed write names none, and that of a temporary file is
+    no help."""
     try:
         yield
     except OSError as error:
@@ -106,7 +106,7 @@ def parse_json(text: str, source: object) -> Any:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what the system says against a file into a refusal."""
+    """Turns a system error about a file into a refusal."""
     try:
         yield
     except FileNotFoundError:

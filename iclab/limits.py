@@ -1,12 +1,12 @@
-"""Limits: what no settings can have, whatever they are settings of, checked where they are made.
+"""Limits that hold for all settings, checked by their constructors.
 
     kinds     the type that a field is annotated with: no text or truth value where a number is meant
     scales    0 or a size from 1e-18 to 1e18: prompts are float32, whose squares end at 1e±38. All numbers with a
               fraction are scales, but for those marked as a `share`
     memory    what one prompt needs, and what is drawn once, at most 2²⁷ numbers each (1 GiB in float64)
 
-A class says what it holds in `held`. Whatever else stands against settings is looked at when their kinds and sizes are
-known to be sound, so that it can be computed.
+A class reports the numbers that it holds by `held`. Whatever else stands against settings is looked at when their kinds
+and sizes are known to be sound, so that it can be computed.
 """
 
 import math
@@ -26,7 +26,7 @@ SHARE: Mapping[str, Any] = {"share": True}  # the metadata of a field whose boun
 
 
 class Holds(Protocol):
-    """Settings that say how many numbers they need, by what for."""
+    """Settings that report how many numbers they need, by purpose."""
 
     def held(self) -> Mapping[str, int]: ...
 
@@ -37,15 +37,15 @@ def admit(settings: Any, problems: Callable[[], list[str]]) -> None:
     refuse(name, wrong_fields(settings))
     refuse(name, [text for field, value in given.items() for text in _too_large(field, value)])
     refuse(name, _too_much(settings.held()) if hasattr(settings, "held") else [])
-    found = problems()
+    texts = problems()
     shares = {field.name for field in fields(settings) if field.metadata.get("share")}
     scales = (text for field, value in given.items() if field not in shares for text in _out_of_range(field, value))
-    refuse(name, found + [text for text in scales if not any(text.split()[0] in one.split() for one in found)])
+    refuse(name, texts + [text for text in scales if not any(text.split()[0] in one.split() for one in texts)])
     refuse(name, _too_far(settings.factors()) if hasattr(settings, "factors") else [])
 
 
 def unsquarable(name: str, value: float) -> list[str]:
-    """Returns what stands against a number that is not 0 and whose square is, or is infinite."""
+    """Returns the problems of a number that is not 0 and whose square is, or is infinite."""
     sound = value == 0 or 1e-150 <= abs(value) <= 1e150 or not math.isfinite(value)
     return [] if sound else [f"{name} must be 0 or lie within 1e-150..1e150, so that it has a square, given {value}"]
 
@@ -83,5 +83,5 @@ def _too_much(held: Mapping[str, int]) -> list[str]:
 def _too_far(factors: Mapping[str, float]) -> list[str]:
     """The product of scales, each of which is sound alone."""
     size = math.prod(map(abs, factors.values()))
-    told = ", ".join(f"{name} {value:g}" for name, value in factors.items())
-    return [] if 1 / FAR <= size <= FAR else [f"labels of size {size:.2g} are not within 1e±30, given {told}"]
+    text = ", ".join(f"{name} {value:g}" for name, value in factors.items())
+    return [] if 1 / FAR <= size <= FAR else [f"labels of size {size:.2g} are not within 1e±30, given {text}"]

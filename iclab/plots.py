@@ -116,11 +116,11 @@ def curves(
     keeps apart what must not be averaged. Raises ``ValueError`` where nothing matches.
     """
     for name in predictors:
-        found = rows(table, name, quantity, where)
-        if found.empty:
+        chosen = rows(table, name, quantity, where)
+        if chosen.empty:
             raise Refusal(f"the table has no {quantity!r} of {name!r} by position where {dict(where or {})}")
         label = (labels or {}).get(name, name.replace("_", " "))
-        (line,) = axes.plot(found["position"], found["value"], label=label, **{**LOOKS.get(name, {}), **look})
+        (line,) = axes.plot(chosen["position"], chosen["value"], label=label, **{**LOOKS.get(name, {}), **look})
         low, high = (rows(table, name, f"{quantity}_{end}", where) for end in ("low", "high"))
         if len(low) and len(high):
             axes.fill_between(low["position"], low["value"], high["value"], color=line.get_color(), alpha=0.2, lw=0)
@@ -139,14 +139,16 @@ def identification(table: pd.DataFrame, most: int = 6) -> Figure:
     """
     own = table.loc[table["distribution"] == "own"]
     panels = {"position": "fit_distance_at", "layer": "fit_distance", "step": "evolution_distance"}
-    found = {key: _distances(own, key, quantity) for key, quantity in panels.items()}
-    found = {key: rows for key, rows in found.items() if not rows.empty}
-    refuse("figure", [] if found else ["the run has no distances to algorithms (its eval.prompts may be too few)"])
-    figure, grid = plt.subplots(1, len(found), figsize=(1 + 3.2 * len(found), 3.6), squeeze=False)
-    for axes, (key, rows) in zip(grid[0], found.items(), strict=True):
+    panels_drawn = {key: _distances(own, key, quantity) for key, quantity in panels.items()}
+    panels_drawn = {key: rows for key, rows in panels_drawn.items() if not rows.empty}
+    refuse(
+        "figure", [] if panels_drawn else ["the run has no distances to algorithms (its eval.prompts may be too few)"]
+    )
+    figure, grid = plt.subplots(1, len(panels_drawn), figsize=(1 + 3.2 * len(panels_drawn), 3.6), squeeze=False)
+    for axes, (key, rows) in zip(grid[0], panels_drawn.items(), strict=True):
         _draw_distances(axes, key, rows, most)
     handles = {name: line for axes in grid[0] for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 + len(found))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 + len(panels_drawn))
     return figure
 
 
@@ -225,10 +227,10 @@ def trend(
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
     for name in predictors:
-        found = chosen.loc[chosen["predictor"] == name, [key, "value", "stderr"]].groupby(key, as_index=False).mean()
-        if found.empty:
+        means = chosen.loc[chosen["predictor"] == name, [key, "value", "stderr"]].groupby(key, as_index=False).mean()
+        if means.empty:
             raise Refusal(f"the table has no {quantity!r} of {name!r} where {wanted}")
-        x, y, error = (found[column].astype(float) for column in (key, "value", "stderr"))
+        x, y, error = (means[column].astype(float) for column in (key, "value", "stderr"))
         (line,) = axes.plot(x, y, **{"label": name.replace("_", " "), "marker": "o", **LOOKS.get(name, {}), **look})
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xlabel(key)

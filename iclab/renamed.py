@@ -1,4 +1,5 @@
-"""Modules and methods with a new name. The old one works for one more version, with a warning that says the new one."""
+"""Modules and methods with a new name. The old one works for one more version, with a warning that names the new
+one."""
 
 from collections.abc import Callable
 from importlib import import_module

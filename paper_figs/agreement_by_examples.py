@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_agreement"
 ALGORITHMS = {
     "ols": ("least squares", {"color": "C2", "marker": "o"}),
     "ridge_1_10": ("ridge, λ = 0.1", {"color": "C9"}),

@@ -1,10 +1,10 @@
-"""What each of three layers of linear attention does where inputs are uneven.
+"""Preconditioners of three layers of linear attention with anisotropic inputs.
 
     python paper_figs/ahn2023_preconditioned.py runs/ahn2023_preconditioned [picture.png]
 
 After Ahn et al. 2023 (arXiv 2306.00297, §4). Left: the distance of the matrix A of each layer to the nearest multiple
 of the inverse covariance and of the identity, and of the matrix B that moves the inputs to one of the identity (the
-last layer's is read by none). Right: the risk of the model beside the best preconditioned descent of as many steps.
+last layer's is read by none). Right: the risk of the model and of the best preconditioned descent of as many steps.
 """
 
 import matplotlib.pyplot as plt
@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "ahn2023_preconditioned"
 DISTANCES = {
     "A to the identity": ("identity", "preconditioner_distance", "C3"),
     "A to the inverse covariance": ("inverse_covariance", "preconditioner_distance", "C0"),

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_depth"
 FAMILIES = [
     "gradient_descent_1",
     "gradient_descent_3",

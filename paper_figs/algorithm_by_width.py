@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_width"
 KEY = "model.d_model"
 ALGORITHMS = {
     "ols": "least squares",

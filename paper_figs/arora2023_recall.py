@@ -2,7 +2,7 @@
 
     python paper_figs/arora2023_recall.py runs/arora2023_recall [picture.png]
 
-After Arora et al. 2023 (arXiv 2312.04927, Fig. 2). Left: accuracy against the number of pairs, beside a guess among the
+After Arora et al. 2023 (arXiv 2312.04927, Fig. 2). Left: accuracy against the number of pairs, with a guess among the
 values of the prompt. Right: the same in training, at the largest number of pairs.
 """
 
@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "arora2023_recall"
 LOOKS = {"softmax": {"color": "C0", "marker": "o"}, "linear": {"color": "C1", "marker": "s"}}
 
 

@@ -1,4 +1,4 @@
-"""One model for regression and classification beside those of one kind.
+"""One model for regression and classification compared with those of one kind.
 
     python paper_figs/bai2023_classes.py runs/bai2023_classes [picture.png]
 
@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "bai2023_classes"
 MODELS = {  # by the kind of the task that they were trained on
     "OneOf": ("model of both", {"color": "C0", "zorder": 5}),
     "LinearRegression": ("model of regression", {"color": "C1", "linestyle": ":"}),
@@ -40,7 +41,7 @@ def draw(table):
                 curve(done, axes, predictor, quantity, {"distribution": name}, label, look)
         axes.set(xlabel="examples in context")
     panels[0].set(title="regression", ylabel="risk", yscale="log", ylim=(LEAST, 5))
-    panels[1].set(title="classes", ylabel="share missed", ylim=(0, 0.6))
+    panels[1].set(title="classes", ylabel="error rate", ylim=(0, 0.6))
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

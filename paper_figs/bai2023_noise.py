@@ -1,4 +1,4 @@
-"""One model for two noise levels beside those of one level, and beside ridge with one penalty.
+"""One model for two noise levels, compared with those of one level and with ridge with one penalty.
 
     python paper_figs/bai2023_noise.py runs/bai2023_noise [picture.png]
 
@@ -12,12 +12,13 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "bai2023_noise"
 LEVELS = {"low": 0.1, "high": 0.5}
 PENALTIES = {"ridge_low": ("ridge, Bayes at noise 0.1", "C1"), "ridge_high": ("ridge, Bayes at noise 0.5", "C2")}
 
 
 def models():
-    """The trained models: name, look, the settings that tell them apart."""
+    """The trained models: name, look, the settings that distinguish them."""
     yield "model of both levels", {"color": "C0"}, {"task.kind": "NoiseMixture"}
     for level, color in ((0.1, "C1"), (0.5, "C2")):
         look = {"color": color, "linestyle": ":"}

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "bombari2024_words"
 MODELS = {
     "transformer": "softmax self-attention",
     "relu_attention": "ReLU self-attention",

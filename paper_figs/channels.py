@@ -1,5 +1,5 @@
-"""A channel that was found in weights: what the head that matches prefixes reads of the head that looks at the token
-before, and what is lost without it.
+"""A channel found in the weights: what the induction head reads of the previous-token head, and the effect of its
+ablation.
 
     python paper_figs/channels.py runs/channels [picture.png]
 
@@ -16,11 +16,12 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "channels"
 EDITS = {
     "transformer": "as it is",
-    "path_q": "mean into queries",
-    "path_k": "mean into keys",
-    "path_v": "mean into values",
+    "path_q": "mean ablation into queries",
+    "path_k": "mean ablation into keys",
+    "path_v": "mean ablation into values",
     "cut_random": "without a random direction",
     "cut_others": "without a component",
     "cut_top": "without the strongest",
@@ -52,9 +53,9 @@ def draw(table):
     for name, look in {"strongest": "C0", "weakest": "C3"}.items():
         lost = plots.rows(single, name, "edit_cut_several")
         middle.plot(lost["position"], lost["value"], marker="o", color=look, label=f"the {name} first")
-    left.set(xlabel="composition with the reader's keys", ylabel="loss of prefix matching, without it")
+    left.set(xlabel="composition with the reader's keys", ylabel="loss of prefix matching by ablation")
     left.set_ylim(min(0, left.get_ylim()[0]), None)
-    middle.set(xlabel="components that are cut", ylabel="prefix matching", ylim=(0, 1.03))
+    middle.set(xlabel="ablated components", ylabel="prefix matching", ylim=(0, 1.03))
     for axes in (left, middle):
         axes.legend(fontsize=7)
     edits = done[done["quantity"].eq("edit_score") & done["predictor"].isin(EDITS)]

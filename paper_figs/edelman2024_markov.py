@@ -1,9 +1,9 @@
-"""From frequencies of tokens to frequencies of pairs: divergences in training on Markov chains.
+"""From unigram to bigram statistics: divergences in training on Markov chains.
 
     python paper_figs/edelman2024_markov.py runs/edelman2024_markov [picture.png]
 
-After Edelman et al. 2024 (arXiv 2402.11004, Fig. 2): Kullback-Leibler divergence of the answers from counts of tokens
-and from the posterior mean by counts of pairs, one layer left, two layers right.
+After Edelman et al. 2024 (arXiv 2402.11004, Fig. 2): Kullback-Leibler divergence of the predictions from unigram counts
+and from the posterior mean by bigram counts, one layer left, two layers right.
 """
 
 import matplotlib.pyplot as plt
@@ -12,7 +12,8 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
-LINES = {"unigram": ("frequencies of tokens", "C1"), "bigram": ("posterior mean, pairs", "C0")}
+STUDY = "edelman2024_markov"
+LINES = {"unigram": ("unigram counts", "C1"), "bigram": ("posterior mean, bigrams", "C0")}
 
 
 def draw(table):
@@ -25,7 +26,7 @@ def draw(table):
             look = {"label": label, "color": color, "marker": ""}
             plots.trend(done, axes, "step", [name], "evolution_divergence", {"model.n_layer": layers}, **look)
         axes.set(title=f"{layers} layer{'s' * (layers > 1)}", xlabel="step", ylabel="", yscale="log")
-    panels[0].set(ylabel="divergence from it (nats)")
+    panels[0].set(ylabel="KL(reference ‖ model) [nats]")
     panels[0].legend(fontsize=7)
     return figure
 

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "fu2023_newton"
 KEY = "task.inputs.spectrum"
 PANELS = {"newton": "steps of Newton", "landweber": "steps of gradient descent"}
 

@@ -1,4 +1,4 @@
-"""Risk against the number of examples for one class of functions: a transformer beside the algorithms made for it.
+"""Risk against the number of examples for one class of functions: a transformer and the algorithms made for it.
 
     python paper_figs/garg2022_classes.py runs/garg2022_tree [picture.png]
 
@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "garg2022_tree"
 REFERENCES = [
     "zero",
     "nearest_neighbours",

@@ -2,7 +2,7 @@
 
     python paper_figs/garg2022_shifts.py runs/garg2022_shifts [picture.png]
 
-After Garg et al. 2022 (arXiv 2208.01066, Fig. 3 and 4). Left: other inputs and noisy labels, the model (dots) beside
+After Garg et al. 2022 (arXiv 2208.01066, Fig. 3 and 4). Left: other inputs and noisy labels, the model (dots) and
 least squares (thin lines), which has no error with d and more noiseless examples. Middle: inputs or weights of another
 scale, with all examples. Right: queries that are no fresh draw. Errors are relative to the mean square label, so that 1
 is the error of answering 0.
@@ -14,8 +14,9 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "garg2022_shifts"
 PROMPTS = {
-    "own": "as trained",
+    "own": "training distribution",
     "half_subspace": "half of the space",
     "skewed": "skewed inputs",
     "noisy": "noisy labels",
@@ -55,7 +56,7 @@ def draw_prompts(done, axes):
         model, fit = (errors(done, distribution, name) for name in ("transformer", "least_squares"))
         axes.plot(model["position"], model["value"], marker="o", markersize=3, color=f"C{i}", label=label)
         axes.plot(fit["position"], fit["value"].clip(LEAST / 10), linewidth=0.8, color=f"C{i}", label="_least squares")
-    axes.set(title="other prompts (thin: least squares)", xlabel="examples in context")
+    axes.set(title="other distributions (thin: least squares)", xlabel="examples in context")
 
 
 def draw_scales(done, axes):
@@ -72,7 +73,7 @@ def draw_scales(done, axes):
 def draw_queries(done, axes):
     """The error at the query, which comes last, by the number of examples before it."""
     free = errors(done, "own")
-    axes.plot(free["position"], free["value"], color="0.6", label="as trained")
+    axes.plot(free["position"], free["value"], color="0.6", label="training distribution")
     for i, (name, label) in enumerate(QUERIES.items()):
         ends = [errors(done, found).iloc[-1] for found in distributions(done, name)]
         points = sorted((end["position"], end["value"]) for end in ends)

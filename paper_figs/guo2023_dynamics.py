@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_dynamics"
 RISKS = {
     "transformer": ("transformer", {"color": "C0", "zorder": 5}),
     "bayes": ("ridge on Φ* (Bayes)", {"color": "black", "linestyle": "--"}),
@@ -35,7 +36,7 @@ def draw(table):
     figure, (risk, *panels) = plt.subplots(1, 3, figsize=(7.8, 3.1), width_ratios=(1.1, 1, 1))
     for name, (label, look) in RISKS.items():
         plots.curves(done, risk, [name], labels={name: label}, **look)
-    risk.set(xlabel="states before", ylabel="risk per coordinate", ylim=(0, 2), title="")
+    risk.set(xlabel="states in context", ylabel="risk per coordinate", ylim=(0, 2), title="")
     risk.legend(fontsize="small")
     for axes, (title, targets) in zip(panels, PANELS.items(), strict=True):
         for i, (name, label) in enumerate(targets.items()):

@@ -1,9 +1,9 @@
-"""Several representations, of which each prompt has one: the risk, and what is written of the others.
+"""Several representations, of which each prompt has one: the risk, and the encoding of the others.
 
     python paper_figs/guo2023_mixture.py runs/guo2023_mixture [picture.png]
 
 After Guo et al. 2023 (arXiv 2310.10616, App. E). Left: the risk by examples. Middle: R² of Φ*_k(x) at tokens of x by
-layer, for the k of the prompt (solid) and the others (dashed). Right: the same of the answers of ridge on Φ*_k.
+layer, for the k of the prompt (solid) and the others (dashed). Right: the same for the predictions of ridge on Φ*_k.
 """
 
 import matplotlib.pyplot as plt
@@ -12,16 +12,17 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_mixture"
 RISKS = {
     "transformer": ("transformer", {"color": "C0", "zorder": 5}),
     "bayes": ("Bayes: average of three ridges", {"color": "black", "linestyle": "--"}),
     "oracle": ("ridge on the true one", {"color": "0.6", "linestyle": ":"}),
-    "half_split": ("chosen by validation", {"color": "C1"}),
+    "half_split": ("hold-out selection", {"color": "C1"}),
     "concatenated_ridge": ("ridge on all side by side", {"color": "C2"}),
 }
 PANELS = {
     "representations Φ*_k(x)": {"true_representation": "C0", "other_representation": "C1", "unrelated": "C3"},
-    "answers of ridge on Φ*_k": {"true_ridge": "C0", "other_ridge": "C1", "bayes": "black"},
+    "predictions of ridge on Φ*_k": {"true_ridge": "C0", "other_ridge": "C1", "bayes": "black"},
 }
 NAMES = {
     "true": "of the prompt's own k",

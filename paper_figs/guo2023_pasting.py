@@ -1,10 +1,10 @@
-"""Frozen upper blocks under new read-ins: what they make of plain linear regression.
+"""Frozen upper blocks with new input projections, on plain linear regression.
 
     python paper_figs/guo2023_pasting.py runs/guo2023_pasting [picture.png]
 
 After Guo et al. 2023 (arXiv 2310.10616, Fig. 4). Left: the risk against the number of examples, at the cut that probes
-choose, of the three read-ins, of one layer alone and of a full model. Right: the risk relative to Bayes against the
-cut, under the trained upper blocks and (dashed) under untrained ones.
+choose, of the three input projections, of one layer alone and of a full model. Right: the risk relative to Bayes
+against the cut, under the trained upper blocks and (dashed) under untrained ones.
 """
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_pasting"
 SLOPE = "task.representation.slope"
 READ_INS = {"linear": "linear", "linear_copied": "linear, x copied", "one_layer": "one layer"}
 COLORS = dict(zip(READ_INS, ("C0", "C1", "C2"), strict=True))
@@ -36,7 +37,7 @@ def draw(table):
         left.set(title=f"slope {slope}" if slope else "", ylabel="risk on linear regression", yscale="log")
         right.set(ylabel="risk / Bayes risk", ylim=(0.9, None))
     grid[-1, 0].set(xlabel="examples")
-    grid[-1, 1].set(xlabel="blocks taken away below")
+    grid[-1, 1].set(xlabel="removed lower blocks")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

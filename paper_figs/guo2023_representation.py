@@ -2,7 +2,7 @@
 
     python paper_figs/guo2023_representation.py runs/guo2023_representation [picture.png]
 
-After Guo et al. 2023 (arXiv 2310.10616, Fig. 1 and 3). Left: the risk by examples, beside ridge on the representation
+After Guo et al. 2023 (arXiv 2310.10616, Fig. 1 and 3). Left: the risk by examples, with ridge on the representation
 (Bayes) and on x itself. Middle and right: R² of probes by layer, at tokens of x and of y. Dashed are the controls: what
 is linear in x, and an unrelated representation.
 """
@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_representation"
 RISKS = {
     "transformer": ("transformer", {"color": "C0", "zorder": 5}),
     "bayes": ("ridge on Φ* (Bayes)", {"color": "black", "linestyle": "--"}),

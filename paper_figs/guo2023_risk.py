@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "guo2023_risk"
 AXES = {"task.representation.depth": "L", "task.representation.width": "D", "task.noise": "noise"}
 
 

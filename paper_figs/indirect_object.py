@@ -1,4 +1,4 @@
-"""Who is given something: pairs of names that were trained on and pairs that were not, by layers and heads.
+"""Indirect-object identification: trained and held-out pairs of names, by layers and heads.
 
     python paper_figs/indirect_object.py runs/indirect_object [picture.png]
 
@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "indirect_object"
 PANELS = {"own": "pairs as in training", "new": "pairs held out"}
 
 
@@ -29,8 +30,8 @@ def draw(table):
     shapes = sorted({*zip(means["model.n_layer"], means["model.n_head"], strict=True)})
     for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
         for place, (layers, heads) in enumerate(shapes):
-            told = means[means["model.n_layer"].eq(layers) & means["model.n_head"].eq(heads)]
-            values = told.loc[told["distribution"].eq(name), "value"]
+            chosen = means[means["model.n_layer"].eq(layers) & means["model.n_head"].eq(heads)]
+            values = chosen.loc[chosen["distribution"].eq(name), "value"]
             axes.plot([place] * len(values), values, "o", color=f"C{place}", alpha=0.7)
         axes.axhline(0.5, color="black", linestyle="--", linewidth=0.8)
         axes.set_xticks(range(len(shapes)), [f"{layers}×{heads}" for layers, heads in shapes])

@@ -1,4 +1,4 @@
-"""When a model learns to look up what followed: loss and scores of heads in training.
+"""Induction heads in training: loss and scores of heads.
 
     python paper_figs/induction.py runs/induction [picture.png]
 
@@ -13,9 +13,10 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "induction"
 HEADS = {
-    "evolution_prefix_matching": (1, "layer 2: what followed (prefix matching)", {"color": "C0"}),
-    "evolution_previous_token": (0, "layer 1: the token before", {"color": "C1"}),
+    "evolution_prefix_matching": (1, "layer 2: prefix matching", {"color": "C0"}),
+    "evolution_previous_token": (0, "layer 1: previous token", {"color": "C1"}),
     "evolution_accuracy": (None, "accuracy", {"color": "black", "linestyle": "--"}),
 }
 
@@ -32,7 +33,7 @@ def draw(table):
     for quantity, (layer, label, look) in HEADS.items():
         where = {"model.n_layer": 2} | ({} if layer is None else {"layer": layer})
         plots.trend(done, right, "step", ["transformer"], quantity, where, label=label, marker="", **look)
-    left.set(xlabel="step", ylabel="loss where all is certain", ylim=(0, None))
+    left.set(xlabel="step", ylabel="loss at determined positions", ylim=(0, None))
     right.set(xlabel="step", ylabel="attention, accuracy", ylim=(0, 1.03))
     for axes in (left, right):
         axes.legend(fontsize=7)

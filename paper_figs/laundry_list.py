@@ -1,9 +1,9 @@
-"""Which item of a list was not named again: accuracy by length and by slot.
+"""List recall: accuracy by length and by slot of the missing item.
 
     python paper_figs/laundry_list.py runs/laundry_list [picture.png]
 
 After Merullo et al. 2024 (arXiv 2406.09519, Fig. 1, left, there GPT-2 on text). Left: accuracy against the length of
-the list, over all tokens and among the listed items, beside a guess among these; the dotted line is the longest list of
+the list, over all tokens and among the listed items, with a guess among these; the dotted line is the longest list of
 training. Right: accuracy by length and slot of the missing item.
 """
 
@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list"
 LINES = {
     "accuracy": ("transformer", "transformer", {"color": "C0", "marker": "o"}),
     "accuracy_among_options": ("transformer", "… among the listed items", {"color": "C2", "marker": "s"}),

@@ -1,4 +1,4 @@
-"""How a trained model finds the item of a list that was not named again: by subtracting two bags, or by a mover.
+"""Mechanisms of list recall: difference of two bags, or a name-mover head.
 
     python paper_figs/laundry_list_mechanism.py runs/laundry_list [picture.png]
 
@@ -15,6 +15,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list"
 COLUMNS = {
     "mechanism_first": "on the\nlist",
     "mechanism_second": "on the\nnamed",

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list_new"
 COLUMNS = {("transformer", "own"): "as in training", ("transformer", "new"): "held out", ("chance", "new"): "a guess"}
 
 

@@ -12,6 +12,8 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list_rank"
+
 
 def draw(table):
     """A figure of the runs that are done."""

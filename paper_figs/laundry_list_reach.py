@@ -1,4 +1,4 @@
-"""What the keys of a pointing model can reach, beside what it answers and beside keys that nobody trained.
+"""Reach of the keys of a pointing model, with its accuracy and with untrained keys.
 
     python paper_figs/laundry_list_reach.py runs/laundry_list_rank [picture.png]
 
@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "laundry_list_rank"
 SHOWN = (1, 2, 3)
 REFERENCES = {"legendre": {"linestyle": "--"}, "circle": {"linestyle": ":"}}
 
@@ -33,9 +34,9 @@ def draw(table):
         slots = by_slot(one[one["predictor"] == "transformer"])
         right.plot(slots["reach"], slots["accuracy"], "o", color=color, alpha=0.5, label=f"r = {rank}")
     longest = int(sized["items"].max())
-    left.set(xlabel=f"slots of {longest}, by reach", ylabel="share of directions", ylim=(-0.02, 0.55))
-    middle.set(xlabel="items of the list", ylabel="smallest share", ylim=(-0.02, 0.55))
-    right.set(xlabel="share of directions", ylabel="accuracy of the slot", ylim=(-0.03, 1.03))
+    left.set(xlabel=f"slots of {longest}, by reach", ylabel="reachable fraction", ylim=(-0.02, 0.55))
+    middle.set(xlabel="items of the list", ylabel="smallest reachable fraction", ylim=(-0.02, 0.55))
+    right.set(xlabel="reachable fraction", ylabel="accuracy of the slot", ylim=(-0.03, 1.03))
     middle.set_title("dashed: keys on a smooth curve, dotted: on a circle", fontsize=7)
     left.legend(fontsize=7)
     right.legend(fontsize=7)

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "lu2024_diversity"
 D, SIZE = "task.base.d", "task.size"
 CURVES = {  # distribution, predictor: how it is drawn
     ("new_tasks", "transformer"): {"label": "new tasks", "color": "C0", "marker": "o"},

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "lu2024_samples"
 D, PROMPTS = "task.base.d", "train.prompts"
 SHOWN = [0.5, 2.0, 8.0]  # the τ of the panel on the right
 

@@ -15,6 +15,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "moschella2022_stitching"
 PARTNERS = {"other_seed": "another seed", "other_noise": "another noise"}
 BRIDGES = {
     "direct": "none",

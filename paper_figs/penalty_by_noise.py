@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_noise"
 ROWS = {
     "ols": "least squares",
     "ridge_1_16": "ridge, λ = 1/16",
@@ -37,7 +38,7 @@ def draw(table):
     plots.heat(found / found.min(), axes, lambda v: f"{v:.3g}", cmap="viridis_r", norm=LogNorm(1, 30))
     for i in range(len(ROWS)):
         axes.add_patch(Rectangle((i - 0.48, i - 0.46), 0.96, 0.92, fill=False, edgecolor="#bd1f01", linewidth=2))
-    axes.set(xlabel="(noise / weights)² of the labels", title="E (model − predictor)², least of the column = 1")
+    axes.set(xlabel="(noise / weights)² of the labels", title="E (model − predictor)², column minimum = 1")
     return figure
 
 

@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "raventos2023_diversity"
 KEY = "task.size"
 PANELS = {"own": ("on the pool", "bayes"), "true_prior": ("on the true prior", "trained_bayes")}
 MEMORY, GENERAL = {"color": "black", "linestyle": "--"}, {"color": "C0", "linestyle": "-"}

@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_probes"
 TARGETS = {"moment": "Xᵀy / i", "least_squares": "least squares"}
 HEADS = {"linear": "linear probe", "mlp": "MLP probe"}
 PLACE = {"distribution": "fresh_w"}

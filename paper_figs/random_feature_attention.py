@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_attention"
 MODELS = {
     "transformer": ("attention", "C0"),
     "biased": ("attention, biased", "C1"),

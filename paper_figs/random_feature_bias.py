@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_bias"
 MODELS = {"transformer": 0, "bias_0_5": 0.5, "bias_1": 1, "bias_2": 2, "bias_4": 4}
 TARGETS = {
     "correlation_1": "⟨x₀, xᵢ⟩",

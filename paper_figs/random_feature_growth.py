@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_growth"
 MODELS = {"transformer": ("attention", "-"), "network": ("network", "--")}
 TARGETS = {"key_1": "⟨β, xᵢ⟩", "key_2": "⟨β, xᵢ⟩²", "correlation_1": "⟨x₀, xᵢ⟩"}
 D, N = "task.d", "task.n"
@@ -30,14 +31,14 @@ def draw(table):
             for name, (label, style) in MODELS.items():
                 chosen = done[(done["distribution"] == target) & (done["predictor"] == name)]
                 exponent = mean(chosen, f"exponent_{what}")
-                told = f"{label}, {title}" + (f" ({exponent:.2f})" if np.isfinite(exponent) else "")
-                line(axes, chosen[chosen[other] == kept], key, told, color=color, ls=style)
+                text = f"{label}, {title}" + (f" ({exponent:.2f})" if np.isfinite(exponent) else "")
+                line(axes, chosen[chosen[other] == kept], key, text, color=color, ls=style)
         held = f"{kept - 1} keys" if other == N else f"d = {kept}"
         axes.set(xscale="log", yscale="log", xlabel="d" if key == D else "keys N", title=held)
         axes.set_xticks(ticks := [at(v, key) for v in sorted(done[done[other] == kept][key].unique())], map(str, ticks))
         axes.xaxis.minorticks_off()
         axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    panels[0].set_ylabel("inputs that half of it takes")
+    panels[0].set_ylabel("inputs for half of the target")
     return figure
 
 

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_heads"
 MODELS = {"transformer": "attention", "biased": "attention, biased", "network": "network"}
 TARGETS = {"key_1": "⟨β, xᵢ⟩", "key_2": "⟨β, xᵢ⟩²", "correlation_1": "⟨x₀, xᵢ⟩"}
 HEADS = "model.heads"
@@ -26,11 +27,11 @@ def draw(table):
         chosen = done[done["distribution"] == target]
         for i, (name, label) in enumerate(MODELS.items()):
             for quantity, look in (("final_error", {"marker": "o", "ms": 3}), ("predicted_error", {"ls": ":"})):
-                found = chosen[(chosen["predictor"] == name) & (chosen["quantity"] == quantity)]
-                found = found.groupby(HEADS)["value"].mean()
-                if len(found):
-                    told = label if quantity == "final_error" else f"{label}, theory"
-                    axes.plot(found.index.astype(float), found, color=f"C{i}", label=told, **look)
+                errors = chosen[(chosen["predictor"] == name) & (chosen["quantity"] == quantity)]
+                errors = errors.groupby(HEADS)["value"].mean()
+                if len(errors):
+                    text = label if quantity == "final_error" else f"{label}, theory"
+                    axes.plot(errors.index.astype(float), errors, color=f"C{i}", label=text, **look)
         axes.set(xscale="log", yscale="log", xlabel="heads M")
         axes.set_title(f"average of {title}", fontsize="small")
     panels[0].set_ylabel("test error / variance")

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_staircase"
 MODELS = {"transformer": "attention", "network": "network"}
 TARGETS = {
     "key_1": "⟨β, xᵢ⟩",

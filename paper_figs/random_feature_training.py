@@ -1,4 +1,4 @@
-"""Attention with trained query-key products beside frozen ones.
+"""Attention with trained query-key products, compared with frozen ones.
 
     python paper_figs/random_feature_training.py runs/random_feature_training [picture.png]
 
@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "random_feature_training"
 TARGETS = {"key_1": "⟨β, xᵢ⟩", "correlation_1": "⟨x₀, xᵢ⟩", "correlation_2": "⟨x₀, xᵢ⟩²"}
 FROZEN = {
     "frozen": ("32 frozen", "C1"),

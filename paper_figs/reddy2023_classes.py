@@ -1,4 +1,4 @@
-"""Labels that can be read from the context or known by heart: which of the two a network learns.
+"""In-context or in-weights learning of labels, by the number of classes.
 
     python paper_figs/reddy2023_classes.py runs/reddy2023_classes [picture.png]
 
@@ -14,9 +14,10 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "reddy2023_classes"
 PARTS = {
     "in_context": ("new classes: in context", {"color": "C0", "marker": "o"}),
-    "in_weights": ("known ones, not in context: by heart", {"color": "C1", "marker": "s"}),
+    "in_weights": ("known ones, not in context: in weights", {"color": "C1", "marker": "s"}),
     "relabelled": ("known ones, relabelled", {"color": "C2", "marker": "^"}),
 }
 BURSTY = {"task.bursty": 1.0, "task.alpha": 0.0, "task.within": 0.1}

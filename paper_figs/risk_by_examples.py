@@ -1,4 +1,4 @@
-"""Risk against the number of examples: the transformer by depth beside Bayes, least squares, gradient descent and k-NN.
+"""Risk against the number of examples: the transformer by depth, Bayes, least squares, gradient descent and k-NN.
 
     python paper_figs/risk_by_examples.py runs/linear_regression [picture.png]
 
@@ -15,6 +15,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "linear_regression"
 BAYES = "Bayes = ridge(λ = noise²)"
 REFERENCES = ["zero", "nearest_neighbours", "gradient_descent", "least_squares", "bayes"]
 

@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "akyurek2022_smallest"
 SIZES = {"model.n_layer": "layers", "model.d_model": "width", "model.n_head": "heads"}
 
 

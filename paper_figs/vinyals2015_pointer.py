@@ -1,10 +1,10 @@
-"""Sorting, or convex hulls, by pointing at the input and by an ordinary read-out: right answers by number of items.
+"""Sorting, or convex hulls, by pointing at the input and by an unembedding: accuracy by number of items.
 
     python paper_figs/vinyals2015_pointer.py runs/vinyals2015_hull [picture.png]
 
-After Vinyals et al. 2015 (arXiv 1506.03134, §4), where hulls are told by whole answers and by area. Left: accuracy of
-each token, beside a guess. Middle: answers that are right as a whole, and of hulls the area covered by those that are
-simple polygons. Right: the loss in training. The dotted line is the largest number of items in training.
+After Vinyals et al. 2015 (arXiv 1506.03134, §4), where hulls are measured by whole answers and by area. Left: accuracy
+of each token, with chance level. Middle: answers that are right as a whole, and of hulls the area covered by those that
+are simple polygons. Right: the loss in training. The dotted line is the largest number of items in training.
 """
 
 import matplotlib.pyplot as plt
@@ -13,9 +13,10 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vinyals2015_hull"
 KINDS = {
     "PointerTransformerConfig": {"label": "points", "color": "C0", "marker": "o"},
-    "TokenTransformerConfig": {"label": "ordinary read-out", "color": "C1", "marker": "s"},
+    "TokenTransformerConfig": {"label": "unembedding", "color": "C1", "marker": "s"},
 }
 
 
@@ -36,9 +37,9 @@ def draw(table):
         curve = {**look, "marker": ""}
         plots.trend(done, right, "step", ["transformer"], "evolution_loss", where, **curve)
     plots.trend(sized, left, "items", ["chance"], "accuracy", label="a guess", color="black", linestyle="--")
-    for axes, said in ((left, "tokens that are right"), (middle, "answers that are right as a whole")):
+    for axes, label in ((left, "tokens that are right"), (middle, "answers that are right as a whole")):
         axes.axvline(8, color="0.6", linestyle=":")
-        axes.set(xlabel="items", ylabel=said, ylim=(0, 1.05))
+        axes.set(xlabel="items", ylabel=label, ylim=(0, 1.05))
         axes.legend(fontsize=7)
     right.set(xlabel="step", ylabel="loss", yscale="log")
     return figure

@@ -1,4 +1,4 @@
-"""Two tied layers of linear attention beside two steps of gradient descent and of GD++.
+"""Two tied layers of linear attention, and two steps of gradient descent and of GD++.
 
     python paper_figs/vonoswald2022_gradient_descent_plus_plus.py FOLDER [picture.png]
 
@@ -12,6 +12,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vonoswald2022_gradient_descent_plus_plus"
 PUBLISHED = {10: 0.179, 25: 0.099, 50: 0.056, 100: 0.029}  # von Oswald et al. 2022, §3
 NAMES = {
     "transformer": "transformer, two tied layers",

@@ -1,4 +1,4 @@
-"""One layer of linear attention beside one step of gradient descent.
+"""One layer of linear attention and one step of gradient descent.
 
     python paper_figs/vonoswald2022_one_layer.py runs/vonoswald2022_one_layer [picture.png]
 
@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vonoswald2022_one_layer"
 SCALES = {"inputs_0_5": 0.5, "own": 1.0, "inputs_1_5": 1.5, "inputs_2": 2.0}  # the distributions, by scale of inputs
 NAMES = {
     "transformer": "transformer",

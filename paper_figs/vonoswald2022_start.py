@@ -2,9 +2,9 @@
 
     python paper_figs/vonoswald2022_start.py runs/vonoswald2022_start [picture.png]
 
-After von Oswald et al. 2022 (arXiv 2212.07677, §3). Left: risk after training against the strength of the disturbance,
-beside two steps of gradient descent and of GD++. Right: the distance of the weights, up to symmetries, to those of the
-two constructions; dashed: trained from random weights; dotted: before training.
+After von Oswald et al. 2022 (arXiv 2212.07677, §3). Left: risk after training against the relative perturbation of the
+weights, beside two steps of gradient descent and of GD++. Right: the distance of the weights, up to symmetries, to
+those of the two constructions; dashed: trained from random weights; dotted: before training.
 """
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "vonoswald2022_start"
 ALGORITHMS = {
     "two_steps": {"label": "two steps of gradient descent", "color": "C1"},
     "two_steps_plus_plus": {"label": "two steps of GD++", "color": "black"},
@@ -42,7 +43,7 @@ def draw(table):
     left.set(ylabel="risk at the query")
     right.set(ylabel="distance of weights")
     for axes in (left, right):
-        axes.set(xlabel="strength of the disturbance", ylim=(0, None))
+        axes.set(xlabel="relative perturbation of the weights", ylim=(0, None))
     styles = [Line2D([], [], linestyle=style, color="gray", lw=1, label=label) for style, label in STYLES.items()]
     figure.legend(handles=[*left.get_legend_handles_labels()[0], *styles], loc="outside lower center", ncols=3)
     return figure

@@ -13,6 +13,7 @@ import iclab
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "zhang2023_one_layer"
 WHERE = {"distribution": "longer"}
 LABELS = {"transformer": "trained layer", "bayes": "Bayes", "one_layer_optimum": "optimum, closed form"}
 

@@ -33,53 +33,17 @@ from iclab.tasks import TokenTask
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tasks").glob("*.toml"))
-FIGURES = {
-    "risk_by_examples.py": "linear_regression.toml",
-    "agreement_by_examples.py": "akyurek2022_agreement.toml",
-    "algorithm_by_depth.py": "akyurek2022_depth.toml",
-    "fu2023_newton.py": "fu2023_newton.toml",
-    "pool_diversity.py": "raventos2023_diversity.toml",
-    "garg2022_shifts.py": "garg2022_shifts.toml",
-    "garg2022_classes.py": "garg2022_tree.toml",
-    "algorithm_by_width.py": "akyurek2022_width.toml",
-    "penalty_by_noise.py": "akyurek2022_noise.toml",
-    "smallest_model.py": "akyurek2022_smallest.toml",
-    "linear_attention_samples.py": "lu2024_samples.toml",
-    "linear_attention_diversity.py": "lu2024_diversity.toml",
-    "zhang2023_one_layer.py": "zhang2023_one_layer.toml",
-    "ahn2023_preconditioned.py": "ahn2023_preconditioned.toml",
-    "vonoswald2022_one_layer.py": "vonoswald2022_one_layer.toml",
-    "vonoswald2022_gradient_descent_plus_plus.py": "vonoswald2022_gradient_descent_plus_plus.toml",
-    "vonoswald2022_start.py": "vonoswald2022_start.toml",
-    "random_feature_attention.py": "random_feature_attention.toml",
-    "random_feature_bias.py": "random_feature_bias.toml",
-    "random_feature_growth.py": "random_feature_growth.toml",
-    "random_feature_heads.py": "random_feature_heads.toml",
-    "random_feature_staircase.py": "random_feature_staircase.toml",
-    "random_feature_training.py": "random_feature_training.toml",
-    "bombari2024_words.py": "bombari2024_words.toml",
-    "laundry_list.py": "laundry_list.toml",
-    "laundry_list_mechanism.py": "laundry_list.toml",
-    "laundry_list_new.py": "laundry_list_new.toml",
-    "laundry_list_rank.py": "laundry_list_rank.toml",
-    "indirect_object.py": "indirect_object.toml",
-    "laundry_list_reach.py": "laundry_list_rank.toml",
-    "vinyals2015_pointer.py": "vinyals2015_hull.toml",
-    "induction.py": "induction.toml",
-    "channels.py": "channels.toml",
-    "edelman2024_markov.py": "edelman2024_markov.toml",
-    "arora2023_recall.py": "arora2023_recall.toml",
-    "reddy2023_classes.py": "reddy2023_classes.toml",
-    "probes.py": "akyurek2022_probes.toml",
-    "guo2023_representation.py": "guo2023_representation.toml",
-    "guo2023_risk.py": "guo2023_risk.toml",
-    "guo2023_mixture.py": "guo2023_mixture.toml",
-    "guo2023_dynamics.py": "guo2023_dynamics.toml",
-    "bai2023_noise.py": "bai2023_noise.toml",
-    "bai2023_classes.py": "bai2023_classes.toml",
-    "guo2023_pasting.py": "guo2023_pasting.toml",
-    "moschella2022_stitching.py": "moschella2022_stitching.toml",
-}
+SCRIPTS = sorted((ROOT / "paper_figs").glob("*.py"))
+OF_NO_STUDY = {"precision.py"}  # draws the table that `iclab precision` makes: test_precision
+
+
+def study_of(script):
+    """The task file whose results a script draws, by the constant STUDY that it sets."""
+    (stem,) = re.findall(r'^STUDY = "(\w+)"$', script.read_text(), re.MULTILINE)
+    return f"{stem}.toml"
+
+
+FIGURES = {script.name: study_of(script) for script in SCRIPTS if script.name not in OF_NO_STUDY}
 MANY = 5  # cells of other settings than seeds: of more, two values of each setting will do
 WHOLE = {"reddy2023_classes.toml"}  # but for a figure that has an entry for each
 BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient training; a fit of closed form takes its scale
@@ -402,9 +366,14 @@ def drawn(script, table):
         plt.close(figure)
 
 
-def test_every_figure_has_its_task_file():
-    of_no_sweep = {"precision.py"}  # of the table that `iclab precision` makes: test_precision
-    assert {path.name for path in (ROOT / "paper_figs").glob("*.py")} == FIGURES.keys() | of_no_sweep
+def test_every_figure_names_its_task_file():
+    assert len(FIGURES) > 40 and set(FIGURES.values()) <= {path.name for path in FILES}
+
+
+def test_the_table_of_figures_names_each_script_beside_its_study():
+    rows = [row for row in (ROOT / "paper_figs" / "README.md").read_text().splitlines() if row.startswith("| ")]
+    for script, file in FIGURES.items():
+        assert any(file.removesuffix(".toml") in row and script in row for row in rows), script
 
 
 @pytest.fixture

@@ -33,16 +33,16 @@ def verdict(made, *cells):
     ("bound", "value", "stderr", "outcome"),
     [
         ({"at_most": 0.05}, 0.03, 0.01, "holds"),
-        ({"at_most": 0.05}, 0.031, 0.01, "undecided"),
-        ({"at_most": 0.05}, 0.069, 0.01, "undecided"),
+        ({"at_most": 0.05}, 0.031, 0.01, "inconclusive"),
+        ({"at_most": 0.05}, 0.069, 0.01, "inconclusive"),
         ({"at_most": 0.05}, 0.071, 0.01, "fails"),
         ({"at_least": 0.05}, 0.071, 0.01, "holds"),
-        ({"at_least": 0.05}, 0.069, 0.01, "undecided"),
+        ({"at_least": 0.05}, 0.069, 0.01, "inconclusive"),
         ({"at_least": 0.05}, 0.029, 0.01, "fails"),
         ({"within": (1.0, 0.1)}, 1.05, 0.02, "holds"),
         ({"within": (1.0, 0.1)}, 0.95, 0.02, "holds"),
-        ({"within": (1.0, 0.1)}, 0.93, 0.02, "undecided"),
-        ({"within": (1.0, 0.1)}, 1.13, 0.02, "undecided"),
+        ({"within": (1.0, 0.1)}, 0.93, 0.02, "inconclusive"),
+        ({"within": (1.0, 0.1)}, 1.13, 0.02, "inconclusive"),
         ({"within": (1.0, 0.1)}, 1.15, 0.02, "fails"),
         ({"within": (1.0, 0.1)}, 0.85, 0.02, "fails"),
         ({"at_most": 0.05}, 0.05, None, "holds"),
@@ -50,7 +50,7 @@ def verdict(made, *cells):
         ({"at_most": 0.05}, float("inf"), 0.01, "fails"),
         ({"at_most": 0.05}, float("nan"), 0.01, "not measured"),
         ({"at_most": 0.05}, None, 0.01, "not measured"),
-        ({"at_most": 0.05}, 0.01, float("nan"), "undecided"),
+        ({"at_most": 0.05}, 0.01, float("nan"), "inconclusive"),
     ],
 )
 def test_two_standard_errors_decide(bound, value, stderr, outcome):
@@ -62,8 +62,8 @@ def test_a_claim_and_its_opposite_never_both_hold(value, stderr, bound):
     above, below = (
         verdict(claim(**{side: bound}), cell(row(value, stderr))).outcome for side in ("at_least", "at_most")
     )
-    possible = {("holds", "fails"), ("fails", "holds"), ("undecided", "undecided"), ("holds", "holds")}
-    at_the_edge = {("holds", "undecided"), ("undecided", "holds")}  # the value just two standard errors off
+    possible = {("holds", "fails"), ("fails", "holds"), ("inconclusive", "inconclusive"), ("holds", "holds")}
+    at_the_edge = {("holds", "inconclusive"), ("inconclusive", "holds")}  # the value just two standard errors off
     assert (above, below) in (possible | at_the_edge if isclose(abs(value - bound), 2 * stderr) else possible)
     assert (above == below == "holds") is (value == bound and stderr == 0)
 
@@ -71,7 +71,7 @@ def test_a_claim_and_its_opposite_never_both_hold(value, stderr, bound):
 def test_the_worst_cell_decides():
     cells = [cell(row(0.01), run="good"), cell(row(0.045), run="close"), cell(row(0.02), run="fine")]
     found = verdict(claim(), *cells)
-    assert (found.outcome, found.run, found.value) == ("undecided", "close", 0.045)
+    assert (found.outcome, found.run, found.value) == ("inconclusive", "close", 0.045)
     found = verdict(claim(), *cells, cell(row(0.3), run="bad"), cell(row(0.2), run="poor"))
     assert (found.outcome, found.run, len(found.cells)) == ("fails", "bad", 5)
 
@@ -137,7 +137,7 @@ def test_a_verdict_tells_layouts_and_targets():
 
 
 def test_outcomes_are_ordered_from_bad_to_good():
-    assert OUTCOMES == ("fails", "not measured", "undecided", "holds")
+    assert OUTCOMES == ("fails", "not measured", "inconclusive", "holds")
 
 
 # ---- in files ------------------------------------------------------------------------------------------------------

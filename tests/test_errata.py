@@ -1,4 +1,4 @@
-"""The page of errata names every statement that was published wrong, and its counter-examples are such."""
+"""The page of errata names every statement that was published wrong, and its counterexamples are such."""
 
 import re
 from importlib.resources import files
@@ -52,4 +52,4 @@ def test_a_statement_without_counter_example_gets_no_section(capsys, monkeypatch
     monkeypatch.setattr(theorems, "THEOREMS", [halving(corrected=halving())])
     code, out, err = call(capsys, "errata", "--examples", "20")
     assert code == 2 and not out
-    assert "halving: no counter-example among" in err
+    assert "halving: no counterexample among" in err

@@ -137,7 +137,7 @@ def test_claims_are_judged_on_transitions_and_on_points_of_the_curve():
     rows = list(evolution.rows(curve("aaaabbbbb")))
     entry = {"quantity": "transition", "predictor": "b"}
     assert verdict(rows, **entry, at_most=20) == "holds"  # between 8 and 16
-    assert verdict(rows, **entry, at_most=3) == "fails" and verdict(rows, **entry, at_most=11) == "undecided"
+    assert verdict(rows, **entry, at_most=3) == "fails" and verdict(rows, **entry, at_most=11) == "inconclusive"
     assert verdict(rows, quantity="transition", predictor="c", at_most=1e9) == "fails"  # never entered
     assert verdict(rows, quantity="transition", predictor="c", at_least=100) == "holds"
     assert verdict(rows, quantity="transition", predictor="a", at_most=1) == "holds"  # from the first point on

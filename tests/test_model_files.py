@@ -158,13 +158,13 @@ def test_what_is_no_file_is_refused(tmp_path):
         (lambda: RandomAttentionConfig(heads=2**21), "heads must be at most 1048576, given 2097152"),
         (lambda: Transformer(10**6, 10**12), "d must be at most 65536.*n must be at most 1048576"),
         (lambda: LinearAttention(10**6, 5), "d must be at most 65536"),
-        (lambda: LinearAttention(2**16, 5), "at most 2147483648 weights are drawn, 4295032832 were asked for"),
+        (lambda: LinearAttention(2**16, 5), "at most 2147483648 weights are drawn, 4295032832 are needed"),
         (lambda: RandomAttention(2**10, 5, 2**14), "weights are drawn"),
         (lambda: RandomSelfAttention(2**10, 2**10, 2**12), "weights are drawn"),
         (lambda: RandomNetwork(2**10, 2**10, 2**14), "weights are drawn"),
         (
             lambda: TokenTransformer(2**20, 4, TokenTransformerConfig(d_model=2**16)),
-            "weights are drawn, 171800920064 were",
+            "weights are drawn, 171800920064 are",
         ),
     ],
 )

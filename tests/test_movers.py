@@ -64,7 +64,7 @@ def test_slots_and_the_answer_are_those_of_plain_loops(task):
 
 
 def test_prompts_that_do_not_ask_once_for_one_of_equally_many_are_refused():
-    with pytest.raises(ValueError, match="must ask at one position"):
+    with pytest.raises(ValueError, match="must have one target position"):
         named(MultiQueryRecall(filled=True).sample(8, generator()))
     mixed = LaundryList(items=8, longest=6).sample(20, generator())
     with pytest.raises(ValueError, match="equally many options, two or more"):

@@ -475,7 +475,7 @@ def test_measuring_never_trains_and_does_nothing_twice(study, steps, monkeypatch
         (["prompts=9", "eval.prompts=10"], "eval.prompts is given twice"),
         (["prompts=many"], "eval.prompts: expected an integer"),
         (["analyses=layer"], "unknown analysis 'layer'. Did you mean 'layers'?"),
-        (["prompts=24", "device=cuda:99"], "cuda:99 is asked for"),
+        (["prompts=24", "device=cuda:99"], "cuda:99 is requested"),
     ],
 )
 def test_what_cannot_be_measured_is_told_in_a_line(study, steps, monkeypatch, capsys, words, told):

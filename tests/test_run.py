@@ -281,7 +281,7 @@ def test_a_task_whose_bayes_predictor_is_not_known_says_why_in_the_log(tmp_path)
 def test_auto_means_the_gpu_where_there_is_one():
     assert resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve("cpu").type == "cpu"
-    with pytest.raises(ValueError, match=r"cuda:99 is asked for, and torch finds \d+ CUDA devices"):
+    with pytest.raises(ValueError, match=r"cuda:99 is requested, and torch finds \d+ CUDA devices"):
         resolve("cuda:99")
 
 

@@ -226,7 +226,7 @@ def test_a_sweep_that_is_interrupted_stops_its_workers_and_says_how_to_go_on(stu
     (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on from here" in output
+    assert "the same command resumes from here" in output
     assert "Traceback" not in output + run.log.read_text()
     assert not workers(run.folder)
     assert (run.status().state, run.status().attempts) == ("pending", 1)

@@ -324,7 +324,7 @@ def test_a_state_that_is_never_left_has_all_and_two_of_them_are_refused():
     two = torch.tensor([[0, 0.5, 0.5], [0, 1.0, 0], [0, 0, 1.0]], dtype=torch.float64)
     task = MarkovChain(states=3, n=4)
     for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
-        with pytest.raises(ValueError, match="1 of 2 chains have no single stationary law"):
+        with pytest.raises(ValueError, match="1 of 2 chains have no single stationary distribution"):
             task.walks(torch.stack([sink, two[order][:, order]]), generator())
 
 
@@ -332,7 +332,7 @@ def test_a_state_that_is_never_left_has_all_and_two_of_them_are_refused():
 def test_rows_that_are_no_laws_are_refused(wrong):
     matrices = MarkovChain(states=3, n=4).matrices(5, generator())
     matrices[2, 1, 0] = wrong
-    with pytest.raises(ValueError, match="not negative and of sum 1; 1 of 5 matrices differ"):
+    with pytest.raises(ValueError, match="must sum to 1; 1 of 5 differ"):
         MarkovChain(states=3, n=4).walks(matrices, generator())
 
 

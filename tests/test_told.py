@@ -117,7 +117,7 @@ def test_a_dry_run_refuses_a_device_that_is_not_there(tmp_path, capsys, monkeypa
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     (tmp_path / "t.toml").write_text(TOKENS)
     status, _, err = call(capsys, "sweep", str(tmp_path / "t.toml"), "--dry-run", "device=cuda")
-    assert status == 2 and err.strip() == "iclab: device: cuda is asked for, and torch finds 0 CUDA devices here"
+    assert status == 2 and err.strip() == "iclab: device: cuda is requested, and torch finds 0 CUDA devices here"
 
 
 def test_positions_that_are_never_trained_are_told_of(tmp_path, capsys):

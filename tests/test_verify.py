@@ -120,7 +120,7 @@ def test_where_none_is_found_that_is_said(capsys, only):
     only(halving())
     code, out, _ = call(capsys, "falsify", "halving", "--examples", "30")
     assert code == 0
-    assert "no counter-example among" in out
+    assert "no counterexample among" in out
 
 
 def test_a_search_that_ends_otherwise_than_expected_has_status_4(capsys, only):

@@ -1,5 +1,5 @@
 """What was learned: risk against the optimum, agreement with known algorithms, and which of them is nearest; and where:
-what is written in the layers, what they do in other places, and what heads tell each other.
+what is written in the layers, what they do in other places, and what heads pass on to each other.
 
 Models as a whole
     answer, risk, excess, ratio, band       predictors on the same prompts, with errors over prompts
@@ -17,7 +17,7 @@ Layers
     linear_cka                              how alike the layers of two networks are, up to rotation and scale
     Stitched                                lower blocks of one transformer under upper blocks of another, through no
                                             bridge, an `affine_bridge`, a `relative_bridge`, or one that learns
-    pasting, paste, new_read_in             a new read-in that learns under frozen upper blocks, with its controls
+    pasting, paste, new_read_in             a new input projection under frozen upper blocks, with its controls
 
 Heads of models over tokens
     roles, attribution, ablation, path      what a head does by itself, what it adds to logits, what is lost without it

@@ -8,8 +8,8 @@
     margin(f, g)  = min_{h ≠ g} E (f − h)² − E (f − g)²             positive where g is the nearest to f of all named
     cos_i(f, g)   = E w_i(f)·w_i(g) / ‖w_i(f)‖‖w_i(g)‖              the angle between implied weights
 
-With `m` only the last m positions are asked. A model that answers the last ones alone saves the work for the others:
-where each prefix is a sequence of its own (`encoder` layout), the last position costs a single sequence.
+With `m` only the last m positions are evaluated. A model that answers the last ones alone saves the work for the
+others: where each prefix is a sequence of its own (`encoder` layout), the last position costs a single sequence.
 
 Source: Akyürek et al. 2022, arXiv 2211.15661, §4.1 (figures divide both by d); von Oswald et al. 2022,
 arXiv 2212.07677, §3, for the gradient form and the cosine; Fu et al. 2023, arXiv 2310.17086, §3, for SimE.
@@ -33,7 +33,11 @@ from iclab.tasks import Prompts
 
 
 def spd(f: Float[Tensor, "batch n *labels"], g: Float[Tensor, "batch n *labels"]) -> Estimate:
-    """Returns the squared prediction difference at every position, from answers to the same prompts."""
+    """Returns the squared prediction difference at every position, from answers to the same prompts.
+
+    >>> spd(torch.tensor([[1.0, 2.0]]).expand(4, 2), torch.zeros(4, 2)).value
+    tensor([1., 4.], dtype=torch.float64)
+    """
     return estimate(squared(f, g))
 
 
@@ -60,13 +64,22 @@ def error_cosines(
 
 def sime(f: Float[Tensor, "batch n"], g: Float[Tensor, "batch n"], ys: Float[Tensor, "batch n"]) -> Estimate:
     """Returns SimE: how alike the errors of two predictors are over the positions of a prompt, −1 to 1; a single
-    number."""
+    number.
+
+    >>> ys = torch.zeros(4, 2)
+    >>> sime(torch.tensor([[1.0, 0.0]]).expand(4, 2), torch.tensor([[2.0, 0.0]]).expand(4, 2), ys).value
+    tensor(1., dtype=torch.float64)
+    """
     return estimate(error_cosines(f.unsqueeze(0), g.unsqueeze(0), ys)[0, 0])
 
 
 def weight_cosine(f: Float[Tensor, "batch m d"], g: Float[Tensor, "batch m d"]) -> Float[Tensor, "batch m"]:
     """Returns the cosine of the angle between two weight vectors of each prompt and position; not a number where one is
-    zero, as before the first example."""
+    zero, as before the first example.
+
+    >>> weight_cosine(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 1.0]]])).round(decimals=4)
+    tensor([[0.7071]], dtype=torch.float64)
+    """
     f, g = f.double(), g.double()
     there = f.any(-1) & g.any(-1)
     return torch.where(there, (unit(f) * unit(g)).sum(-1), torch.nan)
@@ -81,6 +94,22 @@ def implicit_weights(
     A `Linear` predictor's own weights are returned as they are. Needs at least d queries; more average out what is
     not linear in f. Where queries span no more than a subspace the map is that of least norm. Costs m·q calls for each
     prompt.
+
+    Args:
+        predictor: Any predictor of examples.
+        prompts: The contexts; the query of each position is replaced.
+        queries: The inputs x at which the predictor is evaluated.
+        m: The number of last positions; all by default.
+
+    >>> from iclab.predictors import Featurised, Ridge
+    >>> from iclab.features import Identity
+    >>> from iclab.tasks import LinearRegression
+    >>> prompts = LinearRegression(d=2, n=4).sample(3, torch.Generator().manual_seed(0))
+    >>> queries = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+    >>> opaque = Featurised(Ridge(0.5), Identity())  # a predictor that does not report its weights
+    >>> fitted = implicit_weights(opaque, prompts, queries)
+    >>> torch.allclose(fitted.float(), Ridge(0.5).weights(prompts.xs, prompts.ys), atol=1e-5)
+    True
     """
     if isinstance(predictor, Linear):
         return predictor.weights(prompts.xs, prompts.ys)[:, -(m or len(prompts.ys[0])) :]
@@ -94,7 +123,17 @@ def linearity(
     predictor: Predictor, prompts: Prompts, queries: Float[Tensor, "q d"], m: int | None = None
 ) -> Float[Tensor, "batch m"]:
     """Returns R² of that linear fit (without intercept) over the queries: 1 where the predictor is linear in its
-    query."""
+    query.
+
+    >>> from iclab.predictors import NearestNeighbours, Ridge
+    >>> from iclab.tasks import LinearRegression
+    >>> prompts = LinearRegression(d=2, n=4).sample(3, torch.Generator().manual_seed(0))
+    >>> queries = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    >>> linearity(Ridge(0.5), prompts, queries).min().round(decimals=6)
+    tensor(1., dtype=torch.float64)
+    >>> bool(linearity(NearestNeighbours(), prompts, queries).min() < 0.9)
+    True
+    """
     refuse("linearity", _too_few(queries))
     answers = answers_to(predictor, prompts, queries, m).double()
     onto = queries.double() @ minimum_norm(queries.double(), torch.eye(len(queries)).to(answers))
@@ -104,20 +143,20 @@ def linearity(
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:
     """Returns ∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch.
 
-    Raises ``ValueError`` where the predictor tells no derivative in its inputs: a tree, or what runs under ``no_grad``.
+    Raises ``ValueError`` where the predictor has no derivative in its inputs: a tree, or what runs under ``no_grad``.
     """
     xs = prompts.xs.detach().clone().requires_grad_()
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be batched over
         answers = _at_last(predictor, xs, prompts.ys, m)
-        asked = answers.shape[1]
-        refuse("query_gradients", [] if answers.requires_grad else [_told_none(predictor)])
-        seeds = repeat(torch.eye(asked).to(answers), "i j -> i batch j", batch=len(xs))
+        positions = answers.shape[1]
+        refuse("query_gradients", [] if answers.requires_grad else [_no_derivative(predictor)])
+        seeds = repeat(torch.eye(positions).to(answers), "i j -> i batch j", batch=len(xs))
         (jacobian,) = torch.autograd.grad(answers, xs, seeds, is_grads_batched=True, allow_unused=True)
-    refuse("query_gradients", [_told_none(predictor)] if jacobian is None else [])
-    return rearrange(jacobian[:, :, -asked:].diagonal(dim1=0, dim2=2), "batch d m -> batch m d")
+    refuse("query_gradients", [_no_derivative(predictor)] if jacobian is None else [])
+    return rearrange(jacobian[:, :, -positions:].diagonal(dim1=0, dim2=2), "batch d m -> batch m d")
 
 
-def _told_none(predictor: Predictor) -> str:
+def _no_derivative(predictor: Predictor) -> str:
     return f"the answers of {type(predictor).__name__} have no derivative in their inputs to follow"
 
 
@@ -154,9 +193,9 @@ def _answers_to(
     m: int | None,
 ) -> Float[Tensor, "batch m q"]:
     batch, n, d = xs.shape
-    asked = m or n
-    here = torch.eye(n, dtype=torch.bool, device=xs.device)[-asked:][None, :, None, :, None]
+    count = m or n
+    here = torch.eye(n, dtype=torch.bool, device=xs.device)[-count:][None, :, None, :, None]
     replaced = torch.where(here, queries[None, None, :, None, :], xs[:, None, None]).reshape(-1, n, d)
-    answers = _at_last(predictor, replaced, repeat(ys, "batch n -> (batch i q) n", i=asked, q=len(queries)), m)
-    answers = rearrange(answers, "(batch i q) m -> batch i q m", batch=batch, i=asked)
+    answers = _at_last(predictor, replaced, repeat(ys, "batch n -> (batch i q) n", i=count, q=len(queries)), m)
+    answers = rearrange(answers, "(batch i q) m -> batch i q m", batch=batch, i=count)
     return answers.diagonal(dim1=1, dim2=3).transpose(1, 2)

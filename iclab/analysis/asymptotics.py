@@ -38,8 +38,8 @@ def icl_risk(tau: float, alpha: float, kappa: float, rho: float) -> float:
     Raises ``ValueError`` where a ratio is not positive or `rho` is negative.
     """
     ratios = {"tau": tau, "alpha": alpha, "kappa": kappa}
-    found = [f"{name} must be positive, given {value}" for name, value in ratios.items() if not value > 0]
-    refuse("icl_risk", found + ([] if 0 <= rho < inf else [f"rho must be 0 or more and finite, given {rho}"]))
+    problems = [f"{name} must be positive, given {value}" for name, value in ratios.items() if not value > 0]
+    refuse("icl_risk", problems + ([] if 0 <= rho < inf else [f"rho must be 0 or more and finite, given {rho}"]))
     x = (1 + rho) / alpha
     if tau == 1:
         return inf

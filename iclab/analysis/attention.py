@@ -11,7 +11,7 @@ a form in x_q and in the products of two entries of t′_j. The part that is a s
 
 everything else (x_j x_jᵀ, y_j², the constant channel) is its `leakage`. In a deeper model the same A_l is the
 preconditioner of step l, up to the sign of the answer, as long as the inputs in the stream are left alone (Ahn et al.
-2023, arXiv 2306.00297, Lemma 1). Where a layer moves them too, the step that training is said to find is
+2023, arXiv 2306.00297, Lemma 1). Where a layer moves them too, the step that the paper reports after training is
 
     r ← r + xᵀ A (1/m) Σ_j r_j x_j,    x ← x + B (1/m) Σ_j x_j x_jᵀ Aᵀ x      (ibid., Thm 4: A ∝ Λ⁻¹, B ∝ I),
 
@@ -35,7 +35,7 @@ from iclab.models.transformer import Block
 
 @dataclass(frozen=True)
 class LinearStep:
-    """What one layer adds to labels and inputs: A and B, and the size of all other terms relative to A."""
+    """The update of labels and inputs by one layer: A and B, and the size of all other terms relative to A."""
 
     preconditioner: Float[Tensor, "d d"]
     contraction: Float[Tensor, "d d"]
@@ -51,7 +51,7 @@ def linear_steps(model: Transformer) -> list[LinearStep]:
 
 
 def obstacles(config: TransformerConfig) -> list[str]:
-    """Tells why the layers of a model are no quadratic forms of its tokens."""
+    """Returns why the layers of a model are no quadratic forms of its tokens."""
     wanted = {"layout": "encoder", "read_in": "identity", "attention": "linear", "d_mlp": 0}
     wanted |= {"norm": False, "bias": False, "positions": False}
     given = {key: getattr(config, key) for key in wanted}
@@ -63,13 +63,13 @@ def _forms(model: Transformer) -> list[Float[Tensor, "D D D D"]]:
     n, width, a = model.n, model.d + 2, model.config.n_head
     factor = {"seen": 1.0, "longest": (n - 1) / model.longest, "none": n - 1}[model.config.normaliser]
     blocks = [cast(Block, block) for block in model.blocks]
-    found = []
+    forms = []
     for attn in [block.attn for block in blocks] * (model.config.n_layer if model.config.tied else 1):
         q, k, v = (rearrange(_weight(p), "(a c) D -> a c D", a=a) for p in (attn.q, attn.k, attn.v))
         out = rearrange(_weight(attn.out), "D (a c) -> a D c", a=a)
         scores, values = attn.scale * q.mT @ k, out @ v
-        found.append(factor * torch.einsum("auv,aow->ouvw", scores, values)[:width, :width, :width, :width])
-    return found
+        forms.append(factor * torch.einsum("auv,aow->ouvw", scores, values)[:width, :width, :width, :width])
+    return forms
 
 
 def _weight(linear: nn.Module) -> Float[Tensor, "outputs inputs"]:

@@ -1,4 +1,4 @@
-"""Probes that attend: is a vector written in the residual stream, at whichever tokens?
+"""Attention probes: is a vector encoded in the residual stream, at any set of tokens?
 
 Let h_t ∈ ℝᴰ be the tokens after layer l. Those that the answer for x_i may see hold the prompt's first i examples; let
 v ∈ ℝᵐ be a target that these examples decide. A probe has a score of its own for each of these tokens,
@@ -10,7 +10,7 @@ layer and every number of examples i, and all are trained at once, as one pack o
 With a linear FF and α fixed this is linear regression on Σ_t α_t h_t, and in the end it is fitted as such, by ridge
 regression with the attention that Adam found: what a linear probe lacks beside an MLP is then no matter of patience.
 The exact probes of single tokens are in `iclab.analysis.probing`, and so are the targets and the controls, without
-which a probe tells nothing.
+which a probe is not informative.
 
 Source: Akyürek et al. 2022, arXiv 2211.15661, §5 and App. E (there H' = 512 and a rate of 1e-3; the smaller probes, the
 whitening of the features, the rates, the stopping rule and the ridge regression at the end are this project's).
@@ -38,7 +38,7 @@ RIDGE = 1e-6  # of the mean eigenvalue of the features' covariance: directions t
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRecipe:
-    """How large a probe is and how it is trained: `width` is H'. The rate falls from `lr` to 0 over `steps` steps of
+    """Size and training of a probe: `width` is H'. The rate falls from `lr` to 0 over `steps` steps of
     `batch` prompts; every `look` steps, each probe keeps its weights if they are its best so far on a validation set.
     """
 
@@ -50,14 +50,14 @@ class ProbeRecipe:
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("width", "steps", "batch", "look")}
-        found = [f"{name} must be at least 1, given {value}" for name, value in given.items() if value < 1]
-        found += [] if 0 < self.lr < float("inf") else [f"lr must be positive and finite, given {self.lr}"]
-        refuse("ProbeRecipe", found)
+        problems = [f"{name} must be at least 1, given {value}" for name, value in given.items() if value < 1]
+        problems += [] if 0 < self.lr < float("inf") else [f"lr must be positive and finite, given {self.lr}"]
+        refuse("ProbeRecipe", problems)
 
 
 @dataclass(frozen=True)
 class AttentionProbes:
-    """What the probes of every layer and length found in prompts that they were not trained on: the `r2_terms` of each
+    """Results of the probes of every layer and length on held-out prompts: the `r2_terms` of each
     prompt, and the mean squared error of a coordinate, (1/m) E‖v − v̂‖² [layers lengths]; and α, where they look."""
 
     terms: Float[Tensor, "batch layers lengths"]
@@ -97,11 +97,11 @@ def attention_probes(
     wanted = ((target[:half] - centre) / scale).float()
     fitted = _fit(hidden[:, :half], wanted, visible, HEADS[head], recipe or ProbeRecipe(), rng)
     if head == "linear":
-        found = _exactly(fitted, hidden, target, visible)
+        predictions = _exactly(fitted, hidden, target, visible)
     else:
-        found = _answers(fitted, hidden[:, half:], visible).double().transpose(1, 2) * scale + centre
-    errors = (found - target[half:]).square().mean(-1).transpose(0, 1)
-    return AttentionProbes(r2_terms(found, target[half:]), estimate(errors), _attention(fitted, visible).double())
+        predictions = _answers(fitted, hidden[:, half:], visible).double().transpose(1, 2) * scale + centre
+    errors = (predictions - target[half:]).square().mean(-1).transpose(0, 1)
+    return AttentionProbes(r2_terms(predictions, target[half:]), estimate(errors), _attention(fitted, visible).double())
 
 
 def _centre_and_scale(target: Float[Tensor, "batch lengths m"]) -> tuple[Tensor, Tensor]:
@@ -152,8 +152,8 @@ def _answers(
 def _exactly(
     probes: Parameters, hidden: Tensor, target: Float[Tensor, "batch lengths m"], visible: Tensor
 ) -> Float[Tensor, "layers half lengths m"]:
-    """The answers of linear probes to the second half of the prompts, once B in v̂ = B Σ_t α_t h_t is the ridge solution
-    on the first."""
+    """The answers of linear probes to the second half of the prompts, once B in v̂ = B Σ_t α_t h_t is the ridge
+    solution on the first."""
     pooled = torch.einsum("lkt, lbtd -> lbkd", _attention(probes, visible), hidden).double()
     half = len(target) // 2
     lam = best_penalty(pooled[:, :half], target[:half])

@@ -1,4 +1,4 @@
-"""The two circuits of an attention head, as matrices of low rank (row vectors: x M).
+"""The QK and OV circuits of an attention head, as matrices of low rank (row vectors: x M).
 
     W_QK = W_Q W_Kᵀ    what attends to what: score_ts = h_t W_QK h_sᵀ
     W_OV = W_V W_O     what a token that is attended to writes: h_s W_OV

@@ -1,4 +1,4 @@
-"""How much a head reads of what an earlier head writes: composition scores, of heads and of their components.
+"""Composition scores: how much a head reads of what an earlier head writes, for heads and for their components.
 
     CS(W₁, W₂) = ‖W₁ W₂‖ / (‖W₁‖ ‖W₂‖)        Frobenius, row vectors; 0 ≤ CS ≤ 1
 
@@ -158,13 +158,13 @@ def _swapped(components: Components) -> Components:
 
 @dataclass(frozen=True)
 class Channel:
-    """A component of a head, and a head of a later layer that reads it, with all that tells it from chance.
+    """A component of a head, and a head of a later layer that reads it, with its statistics relative to chance.
 
     The z are in standard deviations: `z` above random rotations, `z_unreachable` above the components that cannot reach
     this reader, `z_head` above the components of the same head, and `z_robust` the same by median and median deviation
     (1.4826 times). `whole` is the score of the whole head. `reads` is the component of the reader that is nearest, with
-    the cosine between the two; `share` that of s_i² in the writer's Σ s². A `gap` near zero says that the component may
-    be any mixture with its neighbour.
+    the cosine between the two; `share` that of s_i² in the writer's Σ s². A `gap` near zero means that the component
+    may be any mixture with its neighbour.
     """
 
     way: Way
@@ -186,14 +186,14 @@ class Channel:
 ORDERS = ("z", "z_unreachable", "z_head", "z_robust", "score")
 
 
-def channels(found: Compositions, count: int = 20, order: str = "z") -> list[Channel]:
+def channels(compositions: Compositions, count: int = 20, order: str = "z") -> list[Channel]:
     """Returns the strongest channels of a model, in each `way` of composing that it has, by one of the fields of
     `Channel`.
 
     Raises ``ValueError`` for an order that is not in `ORDERS`.
     """
     refuse("channels", ordering_problems(count, order))
-    best = [channel for way in found.scores for channel in _best(found, way, count, order)]
+    best = [channel for way in compositions.scores for channel in _best(compositions, way, count, order)]
     return sorted(best, key=lambda channel: _last_if_nan(-getattr(channel, order)))[:count]
 
 
@@ -202,34 +202,34 @@ def _last_if_nan(value: float) -> float:
 
 
 def ordering_problems(count: int, order: str) -> list[str]:
-    """Returns what stands against so many channels in this order."""
+    """Returns the problems of so many channels in this order."""
     problems = [] if order in ORDERS else [unknown("order", order, ORDERS)]
     return problems + ([] if count >= 1 else [f"count must be at least 1, given {count}"])
 
 
-def _best(found: Compositions, way: Way, count: int, order: str) -> list[Channel]:
+def _best(compositions: Compositions, way: Way, count: int, order: str) -> list[Channel]:
     """The strongest of one way."""
-    values = _standings(found, way)
-    layers = found.scores[way].shape[0]
+    values = _standings(compositions, way)
+    layers = compositions.scores[way].shape[0]
     ahead = earlier(layers)[:, None, None, :, None].expand_as(values[order])
     least = torch.finfo(values[order].dtype).min  # of what has no standing, behind all others that are ahead
     ranked = values[order].nan_to_num(least).masked_fill(~ahead, -torch.inf).flatten()
     top = ranked.topk(min(count, int(ahead.sum()))).indices
     places = torch.stack(torch.unravel_index(top, values[order].shape), -1).tolist()
-    whole = found.heads(way)
-    told = [{name: each[tuple(at)].item() for name, each in values.items()} for at in places]
-    return [_channel(found, way, at, whole, said) for at, said in zip(places, told, strict=True)]
+    whole = compositions.heads(way)
+    scored = [{name: each[tuple(at)].item() for name, each in values.items()} for at in places]
+    return [_channel(compositions, way, at, whole, each_value) for at, each_value in zip(places, scored, strict=True)]
 
 
-def _standings(found: Compositions, way: Way) -> dict[str, Float[Tensor, "l a e m h"]]:
+def _standings(compositions: Compositions, way: Way) -> dict[str, Float[Tensor, "l a e m h"]]:
     """All that channels may be ordered by, for every writer, component and reader."""
-    scores = found.scores[way]
+    scores = compositions.scores[way]
     others = scores - scores.median(2, keepdim=True).values
     deviation = 1.4826 * others.abs().median(2, keepdim=True).values
     mean, std = _unreachable(scores)
     return {
         "score": scores,
-        "z": found.chance(way).z(scores),
+        "z": compositions.chance(way).z(scores),
         "z_unreachable": (scores - mean) / std,
         "z_head": (scores - scores.mean(2, keepdim=True)) / scores.std(2, keepdim=True),
         "z_robust": others / deviation,
@@ -245,13 +245,15 @@ def _unreachable(scores: Float[Tensor, "l a e m h"]) -> tuple[Float[Tensor, "m h
 
 
 def earlier(layers: int) -> Bool[Tensor, "l m"]:
-    """Tells whether layer l comes before layer m."""
+    """Returns whether layer l comes before layer m."""
     return torch.ones(layers, layers, dtype=torch.bool).triu(1)
 
 
-def _channel(found: Compositions, way: Way, at: Sequence[int], whole: Tensor, values: dict[str, float]) -> Channel:
+def _channel(
+    compositions: Compositions, way: Way, at: Sequence[int], whole: Tensor, values: dict[str, float]
+) -> Channel:
     layer, head, component, *reader = at
-    writer, by = found.writers[layer, head], found.readers[way][reader[0], reader[1]]
+    writer, by = compositions.writers[layer, head], compositions.readers[way][reader[0], reader[1]]
     cosines = (writer.V[:, component] @ by.U).abs()
     return Channel(
         way=way,

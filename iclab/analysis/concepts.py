@@ -1,13 +1,13 @@
 """Concepts: what a model may write into its stream on a task whose functions are linear in a representation Φ*.
 
     of the input x_i        representation Φ*(x_i); layer_l, what layer l < L of Φ* makes of x_i; x, the input itself;
-                            unrelated, Φ of the same shape with other weights, which nothing about the task tells
+                            unrelated, Φ of the same shape with other weights, which is independent of the task
     answers for x_i         bayes, the posterior mean: ridge on Φ* (for a mixture, the average of K of them; for labels
                             that are vectors all coordinates)
 
 In a dynamical system Φ* takes the last k states: x_j and representation_j are those of j states before.
 A mixture has Φ*_k and the answer of ridge on it for every component, named representation_k and ridge_k; the one that
-a prompt was drawn from is not told.
+a prompt was drawn from is hidden.
 
 Source: Guo et al. 2023, arXiv 2310.10616, §5.1.2 and App. E; the unrelated one is ours.
 """
@@ -50,11 +50,11 @@ def representations(task: Task) -> list[Representation]:
 
 
 def concept_problems(task: Task) -> list[str]:
-    """Returns what stands against looking for concepts."""
-    found = [] if task.n >= 2 else [f"no token holds a label where n = {task.n}"]
+    """Returns the problems of looking for concepts."""
+    problems = [] if task.n >= 2 else [f"no token holds a label where n = {task.n}"]
     if len(representations(task)) < len(components(task)):
-        found.append(f"{type(source(task)).__name__} is not of a representation alone")
-    return found
+        problems.append(f"{type(source(task)).__name__} is not of a representation alone")
+    return problems
 
 
 def concepts(task: Task, prompts: Prompts) -> Concepts:

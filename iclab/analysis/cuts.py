@@ -1,4 +1,4 @@
-"""What a head loses if another writes to it no more: all of it, one component, or all but one.
+"""Effect on a head of ablating what another head writes: all of it, one component, or all but one.
 
 A watch is what is seen of a model on fixed prompts, one number each: the weight that a head gives to places that it
 should find (`attention_of`), or whether the answer is right. The writer's W_OV = Σ_i s_i u_i v_iᵀ is cut in three ways.
@@ -8,9 +8,9 @@ should find (`attention_of`), or whether the answer is right. The writer's W_OV 
     path         the reader alone, in its queries, keys or values, sees the writer's mean over prompts in place of what
                  it writes
 
-If component i is how the writer tells the reader, its score of composition CS_i and the loss of its cut go together,
-and neither is found for a random direction of the same head. A path into keys that costs much, and into queries that
-costs nothing, says that the two compose by keys whatever the weights look like.
+If component i carries the signal from the writer to the reader, its score of composition CS_i and the loss of its cut
+go together, and neither is found for a random direction of the same head. A path into keys that costs much, and into
+queries that costs nothing, says that the two compose by keys whatever the weights look like.
 
 Source: Merullo et al. 2024 (arXiv 2406.09519), §3.3 and Fig. 2, 10: one singular value set to zero, or alone kept, in
 heads of GPT-2; random directions are this project's control. Paths: `iclab.analysis.patching`.
@@ -34,7 +34,7 @@ Watch = Callable[[TokenTransformer, Mapping[str, Replacement]], Tensor]  # [b]
 
 
 def attention_of(reader: Head, prompts: TokenPrompts, places: Bool[Tensor, "b t s"]) -> Watch:
-    """Returns a watch on the mean weight of a head, over the asked tokens of each prompt, on the places that these
+    """Returns a watch on the mean weight of a head, over the target positions of each prompt, on the places that these
     should find."""
     name = f"blocks.{reader[0]}.attn.pattern"
 
@@ -47,7 +47,7 @@ def attention_of(reader: Head, prompts: TokenPrompts, places: Bool[Tensor, "b t 
 
 
 def accuracy_of(prompts: TokenPrompts) -> Watch:
-    """Returns a watch on the share of asked tokens that are answered rightly."""
+    """Returns a metric: the accuracy at target positions."""
 
     @torch.no_grad()
     def watch(model: TokenTransformer, edits: Mapping[str, Replacement]) -> Float[Tensor, " b"]:
@@ -88,7 +88,7 @@ def along_random(
 def without_path(
     watch: Watch, model: TokenTransformer, prompts: TokenPrompts, writer: Head, reader: Head, into: Part
 ) -> Float[Tensor, " b"]:
-    """Returns what is seen if the reader, in its queries, keys or values, is told by the writer what it writes on
+    """Returns the metric if the reader, in its queries, keys or values, receives from the writer what it writes on
     average."""
     name = f"blocks.{writer[0]}.attn.z"
     z = model.read(prompts.tokens, name)[name][:, writer[1]]

@@ -50,14 +50,14 @@ class Constants:
 
 
 def read_off(model: Transformer) -> Constants:
-    """Returns what the weights of a model say of lr and γ, with the standard error of a mean over the channels of x.
+    """Returns lr and γ as read off the weights of a model, with the standard error of a mean over the channels of x.
     Raises ``ValueError`` for a model that is not one layer of linear attention on bare tokens, repeated."""
-    d, found = model.d, products(model).rescaled(model.d)
+    d, matrices = model.d, products(model).rescaled(model.d)
     sign = 1 if model.config.negated else -1
     examples = model.n - 1
     count = {"none": 1, "seen": examples, "longest": model.longest}[model.config.normaliser]
-    O = found.O.diagonal() / count  # noqa: E741
-    return Constants(Estimate(-sign * O[d], (O[d] * found.S.diagonal()[:d].std() / d**0.5).abs()), estimate(-O[:d]))
+    O = matrices.O.diagonal() / count  # noqa: E741
+    return Constants(Estimate(-sign * O[d], (O[d] * matrices.S.diagonal()[:d].std() / d**0.5).abs()), estimate(-O[:d]))
 
 
 def tuned_descent(
@@ -97,10 +97,10 @@ def best_descent(task: Task, steps: int, rng: torch.Generator, prompts: int = 81
     unit = best_step(task, torch.tensor(task.n - 1.0)) * task.input_second_moment().trace() / task.d
     spread = torch.linspace(0.5, 1.0, steps, dtype=torch.float64)
     sizes = ((task.n - 1) * unit * spread).requires_grad_()
-    xs, ys, asked = drawn.xs[:, :-1], drawn.ys[:, :-1], drawn.xs[:, -1]
+    xs, ys, queries = drawn.xs[:, :-1], drawn.ys[:, :-1], drawn.xs[:, -1]
 
     def risk() -> Tensor:
-        return ((_preconditioned(xs, ys, sizes, inverse) * asked).sum(-1) - drawn.ys[:, -1]).square().mean()
+        return ((_preconditioned(xs, ys, sizes, inverse) * queries).sum(-1) - drawn.ys[:, -1]).square().mean()
 
     _minimise(risk, sizes)
     lr = 1 / torch.arange(task.n, dtype=torch.float64).clamp(min=1)

@@ -37,10 +37,14 @@ def with_components(model: TokenTransformer, head: Head, factors: Float[Tensor, 
     times a factor. Raises ``ValueError`` for a head that is not there, and for one whose biases of values cannot be
     moved."""
     refuse("with_components", _obstacles(model, head))
-    found = ov(model)[head].svd()
-    wrong = [] if len(factors) == len(found.S) else [f"the head has {len(found.S)} components, given {len(factors)}"]
+    components = ov(model)[head].svd()
+    wrong = (
+        []
+        if len(factors) == len(components.S)
+        else [f"the head has {len(components.S)} components, given {len(factors)}"]
+    )
     refuse("with_components", wrong)
-    parts = found.scaled(factors.to(found.S)).low_rank()
+    parts = components.scaled(factors.to(components.S)).low_rank()
     made = deepcopy(model)
     attn, rows = made.attention(head[0]), _rows(model, head)
     if attn.v.bias is not None:
@@ -78,11 +82,11 @@ def _rows(model: TokenTransformer, head: Head) -> slice:
 
 
 def _obstacles(model: TokenTransformer, head: Head) -> list[str]:
-    found, config = missing(model, head), model.config
+    problems, config = missing(model, head), model.config
     if config.tied and config.n_layer > 1:
-        found.append("tied layers share their heads: none can be changed alone")
-    if found or (config.attention == "softmax" and not config.null_slot):
-        return found
+        problems.append("tied layers share their heads: none can be changed alone")
+    if problems or (config.attention == "softmax" and not config.null_slot):
+        return problems
     bias = model.attention(head[0]).v.bias
     kept = bias is not None and bool(bias[_rows(model, head)].any())
     return ["weights of attention that do not sum to 1 leave biases of values where they are"] if kept else []

@@ -1,4 +1,4 @@
-"""When does a model in training change its algorithm? Transitions between nearest families, and the end of the plateau.
+"""Algorithms in the course of training: transitions between nearest families, and the end of the plateau.
 
 At the points t_1 < t_2 < … of a training curve let a_k be the family that the model is nearest to.
 
@@ -49,16 +49,16 @@ def nearest(distances: Mapping[str, float]) -> str:
 def transitions(steps: Sequence[int], names: Sequence[str]) -> list[Transition]:
     """Returns the transitions along a curve, from the nearest family at each of its points. The first point needs no
     company: what a model is at first is where it starts from."""
-    found: list[Transition] = []
+    steps_of_change: list[Transition] = []
     current, left = (names[0], steps[0]) if names else ("", 0)
     for k in range(1, len(names)):
         lasts = names[k : k + 2] == [names[k]] * 2
         if names[k] == current:
             left = steps[k]
         elif lasts:
-            found.append(Transition(current, names[k], Moment.between(left, steps[k])))
+            steps_of_change.append(Transition(current, names[k], Moment.between(left, steps[k])))
             current, left = names[k], steps[k]
-    return found
+    return steps_of_change
 
 
 def plateau_exit(steps: Sequence[int], risks: Sequence[float]) -> Moment | None:

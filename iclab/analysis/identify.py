@@ -1,17 +1,17 @@
-"""Which algorithm? The distance of a learned predictor to families of algorithms with fitted free parameters.
+"""Algorithm identification: the distance of a learned predictor to families of algorithms with fitted parameters.
 
 For each family {g_θ} and each position i,
 
     θ_i = argmin_θ E (f_i − g_{θ,i})²        within a range, on one half of the prompts
     distance_i = E (f_i − g_{θ_i,i})²        on the other half
 
-so that a family gains nothing by fitting noise. A grid finds the neighbourhood of θ_i, and where the family has members
+so a family gains nothing by fitting noise. A grid finds the neighbourhood of θ_i, and where the family has members
 between its grid points the minimum is then sought among them. The nearest family is the one with the least distance
 averaged over positions, relative to the Bayes risk (or to the mean square label where no Bayes predictor is known, or
 its risk is zero); its uncertainty is the share of bootstrap resamples of the second half in which it is the nearest.
-Families that are as near in more than a twentieth of them cannot be told apart from it with these prompts; those whose
-distances are alike up to rounding share their resamples. A θ_i at an end of its range is marked, for a better one may
-lie beyond.
+A family that is the nearest in more than 5 % of the resamples cannot be distinguished from it with these prompts;
+families whose distances are equal up to rounding share their resamples. A θ_i at an end of its range is marked, because
+a better one may lie beyond.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ _DESCENTS = sorted({round(2 ** (k / 8)) for k in range(113)})  # eight numbers o
 
 @dataclass(frozen=True)
 class Made(Sequence[Predictor]):
-    """Algorithms that differ in one number, each of which is made when it is asked for: most never are."""
+    """Algorithms that differ in one number, built on access, because most are never needed."""
 
     make: Callable[[Any], Predictor]
     numbers: Sequence[float]
@@ -114,8 +114,8 @@ class Family:
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of one family: at each position the fitted parameter, its standard error (half a step, where nothing
-    better is known), the squared differences on the second half of the prompts, and what of them may be rounding."""
+    """Fit of one family: at each position the parameter, its standard error (half a grid step if nothing better is
+    known), the squared differences on the second half of the prompts, and their rounding error."""
 
     fitted: Float[Tensor, " n"]
     stderr: Float[Tensor, " n"]
@@ -125,12 +125,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Match:
-    """How near a family comes: per position the fitted parameter and the distance, and over positions the mean distance
+    """Distance of a family: per position the fitted parameter and the distance, and over positions the mean distance
     relative to the reference risk (which `scale` names), the probability that no other family is nearer (its error is
     that of the bootstrap; the parameters are not fitted again), at each position as `shares`, and the median parameter
     with the standard error of a single position as its `resolution` (half a step for one that counts, or has no other
     members than those of its grid); `edge` is "≤" or "≥" where it is an end of the grid. `alike` names the families
-    that these prompts cannot tell apart from this one: each is the nearest in some of the bootstrap's resamples."""
+    that these prompts cannot distinguish from this one: each is the nearest in some of the bootstrap's resamples."""
 
     family: str
     parameter: str
@@ -149,8 +149,8 @@ class Match:
     alike: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        found = f"{self.words} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the {self.scale}"
-        return found + told_apart(self.alike)
+        text = f"{self.words} at {self.relative:.2%} ± {self.relative_stderr:.2%} of the {self.scale}"
+        return text + told_apart(self.alike)
 
     @property
     def words(self) -> str:
@@ -158,7 +158,7 @@ class Match:
         return algorithm(self.family, self.typical if self.parameter else None, self.edge)
 
     def sentence(self, where: str) -> str:
-        """Returns what was found, in words."""
+        """Returns a sentence about the match."""
         return sentence(where, self.words, self.relative, self.probability, self.scale, self.alike)
 
 
@@ -175,12 +175,16 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
     grid of η suits every position (η = 1 is the best single step without noise). "newton" and "landweber" have nothing
     but their number of steps. A Bayes predictor that is no ridge is a family of its own, and so is that of the task
     that the model was trained on, where it is another one.
+
+    >>> from iclab.tasks import LinearRegression
+    >>> [family.name for family in families(LinearRegression(d=2, n=4))][:5]
+    ['zero', 'averaging', 'least_squares', 'ridge', 'gradient_descent_1']
     """
     v = task.input_second_moment().trace().item() / task.rank
     unit = 1 / (v * (torch.arange(task.n, dtype=torch.float64) + task.rank + 1))
     penalties = _penalties(right_penalty(task), v, task.n)
     rates = torch.logspace(-1.5, 0.75, points, dtype=torch.float64)
-    found = [
+    closed_forms = [
         single("zero", Zero()),
         single("averaging", Averaging()),
         single("least_squares", LeastSquares()),
@@ -191,7 +195,7 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
         _counted("landweber", "steps", _DESCENTS, Landweber, filtered(spectra.landweber)),
         _counted("nearest_neighbours", "k", range(1, 9), NearestNeighbours),
     ]
-    return found + _posterior_means(task, training)
+    return closed_forms + _posterior_means(task, training)
 
 
 def known_names(task: Task, training: Task) -> set[str]:
@@ -213,7 +217,7 @@ class Lineup:
         self.answers = [_answers(family, self.spectra, prompts) for family in self.families]
         self.scale = "Bayes risk" if bayes_where_known(task) else LABELS
         self.reference = _reference_errors(task, prompts)
-        # What is averaged over unless something else is asked for: a shift of the query is about the query alone.
+        # The region that is averaged over by default: a shift of the query is about the query alone.
         self.part = slice(task.n - 1, task.n) if task.at_query else slice(task.n)
 
     def identify(
@@ -224,14 +228,15 @@ class Lineup:
         return self.rank(self.fit(predictor), rng, draws, part)
 
     def rank(self, fits: list[Fit], rng: torch.Generator, draws: int = 500, part: slice | None = None) -> list[Match]:
-        """Does what `identify` does, for a predictor whose fits are at hand: several parts can share them."""
+        """Returns what `identify` does for a predictor that is already fitted, so that several regions share the
+        fits."""
         part = part or self.part
         weights = resampled(len(self.reference), draws, rng)
         terms, rounding = torch.stack([fit.terms for fit in fits]), fits[0].rounding
         whole = _nearest(weights, terms[..., part].mean(-1, keepdim=True), rounding[part].mean(-1, keepdim=True))
         shares = dict(zip((family.name for family in self.families), whole.squeeze(-1).tolist(), strict=True))
         each = zip(self.families, fits, _nearest(weights, terms, rounding), strict=True)
-        matches = [self._match(*found, shares, part, draws) for found in each]
+        matches = [self._match(*measured, shares, part, draws) for measured in each]
         return sorted(matches, key=lambda match: match.relative)
 
     def distances(self, predictor: Predictor, part: slice | None = None) -> dict[str, float]:
@@ -240,8 +245,8 @@ class Lineup:
         part = part or self.part
         scale = self.unit(part)[1].mean().item()
         fits = zip(self.families, self.fit(predictor), strict=True)
-        found = {family.name: fit.terms[:, part].mean().item() / scale for family, fit in fits}
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+        distances = {family.name: fit.terms[:, part].mean().item() / scale for family, fit in fits}
+        return dict(sorted(distances.items(), key=lambda item: item[1]))
 
     def fit(self, predictor: Predictor) -> list[Fit]:
         """Returns each family with its parameters fitted on the first half of the prompts, before the second. Raises
@@ -303,7 +308,24 @@ def identify(
     draws: int = 500,
 ) -> list[Match]:
     """Returns the families by distance to a predictor, nearest first. Raises ``ValueError`` for fewer than 20 prompts,
-    for prompts that are not the task's, and for prompts or answers that are not finite."""
+    for prompts that are not the task's, and for prompts or answers that are not finite.
+
+    Args:
+        predictor: The learned predictor, such as a trained transformer.
+        task: The distribution of the prompts; it sets the grids of parameters.
+        prompts: Prompts of the task; parameters are fitted on one half, distances measured on the other.
+        rng: The source of the bootstrap resamples.
+        among: The families to compare with; `families(task)` by default.
+        draws: The number of bootstrap resamples, from which `probability` follows.
+
+    >>> from iclab.predictors import Ridge
+    >>> from iclab.tasks import LinearRegression
+    >>> task, rng = LinearRegression(d=2, n=6, noise=0.5), torch.Generator().manual_seed(0)
+    >>> prompts = task.sample(64, rng, torch.float64)
+    >>> nearest, *_ = identify(Ridge(0.5), task, prompts, rng)
+    >>> nearest.family, nearest.probability, round(nearest.typical, 3)
+    ('ridge', 1.0, 0.5)
+    """
     return Lineup(task, prompts, among).identify(predictor, rng, draws)
 
 
@@ -333,20 +355,20 @@ def _posterior_means(task: Task, training: Task | None) -> list[Family]:
     """The Bayes predictors that are not among the other families: here where it is no ridge, and of the training where
     it is another one."""
     here = bayes_where_known(task)
-    found = [] if here is None or isinstance(here, Ridge | LeastSquares) else [single("bayes", here)]
+    result = [] if here is None or isinstance(here, Ridge | LeastSquares) else [single("bayes", here)]
     if training is None or same_posterior(task, training):
-        return found
+        return result
     there = bayes_where_known(training)
-    return found if there is None or isinstance(there, LeastSquares) else [*found, single("trained_bayes", there)]
+    return result if there is None or isinstance(there, LeastSquares) else [*result, single("trained_bayes", there)]
 
 
 def _unusable(task: Task, prompts: Prompts) -> list[str]:
     """What is wrong with prompts."""
     batch, n, d = prompts.xs.shape
-    found = [] if batch >= LEAST else [f"needs at least {LEAST} prompts, given {batch}"]
+    problems = [] if batch >= LEAST else [f"needs at least {LEAST} prompts, given {batch}"]
     if (n, d) != (task.n, task.d):
-        found.append(f"prompts have {n} examples of {d} dimensions, and those of the task {task.n} of {task.d}")
-    return [*found, *not_finite("an input of the prompts", prompts.xs), *not_finite("a label", prompts.ys)]
+        problems.append(f"prompts have {n} examples of {d} dimensions, and those of the task {task.n} of {task.d}")
+    return [*problems, *not_finite("an input of the prompts", prompts.xs), *not_finite("a label", prompts.ys)]
 
 
 def _answers(family: Family, seen: Spectra, prompts: Prompts) -> Float[Tensor, "k batch n *labels"]:

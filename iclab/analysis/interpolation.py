@@ -41,13 +41,13 @@ class Products:
 
 
 def obstacles(config: TransformerConfig) -> list[str]:
-    """Tells why a model of this shape is not one layer S, O, repeated."""
-    found = attention.obstacles(config)
-    found += [f"needs n_head = 1, given {config.n_head}"] if config.n_head != 1 else []
+    """Returns why a model of this shape is not one layer S, O, repeated."""
+    problems = attention.obstacles(config)
+    problems += [f"needs n_head = 1, given {config.n_head}"] if config.n_head != 1 else []
     if config.n_layer != 1 and not (config.tied and config.n_layer > 1):
-        found.append(f"needs one layer, or tied ones, given n_layer = {config.n_layer}, tied = {config.tied}")
+        problems.append(f"needs one layer, or tied ones, given n_layer = {config.n_layer}, tied = {config.tied}")
     narrow = config.head_width < config.d_model
-    return found + ([f"needs d_head of {config.d_model} or more, given {config.head_width}"] if narrow else [])
+    return problems + ([f"needs d_head of {config.d_model} or more, given {config.head_width}"] if narrow else [])
 
 
 @torch.no_grad()
@@ -79,16 +79,16 @@ def interpolated(one: Transformer, other: Transformer, share: float = 0.5) -> Tr
 
     Raises ``ValueError`` for models of different shape and for those that are not one such layer, repeated.
     """
-    found = [f"the first {text}" for text in obstacles(one.config) + differences(one.config, other.config)]
-    refuse("interpolated", found + ([] if one.d == other.d else [f"given d = {one.d} and d = {other.d}"]))
+    problems = [f"the first {text}" for text in obstacles(one.config) + differences(one.config, other.config)]
+    refuse("interpolated", problems + ([] if one.d == other.d else [f"given d = {one.d} and d = {other.d}"]))
     a, b = (products(model).rescaled(model.d) for model in (one, other))
     b = Products(b.S.to(a.S), b.O.to(a.O))
     return with_products(one, Products(torch.lerp(a.S, b.S, share), torch.lerp(a.O, b.O, share)))
 
 
 def differences(config: TransformerConfig, wanted: TransformerConfig) -> list[str]:
-    """Tells why products do not mean the same in two shapes. Scale and the width of the head are within S and O, and a
-    single layer is tied or not."""
+    """Returns why the attention products of two configurations are not comparable. Scale and the width of the head are
+    within S and O, and a single layer is tied or not."""
     free = {"scale", "d_head", "init_scale"} | ({"tied"} if config.n_layer == 1 else set())
     pairs = {k: (v, getattr(config, k)) for k, v in vars(wanted).items() if k not in free}
     return [f"needs {k} = {there}, given {here}" for k, (there, here) in pairs.items() if there != here]

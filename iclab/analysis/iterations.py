@@ -1,4 +1,4 @@
-"""How many iterations is a layer worth? Layers read out as predictors, held beside numbers of steps of an iteration.
+"""Layers as iterations: layers read out as predictors, matched with numbers of steps of an iterative algorithm.
 
 For an iteration with answers g_k after k steps, and a layer that answers f,
 
@@ -11,9 +11,9 @@ gradient descent, over the middle half of the layers (from a quarter to three qu
 
 Where k* is defined. All iterations agree before the first example, and after one (a single eigenvalue is found in one
 step). With many more examples than dimensions the eigenvalues are alike and few steps find all of them: there the
-layers' own errors soon exceed what the iteration leaves, and k* means nothing. What tells numbers of steps apart are
+layers' own errors soon exceed what the iteration leaves, and k* means nothing. What distinguishes numbers of steps are
 the positions around i = d, where small eigenvalues are. SimE over all positions is governed by these, as errors are
-largest there, and is what is used unless `part` says otherwise.
+largest there, and is the default of `part`.
 
 Errors are those of the bootstrap over prompts, with k* chosen anew in each resample and for all layers together. A k*
 at the end of what was tried is marked, for more steps may be more alike.
@@ -60,15 +60,17 @@ def match_iterations(
     part: slice | None = None,
     names: Sequence[str] = ("newton", "landweber"),
 ) -> list[Matched]:
-    """Finds for each named family of a lineup the members that layers (the read-in first) are most like. Raises
-    ``ValueError`` for a layer whose answers are not finite, and for a family that the lineup has not."""
+    """Finds for each named family of a lineup the members that layers (the input projection first) are most like.
+    Raises ``ValueError`` for a layer whose answers are not finite, and for a family that the lineup has not."""
     part = part or lineup.part
-    said = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
+    predictions = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
     by_name = {family.name: (family, answers) for family, answers in zip(lineup.families, lineup.answers, strict=True)}
     missing = [unknown("family", name, by_name) for name in names if name not in by_name]
-    bad = [problem for layer, answers in said.items() for problem in not_finite(f"the answer of {layer}", answers)]
+    bad = [
+        problem for layer, answers in predictions.items() for problem in not_finite(f"the answer of {layer}", answers)
+    ]
     refuse("match_iterations", missing + bad)
-    learned, ys = torch.stack(list(said.values()))[..., part], lineup.prompts.ys[:, part]
+    learned, ys = torch.stack(list(predictions.values()))[..., part], lineup.prompts.ys[:, part]
     half = len(ys) // 2
     weights = resampled(half, draws, rng)
     return [
@@ -93,7 +95,7 @@ def _matched(family: Family, cosines: Float[Tensor, "layers k batch"], weights: 
 
 
 def slope(values: Float[Tensor, "*draws layers"]) -> Float[Tensor, "*draws"]:
-    """Returns the least-squares slope over the middle layers; layer 0 is the read-in."""
+    """Returns the least-squares slope over the middle layers; layer 0 is the input projection."""
     depth = values.shape[-1] - 1
     layers = torch.arange(-(-depth // 4), 3 * depth // 4 + 1)
     away = layers.to(values) - layers.double().mean().to(values)

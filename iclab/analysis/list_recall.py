@@ -1,4 +1,5 @@
-"""How a list is recalled: by a head that goes to the item that is missing, or by subtracting two bags of items.
+"""Mechanisms of list recall: a name-mover head that attends to the missing item, or the difference of two bags of
+items.
 
 Prompts are `opener i_1 … i_N separator j_1 … j_{N−1} end`, all of one length; items are tokens 0 .. items − 1. With
 c₁(v) and c₂(v) how often item v stands in the first list and in the second, three models of the logits at the end are
@@ -15,8 +16,8 @@ that was listed twice and named once; the set difference makes no such distincti
 A mover, at the end, gives the largest of its weights on the first list to the missing item, more often than 1/N, and
 writes for it. Without one, heads spread over a list and add up what they find.
 
-Source: the question is that of Merullo et al. 2024 (arXiv 2406.09519, §5: GPT-2 has a mover that is told by other heads
-what to leave out). The two alternatives and the prompts that tell them apart are this project's.
+Source: the question is that of Merullo et al. 2024 (arXiv 2406.09519, §5: GPT-2 has a mover head that inhibition heads
+steer away from repeated items). The two alternatives and the prompts that distinguish them are this project's.
 """
 
 from collections.abc import Callable
@@ -46,17 +47,19 @@ HOWS: tuple[How, ...] = ("zero", "mean", "resample")
 def length(prompts: Lists) -> int:
     """Returns N, where all lists have one length. Raises ``ValueError`` where they do not."""
     whole = prompts.asked[:, -1].all() and prompts.asked.sum() == len(prompts.tokens)
-    refuse("list_recall", [] if whole else ["lists must be of one length, so that all are asked at the last token"])
+    refuse(
+        "list_recall", [] if whole else ["lists must be of one length, so that the target of all is at the last token"]
+    )
     return (prompts.tokens.shape[1] - 2) // 2
 
 
 def first(prompts: Lists) -> slice:
-    """Tells where the list stands."""
+    """Returns the mask of the first list [batch n]."""
     return slice(1, length(prompts) + 1)
 
 
 def second(prompts: Lists) -> slice:
-    """Tells where its items are named again."""
+    """Returns the mask of the second list [batch n], in which items are repeated."""
     return slice(length(prompts) + 2, 2 * length(prompts) + 1)
 
 
@@ -94,12 +97,12 @@ def looks(model: TokenTransformer, prompts: Lists) -> Looks:
     )
 
 
-def mover(found: Looks, prompts: Lists) -> tuple[Head, Estimate]:
+def mover(looks: Looks, prompts: Lists) -> tuple[Head, Estimate]:
     """Returns the head that hits the missing item most often on the first half of prompts, whatever it writes, and how
     much more often than 1/N it does on the other half."""
     half = len(prompts.tokens) // 2
-    layer, head = divmod(int(found.hit[..., :half].mean(-1).argmax()), found.hit.shape[1])
-    return (layer, head), estimate(found.hit[layer, head, half:] - 1 / length(prompts))
+    layer, head = divmod(int(looks.hit[..., :half].mean(-1).argmax()), looks.hit.shape[1])
+    return (layer, head), estimate(looks.hit[layer, head, half:] - 1 / length(prompts))
 
 
 # ---- what heads write ----------------------------------------------------------------------------------------------
@@ -133,21 +136,21 @@ def copied(model: TokenTransformer, prompts: Lists, items: int) -> Float[Tensor,
 
 @torch.no_grad()
 def right(model: TokenTransformer, prompts: Lists, edits: dict[str, Replacement]) -> Float[Tensor, " b"]:
-    """Tells whether the likeliest token is the missing item."""
-    said = model.replaced(prompts.tokens, edits)[:, -1].argmax(-1)
-    return (said == prompts.targets[:, -1]).double()
+    """Returns whether the likeliest token is the missing item."""
+    predictions = model.replaced(prompts.tokens, edits)[:, -1].argmax(-1)
+    return (predictions == prompts.targets[:, -1]).double()
 
 
 def right_without(
     model: TokenTransformer, prompts: Lists, head: Head, how: How, rng: torch.Generator
 ) -> Float[Tensor, " b"]:
-    """Tells the same without a head, in one of the ways of `iclab.analysis.patching.ablation` on the prompts
+    """Returns the same with a head ablated, in one of the ways of `iclab.analysis.patching.ablation` on the prompts
     themselves."""
     return right(model, prompts, ablation(model, [head], how, prompts.tokens, rng))
 
 
 def routes(prompts: Lists) -> dict[str, tuple[slice, slice]]:
-    """Tells who looks at whom: the end or the second list, at either list."""
+    """Returns the attention routes: from the end or the second list, to either list."""
     N, last = length(prompts), slice(-1, None)
     lists = {"first": first(prompts), "second": second(prompts)}
     ends = {f"end_to_{name}": (last, part) for name, part in lists.items()}
@@ -170,7 +173,7 @@ def blocked(who: slice, whom: slice) -> Callable[[Tensor], Tensor]:
 
 
 def right_but_for(model: TokenTransformer, prompts: Lists, route: tuple[slice, slice]) -> Float[Tensor, " b"]:
-    """Tells the same with a route blocked in every head."""
+    """Returns the same with a route blocked in every head."""
     return right(model, prompts, {f"blocks.{i}.attn.pattern": blocked(*route) for i in range(model.config.n_layer)})
 
 

@@ -27,7 +27,17 @@ from iclab.analysis.scale import unit
 
 @dataclass(frozen=True)
 class LowRank:
-    """M = A B. Leading axes are a batch of matrices, and are broadcast."""
+    """M = A B. Leading axes are a batch of matrices, and are broadcast.
+
+    >>> import torch
+    >>> A, B = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 4.0]])
+    >>> M = LowRank(A, B)  # rank 1, never formed
+    >>> M.dense()
+    tensor([[3., 4.],
+            [6., 8.]])
+    >>> M.norm(), M.svd().S
+    (tensor(11.1803), tensor([11.1803], dtype=torch.float64))
+    """
 
     A: Float[Tensor, "*left d e"]
     B: Float[Tensor, "*right e f"]

@@ -1,7 +1,7 @@
-"""Mover heads, and what steers them: which of the named does the last token look at, and who told it?
+"""Name-mover heads and the heads that steer them: which option the last token attends to, and why.
 
-In a prompt that names some options once and asks for one of them at its end, the mover is the head that looks from the
-end at the answer and writes it into the logits. Heads are found by what they do, never by number:
+In a prompt that names some options and has one of them as its last target, the name-mover head attends from the end to
+the answer and writes it into the logits. Heads are found by what they do, never by number:
 
     inhibition   A_{end, answer} − mean over the other options of A_{end, option}      where each is named first
     direct       what the head adds to logit(answer) − mean logit(other options), the last LayerNorm kept in scale
@@ -69,14 +69,14 @@ class Named:
 
 
 def named(prompts: TokenPrompts) -> Named:
-    """Returns prompts as their slots. Raises ``ValueError`` unless each asks once, for one of the options that it
-    names, and all name equally many, two or more."""
+    """Returns prompts as their slots. Raises ``ValueError`` unless each has one target position, whose target is one of
+    the options that it names, and all name equally many, two or more."""
     option = prompts.options.gather(1, prompts.tokens)
     first = option & ~duplicate(prompts.tokens).any(-1)
     counts = first.sum(1)
-    found = [] if (prompts.asked.sum(1) == 1).all() else ["each prompt must ask at one position"]
-    found += [] if counts.min() == counts.max() >= 2 else ["all prompts must name equally many options, two or more"]
-    refuse("named", found)
+    problems = [] if (prompts.asked.sum(1) == 1).all() else ["each prompt must have one target position"]
+    problems += [] if counts.min() == counts.max() >= 2 else ["all prompts must name equally many options, two or more"]
+    refuse("named", problems)
     slots, end = first.nonzero()[:, 1].reshape(len(first), -1), prompts.asked.long().argmax(1)
     answers = prompts.tokens.gather(1, slots) == prompts.targets.gather(1, end.unsqueeze(1))
     refuse("named", [] if answers.any(1).all() else ["an answer is none of the options that its prompt names"])

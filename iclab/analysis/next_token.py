@@ -1,11 +1,11 @@
-"""How well sequences of tokens are continued: accuracy and loss at the asked positions, by place, with errors.
+"""Next-token prediction: accuracy and loss at the target positions, by place, with standard errors.
 
-Prompts are independent, positions of one prompt are not: a mean over asked positions is the ratio of two means over
+Prompts are independent, positions of one prompt are not: a mean over target positions is the ratio of two means over
 prompts, of a sum and of a count, and carries the delta-method error (`iclab.analysis.risk`).
 
 Of heads (Olsson et al. 2022, arXiv 2209.11895):
 
-    prefix matching    the weight that an asked position t gives to tokens that followed the same token x_t before
+    prefix matching    the weight that a target position t gives to tokens that followed the same token x_t before
     previous token     the weight that a position t gives to t − 1
 """
 
@@ -72,7 +72,7 @@ def hits(
 
 
 def whole(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, " batch"]:
-    """Returns 1 where the likeliest token is the target at every asked position."""
+    """Returns 1 where the likeliest token is the target at every target position."""
     return ((logs.argmax(-1) == prompts.targets) | ~prompts.asked).all(1).double()
 
 
@@ -99,12 +99,12 @@ def divergence(
 
 
 def mean_asked(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
-    """Returns the mean over asked positions; what stands at others, infinite or no number, is not looked at."""
+    """Returns the mean over target positions; values at others, infinite or NaN, are ignored."""
     return ratio(terms.masked_fill(~prompts.asked, 0.0).sum(1), prompts.asked.double().sum(1))
 
 
 def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int, Estimate]:
-    """Returns the mean over asked positions of each place."""
+    """Returns the mean over target positions, by place."""
     places = torch.where(prompts.asked, prompts.places, 0)
     shape = (len(terms), int(places.max()) + 1)
     sums, counts = (
@@ -113,15 +113,16 @@ def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int
         )
         for each in (terms.double(), torch.ones_like(terms, dtype=torch.float64))
     )
-    asked = [place for place, count in enumerate(counts.sum(0).tolist()) if count]
-    return {place: ratio(sums[:, place], counts[:, place]) for place in asked}
+    occurring = [place for place, count in enumerate(counts.sum(0).tolist()) if count]
+    return {place: ratio(sums[:, place], counts[:, place]) for place in occurring}
 
 
 def mean_of_places(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
-    """Returns the mean over places, each asked equally often by design: how places differ adds nothing to its error."""
-    found = list(by_place(terms, prompts).values())
-    errors = torch.stack([one.stderr for one in found]).square().sum().sqrt()
-    return Estimate(torch.stack([one.value for one in found]).mean(), errors / len(found))
+    """Returns the mean over places, which are equally frequent by design: how places differ adds nothing to its
+    error."""
+    means = list(by_place(terms, prompts).values())
+    errors = torch.stack([one.stderr for one in means]).square().sum().sqrt()
+    return Estimate(torch.stack([one.value for one in means]).mean(), errors / len(means))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What one layer of linear attention can do at best: one step of gradient descent, with the best preconditioner.
+"""The optimum of one layer of linear attention: one step of gradient descent, with the best preconditioner.
 
 Such a layer answers, up to terms that training removes, ŷ = x_qᵀ A (1/m) Σ_{j<m} y_j x_j. With h = Σ_{j<m} y_j x_j,
 S = E w wᵀ, Λ = E x xᵀ and the fourth moment M(S) = E (xᵀSx) x xᵀ of the inputs,
@@ -14,7 +14,8 @@ For normal inputs and S = τ² I the first is Γ⁻¹, Γ = (1 + 1/m) Λ + (tr �
 
 Sources: Zhang, Frei, Bartlett 2023, arXiv 2306.09927, Thm 4.1 (without noise); Wu et al. 2023, arXiv 2310.08391
 (with noise); Mahankali et al. 2023, arXiv 2307.03576, and Ahn et al. 2023, arXiv 2306.00297 (S = Λ⁻¹: A ∝ Λ⁻¹);
-von Oswald et al. 2022, arXiv 2212.07677 (the step size, found by search). The general input law is this project's.
+von Oswald et al. 2022, arXiv 2212.07677 (the step size, found by search). The general input distribution is this
+project's.
 """
 
 import torch
@@ -28,7 +29,12 @@ from iclab.theory.posterior import weight_covariance
 
 
 def best_step(task: Task, m: Float[Tensor, "*m"]) -> Float[Tensor, "*m"]:
-    """Returns lr = tr(Λ² S) / tr(Λ H_m), the best size of a single step on the sum objective after m examples."""
+    """Returns lr = tr(Λ² S) / tr(Λ H_m), the best size of a single step on the sum objective after m examples.
+
+    >>> from iclab.tasks import LinearRegression
+    >>> best_step(LinearRegression(d=3, n=9), torch.tensor([1.0, 4.0]))  # 1/(m + d + 1) without noise
+    tensor([0.2000, 0.1250])
+    """
     Λ, ΛSΛ, moment = _moments(task)
     return ΛSΛ.trace() / ((Λ @ moment).trace() + (m - 1) * (Λ @ ΛSΛ).trace())
 

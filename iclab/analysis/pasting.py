@@ -1,21 +1,21 @@
-"""Pasting: does the upper half of a transformer learn linear functions in context, whatever its lower half made?
+"""Pasting: the upper half of a transformer learns linear functions in context behind a new input projection.
 
 If a transformer that was trained on y = ⟨w, Φ*(x)⟩ + noise first computes Φ*(x) and then does linear regression on it,
 its upper blocks alone should do linear regression on any vectors that are handed to them in the right form. So the
-blocks above a cut are frozen, and a new read-in in front of them is trained on plain linear regression:
+blocks above a cut are frozen, and a new input projection in front of them is trained on plain linear regression:
 
-    linear          the learned read-in of tokens x_i and y_i (with its positions), no block
+    linear          the learned input projection of tokens x_i and y_i (with its positions), no block
     linear_copied   the same, of tokens x_i and (x_i, y_i): the copy that lower blocks may have made, made by hand
-    one_layer       the linear read-in and one block of softmax attention, which may learn to copy
+    one_layer       the linear input projection and one block of softmax attention, which may learn to copy
 
-A read-in that alone does nothing shows, by the risk that it reaches with the upper blocks, what these can do. It is
-compared with the Bayes risk and with three controls, all trained by one recipe: the read-in `_alone`, under a new
-read-out of its own; the read-in under upper blocks that are `_untrained`, frozen as they were drawn; and a `full` model
-of the shape of the trained one, trained on linear regression from scratch.
+An input projection that alone does nothing shows, by the risk that it reaches with the upper blocks, what these can do.
+It is compared with the Bayes risk and with three controls, all trained by one recipe: the input projection `_alone`,
+under a new output projection of its own; the input projection under upper blocks that are `_untrained`, frozen as they
+were drawn; and a `full` model of the shape of the trained one, trained on linear regression from scratch.
 
-Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3 (the three read-ins, and the one layer alone). The controls by
-untrained blocks and by a full model are ours, and so is what is not told there: the read-in has positions of its own,
-and the heads of its one layer are those of the trained model.
+Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3 (the three input projections, and the one layer alone). The controls
+by untrained blocks and by a full model are ours, and so is what the paper leaves open: the input projection has
+positions of its own, and the heads of its one layer are those of the trained model.
 """
 
 from collections.abc import Iterable
@@ -38,29 +38,31 @@ READ_INS: dict[str, dict[str, Any]] = {
 
 
 def new_read_in(kind: str, model: Transformer, d: int, n: int, rng: torch.Generator | None = None) -> Transformer:
-    """Returns an untrained read-in for prompts of d dimensions and n examples that writes a stream as wide as the
-    model's. It is a transformer itself: under its own read-out it is the control `_alone`. Raises ``ValueError`` for a
-    kind that is not known, or a model whose x and y are not tokens of their own."""
-    found = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
+    """Returns an untrained input projection for prompts of d dimensions and n examples that writes a stream as wide as
+    the model's. It is a transformer itself: under its own output projection it is the control `_alone`. Raises
+    ``ValueError`` for a kind that is not known, or a model whose x and y are not tokens of their own."""
+    problems = [] if kind in READ_INS else [unknown("read-in", kind, READ_INS)]
     if model.config.layout not in LAYOUTS:
-        found.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
-    found += [] if model.labels is None else ["pasting is about labels that are numbers, and the model's are vectors"]
-    refuse("new_read_in", found)
+        problems.append(f"pasting is about tokens that hold x or y, and the layout is {model.config.layout}")
+    problems += (
+        [] if model.labels is None else ["pasting is about labels that are numbers, and the model's are vectors"]
+    )
+    refuse("new_read_in", problems)
     shape = replace(model.config, **{"read_in": "learned", "negated": False, "tied": False, **READ_INS[kind]})
     return Transformer(d, n, shape, rng).to(next(model.parameters()))
 
 
 def paste(read_in: Transformer, model: Transformer, cut: int) -> Stitched:
-    """Returns a read-in that learns, all of it, under the frozen blocks of the model from number `cut` on."""
+    """Returns an input projection that learns, all of it, under the frozen blocks of the model from number `cut` on."""
     return Stitched(read_in, model, read_in.config.n_layer, cut, learns=["lower"])
 
 
 def pasting(
     model: Transformer, cuts: Iterable[int], d: int, n: int, rng: torch.Generator | None = None
 ) -> dict[tuple[str, int | None], nn.Module]:
-    """Returns what is to be trained, by name and cut: for each read-in KIND "KIND" (under the model's upper blocks) and
-    "KIND_untrained" at every cut, and "KIND_alone" and "full", which have no cut. A KIND starts from the same weights
-    wherever it stands."""
+    """Returns what is to be trained, by name and cut: for each input projection KIND "KIND" (under the model's upper
+    blocks) and "KIND_untrained" at every cut, and "KIND_alone" and "full", which have no cut. A KIND starts from the
+    same weights wherever it stands."""
     rng = rng or torch.Generator().manual_seed(0)
     untrained, full = (
         Transformer(size, length, model.config, rng).to(next(model.parameters()))

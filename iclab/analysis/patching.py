@@ -1,4 +1,4 @@
-"""Replacements of activations that tell what a head is for: ablation, and patching along a single path.
+"""Activation patching: ablation of heads, and patching along a single path.
 
 Both give what `replaced` and `read` of a model take. An ablated head writes nothing ("zero"), what it writes on
 average over reference prompts at the same position ("mean"), or what it writes in another of them ("resample"). Zero
@@ -40,10 +40,10 @@ def ablation(
     """Returns what silences heads. "mean" and "resample" need `reference` prompts, as long as those to be answered;
     "resample" needs as many of them, and takes them in an order drawn from `rng`."""
     chosen = list(heads)
-    found = missing(model, *chosen)
+    problems = missing(model, *chosen)
     if how != "zero" and reference is None:
-        found.append(f"ablation by {how} needs reference prompts")
-    refuse("ablation", found + ([f"{how} needs a generator"] if how == "resample" and rng is None else []))
+        problems.append(f"ablation by {how} needs reference prompts")
+    refuse("ablation", problems + ([f"{how} needs a generator"] if how == "resample" and rng is None else []))
     layers = sorted({layer for layer, _ in chosen})
     names = {layer: f"blocks.{layer}.attn.z" for layer in layers}
     read = {} if reference is None or how == "zero" else model.read(reference, names.values())
@@ -82,9 +82,9 @@ def path(
 
     Raises ``ValueError`` where there is no such path: no such head, or the receiver not in a later layer.
     """
-    found = missing(model, sender, receiver)
+    problems = missing(model, sender, receiver)
     late = [] if sender[0] < receiver[0] else [f"the receiver must be in a later layer than {sender}, given {receiver}"]
-    refuse("path", found + late)
+    refuse("path", problems + late)
     before, after = f"blocks.{sender[0]}.attn.z", f"blocks.{receiver[0]}.resid_pre"
     read = model.read(tokens, [before, after])
     delta = (z - read[before][:, sender[1]]) @ model.W_O[sender]

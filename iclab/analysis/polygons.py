@@ -18,7 +18,7 @@ def area(x: Plane, y: Plane, corners: Int[Tensor, " batch"]) -> Float[Tensor, " 
 
 
 def simple(x: Plane, y: Plane, corners: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-    """Tells whether there are three corners or more, no edge meets another but at the corner that they share, and no
+    """Returns whether there are three corners or more, no edge meets another but at the corner that they share, and no
     edge goes back along the one before."""
     n = x.shape[1]
     after, there = _after(n, corners), _there(n, corners)

@@ -1,4 +1,4 @@
-"""Probes: is a vector written in the residual stream, linearly?
+"""Linear probes: is a vector linearly encoded in the residual stream?
 
 At layer l and position i let h ∈ ℝᴰ be the token that answers for x_i, and v ∈ ℝᵐ a target that an algorithm would need
 there. With means taken off,
@@ -6,9 +6,9 @@ there. With means taken off,
     B = argmin Σ ‖v − B h‖² + lam·‖B‖²          on one half of the prompts
     R² = 1 − E‖v − B h‖² / E‖v − E v‖²          on the other half
 
-in closed form, for all layers and positions at once. A probe tells something only beside its controls: the same probe
-of an untrained model (random features compute something too), of a model trained with one fixed weight vector (it has
-no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
+in closed form, for all layers and positions at once. A probe is informative only relative to its controls: the same
+probe of an untrained model (random features compute something too), of a model trained with one fixed weight vector (it
+has no use for the target), and of the bare prompt up to x_i (the target may be linear in that).
 
 The targets are those of Akyürek et al. 2022, arXiv 2211.15661, §5. Their probes, which attend to all tokens of the
 prompt, are in `iclab.analysis.attention_probes`; probes of what is known of x_i alone, pooled over positions, in
@@ -49,9 +49,9 @@ class LinearMap:
 
 @torch.no_grad()
 def features(model: Layered, prompts: Prompts, tokens: str = "answers") -> Float[Tensor, "layers batch n D"]:
-    """Returns what is known after the read-in, then after each layer: where the answers are made, or of a `Transformer`
-    at all tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples. Raises
-    ``ValueError`` for other tokens."""
+    """Returns what is known after the input projection, then after each layer: where the answers are made, or of a
+    `Transformer` at all tokens of the sequence, of which token t can know the first `model.layout.seen(n)[t]` examples.
+    Raises ``ValueError`` for other tokens."""
     known = ("answers", "all")
     refuse("features", [] if tokens in known else [unknown("choice of tokens", tokens, known)])
     stream = model.stream if tokens == "all" and isinstance(model, Transformer) else model.answering_stream
@@ -79,12 +79,12 @@ def algorithm_state(prompts: Prompts, lam: float) -> dict[str, Float[Tensor, "ba
     squares of minimum norm and of ridge(lam), and the weights w that made the prompt."""
     xs, ys = prompts.xs.double(), prompts.ys.double()
     counts = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp(min=1)
-    found = {
+    targets = {
         "moment": moments(xs, ys)[1] / counts.unsqueeze(-1),
         "least_squares": LeastSquares().weights(xs, ys),
         "w": prompts.ws.double().unsqueeze(1).expand_as(xs),
     }
-    return found if lam == 0 else {**found, "ridge": Ridge(lam).weights(xs, ys)}
+    return targets if lam == 0 else {**targets, "ridge": Ridge(lam).weights(xs, ys)}
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,16 @@ def probe(
     `penalty` is lam; unless it is given, lam is chosen at each layer and position by fitting on one quarter of the
     prompts and testing on the next. R² is not a number where the target does not vary (Xᵀy before the first example).
     Raises ``ValueError`` where there are fewer than 16 prompts.
+
+    Args:
+        features: Activations of each layer, such as `features(model, prompts)`.
+        target: The vector to decode at each position, such as `algorithm_state(prompts, lam)["moment"]`.
+        penalty: The ridge penalty of the probe.
+
+    >>> hidden = torch.randn(1, 64, 2, 3, generator=torch.Generator().manual_seed(0))  # [layers batch n D]
+    >>> target = hidden[0, :, :, :1]  # one of the channels
+    >>> probe(hidden, target, penalty=0.0).value.round(decimals=6)
+    tensor([[1., 1.]], dtype=torch.float64)
     """
     return estimate(probe_terms(features, target, penalty))
 

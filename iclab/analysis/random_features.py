@@ -1,4 +1,4 @@
-"""What theory says of attention and networks with infinitely many frozen heads on uniform unit tokens: the spectra of
+"""Theory of attention and networks with infinitely many frozen heads on uniform unit tokens: the spectra of
 their kernels, the norms of targets, and how many inputs these take to learn.
 
 P_b is the Gegenbauer polynomial of degree b in d dimensions with P_b(1) = 1, and N_b the number of harmonics Y_b. The
@@ -64,10 +64,10 @@ def harmonics(d: int, b: int) -> int:
 
 def polynomials(d: int, degree: int, t: Float[Tensor, " nodes"]) -> Float[Tensor, "degrees nodes"]:
     """Returns P_0(t), ..., P_degree(t)."""
-    found = [torch.ones_like(t), t]
+    values = [torch.ones_like(t), t]
     for b in range(1, degree):
-        found.append(((2 * b + d - 2) * t * found[b] - b * found[b - 1]) / (b + d - 2))
-    return torch.stack(found[: degree + 1])
+        values.append(((2 * b + d - 2) * t * values[b] - b * values[b - 1]) / (b + d - 2))
+    return torch.stack(values[: degree + 1])
 
 
 @lru_cache
@@ -80,19 +80,19 @@ def _rule(d: int, degree: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _problems(d: int, degree: int) -> list[str]:
     """What is not known, or not to six digits."""
-    found = [] if 3 <= d <= LARGEST else [f"d must be at least 3 and at most {LARGEST}, given {d}"]
-    return found + ([] if 0 <= degree <= HIGHEST else [f"degree must lie in 0..{HIGHEST}, given {degree}"])
+    problems = [] if 3 <= d <= LARGEST else [f"d must be at least 3 and at most {LARGEST}, given {d}"]
+    return problems + ([] if 0 <= degree <= HIGHEST else [f"degree must lie in 0..{HIGHEST}, given {degree}"])
 
 
 def _coefficients(profile: Profile, d: int, degree: int) -> tuple[Float[Tensor, " degrees"], Float[Tensor, " degrees"]]:
     """c_b of ψ = Σ_b c_b P_b, and what rounding may have made of them: by quadrature or, where that loses less, by the
     power series of ψ (whose terms cancel where ψ varies fast)."""
     nodes, weights, ps = _rule(d, degree)
-    found = [_summed(ps * (weights * profile(nodes)))]
+    coefficients = [_summed(ps * (weights * profile(nodes)))]
     if (series := profile.powers(SERIES)) is not None:
         held = series.nonzero().flatten()
-        found.append(_summed(series[held] * torch.stack([_power_means(d, b, held) for b in range(degree + 1)])))
-    values, errors = (torch.stack(each) * _numbers(d, degree) for each in zip(*found, strict=True))
+        coefficients.append(_summed(series[held] * torch.stack([_power_means(d, b, held) for b in range(degree + 1)])))
+    values, errors = (torch.stack(each) * _numbers(d, degree) for each in zip(*coefficients, strict=True))
     best = errors.argmin(0, keepdim=True)
     return values.gather(0, best).squeeze(0), errors.gather(0, best).squeeze(0)
 
@@ -185,10 +185,10 @@ def rkhs_norm(target: Target, d: int, degree: int | None = None) -> float:
     known = polynomial_degree(target)
     refuse("rkhs_norm", [f"{target} is no polynomial: give a degree"] if known is None and degree is None else [])
     degree = max(degree or 0, known or 0, 1)
-    least, found, most = (_norm(target, d, degree, slack) for slack in (-1.0, 0.0, 1.0))
+    least, value, most = (_norm(target, d, degree, slack) for slack in (-1.0, 0.0, 1.0))
     lost = f"of {target} in {d} dimensions rounding leaves no norm up to degree {degree}: take a lower one"
-    refuse("rkhs_norm", [] if most - least <= SHARE * found else [lost])
-    return found
+    refuse("rkhs_norm", [] if most - least <= SHARE * value else [lost])
+    return value
 
 
 def _norm(target: Target, d: int, degree: int, slack: float) -> float:
@@ -267,9 +267,9 @@ def network_levels(target: Target, d: int, n_keys: int, degree: int = 6) -> Leve
         (_network_value(shape, d, n_keys), _multiplicity(shape, d, n_keys), _energy(shape, parts, n_keys))
         for shape in shapes(n_keys, degree)
     ]
-    values, counts, found = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    values, counts, levels = torch.tensor(rows, dtype=torch.float64).unbind(1)
     constant = _network_value((0,), d, n_keys)
-    return Levels(values, counts, found, max(0.0, 0.5 - constant - (values @ counts).item()))
+    return Levels(values, counts, levels, max(0.0, 0.5 - constant - (values @ counts).item()))
 
 
 def shapes(n_keys: int, degree: int) -> list[tuple[int, ...]]:

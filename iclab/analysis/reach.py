@@ -40,9 +40,15 @@ Keys = Float[Tensor, "N r"]
 
 def reach(keys: Float[Tensor, "N r"]) -> Float[Tensor, " N"]:
     """Returns the share of directions that point at each slot, exactly; equal keys share theirs. Raises ``ValueError``
-    beyond two dimensions, and for no keys at all."""
-    found = [] if len(keys) else ["no keys"]
-    refuse("reach", found + ([] if keys.shape[1] in (1, 2) else [f"exact for r = 1 and 2, given r = {keys.shape[1]}"]))
+    beyond two dimensions, and for no keys at all.
+
+    >>> reach(torch.tensor([[-1.0], [0.0], [2.0]]))  # with one number the slot in the middle is never the largest
+    tensor([0.5000, 0.0000, 0.5000], dtype=torch.float64)
+    """
+    problems = [] if len(keys) else ["no keys"]
+    refuse(
+        "reach", problems + ([] if keys.shape[1] in (1, 2) else [f"exact for r = 1 and 2, given r = {keys.shape[1]}"])
+    )
     different, copies = _distinct(keys.double())
     if len(different) == 1:
         shares = torch.ones(1, dtype=torch.float64)

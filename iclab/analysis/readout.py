@@ -1,11 +1,11 @@
-"""Layers as predictors: what the residual stream would answer if it were read out after layer l.
+"""Layers as predictors: the residual stream after layer l, decoded by a fitted linear map.
 
     ŷ_i = slope · (h_i − centre) + offset
 
 with the slope fitted by ridge regression of the labels on the tokens of all positions, one for each layer. A layer is
 then compared with ridge or gradient descent like any other predictor, and the layers in turn read as an algorithm.
-The read-out of each layer by a fitted map is the tuned lens of Belrose et al. 2023 (arXiv 2303.08112), fitted here to
-labels rather than to the model's own answers.
+The output projection of each layer by a fitted map is the tuned lens of Belrose et al. 2023 (arXiv 2303.08112), fitted
+here to labels rather than to the model's own answers.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from iclab.tasks import Prompts
 
 @dataclass(frozen=True, eq=False)
 class LayerReadout:
-    """The predictor that reads `model` out after `layer` layers (0: the read-in)."""
+    """The predictor that reads `model` out after `layer` layers (0: the input projection)."""
 
     model: Layered
     layer: int

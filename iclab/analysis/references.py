@@ -57,7 +57,7 @@ STEPS = 300  # of the training of a network on each prefix: more gain nothing, w
 @singledispatch
 def references(task: AnyTask, training: AnyTask | None = None) -> dict[str, Any]:
     """Returns every reference predictor of a task by name: what a model that learns it is compared with. Of a kind of
-    task, ``references.register(kind)(function of task and training)`` tells others.
+    task, ``references.register(kind)(function of task and training)`` adds others.
 
     Of examples "bayes" is among them where it is known. Where the training had another Bayes predictor, "trained_bayes"
     is that one: what the model was trained to be. "ridge" has the penalty that is right for normal weights (so that on
@@ -69,7 +69,7 @@ def references(task: AnyTask, training: AnyTask | None = None) -> dict[str, Any]
 
 @references.register
 def _of_examples(task: Task, training: Task | None = None) -> dict[str, Any]:
-    found: dict[str, Predictor] = {
+    predictors: dict[str, Predictor] = {
         "zero": Zero(),
         "averaging": Averaging(),
         "nearest_neighbours": NearestNeighbours(3),
@@ -77,12 +77,12 @@ def _of_examples(task: Task, training: Task | None = None) -> dict[str, Any]:
         "gradient_descent": one_step(task),
     }
     if task.noise > 0:
-        found["ridge"] = Ridge(right_penalty(task))
-    found |= class_baselines(source(task)) | of_features(task)
+        predictors["ridge"] = Ridge(right_penalty(task))
+    predictors |= class_baselines(source(task)) | of_features(task)
     known = {"bayes": bayes_where_known(task)}
     if training is not None and not same_posterior(task, training):
         known["trained_bayes"] = bayes_where_known(training)
-    return {name: f for name, f in known.items() if f is not None} | found
+    return {name: f for name, f in known.items() if f is not None} | predictors
 
 
 @references.register
@@ -152,19 +152,19 @@ def of_features(task: Task) -> dict[str, Predictor]:
     functions = source(task)
     if isinstance(functions, RepresentationRegression):
         features = functions.features
-        found: dict[str, Predictor] = {"features_least_squares": Featurised(LeastSquares(), features)}
+        predictors: dict[str, Predictor] = {"features_least_squares": Featurised(LeastSquares(), features)}
         if task.noise > 0:
             both = Concatenated((Identity(), features))
-            found["input_and_features_ridge"] = Featurised(Ridge(right_penalty(task)), both)
-        return found
+            predictors["input_and_features_ridge"] = Featurised(Ridge(right_penalty(task)), both)
+        return predictors
     if len(components(task)) == 1 or bayes_where_known(task) is None:
         return {}
     features, beliefs = gaussian_beliefs(task)
     validated = HalfSplit(beliefs)
-    found = {"half_split": validated if features == Identity() else Featurised(validated, features)}
+    predictors = {"half_split": validated if features == Identity() else Featurised(validated, features)}
     if isinstance(features, Concatenated):
-        found["concatenated_ridge"] = Featurised(Ridge(len(features.parts) * right_penalty(task)), features)
-    return found
+        predictors["concatenated_ridge"] = Featurised(Ridge(len(features.parts) * right_penalty(task)), features)
+    return predictors
 
 
 def right_penalty(task: Task) -> float:

@@ -1,11 +1,12 @@
-"""What a predictor turned out to be, in sentences: of the whole, by number of examples, and of each layer of a model.
+"""Identification reports in sentences: for the whole predictor, by number of examples, and for each layer of a model.
 
     output: ridge (λ ≈ 0.24), 1.2 % of the Bayes risk away; probability 1
         after 1 to 3 examples: gradient descent, 2 steps (η ≈ 0.9)
     after layer 1: gradient descent, 1 step (η ≈ 0.87), 21 % of the Bayes risk away; probability 1
 
-The algorithm of a number of examples is the nearest there, with the parameter fitted there; a run of them is told with
-its median parameter, and where none is the nearest in 95 % of bootstrap resamples it is told as open.
+The algorithm of a number of examples is the nearest there, with the parameter fitted there; consecutive ones are
+reported with their median parameter. Where none is the nearest in 95 % of bootstrap resamples, the report leaves it
+open.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,12 +36,12 @@ class Report:
         return "\n".join([self.whole[0].sentence("output"), *self._by_examples(), *by_layer])
 
     def _by_examples(self) -> Iterator[str]:
-        for name, run in groupby(self.at_each(), key=lambda found: found[1]):
+        for name, run in groupby(self.at_each(), key=lambda match: match[1]):
             places = [(i, value) for i, _, value in run]
             first, last = places[0][0], places[-1][0]
             median = sorted(value for _, value in places)[len(places) // 2]
-            told = self.families[name].words(median) if name else "no algorithm is the nearest beyond doubt"
-            yield f"    after {first if first == last else f'{first} to {last}'} examples: {told}"
+            words = self.families[name].words(median) if name else "no algorithm is the nearest beyond doubt"
+            yield f"    after {first if first == last else f'{first} to {last}'} examples: {words}"
 
     def at_each(self) -> Iterator[tuple[int, str, float]]:
         """Yields for each number of examples the nearest family, or "" where that is open, and its fitted parameter."""

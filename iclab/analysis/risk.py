@@ -21,7 +21,7 @@ from iclab.errors import refuse
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts
 
-BEYOND_CHANCE = 3.0  # standard errors at which one difference is told, were it the only one that is looked at
+BEYOND_CHANCE = 3.0  # standard errors at which a single difference is reported, before correction for several
 Answers = Mapping[str, Float[Tensor, "batch n *labels"]]
 
 
@@ -37,7 +37,15 @@ class Estimate:
 def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1024) -> dict[str, Tensor]:
     """Returns the float64 answers of each predictor to the same prompts; `chunk` bounds the memory of one call, and is
     less for long prompts, which cost n³ where every prefix is a sequence of its own, and for labels of many
-    coordinates."""
+    coordinates.
+
+    >>> from iclab.predictors import LeastSquares, Ridge
+    >>> from iclab.tasks import LinearRegression
+    >>> prompts = LinearRegression(d=2, n=4).sample(8, torch.Generator().manual_seed(0))
+    >>> answers = answer({"ridge": Ridge(0.1), "ols": LeastSquares()}, prompts)
+    >>> {name: (f.shape, f.dtype) for name, f in answers.items()}
+    {'ridge': (torch.Size([8, 4]), torch.float64), 'ols': (torch.Size([8, 4]), torch.float64)}
+    """
     chunk = min(chunk, max(1, 2**25 // prompts.xs.shape[1] ** 3))
     chunk = max(1, chunk // prompts.ys.shape[2:].numel())
     pieces = list(zip(prompts.xs.split(chunk), prompts.ys.split(chunk), strict=True))
@@ -45,13 +53,21 @@ def answer(predictors: Mapping[str, Predictor], prompts: Prompts, chunk: int = 1
 
 
 def estimate(terms: Float[Tensor, "batch *positions"]) -> Estimate:
-    """Returns the mean over prompts and its standard error."""
+    """Returns the mean over prompts and its standard error.
+
+    >>> estimate(torch.tensor([1.0, 3.0, 1.0, 3.0]))
+    Estimate(value=tensor(2., dtype=torch.float64), stderr=tensor(0.5774, dtype=torch.float64))
+    """
     terms = terms.double()
     return Estimate(terms.mean(0), terms.std(0) / len(terms) ** 0.5)
 
 
 def ratio(above: Float[Tensor, "batch *positions"], below: Float[Tensor, "batch *positions"]) -> Estimate:
-    """Returns E above / E below, with its delta-method error (paired prompts)."""
+    """Returns E above / E below, with its delta-method error (paired prompts).
+
+    >>> ratio(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0])).value
+    tensor(1.)
+    """
     return Estimate(above.mean(0) / below.mean(0), estimate(ratio_terms(above, below)).stderr)
 
 
@@ -72,7 +88,11 @@ def squared(f: Float[Tensor, "batch n *labels"], g: Float[Tensor, "batch n *labe
 
 
 def risk(answers: Float[Tensor, "batch n *labels"], ys: Float[Tensor, "batch n *labels"]) -> Estimate:
-    """Returns E(ŷ_i − y_i)² at every position, against the labels given (noisy or clean)."""
+    """Returns E(ŷ_i − y_i)² at every position, against the labels given (noisy or clean).
+
+    >>> risk(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 0.0]])).value
+    tensor([1., 0., 2.], dtype=torch.float64)
+    """
     return estimate(squared(answers, ys))
 
 
@@ -82,23 +102,33 @@ def excess(
     ys: Float[Tensor, "batch n *labels"],
 ) -> Estimate:
     """Returns E(f − f_Bayes)² / E(f_Bayes − y)², both averaged over positions: a single number. Raises ``ValueError``
-    where the Bayes risk is zero, so that nothing is relative to it."""
+    where the Bayes risk is zero, so that nothing is relative to it.
+
+    Args:
+        answers: Predictions f.
+        bayes: Predictions of the Bayes predictor for the same prompts.
+        ys: The noisy labels.
+
+    >>> ys = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    >>> excess(torch.zeros(2, 2), 0.5 * ys, ys).value  # (0 − 0.5)² / (0.5 − 1)²
+    tensor(1., dtype=torch.float64)
+    """
     distance, least = squared(answers, bayes).mean(-1), squared(bayes, ys).mean(-1)
     refuse("excess", [_no_unit(distance)] if vanishes(least, ys) else [])
     return ratio(distance, least)
 
 
 def vanishes(risk: Float[Tensor, "batch *positions"], ys: Float[Tensor, "batch n *labels"]) -> bool:
-    """Tells whether squared errors of a best predictor are rounding alone: in the mean below the precision of the
+    """Returns whether squared errors of a best predictor are rounding alone: in the mean below the precision of the
     labels times their mean square. Half of the digits may be lost where prefixes are ill-conditioned, as with as many
     examples as dimensions."""
     return bool(risk.mean() <= torch.finfo(ys.dtype).eps * ys.double().square().mean())
 
 
 def _no_unit(distance: Float[Tensor, " batch"]) -> str:
-    found = estimate(distance)
-    told = f"{found.value.item():.4g} ± {found.stderr.item():.1g}"
-    return f"the Bayes risk is zero here, and the squared distance from Bayes, {told}, is relative to nothing"
+    mean = estimate(distance)
+    text = f"{mean.value.item():.4g} ± {mean.stderr.item():.1g}"
+    return f"the Bayes risk is zero here, and the squared distance from Bayes, {text}, is relative to nothing"
 
 
 def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:
@@ -116,7 +146,7 @@ def below(
 ) -> dict[str, Estimate]:
     """Returns by how much less the risk of each predictor is than that of the one which should have the least, from the
     errors on the same prompts, where that is beyond chance and beyond `rounding`: three standard errors if there were a
-    single predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's law)."""
+    single predictor, and of many as many as make one false alarm among them no likelier (Bonferroni, Student's t)."""
     if len(best) < 2 or not errors:
         return {}
     needed = -stdtrit(len(best) - 1, ndtr(-BEYOND_CHANCE) / len(errors))
@@ -127,9 +157,20 @@ def below(
 def band(
     terms: Float[Tensor, "batch n"], rng: torch.Generator, draws: int = 200, mass: float = 0.9
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Returns the central bootstrap interval of the mean over prompts, 5 % to 95 % unless `mass` says otherwise.
+    """Returns the central bootstrap interval of the mean over prompts, 5 % to 95 % by default; `mass` sets its
+    probability.
 
     Resampling prompts with replacement gives multinomial counts, so that all draws are one matrix product.
+
+    Args:
+        terms: The squared error of each prompt and position.
+        rng: The source of the resamples.
+        draws: The number of bootstrap resamples.
+        mass: The probability that the interval covers.
+
+    >>> low, high = band(torch.arange(100.0).unsqueeze(1), torch.Generator().manual_seed(0))
+    >>> bool(low < 49.5 < high)
+    True
     """
     means = resampled(len(terms), draws, rng).to(terms) @ terms
     low, high = means.quantile(torch.tensor([(1 - mass) / 2, (1 + mass) / 2]).to(means), dim=0)

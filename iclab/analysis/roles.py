@@ -1,4 +1,4 @@
-"""What heads do on given tokens: where they look, what they copy, and what they add to the logits.
+"""Roles of heads on given tokens: attention, copying, and contributions to the logits.
 
     score of a head = mean over queries t of Σ_{s in S(t)} A_ts,        over the t that have such places at all
 
@@ -44,7 +44,7 @@ def patterns(model: TokenTransformer, tokens: Int[Tensor, "b t"]) -> Float[Tenso
     for a model without layers."""
     refuse("patterns", [] if model.config.n_layer else ["a model without layers has no heads"])
     names = [f"blocks.{i}.attn.pattern" for i in range(model.config.n_layer)]
-    read = model.read(tokens, names, m=1)  # logits at one position alone, as they are not asked for
+    read = model.read(tokens, names, m=1)  # logits at one position alone, as they are not needed
     return torch.stack([read[name] for name in names]).transpose(1, 2)[..., -tokens.shape[1] :]
 
 
@@ -70,8 +70,8 @@ PLACES: dict[str, Callable[[Tensor], Tensor]] = {"previous": previous, "duplicat
 def attention_to(
     pattern: Float[Tensor, "*heads b t s"], places: Bool[Tensor, "b t s"], asked: Bool[Tensor, "b t"] | None = None
 ) -> Float[Tensor, "*heads"]:
-    """Returns the mean mass that falls on the places, over the queries that are `asked`, or that have some. Raises
-    ``ValueError`` if there is none."""
+    """Returns the mean mass that falls on the places, over the queries selected by `asked` (default: those that have
+    such a place). Raises ``ValueError`` if there is none."""
     asked = places.any(-1) if asked is None else asked
     refuse("attention_to", [] if asked.any() else ["no query has such a place: no token is repeated, or there is one"])
     return ((pattern * places).sum(-1) * asked).sum((-2, -1)) / asked.sum()

@@ -1,4 +1,4 @@
-"""What does not depend on the unit of what is measured: lengths of 1, and whether there is anything but rounding.
+"""Scale-free statistics: normalised lengths, and whether a value exceeds rounding.
 
 Law: multiplying all numbers by the same s > 0 changes neither. A bound on how small a number may be is therefore a
 share of the size of the others, and never a number by itself.
@@ -19,7 +19,7 @@ def unit(v: Float[Tensor, "*batch d"], dim: int = -1) -> Float[Tensor, "*batch d
 
 
 def varies(target: Float[Tensor, "batch places m"]) -> Bool[Tensor, " places"]:
-    """Tells where vectors vary by more than rounding, of numbers as large as they are over all places (root mean
+    """Returns where vectors vary by more than rounding, of numbers as large as they are over all places (root mean
     square)."""
     size = target.square().sum(-1).nanmean()
     return target.var(0, correction=0).sum(-1) > ROUNDING**2 * size
@@ -32,5 +32,5 @@ def mean_variance(
     where they do not vary at all. It is 1 where all are zero."""
     features = features.double()
     size = features.square().mean((1, -1))
-    found = torch.maximum(features.var(1).mean(-1), ROUNDING**2 * size)
-    return torch.where(size > 0, found, 1.0)
+    variance = torch.maximum(features.var(1).mean(-1), ROUNDING**2 * size)
+    return torch.where(size > 0, variance, 1.0)

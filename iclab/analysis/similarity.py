@@ -1,4 +1,4 @@
-"""Linear CKA: how alike are the layers of two networks, as far as rotations and scales go?
+"""Linear CKA: similarity of the layers of two networks, invariant under rotation and scale.
 
 With n rows of features X ∈ ℝ^{n×D} and Y ∈ ℝ^{n×E} of the same examples, without their means,
 
@@ -34,10 +34,19 @@ def linear_cka(
     To compare streams, lay out their tokens in rows: ``features(model, prompts).flatten(1, 2)``. Tokens of one prompt
     are no independent examples; the unbiased estimate is unbiased for rows that are. Not a number for a layer that
     does not vary. Raises ``ValueError`` where the examples are not as many, or fewer than 4.
+
+    Args:
+        one: Activations of each layer of a network, on n examples.
+        other: Activations of each layer of another network, on the same examples.
+        unbiased: Use the unbiased estimate of HSIC, whose expectation is 0 for independent features.
+
+    >>> x = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0))  # one layer of a network, 20 examples
+    >>> linear_cka(x, 5 * x.flip(-1)).round(decimals=6)  # another order of channels, and another scale
+    tensor([[1.]], dtype=torch.float64)
     """
     n, m = one.shape[1], other.shape[1]
-    found = [] if n == m else [f"needs the same examples for both networks, given {n} and {m}"]
-    refuse("linear_cka", found + ([] if min(n, m) >= LEAST else [f"needs at least {LEAST} rows, given {min(n, m)}"]))
+    problems = [] if n == m else [f"needs the same examples for both networks, given {n} and {m}"]
+    refuse("linear_cka", problems + ([] if min(n, m) >= LEAST else [f"needs at least {LEAST} rows, given {min(n, m)}"]))
     x, y = (_centred(h.double()) for h in (one, other))
     hsic = _unbiased_hsic if unbiased else _alignment
     own = [torch.cat([hsic(layer, layer) for layer in h.split(1)]).flatten() for h in (x, y)]

@@ -9,8 +9,8 @@ and gradient descent, with a step for each position or the largest safe one, all
     descent, k steps    g = (1 − (1 − sλ)^k) / λ = s Σ_{j<k} (1 − sλ)^j,    s = θ · (a unit of each position)
     Landweber           g = (1 − (1 − λ/λ_max)^θ) / λ
 
-so that one decomposition of the prefixes serves any θ. Eigenvalues below d·eps·λ_max are zero as far as G can tell, and
-h, which is in the range of G, has nothing along them. One pass of SGD is no function of G: with T_ij = x_i·x_j for
+so that one decomposition of the prefixes serves any θ. Eigenvalues below d·eps·λ_max are zero to the precision of G,
+and h, which is in the range of G, has nothing along them. One pass of SGD is no function of G: with T_ij = x_i·x_j for
 j < i its errors solve (I + θT)e = y (see `predictors.gradient`), a system for each θ, and ŷ_i = θ_i (T e)_i.
 """
 
@@ -47,8 +47,8 @@ class Spectra:
     @cached_property
     def decomposed(self) -> tuple[Tensor, ...]:
         """Returns λ and (v·h)(v·x), [prompts n d] each; 0 where λ is."""
-        found = in_chunks(_decomposed, *self.singly, 6 * self.xs[0].numel() * self.xs.shape[2])
-        return found[..., 0], found[..., 1]
+        parts = in_chunks(_decomposed, *self.singly, 6 * self.xs[0].numel() * self.xs.shape[2])
+        return parts[..., 0], parts[..., 1]
 
     @property
     def singly(self) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
@@ -56,9 +56,9 @@ class Spectra:
         xs, ys = self.xs.double(), self.ys.double()
         return apart(xs, ys) if ys.ndim == 3 else (xs, ys)
 
-    def together(self, found: Float[Tensor, "prompts n"]) -> Float[Tensor, "batch n *labels"]:
+    def together(self, answers: Float[Tensor, "prompts n"]) -> Float[Tensor, "batch n *labels"]:
         """Returns answers as labels are."""
-        return together(found, self.ys.shape[2]) if self.ys.ndim == 3 else found
+        return together(answers, self.ys.shape[2]) if self.ys.ndim == 3 else answers
 
     def answers(self, gain: Gain, parameters: Float[Tensor, " n"]) -> Float[Tensor, "batch n *labels"]:
         """Returns Σ_v g(λ; θ_i) (v·h_i) (v·x_i)."""
@@ -118,6 +118,6 @@ def landweber(levels: Float[Tensor, "prompts n d"], steps: Float[Tensor, "n 1"])
 def _decomposed(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d 2"]:
     gram, h = moments(xs, ys)
     levels, vectors = torch.linalg.eigh(gram)
-    found = levels > levels.shape[-1] * torch.finfo(levels.dtype).eps * levels[..., -1:]
+    kept = levels > levels.shape[-1] * torch.finfo(levels.dtype).eps * levels[..., -1:]
     along = (vectors.mT @ torch.stack([h, xs], dim=-1)).prod(-1)
-    return rearrange([levels.where(found, 0.0), along.where(found, 0.0)], "two batch n d -> batch n d two")
+    return rearrange([levels.where(kept, 0.0), along.where(kept, 0.0)], "two batch n d -> batch n d two")

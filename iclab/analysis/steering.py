@@ -13,7 +13,7 @@ itself (`projections`). The control is a random direction of the same head: a un
 A point is one α for each direction. `held_out` chooses points on some prompts and measures them on others:
 
     by index    for each index of the answer the point that was best for it. This uses the answer's index on the
-                measured prompts too: it tells what a channel can address, and is no way of answering.
+                measured prompts too: it shows what a channel can address, and is not a method of prediction.
     single      the one point that was best for all: what can be had without knowing the answer
     random      the mean over all points
 
@@ -66,9 +66,9 @@ def random_direction(model: TokenTransformer, head: Head, rng: torch.Generator) 
 def _outputs(model: TokenTransformer, head: Head) -> Float[Tensor, "e c"]:
     """The y of all components, without those of which the singular value is but rounding."""
     refuse("directions", missing(model, head))
-    found = ov(model)[head].svd()
-    kept = found.directions().any(-2)
-    return found.U[:, kept].mT @ model.W_V[head].double() / found.S[kept].unsqueeze(-1)
+    components = ov(model)[head].svd()
+    kept = components.directions().any(-2)
+    return components.U[:, kept].mT @ model.W_V[head].double() / components.S[kept].unsqueeze(-1)
 
 
 def _direction(model: TokenTransformer, head: Head, y: Float[Tensor, " c"]) -> Direction:
@@ -90,7 +90,7 @@ def projections(model: TokenTransformer, tokens: Int[Tensor, "b t"], direction: 
 
 @torch.no_grad()
 def scale(model: TokenTransformer, direction: Direction, factor: float) -> dict[str, Replacement]:
-    """Lets a head write a multiple of what it writes along v."""
+    """Returns the edit by which a head writes a multiple of its output along v."""
     W_O = model.W_O[direction.head]
     turn = torch.eye(len(W_O)).to(W_O) + (factor - 1) * torch.outer(W_O @ direction.v, direction.y)
     return {_name(direction.head[0]): _edited(direction.head[1], lambda z: z @ turn, None)}
@@ -102,16 +102,16 @@ def write(
     how: Literal["add", "replace"] = "replace",
     at: Int[Tensor, " b"] | None = None,
 ) -> dict[str, Replacement]:
-    """Lets heads write α v, on top of what they write or instead of it; everywhere, or at token `at` of each prompt.
-    Several directions of one head are added up."""
+    """Returns the edits by which heads write α v, in addition to their output or instead of it; everywhere, or at token
+    `at` of each prompt. Several directions of one head are added up."""
     refuse("write", [] if len(directions) == len(alphas) else [f"{len(directions)} directions, {len(alphas)} alphas"])
     pairs = sorted(zip(directions, alphas, strict=True), key=lambda pair: pair[0].head)
-    found: dict[str, Replacement] = {}
+    replacements: dict[str, Replacement] = {}
     for (layer, head), same in groupby(pairs, key=lambda pair: pair[0].head):
         y = torch.stack([alpha * direction.y for direction, alpha in same]).sum(0)
         edit = _edited(head, lambda z, y=y: (z + y) if how == "add" else y.expand_as(z), at)
-        found[_name(layer)] = _after(found.get(_name(layer)), edit)
-    return found
+        replacements[_name(layer)] = _after(replacements.get(_name(layer)), edit)
+    return replacements
 
 
 def _name(layer: int) -> str:

@@ -92,18 +92,18 @@ def above(model: Transformer, cut: int) -> Iterator[nn.Parameter]:
 def _misfits(
     lower: Transformer, upper: Transformer, cut: int, into: int, bridge: nn.Module | None, learns: Collection[str]
 ) -> list[str]:
-    """What stands against stitching these together."""
+    """The problems of stitching these together."""
     ends = {"cut": (cut, lower.config.n_layer), "into": (into, upper.config.n_layer)}
-    found = [
+    problems = [
         f"{name} must lie in 0..{most}, given {given}" for name, (given, most) in ends.items() if not 0 <= given <= most
     ]
     widths = lower.config.d_model, upper.config.d_model
     if bridge is None and widths[0] != widths[1]:
-        found.append(f"streams of {widths[0]} and {widths[1]} channels need a bridge")
+        problems.append(f"streams of {widths[0]} and {widths[1]} channels need a bridge")
     masks = [model.layout.mask(max(lower.n, 2), torch.device("cpu")) for model in (lower, upper)]
     if not torch.equal(*masks):
-        found.append(f"the tokens of layout {lower.config.layout} are not those of {upper.config.layout}")
-    return found + [unknown("part", part, PARTS) for part in learns if part not in PARTS]
+        problems.append(f"the tokens of layout {lower.config.layout} are not those of {upper.config.layout}")
+    return problems + [unknown("part", part, PARTS) for part in learns if part not in PARTS]
 
 
 @torch.no_grad()
@@ -166,8 +166,8 @@ def least_squares_map(
     eigenvalue of the Gram matrix; directions in which the source varies by less than a hundred roundings of `dtype`,
     relative to the largest, are taken as never seen. Raises ``ValueError`` where a stream is not finite."""
     streams = {"source": source, "target": target}
-    found = [f"the {name} holds values that are not finite" for name, h in streams.items() if not h.isfinite().all()]
-    refuse("least_squares_map", found)
+    problems = [f"the {name} holds values that are not finite" for name, h in streams.items() if not h.isfinite().all()]
+    refuse("least_squares_map", problems)
     centre, offset = source.mean(0), target.mean(0)
     u, sizes, vh = torch.linalg.svd(source - centre, full_matrices=False)
     seen = sizes > 100 * torch.finfo(dtype).eps * sizes[0]

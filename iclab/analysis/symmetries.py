@@ -1,4 +1,4 @@
-"""How far apart the weights of two transformers are, apart from what no prompt can tell.
+"""Weight distance of two transformers, up to the symmetries of the architecture.
 
 Different weights can be the same function. The architecture has these symmetries, whatever the weights are:
 
@@ -41,7 +41,7 @@ Term = tuple[str, float, float]  # a part of the model, ‖P − P′‖², ½(�
 
 
 class Units(NamedTuple):
-    """What a layer sums over: Σ_u right_u φ(left_u), and a vector that it always adds."""
+    """The units of a layer: Σ_u right_u φ(left_u), and a constant vector that it adds."""
 
     left: Float[Tensor, "u p"]
     right: Float[Tensor, "u q"]
@@ -49,7 +49,21 @@ class Units(NamedTuple):
 
 
 def weight_distance(one: Transformer, other: Transformer) -> float:
-    """Returns the distance above. Raises ``ValueError`` for models of different shape."""
+    """Returns the distance above. Raises ``ValueError`` for models of different shape.
+
+    Args:
+        one: A transformer.
+        other: A transformer of the same configuration.
+
+    >>> import torch
+    >>> from iclab.models import Transformer, TransformerConfig
+    >>> config = TransformerConfig(n_layer=1, d_model=8)
+    >>> one, other = (Transformer(2, 4, config, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    >>> round(weight_distance(one, one), 6)
+    0.0
+    >>> bool(0.5 < weight_distance(one, other) < 2**0.5 + 0.1)
+    True
+    """
     parts = list(weight_distances(one, other).values())
     return (sum(value**2 for value in parts) / max(1, len(parts))) ** 0.5
 

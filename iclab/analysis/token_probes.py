@@ -8,8 +8,8 @@ all positions:
     R² = 1 − E‖v − B h‖² / E‖v − E v‖²                  on the other half, pooled over positions
 
 where lam is chosen inside the first half. R² is centred: of a representation of unit norm most may be its mean, so that
-an error that is small beside ‖v‖² = 1 says nothing. Of what is left, much may be linear in x_i, and x_i is at hand:
-the `floor` is R² of the same probe of x_i itself, and a layer that holds v is above it. The second control is a
+an error that is small relative to ‖v‖² = 1 is no evidence. Of what is left, much may be linear in x_i, and x_i is at
+hand: the `floor` is R² of the same probe of x_i itself, and a layer that holds v is above it. The second control is a
 target like v that the model cannot know, as Φ of the same architecture from another seed. It is above its own floor
 too, since any features of x_i that are not linear predict a little of any others: of normalised Φ, from x and all
 layers of another Φ, 0.02 to 0.03 in 20 dimensions and 0.04 to 0.12 in 5. So v is held where it is further above its
@@ -41,7 +41,7 @@ KINDS = ("x", "y")
 
 @dataclass(frozen=True)
 class TokenProbe:
-    """What the probes of all layers found of one target at one kind of tokens ("x" or "y"): the squared errors in each
+    """Results of the probes of all layers for one target at one kind of token ("x" or "y"): the squared errors in each
     prompt of the second half, those of the probe of x_i itself, and ‖v − E v‖², all summed over positions. Prompts are
     paired, so that differences have an error of their own."""
 
@@ -63,7 +63,7 @@ class TokenProbe:
 
     @property
     def r2(self) -> Estimate:
-        """Returns R² [layers]: after the read-in, then after each block."""
+        """Returns R² [layers]: after the input projection, then after each block."""
         return estimate(self.terms)
 
     @property
@@ -94,17 +94,17 @@ def token_probes(
     refuse_few("token_probes", len(prompts.xs))
     kinds = list(kinds)
     refuse("token_probes", [unknown("kind of tokens", kind, KINDS) for kind in kinds if kind not in KINDS])
-    asked = [(name, kind) for name in targets for kind in kinds]
-    by_layer: list[list[Tensor]] = [[] for _ in asked]
+    pairs = [(name, kind) for name in targets for kind in kinds]
+    by_layer: list[list[Tensor]] = [[] for _ in pairs]
     for h in model.stream(prompts.xs, prompts.ys):
         tokens = {"x": model.layout.answers(h), "y": model.layout.labels(h)}
-        for found, (name, kind) in zip(by_layer, asked, strict=True):
-            found.append(pooled_errors(tokens[kind], targets[name])[0])
+        for probes, (name, kind) in zip(by_layer, pairs, strict=True):
+            probes.append(pooled_errors(tokens[kind], targets[name])[0])
     known = prompts.xs if known is None else known
     length = {"x": known.shape[1], "y": known.shape[1] - 1}
     return [
-        TokenProbe(name, kind, torch.stack(found, -1), *pooled_errors(known[:, : length[kind]], targets[name]))
-        for found, (name, kind) in zip(by_layer, asked, strict=True)
+        TokenProbe(name, kind, torch.stack(probes, -1), *pooled_errors(known[:, : length[kind]], targets[name]))
+        for probes, (name, kind) in zip(by_layer, pairs, strict=True)
     ]
 
 

@@ -53,8 +53,8 @@ def _climbed(
     length, best = delta.norm(dim=-1, keepdim=True), torch.zeros(len(xs), dtype=xs.dtype, device=xs.device)
     for _ in range(STEPS):
         delta = delta.detach().requires_grad_()
-        found = sensitivity(model, xs, delta, word)
-        (slope,) = torch.autograd.grad(found.sum(), delta)
-        best = torch.maximum(best, found.detach())
+        reached = sensitivity(model, xs, delta, word)
+        (slope,) = torch.autograd.grad(reached.sum(), delta)
+        best = torch.maximum(best, reached.detach())
         delta = length * unit(unit(delta.detach()) + MOVE * unit(slope))
     return best

@@ -59,14 +59,14 @@ def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
     each recipe of the last part; what is not reached within it is reported as not reached."""
     refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
     torch.set_num_threads(1)
-    found = {"environment": environment("cpu"), "budget": budget}
+    results = {"environment": environment("cpu"), "budget": budget}
     sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "devices": devices}
     sections |= {"quality": lambda: quality(budget)}
     for name, section in sections.items():
-        found[name] = list(_printed(name, section()))
+        results[name] = list(_printed(name, section()))
     if path:
-        write_json(path, found)
-    return found
+        write_json(path, results)
+    return results
 
 
 def _printed(title: str, rows: Iterator[Row]) -> Sequence[Row]:
@@ -109,7 +109,8 @@ def baselines(batch: int = 1024, n: int = 40, d: int = 20, lam: float = 0.25, ro
 
 
 def per_prefix(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
-    """Answers by one batched least-squares solve for each prefix; ridge through √lam rows with label 0."""
+    """Returns the predictions by one batched least-squares solve for each prefix; ridge through √lam rows with label
+    0."""
     batch, n, d = prompts.xs.shape
     answers = torch.zeros_like(prompts.ys)
     rows = (lam**0.5 * torch.eye(d, dtype=torch.float64)).expand(batch, d, d)[:, : d if lam else 0]
@@ -122,7 +123,7 @@ def per_prefix(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
 
 
 def numpy_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
-    """Answers by one solve for each prefix of each prompt."""
+    """Returns the predictions by one solve for each prefix of each prompt."""
 
     def fit(design: np.ndarray, labels: np.ndarray) -> np.ndarray:
         d = design.shape[1]
@@ -134,8 +135,8 @@ def numpy_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
 
 
 def sklearn_loop(prompts: Prompts, lam: float) -> Float[Tensor, "batch n"]:
-    """Answers by one scikit-learn estimator for each prefix of each prompt, as in the released code of Bai et al.
-    2023."""
+    """Returns the predictions by one scikit-learn estimator for each prefix of each prompt, as in the released code of
+    Bai et al. 2023."""
     from sklearn.linear_model import LinearRegression as Ordinary
     from sklearn.linear_model import Ridge as Penalised
 
@@ -193,7 +194,7 @@ def probes(prompts: int = 2048, n: int = 17, d: int = 5, lam: float = 0.1, round
 def sklearn_probes(
     hidden: Float[Tensor, "layers batch n D"], target: Float[Tensor, "batch n m"], lam: float
 ) -> Float[Tensor, "layers batch n m"]:
-    """Answers by one estimator for each layer and position."""
+    """Fits one scikit-learn estimator for each layer and position."""
     from sklearn.linear_model import Ridge as Penalised
 
     answers = torch.zeros(len(hidden), *target.shape, dtype=hidden.dtype)

@@ -1,4 +1,4 @@
-"""A sweep while it goes on: a live table on a terminal, else a line for each start and end and one now and then."""
+"""Progress of a sweep: a live table on a terminal, else a line for each start and end and one now and then."""
 
 import os
 import time

@@ -41,18 +41,18 @@ def remeasure(source: Run, texts: Iterable[str], to: Console) -> tuple[Run, Stat
 def chosen(texts: Iterable[str], settings: Nested) -> dict[str, Any]:
     """Returns the settings of the command line by dotted key, each with its only value. Raises ``ValueError``."""
     axes, problems = grid.settings(texts)
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for key, values in axes.items():
         full = key if key == "device" or key.startswith(SECTION) else SECTION + key
-        problems += _problems(key, full, values, settings) + ([f"{full} is given twice"] if full in found else [])
-        found[full] = _listed(values) if full in LISTED else values[0]
+        problems += _problems(key, full, values, settings) + ([f"{full} is given twice"] if full in changes else [])
+        changes[full] = _listed(values) if full in LISTED else values[0]
     if problems:
         raise Refusal("\n".join(f"measure: {text}" for text in problems))
-    return found
+    return changes
 
 
 def _problems(key: str, full: str, values: list[Any], settings: Nested) -> list[str]:
-    """What stands against a key, and against the number of its values."""
+    """The problems of a key, and against the number of its values."""
     name = key.partition(".")[0]
     if name in (*DECISIVE, "recipe") and full != "device":
         return [f"{key} decides what is trained, and is that of the run; `iclab sweep` trains with another"]

@@ -28,7 +28,7 @@ STYLES = {
     "failed": "red",
     "diverged": "red",
     "fails": "bold red",
-    "undecided": "yellow",
+    "inconclusive": "yellow",
     "not measured": "yellow",
     "interrupted": "yellow",
     "damaged": "bold red",
@@ -73,9 +73,9 @@ def value(
     rows: Iterable[Row], predictor: str, quantity: str, position: int | str | None = None, distribution: str = TRAINED
 ) -> str:
     """Returns a number with its error, as it is printed; empty where it was not measured."""
-    asked = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": distribution}
+    where = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": distribution}
     for row in rows:
-        if all(row.get(key) == wanted for key, wanted in asked.items()):
+        if all(row.get(key) == wanted for key, wanted in where.items()):
             error = row.get("stderr")
             return _text(row["value"]) + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
     return ""
@@ -84,16 +84,16 @@ def value(
 # ---- sweeps --------------------------------------------------------------------------------------------------------
 
 
-def of_runs(title: str, found: Sequence[Run], to: Console) -> Group:
+def of_runs(title: str, runs: Sequence[Run], to: Console) -> Group:
     """Shows runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk,
     where that predictor is not known."""
-    looks = [run.look() for run in found]
+    looks = [run.look() for run in runs]
     settings = [flatten(each) for _, each, _ in looks]
     keys = [key for key in telling([each for each in settings if each]) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
     body = [
         _run_row(run, status, rows, [chosen.get(key) for key in [*keys, *LABELS.values()]])
-        for run, (status, _, rows), chosen in zip(found, looks, settings, strict=True)
+        for run, (status, _, rows), chosen in zip(runs, looks, settings, strict=True)
     ]
     return table(title, columns, body, to)
 
@@ -111,7 +111,7 @@ def _results(rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
-    """Shows what became of the claims, each decided by its worst cell; below, what there is to say of single ones."""
+    """Shows the outcomes of the claims, each decided by its worst cell, and notes on single ones."""
     rows = [[v.claim.name, v.claim.expected, v.measured, v.outcome, _cells(v)] for v in verdicts]
     notes = [f"{v.claim.name}: {v.note or f'the worst run is {v.run}'}" for v in verdicts if v.outcome != "holds"]
     return Group(table("claims", ["claim", "expected", "measured", "verdict", "runs"], rows, to), *map(Text, notes))
@@ -137,14 +137,14 @@ def _rows_of_sweep(sweep: Path) -> list[list[str]]:
         return [[str(sweep), str(error).splitlines()[0], "", "", "damaged", ""]]
 
 
-def _claim_rows(sweep: Path, found: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    if not found:
+def _claim_rows(sweep: Path, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    if not verdicts:
         return
     paper = str(load(sweep / "study.toml").get("paper", "")).partition(":")[0]
     minutes = f"{sum(run.recorded().seconds for run in runs(sweep)) / 60:.1f}"
-    for i, verdict in enumerate(found):
-        told = [verdict[key] for key in CLAIMS[1:-1]]
-        yield [paper, *told, minutes] if i == 0 else ["", *told, ""]
+    for i, verdict in enumerate(verdicts):
+        cells = [verdict[key] for key in CLAIMS[1:-1]]
+        yield [paper, *cells, minutes] if i == 0 else ["", *cells, ""]
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -160,14 +160,14 @@ def _cells(verdict: Verdict) -> str:
 
 def of_store(folder: Path, to: Console) -> Iterator[Group]:
     """Yields the sweeps below a folder with the states of their runs, or the runs of a sweep."""
-    found = sweeps(folder)
+    folders = sweeps(folder)
     refuse(
-        "ls", [] if found else [f"no runs in {folder}; `iclab sweep FILE` makes some, `iclab ls DIR` looks elsewhere"]
+        "ls", [] if folders else [f"no runs in {folder}; `iclab sweep FILE` makes some, `iclab ls DIR` looks elsewhere"]
     )
-    if found == [folder]:
+    if folders == [folder]:
         yield of_runs(str(folder), runs(folder), to)
     else:
-        counted = [(path, Counter(run.status().state for run in runs(path))) for path in found]
+        counted = [(path, Counter(run.status().state for run in runs(path))) for path in folders]
         rows = [[path, sum(count.values()), *(count[state] or None for state in STATES)] for path, count in counted]
         yield table(f"sweeps in {folder}", ["sweep", "runs", *STATES], rows, to)
 
@@ -180,8 +180,8 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
     nearest algorithms, shifted distributions, and what else was analysed."""
     status, settings, rows = run.look()
     status = run.checked() if status.state == "done" else status
-    told = {name: flatten(settings).get(key) for name, key in LABELS.items()}
-    labels = ", ".join(f"{name} {chosen}" for name, chosen in told.items() if chosen)
+    swept = {name: flatten(settings).get(key) for name, key in LABELS.items()}
+    labels = ", ".join(f"{name} {chosen}" for name, chosen in swept.items() if chosen)
     labels = f" ({labels})" if labels else ""
     yield from [Text(dump(settings).rstrip())] if settings else []
     yield _state(run, status)
@@ -204,10 +204,10 @@ def of_run(run: Run, to: Console) -> Iterator[Group | Text]:
 
 
 def _state(run: Run, status: Status) -> Text:
-    told = f"{run.folder}\n{status.state}, started {status.attempts} times, {status.seconds:.4g} s"
+    text = f"{run.folder}\n{status.state}, started {status.attempts} times, {status.seconds:.4g} s"
     if status.origin and status.origin.get("run") != run.id:
-        told += f", training of {status.origin.get('sweep')}/{status.origin.get('run')}"
-    return Text(f"\n{told}" + (f": {status.error}" if status.error else ""), style=STYLES.get(status.state, ""))
+        text += f", training of {status.origin.get('sweep')}/{status.origin.get('run')}"
+    return Text(f"\n{text}" + (f": {status.error}" if status.error else ""), style=STYLES.get(status.state, ""))
 
 
 def _bayes_notes(run: Run) -> Iterator[Text]:
@@ -247,20 +247,20 @@ def _risk_table(rows: Sequence[Row], labels: str, to: Console) -> Group:
     """Risk after each number of examples, at most a dozen of them, then the averages over regions and over all."""
     risks = [row for row in rows if row["quantity"] == "risk" and row.get("distribution") == TRAINED]
     predictors = list(dict.fromkeys(row["predictor"] for row in risks))
-    found = dict.fromkeys(row.get("position") for row in risks)
-    positions = sorted(at for at in found if isinstance(at, int))
-    shown = [*positions[:: max(1, -(-len(positions) // POINTS))], *(at for at in found if isinstance(at, str)), None]
+    counts = dict.fromkeys(row.get("position") for row in risks)
+    positions = sorted(at for at in counts if isinstance(at, int))
+    shown = [*positions[:: max(1, -(-len(positions) // POINTS))], *(at for at in counts if isinstance(at, str)), None]
     body = [["mean" if at is None else at, *(value(risks, name, "risk", at) for name in predictors)] for at in shown]
     return table(f"risk by number of examples{labels}", ["examples", *predictors], body, to)
 
 
 def _accuracy_table(rows: Sequence[Row], to: Console) -> Group:
-    """Accuracy of every predictor on each distribution, over all that is asked."""
-    told = [row for row in rows if row["quantity"] == "accuracy" and row.get("position") is None]
-    predictors = list(dict.fromkeys(row["predictor"] for row in told))
+    """Accuracy of every predictor on each distribution, over all target positions."""
+    accuracies = [row for row in rows if row["quantity"] == "accuracy" and row.get("position") is None]
+    predictors = list(dict.fromkeys(row["predictor"] for row in accuracies))
     body = []
-    for name in dict.fromkeys(row["distribution"] for row in told):
-        body.append([name, *(value(told, predictor, "accuracy", None, name) for predictor in predictors)])
+    for name in dict.fromkeys(row["distribution"] for row in accuracies):
+        body.append([name, *(value(accuracies, predictor, "accuracy", None, name) for predictor in predictors)])
     return table("accuracy", ["distribution", *predictors], body, to)
 
 

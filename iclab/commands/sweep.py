@@ -58,14 +58,15 @@ def _planned(
 
 
 def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Trainings:
-    """Tells who of a study trains what, and whose training it may take: that of runs in its folder, and in others."""
+    """Returns the trainings that the cells of a study share, and the folders whose finished trainings they may
+    reuse."""
     return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
 
 
 def sweep(
     study: Study, folder: Path, jobs: int, retry: bool, to: Console, reused: Sequence[Path] = ()
 ) -> tuple[dict[str, Status], list[Verdict]]:
-    """Brings every cell to its end and judges the claims; trainings are taken from runs in the folder, and in those
+    """Runs every cell and judges the claims; trainings are taken from runs in the folder, and in those
     that are `reused`. Raises ``OSError`` where the folder cannot be written; one that is finished is judged again
     without that."""
     runs = prepare(study, folder, to)
@@ -104,7 +105,7 @@ def prepare(study: Study, folder: Path, to: Console) -> list[Run]:
 
 
 def _check_devices(study: Study, folder: Path) -> None:
-    """Refuses a device that is absent here, unless every run that asks for it is done."""
+    """Refuses a device that is absent here, unless every run that needs it is done."""
     for device in dict.fromkeys(experiment.device for experiment in _undone(study, folder)):
         resolve(device)
 
@@ -117,7 +118,7 @@ def _undone(study: Study, folder: Path) -> list[Experiment]:
 
 def _keep(path: Path, text: str, to: Console, needed: bool = False) -> None:
     """Writes a file of the sweep, unless it holds the text already. A disk that takes nothing stops no judgement: what
-    is not kept is told, unless it is `needed`."""
+    is not kept is reported, unless it is `needed`."""
     content = text.encode()
     try:
         if not path.is_file() or path.read_bytes() != content:

@@ -1,4 +1,4 @@
-"""Theorems tried on random cases (`iclab verify`) and searched for a counter-example (`iclab falsify`), and the page of
+"""Theorems tried on random cases (`iclab verify`) and searched for a counterexample (`iclab falsify`), and the page of
 those that were published wrong (`iclab errata`)."""
 
 import json
@@ -24,7 +24,7 @@ COLUMNS = ["theorem", "paper", "statement", "worst case", "error", "bound", "mar
 
 
 def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Console) -> bool:
-    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; tells
+    """Tries theorems (all unless named; of a Python file its own), prints a table and writes JSON to `path`; returns
     whether all came out as expected."""
     refuse("verify", [] if cases is None or cases >= 1 else [f"--cases must be at least 1, given {cases}"])
     files = [name for name in names if name.endswith(".py")]
@@ -32,7 +32,7 @@ def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Conso
     others = [name for name in names if name not in files]
     chosen = own + (_meant(others) if others or not files else [])
     rows = [_row(each.tried(each.drawn(cases or each.cases))) for each in chosen]
-    to.print(table("theorems", COLUMNS, [_told(row) for row in rows], to))
+    to.print(table("theorems", COLUMNS, [_table_row(row) for row in rows], to))
     for row in rows:
         if row["expected"] == "fails":
             to.print(f"{row['theorem']} passes by failing: {row['corrected']} holds")
@@ -46,9 +46,9 @@ def _meant(names: Sequence[str]) -> list[Theorem]:
     if not names:
         return THEOREMS
     known = [each.name for each in THEOREMS]
-    found = {name: [name] if name in known else [each for each in known if each.startswith(name)] for name in names}
-    refuse("verify", [unknown("theorem", name, known) for name, meant in found.items() if not meant])
-    return [named(each) for each in dict.fromkeys(each for meant in found.values() for each in meant)]
+    matches = {name: [name] if name in known else [each for each in known if each.startswith(name)] for name in names}
+    refuse("verify", [unknown("theorem", name, known) for name, meant in matches.items() if not meant])
+    return [named(each) for each in dict.fromkeys(each for meant in matches.values() for each in meant)]
 
 
 def _row(tally: Tally) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _row(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _told(row: dict[str, Any]) -> list[Any]:
+def _table_row(row: dict[str, Any]) -> list[Any]:
     setting = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in row["case"].items())
     numbers = [
         f"{row['error']:.1e}",
@@ -79,21 +79,21 @@ def _told(row: dict[str, Any]) -> list[Any]:
     return [row["theorem"], row["paper"], row["statement"], setting, *numbers, row["cases"], row["outcome"]]
 
 
-# ---- counter-examples ----------------------------------------------------------------------------------------------
+# ---- counterexamples ----------------------------------------------------------------------------------------------
 
 
 def falsify(name: str, examples: int, to: Console) -> bool:
-    """Searches for a case that breaks the bound, and prints it as Python; tells whether what was expected came
-    about."""
+    """Searches for a case that breaks the bound, and prints it as Python; returns whether the outcome is the expected
+    one about."""
     refuse("falsify", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     theorem = _one(name)
-    found, tried = counter_example(theorem, examples)
-    if found is None:
-        to.print(f"{theorem.name}: no counter-example among {tried} cases")
+    case, tried = counter_example(theorem, examples)
+    if case is None:
+        to.print(f"{theorem.name}: no counterexample among {tried} cases")
         return theorem.expected == "holds"
-    told = f"as expected: {theorem.corrected.name} holds" if theorem.corrected else "the statement does not hold"
-    to.print(f"{theorem.name}: a counter-example, {told}. The simplest, after {tried} cases:\n")
-    to.print(reproduction(theorem, found), markup=False, soft_wrap=True)
+    verdict = f"as expected: {theorem.corrected.name} holds" if theorem.corrected else "the statement does not hold"
+    to.print(f"{theorem.name}: a counterexample, {verdict}. The simplest, after {tried} cases:\n")
+    to.print(reproduction(theorem, case), markup=False, soft_wrap=True)
     return theorem.expected == "fails"
 
 
@@ -174,7 +174,7 @@ def _origin(theorem: Theorem) -> str:
 
 HEADING = """# Errata
 
-Statements that were published and do not hold as printed, each with what does hold and the simplest counter-example
+Statements that were published and do not hold as printed, each with what does hold and the simplest counterexample
 that a search found. `iclab verify NAME` tries a check on random cases and `iclab falsify NAME` searches anew; the lines
 of Python run as they stand. This page is what `iclab errata` prints.
 
@@ -194,15 +194,15 @@ def errata(examples: int) -> str:
 def _erratum(theorem: Theorem, examples: int) -> str:
     """What was printed, what holds, and a case that tells them apart."""
     assert theorem.corrected is not None
-    found, tried = counter_example(theorem, examples)
-    refuse(theorem.name, [] if found else [f"no counter-example among {tried} cases; look at more (--examples)"])
-    assert found is not None
-    error, bound = theorem.measure(found)
+    case, tried = counter_example(theorem, examples)
+    refuse(theorem.name, [] if case else [f"no counterexample among {tried} cases; look at more (--examples)"])
+    assert case is not None
+    error, bound = theorem.measure(case)
     return (
         f"\n## {theorem.name}\n\n"
         f"- Printed: {theorem.statement} ({theorem.paper}).\n"
         f"- Corrected: {theorem.corrected.statement} ({theorem.corrected.paper}): `{theorem.corrected.name}`.\n"
         f"- Bound: {theorem.reason}.\n"
-        f"- Counter-example: the error is {error:.2g}, and {bound:.2g} would be allowed.\n\n"
-        f"```python\n{reproduction(theorem, found)}\n```\n"
+        f"- Counterexample: the error is {error:.2g}, and {bound:.2g} would be allowed.\n\n"
+        f"```python\n{reproduction(theorem, case)}\n```\n"
     )

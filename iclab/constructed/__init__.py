@@ -15,10 +15,15 @@ THEOREMS: list[Theorem] = [theorem for paper in PAPERS for theorem in paper.THEO
 
 
 def named(name: str) -> Theorem:
-    """Returns the theorem of this name. Raises ``ValueError`` with the nearest match where there is none."""
-    found = {each.name: each for each in THEOREMS}
-    refuse("theorems", [] if name in found else [unknown("theorem", name, found)])
-    return found[name]
+    """Returns the theorem of this name. Raises ``ValueError`` with the nearest match where there is none.
+
+    >>> theorem = named("vonoswald2022_proposition1")
+    >>> theorem.expected, theorem.tried(theorem.drawn(3)).holds
+    ('holds', True)
+    """
+    theorems = {each.name: each for each in THEOREMS}
+    refuse("theorems", [] if name in theorems else [unknown("theorem", name, theorems)])
+    return theorems[name]
 
 
 __all__ = [

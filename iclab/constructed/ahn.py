@@ -50,9 +50,9 @@ def preconditioned(n: int, A: Float[Tensor, "L d d"], B: Float[Tensor, "L d d"] 
     """
     B = torch.zeros_like(A) if B is None else B
     layers, d = A.shape[:2]
-    found = [] if layers >= 1 else ["there must be at least one A_l, given none"]
-    found += [f"{name} must be finite" for name, each in (("A", A), ("B", B)) if not each.isfinite().all()]
-    refuse("preconditioned", found)
+    problems = [] if layers >= 1 else ["there must be at least one A_l, given none"]
+    problems += [f"{name} must be finite" for name, each in (("A", A), ("B", B)) if not each.isfinite().all()]
+    refuse("preconditioned", problems)
     model = Transformer(d, n, replace(vonoswald.config(d, layers), tied=False, normaliser="seen")).double()
     for i in range(layers):
         attn = model.attention(i)
@@ -94,8 +94,8 @@ def _descent(case: Case, symmetric: bool = False, transposed: bool = True) -> tu
     (xs, ys), (A, _) = case.prompt(), _matrices(case, symmetric)
     seen = torch.arange(case.n + 1, dtype=xs.dtype).clamp(min=1)
     exact = GradientDescent(case.layers, 1 / seen, A.mT if transposed else A)(xs, ys)[:, -1]
-    said = case.asked(preconditioned(case.n + 1, A), xs, ys, 1)[:, -1]
-    return (said - exact).abs().max().item(), _rounding(case, xs, ys)
+    predictions = case.asked(preconditioned(case.n + 1, A), xs, ys, 1)[:, -1]
+    return (predictions - exact).abs().max().item(), _rounding(case, xs, ys)
 
 
 def _moving(case: Case) -> tuple[float, float]:
@@ -105,8 +105,8 @@ def _moving(case: Case) -> tuple[float, float]:
     w, N = torch.zeros_like(h), torch.eye(case.d, dtype=h.dtype)
     for a, b in zip(A, B, strict=True):
         w, N = w + N.mT @ a.mT @ N @ (h - G @ w), N - b @ N @ G @ N.mT @ a @ N
-    said = case.asked(preconditioned(case.n + 1, A, B), xs, ys, 1)[0, -1]
-    return abs(float(said - w @ xs[0, -1])), _rounding(case, xs, ys)
+    predictions = case.asked(preconditioned(case.n + 1, A, B), xs, ys, 1)[0, -1]
+    return abs(float(predictions - w @ xs[0, -1])), _rounding(case, xs, ys)
 
 
 _ANY = {

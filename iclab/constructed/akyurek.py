@@ -68,7 +68,7 @@ PAPER = "Akyürek et al. 2022 (arXiv 2211.15661)"
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """How a construction is built: the product, LayerNorm or not, the precision, and the prompts that it is for."""
+    """Options of a construction: the product, LayerNorm or not, the precision, and the shape of its prompts."""
 
     product: Product = field(default_factory=Product)
     norm: bool = False
@@ -77,7 +77,7 @@ class Build:
     largest_y: float = 20.0
 
     def problems(self) -> list[str]:
-        """Returns what stands against it."""
+        """Returns the problems of it."""
         given = {"largest_x": self.largest_x, "largest_y": self.largest_y}
         return [f"{k} must be positive and finite, given {v}" for k, v in given.items() if not 0 < v < float("inf")]
 
@@ -87,9 +87,9 @@ PLAIN, WITH_NORM = Build(), Build(norm=True)
 
 def _checked(what: str, build: Build, n: int = 1, **numbers: float) -> None:
     """Refuses what is not finite, negative penalties and prompts without a position."""
-    found = [f"{k} must be finite, given {v}" for k, v in numbers.items() if not abs(v) < float("inf")]
-    found += [f"lam must be at least 0, given {v}" for k, v in numbers.items() if k == "lam" and v < 0]
-    refuse(what, build.problems() + found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
+    problems = [f"{k} must be finite, given {v}" for k, v in numbers.items() if not abs(v) < float("inf")]
+    problems += [f"lam must be at least 0, given {v}" for k, v in numbers.items() if k == "lam" and v < 0]
+    refuse(what, build.problems() + problems + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
 
 
 def _invertible(what: str, lam: float) -> None:

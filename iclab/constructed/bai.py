@@ -43,13 +43,13 @@ PAPER = "Bai et al. 2023 (arXiv 2306.04637)"
 
 def _checked(what: str, steps: int, least: int = 0, lam: float = 0.0, **positive: float) -> None:
     """Refuses what is no descent, all of it at once."""
-    found = [
+    problems = [
         f"{k} must be at least {low}, given {v}"
         for k, v, low in (("steps", steps, least), ("lam", lam, 0))
         if not v >= low
     ]
-    found += [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < float("inf")]
-    refuse(what, found)
+    problems += [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < float("inf")]
+    refuse(what, problems)
 
 
 def _step(rows: Rows, lr: float, lam: float = 0.0) -> Block:
@@ -399,12 +399,12 @@ def tested(
     largest_x: float = 1.0,
     largest_y: float = 1.0,
 ) -> Bounded:
-    """Answers by `steps` of logistic regression where all labels are 0 and 1, by as many of least squares where at most
-    half are nearly so, in steps + 2 layers; needs an example. `width` is e."""
+    """Builds the transformer that takes `steps` of logistic regression where all labels are 0 and 1, by as many of
+    least squares where at most half are nearly so, in steps + 2 layers; needs an example. `width` is e."""
     _checked("tested", steps, lr=lr, pieces=pieces, width=width, largest_x=largest_x, largest_y=largest_y)
     most = 1 / (d * largest_x**2)
-    found = [] if lr <= most else [f"lr must be at most 1/β = {most:.4g}, given {lr:.4g}"]
-    refuse("tested", found + ([] if width < 0.5 else [f"width must be below 0.5, given {width}"]))
+    problems = [] if lr <= most else [f"lr must be at most 1/β = {most:.4g}, given {lr:.4g}"]
+    refuse("tested", problems + ([] if width < 0.5 else [f"width must be below 0.5, given {width}"]))
     reach = _reach(d, steps, lr, largest_x, largest_y)
     f = Kinked.interpolating(LINKS["logistic"].g, reach, pieces)
     rows = Rows(d, {"v": d, "w": d, "s": 1, "likely": 1, "least": 1, "psi": 1, "sure": 1, "answer": 1})
@@ -472,15 +472,15 @@ def _minimised(case: Case) -> tuple[float, float]:
     beta = float(torch.linalg.matrix_norm(examples, 2).square()) / case.n
     best = Lasso(case.lam).weights(xs, ys)[0, -1]
     model = lasso(case.d, case.n + 1, ceil(case.scale), 1 / beta, case.lam)
-    asked = torch.cat([xs[:, :-1].expand(case.d, -1, -1), torch.eye(case.d, dtype=xs.dtype).unsqueeze(1)], dim=1)
-    found = model(asked, ys.expand(case.d, -1), 1)[:, 0].detach()
+    queries = torch.cat([xs[:, :-1].expand(case.d, -1, -1), torch.eye(case.d, dtype=xs.dtype).unsqueeze(1)], dim=1)
+    predictions = model(queries, ys.expand(case.d, -1), 1)[:, 0].detach()
 
     def objective(w: Tensor) -> Tensor:
         return (examples @ w - labels).square().mean() / 2 + case.lam * w.abs().sum()
 
     epsilon = beta * 4 * float(best.square().sum()) / case.scale
     rounding = 100 * case.n * torch.finfo(xs.dtype).eps * float(labels.square().mean())
-    return float(objective(found) - objective(best)), epsilon + rounding
+    return float(objective(predictions) - objective(best)), epsilon + rounding
 
 
 def _ridge(case: Case) -> tuple[float, float]:
@@ -574,9 +574,9 @@ def _validated(case: Case) -> tuple[float, float, float, float]:
     left = torch.cat([torch.ones(1, dtype=xs.dtype), (1 - near.cumsum(0)).relu()])
     exact = (left[:-1] - left[1:]) @ weights @ xs[0, -1]
     error = (model(xs, ys, 1)[0, 0] - exact).abs().item()
-    asked = xs.repeat(len(held), 1, 1)
-    asked[:, -1] = held
-    answers = model(asked, ys.repeat(len(held), 1), 1)[:, 0].detach()
+    inputs = xs.repeat(len(held), 1, 1)
+    inputs[:, -1] = held
+    answers = model(inputs, ys.repeat(len(held), 1), 1)[:, 0].detach()
     excess = (answers - labels).square().mean() / 2 - losses.min()
     largest = largest_y + squared**0.5 * largest_y / (2 * case.lam**0.5)
     rounded = 64 * (case.layers + 1) * (case.n + case.d) * torch.finfo(xs.dtype).eps * largest

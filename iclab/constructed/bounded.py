@@ -65,15 +65,15 @@ class Bounded(Transformer):
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
         super()._check(xs, ys, taps)
         sizes = {"inputs": (xs, self.largest_x), "labels": (ys[:, :-1], self.largest_y)}
-        found = [
+        problems = [
             f"the weights were set for {name} of at most {bound:.4g} in size, given {_largest(values):.4g}"
             for name, (values, bound) in sizes.items()
             if bound < inf  # else what is unknown may stand among later examples
             and not values.le(bound).logical_and(values.ge(-bound)).all()  # the bound too is rounded to their precision
         ]
         if xs.shape[1] <= self.answers_from:
-            found.append(f"n = {xs.shape[1]}: the first position that is answered is {self.answers_from}")
-        refuse("Bounded", found)
+            problems.append(f"n = {xs.shape[1]}: the first position that is answered is {self.answers_from}")
+        refuse("Bounded", problems)
 
 
 def _carried(

@@ -43,9 +43,9 @@ PAPER = "Fu et al. 2023 (arXiv 2310.17086)"
 def newton(d: int, n: int, steps: int, first: float) -> Bounded:
     """Builds `steps` of Newton's iteration from M_0 = `first`·S on the first i examples, for every i, in steps + 2
     layers."""
-    found = [] if steps >= 0 else [f"steps must be at least 0, given {steps}"]
-    found += [] if 0 < first < float("inf") else [f"first must be positive and finite, given {first}"]
-    refuse("newton", found)
+    problems = [] if steps >= 0 else [f"steps must be at least 0, given {steps}"]
+    problems += [] if 0 < first < float("inf") else [f"first must be positive and finite, given {first}"]
+    refuse("newton", problems)
     rows = Rows(d, {"u": d, "p": d, "answer": 1})
     form, write = rows.form, rows.write
     both = write("u") + write("p")
@@ -95,18 +95,18 @@ def _rounding(case: Case, xs: Tensor, ys: Tensor) -> float:
 
 def _iterated(case: Case) -> tuple[float, float]:
     xs, ys = case.prompt()
-    said = _answer(case, xs, ys, float(_spectrum(xs)[0] ** -2))
+    predictions = _answer(case, xs, ys, float(_spectrum(xs)[0] ** -2))
     exact = Newton(case.layers)(xs, ys)[:, -1:]
-    return (said - exact).abs().item(), _rounding(case, xs, ys)
+    return (predictions - exact).abs().item(), _rounding(case, xs, ys)
 
 
 def _converged(case: Case, times: float = 1.0) -> tuple[float, float]:
     xs, ys = case.prompt()
     spectrum, exact = _spectrum(xs), LeastSquares()
-    said = _answer(case, xs, ys, float(times * spectrum[0] ** -2))
+    predictions = _answer(case, xs, ys, float(times * spectrum[0] ** -2))
     left = (1 - (spectrum[-1] / spectrum[0]) ** 2) ** 2**case.layers
     far = float(left * xs[0, -1].norm() * exact.weights(xs, ys)[0, -1].norm())
-    return (said - exact(xs, ys)[:, -1:]).abs().item(), far + _rounding(case, xs, ys)
+    return (predictions - exact(xs, ys)[:, -1:]).abs().item(), far + _rounding(case, xs, ys)
 
 
 _PROMPTS = {

@@ -64,10 +64,12 @@ class Representation:
 
     def __init__(self, matrices: Sequence[Tensor], slope: float) -> None:
         self.matrices, self.slope = [each.double() for each in matrices], slope
-        found = [] if self.matrices else ["there must be a matrix at least"]
+        problems = [] if self.matrices else ["there must be a matrix at least"]
         pairs = pairwise(self.matrices)
-        found += [f"{tuple(b.shape)} cannot follow {tuple(a.shape)}" for a, b in pairs if b.shape != (len(a), len(a))]
-        refuse("Representation", found + ([] if 0 < slope < 1 else [f"slope must lie in (0, 1), given {slope}"]))
+        problems += [
+            f"{tuple(b.shape)} cannot follow {tuple(a.shape)}" for a, b in pairs if b.shape != (len(a), len(a))
+        ]
+        refuse("Representation", problems + ([] if 0 < slope < 1 else [f"slope must lie in (0, 1), given {slope}"]))
 
     def __call__(self, xs: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         for matrix in self.matrices:
@@ -116,9 +118,9 @@ def dynamics_decoder(
     Φ takes the last k states, oldest first, k being its inputs over d. The inputs of a prompt are the states; its
     labels are not read, as the label of a state is the next one.
     """
-    found = [] if phi.inputs % d == 0 else [f"Φ takes {phi.inputs} numbers, which is no multiple of d = {d}"]
-    found += [] if 0 <= coordinate < d else [f"coordinate must lie in 0..{d - 1}, given {coordinate}"]
-    _checked("dynamics_decoder", n, steps, lr, lam, found)
+    problems = [] if phi.inputs % d == 0 else [f"Φ takes {phi.inputs} numbers, which is no multiple of d = {d}"]
+    problems += [] if 0 <= coordinate < d else [f"coordinate must lie in 0..{d - 1}, given {coordinate}"]
+    _checked("dynamics_decoder", n, steps, lr, lam, problems)
     back = [f"x before by {m}" for m in range(phi.inputs // d - 1, 0, -1)]
     registers = {**dict.fromkeys(back, d), **dict.fromkeys("ucv", phi.size), "answer": 1, **_powers()}
     rows = Rows(d, registers, "lagged")
@@ -136,8 +138,10 @@ def layers_for(kappa: float, largest_phi: float, largest_w: float, epsilon: floa
 
 def _checked(what: str, n: int, steps: int, lr: float, lam: float, more: Sequence[str] = ()) -> None:
     least = {"n": (n, 1), "steps": (steps, 0), "lam": (lam, 0)}
-    found = [f"{k} must be at least {low}, given {v}" for k, (v, low) in least.items() if not v >= low]
-    refuse(what, [*more, *found] + ([] if 0 < lr < float("inf") else [f"lr must be positive and finite, given {lr}"]))
+    problems = [f"{k} must be at least {low}, given {v}" for k, (v, low) in least.items() if not v >= low]
+    refuse(
+        what, [*more, *problems] + ([] if 0 < lr < float("inf") else [f"lr must be positive and finite, given {lr}"])
+    )
 
 
 def _powers() -> dict[str, int]:
@@ -226,7 +230,7 @@ def _descent(case: Case, moving: bool) -> tuple[float, float]:
     phi, xs, ys, fs, labels = (_moving if moving else _labelled)(case)
     largest = float(fs.norm(dim=-1).max())
     lr = case.lr / (largest**2 + case.lam)
-    said = _model(case, phi, moving, case.layers, lr)(xs, ys)
+    predictions = _model(case, phi, moving, case.layers, lr)(xs, ys)
     outer, inner = _sums(fs, labels)
     i, p = (each[:, None, None] for each in _positions(case, moving))
     w = [torch.zeros_like(inner)]
@@ -234,7 +238,7 @@ def _descent(case: Case, moving: bool) -> tuple[float, float]:
         w.append(w[-1] - lr / p * (outer @ w[-1] - inner + i * case.lam * w[-1]))
     exact = (fs.unsqueeze(-2) @ w[-1]).flatten(1)
     sizes = largest, float(torch.stack(w).norm(dim=-2).max()), float(labels.abs().max())
-    return (said - exact).abs().max().item(), _rounding(case, phi, xs, lr, *sizes)
+    return (predictions - exact).abs().max().item(), _rounding(case, phi, xs, lr, *sizes)
 
 
 def _rounding(case: Case, phi: Representation, xs: Tensor, lr: float, largest: float, w: float, y: float) -> float:
@@ -260,8 +264,8 @@ def _ridge(case: Case, moving: bool) -> tuple[float, float]:
     epsilon = largest * largest_w / (2 * case.scale)
     steps = layers_for(1 + 1 / case.lam, largest, largest_w, epsilon)
     lr = (1 if moving else 2) / (largest**2 + lam)
-    said = _model(case, phi, moving, steps, lr, lam)(xs, ys)
-    return (said - (fs.unsqueeze(-2) @ w).flatten(1)).abs().max().item(), epsilon
+    predictions = _model(case, phi, moving, steps, lr, lam)(xs, ys)
+    return (predictions - (fs.unsqueeze(-2) @ w).flatten(1)).abs().max().item(), epsilon
 
 
 def _model(

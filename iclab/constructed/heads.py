@@ -50,7 +50,7 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of the stream hold what: what is read of a token, then the registers.
+    """Layout of the rows of the stream: the projected token, then the registers.
 
     That is x, y and the mark of an example, or y and x (`interleaved`), or x alone (`lagged`).
     """
@@ -68,10 +68,10 @@ class Rows:
     @property
     def places(self) -> dict[str, slice]:
         """Returns where each stands."""
-        found, first = {}, 0
+        places, first = {}, 0
         for name, count in {**self.token, **self.registers}.items():
-            found[name], first = slice(first, first + count), first + count
-        return found
+            places[name], first = slice(first, first + count), first + count
+        return places
 
     @property
     def width(self) -> int:

@@ -21,15 +21,16 @@ Induction (A = 0, which is L = B): the share c_j/N of each token among those tha
 the second of two copies of distinct tokens there is one match, and the next token is certain.
 
 Posterior mean. If rows of a transition matrix are independent and Dirichlet(α_1, …, α_k), the probability of j next is
-(c_j + α_j)/(N + A) with A = Σ α_j. The null slot has weight A/(N + A) = 1 − Σ_i a_i, and the read-out adds the prior:
+(c_j + α_j)/(N + A) with A = Σ α_j. The null slot has weight A/(N + A) = 1 − Σ_i a_i, and the unembedding adds the
+prior:
 
     p_j = a_j + (α_j/A) (1 − Σ_i a_i) = (c_j + α_j)/(N + A).
 
 So smoothing costs nothing: the null slot stands for A examples that were seen before. (A first token drawn from the
-stationary law of the matrix tells a little about it, which no count of pairs sees.)
+stationary distribution of the matrix is further evidence about it, which no count of pairs sees.)
 
-Logits. A softmax of the read-out wants log p_j, which an MLP of K ReLUs a token interpolates between knots p₀ r^m,
-from p₀ = min α/(n − 1 + A), the smallest p there is, to 1. On [a, ra] the chord is below the logarithm by at most
+Logits. A softmax of the unembedding wants log p_j, which an MLP of K ReLUs a token interpolates between knots p₀
+r^m, from p₀ = min α/(n − 1 + A), the smallest p there is, to 1. On [a, ra] the chord is below the logarithm by at most
 
     δ = log(u/log r) − 1 + (log r)/u,    u = r − 1,         about (log r)²/8,
 
@@ -53,24 +54,32 @@ EDELMAN = "Edelman et al. 2024 (arXiv 2402.11004)"
 
 
 def induction_head(vocab: int, n: int) -> TokenTransformer:
-    """Answers with the share of each token among those that followed earlier occurrences of the current one."""
+    """Builds the transformer that predicts the share of each token among those that followed earlier occurrences of the
+    current one.
+
+    >>> model = induction_head(vocab=4, n=6)
+    >>> model(torch.tensor([[0, 2, 3, 1, 0]]))[0, -1].detach().round(decimals=3)  # 0 was followed by 2
+    tensor([0., 0., 1., 0.], dtype=torch.float64)
+    """
     model = _lookup(vocab, n, SHARP)
     _reads_out(model, torch.eye(vocab, dtype=torch.float64), torch.zeros(vocab, dtype=torch.float64))
     return model
 
 
 def bigram_posterior(prior: Float[Tensor, " vocab"], n: int) -> TokenTransformer:
-    """Answers with the posterior mean (c_j + α_j)/(N + Σ α) of each next token, α being the `prior`."""
+    """Builds the transformer that predicts the posterior mean (c_j + α_j)/(N + Σ α) of each next token, α being the
+    `prior`."""
     model = _lookup(len(prior), n, -log(_mass("bigram_posterior", prior)))
     _reads_out(model, *_posterior(prior))
     return model
 
 
 def bigram_logits(prior: Float[Tensor, " vocab"], n: int, knots: int) -> TokenTransformer:
-    """Answers with the logarithms of the posterior mean, within `log_error`, by an MLP of `knots` ReLUs a token."""
+    """Builds the transformer whose logits are the logarithms of the posterior mean, within `log_error`, by an MLP of
+    `knots` ReLUs a token."""
     vocab = len(prior)
-    found = [] if knots >= 1 else [f"knots must be at least 1, given {knots}"]
-    refuse("bigram_logits", found + ([] if vocab > 1 else ["a choice among one token has no logits"]))
+    problems = [] if knots >= 1 else [f"knots must be at least 1, given {knots}"]
+    refuse("bigram_logits", problems + ([] if vocab > 1 else ["a choice among one token has no logits"]))
     model = _lookup(vocab, n, -log(_mass("bigram_logits", prior)), knots)
     at = _knots(prior, n, knots)
     slopes = at.log().diff() / at.diff()
@@ -183,17 +192,17 @@ def _previous(case: Case) -> tuple[float, float]:
 def _induced(case: Case) -> tuple[float, float]:
     tokens = _tokens(case)
     counts = followers(tokens, case.vocab)
-    said = induction_head(case.vocab, case.n).to(case.precision)(tokens)
+    logits = induction_head(case.vocab, case.n).to(case.precision)(tokens)
     exact = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    return (said.double() - exact).abs().max().item(), 4 * (case.n + 1) * case.eps
+    return (logits.double() - exact).abs().max().item(), 4 * (case.n + 1) * case.eps
 
 
 def _copied(case: Case) -> tuple[float, float]:
     """How far what the second copy gives the right next token is from 1."""
     block = torch.rand(8, case.vocab, generator=case.rng()).argsort(1)
     model = induction_head(case.vocab, 2 * case.vocab).to(case.precision)
-    said = model(block.repeat(1, 2))[:, case.vocab : -1]
-    right = said.gather(-1, block[:, 1:].unsqueeze(-1))
+    logits = model(block.repeat(1, 2))[:, case.vocab : -1]
+    right = logits.gather(-1, block[:, 1:].unsqueeze(-1))
     error = (right.double() - 1).abs().max().item() if case.vocab > 1 else 0.0
     return error, 8 * case.vocab * case.eps
 
@@ -206,20 +215,20 @@ def _smoothed(tokens: Int[Tensor, "batch n"], prior: Float[Tensor, " vocab"]) ->
 
 def _posterior_mean(case: Case) -> tuple[float, float]:
     tokens, prior = _tokens(case), _prior(case)
-    said = bigram_posterior(prior, case.n).to(case.precision)(tokens)
-    return (said.double() - _smoothed(tokens, prior)).abs().max().item(), _rounding(case)
+    predictions = bigram_posterior(prior, case.n).to(case.precision)(tokens)
+    return (predictions.double() - _smoothed(tokens, prior)).abs().max().item(), _rounding(case)
 
 
 def _rounding(case: Case) -> float:
-    """A score of log A in size is rounded once; the softmax has n + 1 terms and the read-out vocab."""
+    """A score of log A in size is rounded once; the softmax has n + 1 terms and the unembedding vocab."""
     return 4 * (case.n + case.vocab + abs(log(float(_prior(case).sum())))) * case.eps
 
 
 def _logits(case: Case) -> tuple[float, float]:
     tokens, prior, knots = _tokens(case), _prior(case), int(case.scale)
-    said, exact = bigram_logits(prior, case.n, knots)(tokens).log_softmax(-1), _smoothed(tokens, prior).log()
+    logits, exact = bigram_logits(prior, case.n, knots)(tokens).log_softmax(-1), _smoothed(tokens, prior).log()
     rounded = 2 * knots * (_rounding(case) + torch.finfo(torch.float64).eps) / float(_knots(prior, case.n, knots)[0])
-    return (said - exact).abs().max().item(), log_error(prior, case.n, knots) + rounded
+    return (logits - exact).abs().max().item(), log_error(prior, case.n, knots) + rounded
 
 
 _CHAINS = {

@@ -63,7 +63,7 @@ Unit = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Product:
-    """How the MLP multiplies two operands of at most 1 in size; c = `scale`, balanced for the dtype unless given."""
+    """Product of two operands of at most 1 in size, by the MLP; c = `scale`, balanced for the dtype unless given."""
 
     kind: Literal["published", "even", "richardson"] = "richardson"
     scale: float | None = None
@@ -120,7 +120,8 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """Which rows hold what: the token (y, x), one row for each position, the registers, and the pads of LayerNorm.
+    """Layout of the rows of the stream: the token (y, x), one row for each position, the registers, and the pads of
+    LayerNorm.
 
     `registers` gives the number of rows of each name and a bound on the size of what they hold.
     """
@@ -203,7 +204,7 @@ class Layer:
         self.heads.append(Head(dict(sources), value.forms, shifts, write))
 
     def mov(self, sources: Mapping[int, int], name: str, to: str) -> "Layer":
-        """Lets column t take over `name` of column sources[t] into its rows `to`."""
+        """Moves `name` of column sources[t] into the rows `to` of column t."""
         refuse("mov", [f"{t} cannot read the later {s}" for t, s in sources.items() if s > t])
         self.read(sources, self.stream.value(name), self.stream.write(to))
         self.read({t: t for t in sources}, self.stream.value(to), -self.stream.write(to))
@@ -236,8 +237,8 @@ class Layer:
 
     def div(self, value: Value, by: Value, to: str) -> "Layer":
         """Sets `to` ← value / |by|, where |by| ≥ 1; nothing else may be read by the MLP of this layer."""
-        found = [] if self.stream.norm else ["it is LayerNorm that divides, and there is none"]
-        refuse("div", found + (["everything that the MLP of its layer reads is divided"] if self.hidden else []))
+        problems = [] if self.stream.norm else ["it is LayerNorm that divides, and there is none"]
+        refuse("div", problems + (["everything that the MLP of its layer reads is divided"] if self.hidden else []))
         self.divisor = by
         self._clears(to)
         self._pass(value.forms, to)

@@ -50,7 +50,7 @@ class Program:
         return self.product.error(self.eps) + 2 * reading
 
     def too_coarse(self, magnified: float) -> list[str]:
-        """Returns what stands against a construction that magnifies errors so much: they would reach the first
+        """Returns the problems of a construction that magnifies errors so much: they would reach the first
         digit."""
         worst = magnified * self.relative_error
         if worst < 0.1:
@@ -123,7 +123,7 @@ class Program:
             yield layer, heads
 
     def _set_ends(self, weights: Weights, answer: str, start: Mapping[tuple[int, str], Tensor]) -> None:
-        """Read-in, positions and read-out."""
+        """Read-in, positions and output projection."""
         token = torch.cat([self.stream.write("y"), self.stream.write("x")], dim=1)
         weights["read_in.weight"].copy_(self._balanced(token))
         table = torch.zeros(self.stream.width, self.stream.columns, dtype=torch.float64)

@@ -54,8 +54,8 @@ def random_feature_attention(
     products: Float[Tensor, "heads d_1 d_1"], values: Float[Tensor, "heads d_1"], n: int
 ) -> Transformer:
     """Builds the layer f_M with these W_m and v_m, for prompts of at most n positions: n − 1 keys, then the query."""
-    found = [] if products.shape[1] > 1 else ["inputs have one dimension at least"]
-    refuse("random_feature_attention", found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
+    problems = [] if products.shape[1] > 1 else ["inputs have one dimension at least"]
+    refuse("random_feature_attention", problems + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
     rows = Rows(products.shape[1] - 1, {"answer": 1})
     write = rows.write("answer")
     token = torch.cat([rows.form("x"), rows.form("one")])
@@ -166,8 +166,8 @@ def _prompts(case: Case) -> Float[Tensor, "batch n d"]:
 def _error(case: Case) -> tuple[float, float]:
     """The error that is the largest part of what is allowed, and what is allowed there."""
     xs, one = _prompts(case), REPRESENTERS[case.variant]
-    said = represented(case.variant, case.heads, case.d, case.n + 1, case.rng())(xs, xs[..., 0], 1)[:, 0]
-    errors = (said - one.target(xs)).abs()
+    predictions = represented(case.variant, case.heads, case.d, case.n + 1, case.rng())(xs, xs[..., 0], 1)[:, 0]
+    errors = (predictions - one.target(xs)).abs()
     allowed = DEVIATIONS * (one.variance(xs).clamp(min=0) / case.heads).sqrt() + 1e-12
     worst = (errors / allowed).argmax()
     return errors[worst].item(), allowed[worst].item()

@@ -37,7 +37,7 @@ class Construction(ABC):
         return None
 
     def problems_for(self, d: int, n: int, model: Architecture) -> list[str]:
-        """Tells why a model of this shape is not the construction's."""
+        """Returns why a model of this shape is not the construction's."""
         name, layers = type(self).__name__, self.layers(n)
         if not isinstance(model, TransformerConfig):
             return [f"{name} is a transformer, given {type(model).__name__}"]
@@ -61,12 +61,12 @@ def shape(construction: Construction, d: int, n: int) -> TransformerConfig:
 def _decisive(config: TransformerConfig) -> dict[str, object]:
     """What the weights mean depends on; what was left to be chosen by other settings is spelled out."""
     width = config.head_width
-    found = {**vars(config), "d_head": width, "scale": width**-0.5 if config.scale is None else config.scale}
-    return {key: value for key, value in found.items() if key != "init_scale"}
+    settings = {**vars(config), "d_head": width, "scale": width**-0.5 if config.scale is None else config.scale}
+    return {key: value for key, value in settings.items() if key != "init_scale"}
 
 
 def plain(model: Transformer, dtype: torch.dtype) -> Transformer:
-    """Puts the same weights in a transformer that refuses no prompt, in a precision."""
+    """Returns a transformer with the same weights that accepts any prompt, in the given precision."""
     made = Transformer(model.d, model.n, model.config).to(dtype)
     made.load_state_dict(model.state_dict())
     return made
@@ -188,7 +188,7 @@ class Start:
 
     @torch.no_grad()
     def put_into(self, model: Transformer) -> None:
-        """Lays the construction over the weights that were drawn for a model of its shape."""
+        """Writes the construction over the random weights of a model of its shape."""
         wanted = self.construction.model(model.d, model.n).state_dict()
         for name, drawn in model.named_parameters():
             kept = 0.0 if "norm" in name else self.perturbation

@@ -1,7 +1,7 @@
 """Theorems that can be run: a construction, its specification, and how far apart they may be.
 
 A theorem draws nothing itself. Its `ranges` say which cases it speaks of, so that a run over random cases and a search
-for a counter-example ask the same question:
+for a counterexample test the same statement:
 
     measure(case) = error, bound    the measured distance between what was built and what was promised, and the largest
                                     such distance that the statement allows
@@ -66,7 +66,7 @@ class Case:
     def asked(
         self, model: torch.nn.Module, xs: Float[Tensor, "b n d"], ys: Float[Tensor, "b n"], m: int | None = None
     ) -> Float[Tensor, "b m"]:
-        """Returns what a model answers in this precision, as float64."""
+        """Returns the predictions of a model in this precision, as float64."""
         dtype = self.precision
         return model.to(dtype)(xs.to(dtype), ys.to(dtype), m).double().detach()
 
@@ -87,7 +87,7 @@ class Case:
         return xs.to(self.precision).double(), ys.to(self.precision).double()
 
     def conditioned(self, xs: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """Gives isotropic inputs the covariance C."""
+        """Transforms isotropic inputs to the covariance C."""
         if self.condition == 1:
             return xs
         fallen = self.condition ** -torch.linspace(0, 0.5, self.d, dtype=xs.dtype)
@@ -152,8 +152,17 @@ Measure = Callable[[Case], tuple[float, float]]
 class Theorem:
     """A statement about a construction: for every case within the ranges the error is at most the bound.
 
-    `paper` names authors, year, arXiv number and place; `reason` says where the bound comes from; `cases` is how many
-    cases are tried unless told otherwise.
+    `paper` names authors, year, arXiv number and place; `reason` says where the bound comes from; `cases` is the
+    default number of cases.
+
+    >>> from iclab.predictors import Ridge
+    >>> def shrinks(case):
+    ...     xs, ys = case.prompt()
+    ...     more, less = (Ridge(lam).weights(xs, ys)[0, -1].norm().item() for lam in (2.0, 1.0))
+    ...     return more, less
+    >>> theorem = Theorem("shrinks", "textbook", "a larger penalty gives shorter weights", PROMPTS, shrinks, "exact")
+    >>> theorem.tried(theorem.drawn(5)).holds
+    True
     """
 
     name: str
@@ -171,7 +180,7 @@ class Theorem:
 
     @property
     def expected(self) -> Literal["holds", "fails"]:
-        """Tells whether the statement is expected to hold; one with a corrected twin was published wrong."""
+        """Returns whether the statement is expected to hold; one with a corrected twin was published wrong."""
         return "holds" if self.corrected is None else "fails"
 
     def as_printed(self, paper: str, statement: str, measure: Measure, name: str = "") -> "Theorem":
@@ -200,7 +209,7 @@ class Theorem:
             yield self.case(dict(zip(self.ranges, u or [float(k)] * len(self.ranges), strict=True)), seed=k)
 
     def tried(self, cases: Iterable[Case]) -> "Tally":
-        """Returns what comes of these cases."""
+        """Returns the errors and bounds of these cases."""
         return Tally(self, [(case, *self.measure(case)) for case in cases])
 
 
@@ -218,11 +227,11 @@ class Tally:
 
     @property
     def holds(self) -> bool:
-        """Tells whether no case breaks the bound; an error that is not a number breaks it."""
+        """Returns whether no case breaks the bound; an error that is not a number breaks it."""
         return all(error <= bound for _, error, bound in self.results)
 
     def passes(self) -> bool:
-        """Tells whether the outcome is the expected one: a wrong statement fails, and its twin holds on the same
+        """Returns whether the outcome is the expected one: a wrong statement fails, and its twin holds on the same
         cases."""
         twin = self.theorem.corrected
         if twin is None:

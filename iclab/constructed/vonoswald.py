@@ -88,7 +88,24 @@ def config(d: int, layers: int) -> TransformerConfig:
 def gradient_descent(d: int, n: int, steps: int, lr: float, gamma: float = 0.0, outputs: int = 1) -> Transformer:
     """Builds a float64 transformer of `steps` layers that answers as `GradientDescent(steps, lr)`, or with `gamma` as
     `GradientDescentPlusPlus(steps, lr, gamma)`, at every position. With several `outputs` its inputs are x and all
-    labels but the last. Raises ``ValueError`` for fewer steps or outputs than one."""
+    labels but the last. Raises ``ValueError`` for fewer steps or outputs than one.
+
+    Args:
+        d: Dimensions of an input.
+        n: The longest prompt, in examples.
+        steps: Steps of gradient descent, one for each layer.
+        lr: The step size on the sum objective (η/N in the paper).
+        gamma: The step that moves the inputs, for GD++.
+        outputs: Coordinates of a label.
+
+    >>> from iclab.predictors import GradientDescent
+    >>> from iclab.tasks import LinearRegression
+    >>> prompts = LinearRegression(d=2, n=5).sample(3, torch.Generator().manual_seed(0), torch.float64)
+    >>> model = gradient_descent(d=2, n=5, steps=2, lr=0.1)
+    >>> exact = GradientDescent(steps=2, lr=0.1)(prompts.xs, prompts.ys)
+    >>> torch.allclose(model(prompts.xs, prompts.ys), exact)
+    True
+    """
     least = {"steps": steps, "outputs": outputs}
     refuse("gradient_descent", [f"{k} must be at least 1, given {v}" for k, v in least.items() if v < 1])
     model = Transformer(d + outputs - 1, n, config(d + outputs - 1, steps)).double()
@@ -131,8 +148,8 @@ def merging(d: int, n: int, layers: int = 1, attention: Attending = "linear", sh
 
     `sharpness` is β, which multiplies the scores. Further layers do nothing as yet.
     """
-    found = [] if 0 < sharpness < float("inf") else [f"sharpness must be positive and finite, given {sharpness}"]
-    refuse("merging", found + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
+    problems = [] if 0 < sharpness < float("inf") else [f"sharpness must be positive and finite, given {sharpness}"]
+    refuse("merging", problems + ([] if n >= 1 else [f"n must be at least 1, given {n}"]))
     columns, token = 2 * n - 1, 1 + d
     shape = replace(
         config(d, layers),
@@ -237,19 +254,19 @@ def _features(case: Case, kernel: bool = False, printed: bool = False) -> tuple[
     """Descent on features, or `kernel` regression by its formula; of an entry of m the terms are at most those of
     |O|(|W||x| + |b|), as |gelu(z)| ≤ |z|, and |gelu′| ≤ 9/8."""
     (xs, ys), (hidden, bias, out), lr = case.prompt(), _network(case), case.lr / case.n
-    said = case.asked(feature_descent(hidden, bias, out, case.n + 1, case.layers, lr), xs, ys, 1)[:, -1]
+    predictions = case.asked(feature_descent(hidden, bias, out, case.n + 1, case.layers, lr), xs, ys, 1)[:, -1]
     features = F.gelu(xs @ hidden.mT + bias) @ out.mT
     exact = GradientDescent(case.layers, lr)(features, ys)[:, -1]
     if kernel:
         exact = (1.0 if printed else lr) * ((features @ features[:, -1:].mT).squeeze(-1) * ys)[:, :-1].sum(-1)
     most = (xs.abs() @ hidden.abs().mT + bias.abs()) @ out.abs().mT
-    return _largest(said - exact), _rounding(case, most, ys, 2 * case.d)
+    return _largest(predictions - exact), _rounding(case, most, ys, 2 * case.d)
 
 
 def _separate(case: Case) -> tuple[float, float]:
     (xs, ys), lr = case.prompt(), case.lr / case.n
-    said = case.asked(separate_tokens(case.d, case.n + 1, lr), xs, ys)
-    return _largest(said - GradientDescent(1, lr)(xs, ys)), _rounding(case, xs, ys)
+    predictions = case.asked(separate_tokens(case.d, case.n + 1, lr), xs, ys)
+    return _largest(predictions - GradientDescent(1, lr)(xs, ys)), _rounding(case, xs, ys)
 
 
 def _merged(case: Case, attention: Attending = "softmax", sharpened: bool = True) -> tuple[float, float]:

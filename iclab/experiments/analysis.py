@@ -23,13 +23,13 @@ OURS = "iclab.measures"  # where this package's own analyses are; looked at by n
 
 
 class Analysis(ABC):
-    """What is measured of a trained model, on each distribution that it is asked about."""
+    """A measurement of a trained model, on each evaluation distribution."""
 
     name: ClassVar[str]  # in eval.analyses
     quantities: ClassVar[Mapping[str, str]]  # "probe_{x,y}_*": meaning, unit and range; * stands for any letters
-    always: ClassVar[bool] = False  # measured wherever it can be, without being asked for
+    always: ClassVar[bool] = False  # measured wherever it applies, without being named in the file
     tasks: ClassVar[type[AnyTask]] = Task  # the kind of task that it is about
-    once: ClassVar[bool] = False  # told of the training distribution alone, because it is about the training or weights
+    once: ClassVar[bool] = False  # reported for the training distribution alone: it is about the training or weights
     layered: ClassVar[bool] = False  # needs a model with layers that can be read out
     blocks: ClassVar[bool] = False  # needs the blocks of our transformer, since it takes them apart
     scalar: ClassVar[bool] = False  # needs labels that are numbers
@@ -42,7 +42,7 @@ class Analysis(ABC):
         return ()
 
     def notes(self, experiment: Any) -> Iterable[str]:
-        """Returns what the log should say beforehand, such as why nothing will be measured."""
+        """Returns notes for the log, such as why nothing will be measured."""
         return ()
 
     def references(self, of: Any) -> Mapping[str, Any]:
@@ -54,7 +54,8 @@ class Analysis(ABC):
         return ()
 
     def applies(self, of: Any) -> bool:
-        """Tells whether there is something to measure of a model on one distribution (`iclab.measures.Measurement`)."""
+        """Returns whether there is something to measure of a model on one distribution
+        (`iclab.measures.Measurement`)."""
         return isinstance(of.task, self.tasks) and (of.own or not self.once)
 
     @abstractmethod
@@ -62,7 +63,7 @@ class Analysis(ABC):
         """Yields the rows of one distribution."""
 
     def predictors(self, experiment: Any) -> Iterable[str] | None:
-        """Returns the predictors that its rows are of; none where only the measuring tells."""
+        """Returns the predictors that its rows are of; none where they are unknown before the measurement."""
         return None
 
     def distributions(self, experiment: Any) -> Iterable[str]:
@@ -92,11 +93,11 @@ def known() -> dict[str, Analysis]:
     """Returns all analyses by name, this package's and those that anyone has derived. Raises ``ValueError`` where two
     have one name."""
     import_module(OURS)
-    found: dict[str, type[Analysis]] = {}
+    analyses: dict[str, type[Analysis]] = {}
     for kind in kinds():
-        if (other := found.setdefault(kind.name, kind)) is not kind:  # to find a place is to read a file
+        if (other := analyses.setdefault(kind.name, kind)) is not kind:  # to find a place is to read a file
             refuse("analysis", [f"two have the name {kind.name!r}: {place(other)} and {place(kind)}"])
-    return {name: kind() for name, kind in found.items()}
+    return {name: kind() for name, kind in analyses.items()}
 
 
 def kinds(base: type[Analysis] = Analysis) -> Iterator[type[Analysis]]:

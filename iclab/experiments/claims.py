@@ -7,8 +7,8 @@ with two standard errors as the margin of doubt:
     at_least b        slack = value − b           holds where slack ≥ 2 stderr, fails where slack < −2 stderr
     within (e, t)     slack = t − |value − e|
 
-and is undecided in between. The verdict is that of the worst cell. One cell that fails refutes a claim; short of that,
-a cell without a result leaves it not measured.
+and is inconclusive in between. The verdict is that of the worst cell. One cell that fails refutes a claim;
+if none fails, a cell without a result leaves it not measured.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ from typing import Any, Literal
 from iclab.errors import refuse, unknown
 
 Scalar = bool | int | float | str
-Outcome = Literal["fails", "not measured", "undecided", "holds"]
+Outcome = Literal["fails", "not measured", "inconclusive", "holds"]
 
-OUTCOMES: tuple[Outcome, ...] = ("fails", "not measured", "undecided", "holds")  # the worst first
+OUTCOMES: tuple[Outcome, ...] = ("fails", "not measured", "inconclusive", "holds")  # the worst first
 TRAINED = "own"  # the distribution that the model was trained on
 MEAN = "mean"  # the position that stands for the average over all positions
 ROW_KEYS = {"distribution": TRAINED, "position": MEAN, "layer": None, "step": None}
@@ -30,7 +30,7 @@ ROW_KEYS = {"distribution": TRAINED, "position": MEAN, "layer": None, "step": No
 
 @dataclass(frozen=True)
 class Claim:
-    """What a quantity of a predictor is expected to be, in the cells that `where` selects (all, if empty).
+    """An expected value of a quantity of a predictor, in the cells that `where` selects (all, if empty).
 
     `where` holds settings of the experiment and may choose `distribution`, `position`, `layer` and `step` among the
     rows; without it the rows are those of the whole model after training on its training distribution, averaged over
@@ -48,12 +48,12 @@ class Claim:
     def __post_init__(self) -> None:
         bounds = {k: getattr(self, k) for k in ("at_most", "at_least", "within")}
         given = [k for k, v in bounds.items() if v is not None]
-        found = (
+        problems = (
             [] if len(given) == 1 else [f"give exactly one of {', '.join(bounds)}; given {', '.join(given) or 'none'}"]
         )
         if self.within and self.within[1] < 0:
-            found.append(f"within = [expected, tolerance] needs a tolerance of 0 or more, given {self.within[1]}")
-        refuse(f"claim {self.name!r}", found)
+            problems.append(f"within = [expected, tolerance] needs a tolerance of 0 or more, given {self.within[1]}")
+        refuse(f"claim {self.name!r}", problems)
 
     @property
     def expected(self) -> str:
@@ -69,11 +69,11 @@ class Claim:
         return self.at_most - value if self.at_most is not None else value - (self.at_least or 0.0)
 
     def outcome(self, value: float, stderr: float) -> Outcome:
-        """Returns what one measurement says about the claim."""
+        """Returns the outcome of the claim for one measurement."""
         if isnan(value):
             return "not measured"
         slack, doubt = self.slack(value), 2 * stderr
-        return "holds" if slack >= doubt else "fails" if slack < -doubt else "undecided"
+        return "holds" if slack >= doubt else "fails" if slack < -doubt else "inconclusive"
 
     def unknown_keys(self, known: Iterable[str]) -> list[str]:
         """Returns the keys of `where` that are neither settings nor columns of the rows."""
@@ -81,14 +81,14 @@ class Claim:
         return [f"claim {self.name!r}: {unknown('key', key, known)}" for key, _ in self.where if key not in known]
 
     def concerns(self, config: Mapping[str, Any]) -> bool:
-        """Tells whether a cell with these settings (dotted keys) is one that the claim speaks of."""
+        """Returns whether a cell with these settings (dotted keys) is one that the claim speaks of."""
         return all(_same(config.get(key, "none"), value) for key, value in self.where if key not in ROW_KEYS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Returns the rows of a cell on which the claim is judged."""
         chosen = {key: dict(self.where).get(key, default) for key, default in ROW_KEYS.items()}
-        asked = {"predictor": self.predictor, "quantity": self.quantity, **chosen}
-        return [row for row in rows if all(_same(_entry(row, key), value) for key, value in asked.items())]
+        wanted = {"predictor": self.predictor, "quantity": self.quantity, **chosen}
+        return [row for row in rows if all(_same(_entry(row, key), value) for key, value in wanted.items())]
 
 
 def _entry(row: Mapping[str, Any], key: str) -> Any:
@@ -96,15 +96,15 @@ def _entry(row: Mapping[str, Any], key: str) -> Any:
     return ROW_KEYS[key] if value is None and key in ROW_KEYS else value
 
 
-def _same(found: Any, asked: Any) -> bool:
-    if isinstance(found, bool) or isinstance(asked, bool) or not isinstance(found, int | float):
-        return type(found) is type(asked) and found == asked
-    return isinstance(asked, int | float) and isclose(found, asked, rel_tol=1e-9)
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool) or not isinstance(value, int | float):
+        return type(value) is type(wanted) and value == wanted
+    return isinstance(wanted, int | float) and isclose(value, wanted, rel_tol=1e-9)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run as claims see it: its settings by dotted key, its state and its result rows."""
+    """A run as claims see it: its settings by dotted key, its state and its result rows."""
 
     run: str
     config: Mapping[str, Any]
@@ -114,7 +114,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim, with the cell that decided it."""
+    """The outcome of a claim, with the cell that decided it."""
 
     claim: Claim
     outcome: Outcome
@@ -138,9 +138,9 @@ class Verdict:
     def record(self) -> dict[str, Any]:
         """Returns the verdict as plain data."""
         numbers = {k: v if isfinite(v) else None for k, v in {"value": self.value, "stderr": self.stderr}.items()}
-        told = {"claim": self.claim.name, "expected": self.claim.expected, "measured": self.measured}
-        told |= {"verdict": self.outcome, **numbers}
-        return told | {"run": self.run, "note": self.note, "cells": [cell.run for cell in self.cells], **self.setting}
+        record = {"claim": self.claim.name, "expected": self.claim.expected, "measured": self.measured}
+        record |= {"verdict": self.outcome, **numbers}
+        return record | {"run": self.run, "note": self.note, "cells": [cell.run for cell in self.cells], **self.setting}
 
     @property
     def setting(self) -> dict[str, str]:
@@ -178,9 +178,9 @@ def _judge_row(claim: Claim, run: str, row: Mapping[str, Any]) -> Verdict:
 
 
 def _no_rows(claim: Claim, cell: Cell) -> Verdict:
-    asked = {"quantity": claim.quantity, "predictor": claim.predictor, **dict(claim.where)}
+    wanted = {"quantity": claim.quantity, "predictor": claim.predictor, **dict(claim.where)}
     for key in ("quantity", "predictor", "distribution"):
         known = {str(_entry(row, key)) for row in cell.rows}
-        if key in asked and asked[key] not in known:
-            return Verdict(claim, "not measured", run=cell.run, note=unknown(key, str(asked[key]), known))
+        if key in wanted and wanted[key] not in known:
+            return Verdict(claim, "not measured", run=cell.run, note=unknown(key, str(wanted[key]), known))
     return Verdict(claim, "not measured", run=cell.run, note="no row has this quantity for these settings")

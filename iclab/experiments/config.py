@@ -13,7 +13,7 @@ A field that was added to a class later, `field(default=..., metadata={"since": 
 came with, is written only where it has another value than its default: what was written before it was there, and every
 id made of that, stays as it is.
 
-A reader goes on after a problem, so that everything wrong with a file is said at once, each with its dotted key.
+A reader goes on after a problem, so that all problems of a file are reported at once, each with its dotted key.
 """
 
 import dataclasses
@@ -111,7 +111,7 @@ def _no_kind_because(cls: type) -> str:
 
 
 def kind_problems(cls: type) -> list[str]:
-    """Returns what stands against a class from outside the package as one whose fields are read from a file."""
+    """Returns the problems of a class from outside the package as one whose fields are read from a file."""
     own = vars(cls).get("__annotations__", {})
     if own and "__dataclass_params__" not in vars(cls):
         return ["has fields of its own and lacks @dataclass(frozen=True)"]
@@ -122,8 +122,8 @@ def kind_problems(cls: type) -> list[str]:
     except Exception as error:  # annotations are code, and may be any
         return [f"has annotations that cannot be read: {told(error)}"]
     unfit = [name for name, hint in hints.items() if not _holdable(hint)]
-    found = [f"has a field {name}: {_type(hints[name])}, which no file can hold" for name in unfit]
-    return found + ["has a field kind, a name that files need for the class"] * ("kind" in hints)
+    problems = [f"has a field {name}: {_type(hints[name])}, which no file can hold" for name in unfit]
+    return problems + ["has a field kind, a name that files need for the class"] * ("kind" in hints)
 
 
 def _holdable(hint: Any) -> bool:
@@ -141,13 +141,13 @@ def _type(hint: Any) -> str:
 
 
 def has_kinds(hint: Any) -> bool:
-    """Tells whether the table of an annotated class says which class it is: abstract classes and all below them."""
+    """Returns whether the table of an annotated class needs a `kind`: abstract classes and their subclasses do."""
     return isinstance(hint, ABCMeta)
 
 
 @cache
 def is_table(hint: Any) -> bool:
-    """Tells whether the annotation is a class whose fields are read from a table."""
+    """Returns whether the annotation is a class whose fields are read from a table."""
     return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or has_kinds(hint))
 
 
@@ -169,7 +169,7 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def required(spec: dataclasses.Field[Any]) -> bool:
-    """Tells whether a field has no default."""
+    """Returns whether a field has no default."""
     return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
 
 
@@ -221,12 +221,12 @@ def known_keys(hint: Any, given: Any, key: str = "", preset: Any = None) -> Iter
 
 def _named_kind(base: type, given: Nested, preset: Any = None) -> type | None:
     """The class that a table stands for: the one named, the default's, or the only one there is."""
-    found = kinds(base)
+    known = kinds(base)
     if "kind" in given and has_kinds(base):
-        return found.get(given["kind"]) if isinstance(given["kind"], str) else None
+        return known.get(given["kind"]) if isinstance(given["kind"], str) else None
     if isinstance(preset, base):
         return type(preset)
-    return next(iter(found.values())) if len(found) == 1 else None
+    return next(iter(known.values())) if len(known) == 1 else None
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -244,12 +244,12 @@ class Reader:
     made: dict[Any, Any] = field(default_factory=dict)
 
     def fail(self, key: str, text: str) -> Any:
-        """Notes a problem; the value is FAILED."""
+        """Adds a problem and returns FAILED."""
         self.problems.append(f"{self.source(key)}: {text}")
         return FAILED
 
     def wrong(self, key: str, hint: Any, given: Any) -> Any:
-        """Notes a value of another type than expected."""
+        """Adds the problem that a value has another type than expected."""
         return self.fail(key, f"{key}: expected {described(hint)}, given {shown(given)}")
 
     def read(self, hint: Any, given: Any, key: str = "", preset: Any = None) -> Any:
@@ -306,8 +306,8 @@ class Reader:
         inner = get_args(hint)
         several = inner[-1] is Ellipsis
         if several and isinstance(given, str):
-            told = f"given {shown(given)}; in a list: [{shown(given)}]"
-            return self.fail(key, f"{key}: expected {described(hint)}, {told}")
+            problem = f"given {shown(given)}; in a list: [{shown(given)}]"
+            return self.fail(key, f"{key}: expected {described(hint)}, {problem}")
         if not isinstance(given, list | tuple) or not (several or len(given) == len(inner)):
             return self.wrong(key, hint, given)
         each = [inner[0]] * len(given) if several else inner
@@ -333,8 +333,8 @@ class Reader:
         final = _named_kind(base, given, preset)
         if final is None:
             return self._no_kind(base, given, key)
-        if found := kind_problems(final) if outside(final) and has_kinds(base) else []:
-            return self.fail(key, f"{key}: {final.__name__} {'; '.join(found)} ({place(final)})")
+        if unfit := kind_problems(final) if outside(final) and has_kinds(base) else []:
+            return self.fail(key, f"{key}: {final.__name__} {'; '.join(unfit)} ({place(final)})")
         fields = {k: v for k, v in given.items() if not (k == "kind" and has_kinds(base))}
         value = self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
         if value is not FAILED and outside(final) and has_kinds(base):
@@ -347,8 +347,8 @@ class Reader:
         """The object of a class from outside, or FAILED where it does not do what its kind must."""
         from iclab.experiments.trials import problems  # which needs torch, and reading plain data does not
 
-        found = [self.fail(key, f"{key}: {text}") for text in problems(value)]
-        return FAILED if found else value
+        failures = [self.fail(key, f"{key}: {text}") for text in problems(value)]
+        return FAILED if failures else value
 
     def _no_kind(self, base: type, given: Nested, key: str) -> Any:
         names = kinds(base)
@@ -385,7 +385,8 @@ class Reader:
             return self.fail(key, f"{key}: {told(error)}" if key else told(error))
 
     def unknown_key(self, key: str, here: Iterable[str]) -> Any:
-        """Notes a key that is not known: the nearest one of its table, or the one of that name in another table."""
+        """Adds the problem that a key is unknown, with the nearest key of its table or the table that has such a
+        key."""
         elsewhere = [k for k in self.known() if k.rpartition(".")[2] == key.rpartition(".")[2]]
         if elsewhere and key not in elsewhere:
             hint, known = f" Did you mean {elsewhere[0]!r}?", ", ".join(sorted(here))
@@ -406,7 +407,17 @@ def _in_words(base: type) -> str:
 
 def read(cls: type[T], mapping: Nested, source: object) -> T:
     """Returns an object of a dataclass from a mapping. Raises one ``ValueError`` that lists every problem on its own
-    line."""
+    line.
+
+    >>> from iclab.models import TransformerConfig
+    >>> read(TransformerConfig, {"n_layer": 2}, "file.toml").n_layer
+    2
+    >>> try:
+    ...     read(TransformerConfig, {"n_layers": 2}, "file.toml")
+    ... except ValueError as error:
+    ...     print(str(error).split(" Known:")[0])
+    file.toml: unknown key 'n_layers'. Did you mean 'n_layer'?
+    """
     reader = Reader(lambda key: source, lambda: known_keys(cls, mapping))
     value = reader.read(cls, mapping)
     refuse_lines(reader.problems)
@@ -414,7 +425,7 @@ def read(cls: type[T], mapping: Nested, source: object) -> T:
 
 
 def refuse_lines(problems: Iterable[str], most: int = 40) -> None:
-    """Raises one ``ValueError`` with a line for each problem; the same problem is said once."""
+    """Raises one ``ValueError`` with one line per distinct problem."""
     lines = list(dict.fromkeys(map(_on_one_line, problems)))
     if lines:
         more = [f"… and {len(lines) - most} more problems"] if len(lines) > most else []

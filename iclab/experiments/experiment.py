@@ -1,10 +1,10 @@
 """Experiment: everything that decides the numbers of one run, as frozen dataclasses that a file spells out.
 
-    task    what is asked            iclab.tasks
-    model   what answers             iclab.models
-    start   from which weights       iclab.constructed
-    train   how it learns            iclab.learning
-    eval    how it is measured       iclab.measures
+    task    the distribution of prompts   iclab.tasks
+    model   the architecture              iclab.models
+    start   the initial weights           iclab.constructed
+    train   the training                  iclab.learning
+    eval    the measurements              iclab.measures
 
 Its id is a hash of all settings that can change the numbers; two experiments with one id are the same experiment.
 """
@@ -51,14 +51,14 @@ class Partner:
 
     def experiment(self, own: "Experiment") -> "Experiment":
         """Returns the run that trains it. Raises ``ValueError``."""
-        found = Evaluation(prompts=own.eval.prompts, every=own.eval.every)
-        return replace(own, seed=self.seed, task=self.task or own.task, eval=found)
+        evaluation = Evaluation(prompts=own.eval.prompts, every=own.eval.every)
+        return replace(own, seed=self.seed, task=self.task or own.task, eval=evaluation)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a trained model is measured: on how many `prompts`, and on which distributions besides its own and the parts
-    that this has.
+    """Settings of the measurement of a trained model: the number of `prompts`, and the distributions in addition to its
+    own and its parts.
 
     What is left out has the usual value of its kind of prompts: 2048 prompts of examples, of tokens 1024 (more where a
     task is balanced and its places need it). `shifts` are tasks by name. In a file, a derived task without `base` is
@@ -86,25 +86,25 @@ class Evaluation:
     def __post_init__(self) -> None:
         least = {"prompts": 2, "bootstrap": 1, "every": 1}
         given = {k: m if getattr(self, k) is None else getattr(self, k) for k, m in least.items()}
-        found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
+        problems = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         taken = TRAINED in dict(self.shifts)
-        found += [f"the name {TRAINED!r} is that of the training distribution"] if taken else []
-        refuse("Evaluation", found + self._predictor_problems())
+        problems += [f"the name {TRAINED!r} is that of the training distribution"] if taken else []
+        refuse("Evaluation", problems + self._predictor_problems())
 
     def _predictor_problems(self) -> list[str]:
         named = [("predictor", name) for name, _ in self.predictors]
         named += [("construction", name) for name, _ in self.constructions]
         unfit = [each for each in named if not NAME.fullmatch(each[1])]
-        found = [f"a {kind} needs a name of letters, digits, - and _, given {name!r}" for kind, name in unfit]
+        problems = [f"a {kind} needs a name of letters, digits, - and _, given {name!r}" for kind, name in unfit]
         both = dict(self.predictors).keys() & dict(self.constructions).keys()
-        found += [f"the name {name!r} is that of a predictor and of a construction" for name in sorted(both)]
+        problems += [f"the name {name!r} is that of a predictor and of a construction" for name in sorted(both)]
         kinds = tuple(config.kinds(Predictor).values())
         each = [(name, f) for name, whole in self.predictors for f in _predictors_in(whole)]
         other = dict.fromkeys(name for name, f in each if not isinstance(f, kinds))
-        found += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
+        problems += [f"predictor {name!r} is no closed form that a file can spell out" for name in other]
         settings = [(name, *s) for name, f in each if isinstance(f, kinds) for s in vars(f).items()]
         tensors = [(name, key) for name, key, value in settings if isinstance(value, torch.Tensor)]
-        return found + [f"predictor {name!r} has a tensor as {key}, which no file can hold" for name, key in tensors]
+        return problems + [f"predictor {name!r} has a tensor as {key}, which no file can hold" for name, key in tensors]
 
 
 def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
@@ -118,13 +118,20 @@ def _predictors_in(predictor: Predictor) -> Iterator[Predictor]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a model trained on a task, then evaluated. Where model and train name no kind, prompts of examples are
+    """A run: a model trained on a task, then evaluated. Where model and train name no kind, prompts of examples are
     learned by a transformer, by gradient descent, and so are sequences of tokens by one over tokens.
 
     `seed` feeds every stream of randomness (weights, training prompts, evaluation prompts). `device` is "auto", "cpu",
     "cuda" or "cuda:1"; `recipe` is the name of the settings that the file started from. `start` names the construction
     whose weights the model has before training (drawn ones without it); train.steps = 0 measures it as it is. `imports`
     are the files and modules of the user's that its kinds come from (`iclab.experiments.plugins`).
+
+    >>> from iclab.tasks import LinearRegression
+    >>> experiment = Experiment(LinearRegression(d=3, n=8, noise=0.5))
+    >>> type(experiment.model).__name__, experiment.eval.prompts
+    ('TransformerConfig', 2048)
+    >>> experiment.id == Experiment(experiment.task, device="cpu").id  # the device is not part of the id
+    True
     """
 
     task: AnyTask
@@ -140,15 +147,15 @@ class Experiment:
     def __post_init__(self) -> None:
         refuse("Experiment", self._misplaced())
         self._fill()
-        found = machine_problems(self.seed, self.device)
-        found += [*self.prompting.problems(self), *self.train.problems_for(self.task, self.model)]
-        found += (
+        problems = machine_problems(self.seed, self.device)
+        problems += [*self.prompting.problems(self), *self.train.problems_for(self.task, self.model)]
+        problems += (
             self._given_problems()
             + self._analysis_problems()
             + self._predictor_problems()
             + self._construction_problems()
         )
-        refuse("Experiment", found)
+        refuse("Experiment", problems)
 
     # ---- the kind of prompts ---------------------------------------------------------------------------------------
 
@@ -159,17 +166,17 @@ class Experiment:
 
     def _misplaced(self) -> list[str]:
         """Models, shifts and settings that are for the other kind of prompts."""
-        kind, told = self.prompting, f"{type(self.task).__name__} is about {self.prompting.words}"
+        kind, reason = self.prompting, f"{type(self.task).__name__} is about {self.prompting.words}"
         made = {"model": (self.model, kind.models), "train": (self.train, kind.learners)}
         wrong = {key: one for key, (one, base) in made.items() if one is not None and not isinstance(one, base)}
-        found = [f"{key}.kind = {type(one).__name__} is for other prompts: {told}" for key, one in wrong.items()]
+        problems = [f"{key}.kind = {type(one).__name__} is for other prompts: {reason}" for key, one in wrong.items()]
         shifts = [name for name, shift in self.eval.shifts if not isinstance(shift, kind.tasks)]
-        found += [f"shift {name!r} has other prompts: {told}" for name in shifts]
+        problems += [f"shift {name!r} has other prompts: {reason}" for name in shifts]
         unasked = [key for key in kind.unasked if getattr(self.eval, key)]
-        return found + [f"eval.{key} has nothing to say of {kind.words}" for key in unasked]
+        return problems + [f"eval.{key} has nothing to say of {kind.words}" for key in unasked]
 
     def _fill(self) -> None:
-        """Puts what is usual of this kind of prompts where nothing is said."""
+        """Fills in the defaults of this kind of prompts."""
         for section, kind in self.prompting.usual.items():
             if getattr(self, section) is None:
                 settings = _usual_training(self.model) if section == "train" else {}
@@ -178,7 +185,7 @@ class Experiment:
         object.__setattr__(self, "eval", replace(self.eval, **open_) if open_ else self.eval)
 
     def _given_problems(self) -> list[str]:
-        """What stands against a model that is there already: it is not trained, and its code must be kept."""
+        """The problems of a model that is there already: it is not trained, and its code must be kept."""
         name, problems = type(self.model).__name__, []
         if not self.model.trainable and getattr(self.train, "steps", None) != 0:
             problems.append(f"{name} is measured as it is: leave [train] out, or give train.steps = 0")
@@ -201,9 +208,9 @@ class Experiment:
 
     @cached_property
     def analyses(self) -> tuple[Analysis, ...]:
-        """Returns what is measured: all that always is, where it can be, and what is asked for."""
-        known, asked = analysis.known().values(), self.eval.analyses
-        return tuple(one for one in known if self._is_about(one) and (one.always or one.name in asked))
+        """Returns the analyses of this experiment: the default ones that apply, and those that the file names."""
+        known, names = analysis.known().values(), self.eval.analyses
+        return tuple(one for one in known if self._is_about(one) and (one.always or one.name in names))
 
     def _is_about(self, one: Analysis) -> bool:
         """Whether an analysis is about such weights, and any of the tasks."""
@@ -213,21 +220,21 @@ class Experiment:
     def _analysis_problems(self) -> list[str]:
         """What an analysis would stumble over after the training."""
         if self.train.frozen:
-            asked = ("shifts", "predictors", "constructions", "analyses", "probe")
-            unfit = [key for key in asked if getattr(self.eval, key)]
+            sections = ("shifts", "predictors", "constructions", "analyses", "probe")
+            unfit = [key for key in sections if getattr(self.eval, key)]
             return [f"eval.{key} has nothing to say of {type(self.train).__name__}" for key in unfit]
         known = analysis.known()
         can = {name: one for name, one in known.items() if not one.always and issubclass(one.tasks, self._root)}
-        found = []
+        problems = []
         for name in dict.fromkeys(self.eval.analyses):
             if name in can:
-                found += [f"the analysis {name!r} {text}" for text in self._against(can[name])]
+                problems += [f"the analysis {name!r} {text}" for text in self._against(can[name])]
             elif name in known and not known[name].always:
-                found.append(f"eval.analyses: {name!r} is for {_words(known[name])}, and {self._about}")
+                problems.append(f"eval.analyses: {name!r} is for {_words(known[name])}, and {self._about}")
             else:
-                found.append(f"eval.analyses: {unknown('analysis', name, can)}")
+                problems.append(f"eval.analyses: {unknown('analysis', name, can)}")
         alone = self.eval.partners and "stitching" not in self.eval.analyses
-        return found + (
+        return problems + (
             ["the analysis 'stitching' and eval.partners are given together, or neither is"] if alone else []
         )
 
@@ -240,7 +247,7 @@ class Experiment:
         return f"task.kind {type(self.task).__name__!r} is about {self.prompting.words}"
 
     def _against(self, one: Analysis) -> Iterator[str]:
-        """What stands against an analysis, by the facts of its class and by its own judgement."""
+        """The problems of an analysis, by the facts of its class and by its own judgement."""
         task, model = type(self.task).__name__, type(self.model).__name__
         if not isinstance(self.task, one.tasks):
             yield f"needs task.kind {one.tasks.__name__}, given {task}"
@@ -264,15 +271,15 @@ class Experiment:
 
     @property
     def notes(self) -> list[str]:
-        """Returns what the log of a run should say before anything else."""
-        told = [f"warning: {line}" for line in self.warnings]
-        return told + [line for one in self.analyses for line in one.notes(self)]
+        """Returns the lines at the head of the log of a run."""
+        lines = [f"warning: {line}" for line in self.warnings]
+        return lines + [line for one in self.analyses for line in one.notes(self)]
 
     # ---- references ------------------------------------------------------------------------------------------------
 
     @property
     def at_query(self) -> bool:
-        """Tells whether all is about the last position: because of the task, or because only its errors counted."""
+        """Returns whether all is about the last position: because of the task, or because only its errors counted."""
         return self.train.at_query or (isinstance(self.task, Task) and self.task.at_query)
 
     def _predictor_problems(self) -> list[str]:
@@ -282,9 +289,11 @@ class Experiment:
         if not given or not isinstance(self.task, Task):
             return []
         taken = {name for task in tasks for name in known_names(task, self.task)}
-        found = [f"the name {name!r} is that of a reference that is always there" for name, _ in given if name in taken]
+        problems = [
+            f"the name {name!r} is that of a reference that is always there" for name, _ in given if name in taken
+        ]
         sized = [(name, getattr(f, "d", self.task.d)) for name, f in named]
-        return found + [f"predictor {k!r} is for d = {d}, not {self.task.d}" for k, d in sized if d != self.task.d]
+        return problems + [f"predictor {k!r} is for d = {d}, not {self.task.d}" for k, d in sized if d != self.task.d]
 
     def _construction_problems(self) -> list[str]:
         """Constructions have shapes, which must be the model's."""
@@ -293,8 +302,8 @@ class Experiment:
         model: Any = self.model
         named = [(f"eval.constructions.{name}", each) for name, each in self.eval.constructions]
         named += [("start.construction", self.start.construction)] if self.start else []
-        told = [(name, each.problems_for(self.task.d, self.task.n, model)) for name, each in named]
-        return [f"{name}: {text}" for name, problems in told for text in problems]
+        refused = [(name, each.problems_for(self.task.d, self.task.n, model)) for name, each in named]
+        return [f"{name}: {text}" for name, problems in refused for text in problems]
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
@@ -382,16 +391,16 @@ def read(settings: Nested, reader: Reader) -> Any:
 
 def _with_usual_kinds(settings: Nested) -> Nested:
     """The settings with the kinds that are meant where a section names none."""
-    found, usual = dict(settings), prompting_of(settings).usual
+    result, usual = dict(settings), prompting_of(settings).usual
     for section, kind in usual.items():
         given = settings.get(section, {})
         if isinstance(given, Mapping) and "kind" not in given:
-            found[section] = {"kind": kind, **given}
-    named = found.get("model", {})
+            result[section] = {"kind": kind, **given}
+    named = result.get("model", {})
     shape = config.kinds(AnyArchitecture).get(str(named.get("kind"))) if isinstance(named, Mapping) else type(named)
-    if isinstance(found.get("train"), Mapping):
-        found["train"] = {**_usual_training(shape), **found["train"]}
-    return found
+    if isinstance(result.get("train"), Mapping):
+        result["train"] = {**_usual_training(shape), **result["train"]}
+    return result
 
 
 def _usual_training(model: Any) -> Nested:
@@ -410,7 +419,7 @@ def _with_shape(settings: Nested) -> Any:
         return model  # no use to build what is refused
     try:
         return config.to_mapping(shape(start.construction, task.d, task.n)) | dict(model)
-    except ValueError:  # which is told where the experiment is made
+    except ValueError:  # which is reported where the experiment is made
         return model
 
 

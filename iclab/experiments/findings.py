@@ -1,6 +1,6 @@
-"""What the rows of one run say about the algorithm behind it: sentences, and tables of what they rest on.
+"""Findings of one run about the algorithm of its model: sentences, and the tables that support them.
 
-A parameter that was fitted at an end of its grid is told with ≤ or ≥ (the rows fit_low and fit_high say where a grid
+A parameter that was fitted at an end of its grid is written with ≤ or ≥ (the rows fit_low and fit_high say where a grid
 ends), the nearest algorithm with how probable it is that none is nearer.
 """
 
@@ -35,12 +35,12 @@ def number(row: Row | None) -> str:
     return f"{row['value']:.4g}" + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
 
 
-def beaten(found: Iterable[Row]) -> Iterator[str]:
-    """Yields what there is to say of predictors with less risk than the one that is called Bayes, a line for each."""
-    for one in found:
+def beaten(risks: Iterable[Row]) -> Iterator[str]:
+    """Yields one line for each predictor whose risk is below that of the Bayes predictor."""
+    for one in risks:
         if one["quantity"] == "below_bayes":
-            told = f"{one['predictor']} beats bayes by {number(one)} in risk"
-            yield f"{one['distribution']}: {told}: what is called so is not the Bayes predictor"
+            text = f"{one['predictor']} beats bayes by {number(one)} in risk"
+            yield f"{one['distribution']}: {text}: what is called so is not the Bayes predictor"
 
 
 class Findings:
@@ -60,8 +60,8 @@ class Findings:
         """Returns the rows of a quantity at a place: of the whole model, averaged over positions, unless it says
         otherwise."""
         wanted = {"layer": None, "position": None, "step": None, **place}
-        found = self.rows.get(quantity, ())
-        return [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
+        rows = self.rows.get(quantity, ())
+        return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 
     def one(self, quantity: str, predictor: str, **place: Any) -> Row | None:
         """Returns the row of a predictor, or none."""
@@ -103,9 +103,9 @@ class Findings:
     def _sentence(self, where: str, **place: Any) -> Iterator[str]:
         if row := self.nearest(**place):
             chance = self.one("fit_probability", row["predictor"], **place)
-            told = self.words(row["predictor"], **place)
+            words = self.words(row["predictor"], **place)
             value = chance["value"] if chance else float("nan")
-            yield sentence(where, told, row["value"], value, self.scale, self._alike(row["predictor"], **place))
+            yield sentence(where, words, row["value"], value, self.scale, self._alike(row["predictor"], **place))
 
     def _alike(self, family: str, **place: Any) -> Sequence[str]:
         """The families that cannot be told apart from one at a place."""
@@ -134,8 +134,8 @@ class Findings:
             if row:
                 chance = self.one("fit_probability", row["predictor"], position=i)
                 alike = sum(each["value"] == row["value"] for each in self.of("fit_distance_at", position=i))
-                told = f"{alike} alike" if alike > 1 else self.words(row["predictor"], position=i)
-                body.append([i, told, number(row), number(chance)])
+                words = f"{alike} alike" if alike > 1 else self.words(row["predictor"], position=i)
+                body.append([i, words, number(row), number(chance)])
         return Section(
             "the nearest algorithm by number of examples", ["examples", "algorithm", "E(Δŷ)²", "probability"], body
         )
@@ -183,8 +183,8 @@ class Findings:
         return Section("what a linear map reads out of the layers: the best R² over positions", columns, body)
 
     def _probed(self, target: str, layer: int) -> list[Row]:
-        found = (row for row in self.rows["probe_r2"] if row["layer"] == layer and row["predictor"] == target)
-        return [row for row in found if isinstance(row["position"], int)]
+        rows = (row for row in self.rows["probe_r2"] if row["layer"] == layer and row["predictor"] == target)
+        return [row for row in rows if isinstance(row["position"], int)]
 
     def _control(self, quantity: str, target: str, layer: int, position: int) -> Row | None:
         """The bare prompt is no model and has a single layer."""
@@ -215,7 +215,7 @@ class Findings:
         return Section("in training", ["step", "risk", "excess", "nearest algorithm", "distance"], body)
 
     def pasting(self) -> Section:
-        """Shows what read-ins and their controls reach at each cut."""
+        """Shows what input projections and their controls reach at each cut."""
         chosen = self.one("pasting_cut", "representation")
         at = f"; probes choose cut {number(chosen)}" if chosen else ""
         return self._by_cut(f"pasting: risk on linear regression, relative to Bayes{at}", "pasting_risk_ratio")
@@ -228,8 +228,8 @@ class Findings:
         """A quantity by the number of blocks that are below; in the last column of what has no cut."""
         cuts, body = self.values("layer", quantity), []
         for name in dict.fromkeys(row["predictor"] for row in self.rows.get(quantity, ())):
-            found = [self.one(quantity, name, layer=cut) for cut in cuts]
-            body.append([name, *map(number, found), "" if any(found) else number(self.one(quantity, name))])
+            values = [self.one(quantity, name, layer=cut) for cut in cuts]
+            body.append([name, *map(number, values), "" if any(values) else number(self.one(quantity, name))])
         return Section(title, ["predictor", *(f"cut {cut}" for cut in cuts), "no cut"], body)
 
 

@@ -47,17 +47,27 @@ def setting(text: str) -> tuple[str, list[Any]]:
 
 def parse(text: str) -> list[Any]:
     """Returns the values that a text of the grammar lists. Raises ``ValueError`` where there are none or it is
-    malformed."""
+    malformed.
+
+    >>> parse("1,2,4")
+    [1, 2, 4]
+    >>> parse("0:4")
+    [0, 1, 2, 3]
+    >>> parse("log:1e-4..1e-2:3")
+    [0.0001, 0.001, 0.01]
+    >>> parse("softmax,linear")
+    ['softmax', 'linear']
+    """
     ranged = span(text.strip())
     return ranged if ranged is not None else [_scalar(item) for item in _items(text)]
 
 
 def span(text: str) -> list[Any] | None:
     """Returns the values of a range, None where the text is not one."""
-    if found := INTEGERS.fullmatch(text):
-        return _integers(text, *(int(part) for part in found.groups() if part))
-    if found := SPACED.fullmatch(text):
-        return _spaced(text, *found.groups())
+    if match := INTEGERS.fullmatch(text):
+        return _integers(text, *(int(part) for part in match.groups() if part))
+    if match := SPACED.fullmatch(text):
+        return _spaced(text, *match.groups())
     malformed = text.startswith(("log:", "lin:")) or re.fullmatch(r"[\d+:.-]*:[\d+:.-]*", text)
     refuse("range", [f"{text!r} is malformed; expected {FORMS}"] if malformed else [])
     return None
@@ -194,7 +204,11 @@ def settings(texts: Iterable[str]) -> tuple[Axes, list[str]]:
 
 def cross(axes: Axes) -> Iterator[dict[str, Any]]:
     """Yields every combination of values, the last key varying fastest. Raises ``ValueError`` where there are too
-    many."""
+    many.
+
+    >>> [tuple(cell.values()) for cell in cross({"model.n_layer": [1, 2], "seed": [0, 1]})]
+    [(1, 0), (1, 1), (2, 0), (2, 1)]
+    """
     size = prod(len(values) for values in axes.values())
     refuse("sweep", [f"the grid has {size} cells, more than {LARGEST}"] if size > LARGEST else [])
     return (_each(dict(zip(axes, values, strict=True))) for values in product(*axes.values()))

@@ -1,4 +1,4 @@
-"""What any two kinds of experiment have in common: where they run, their seed, and the hash that names them."""
+"""The identity of experiments of any kind: their device, their seed, and the hash that names them."""
 
 import hashlib
 import json
@@ -33,10 +33,10 @@ class Import:
 
 
 def machine_problems(seed: int, device: str) -> list[str]:
-    """Returns what stands against a seed and a device."""
-    found = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
+    """Returns the problems of a seed and a device."""
+    problems = [] if 0 <= seed < SEEDS else [f"seed must lie in 0..{SEEDS - 1}, given {seed}"]
     named = DEVICE.fullmatch(device)
-    return found if named else [*found, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
+    return problems if named else [*problems, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
 
 
 def identity(settings: Mapping[str, Any]) -> str:

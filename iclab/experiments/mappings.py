@@ -1,4 +1,4 @@
-"""Nested mappings whose entries are addressed by dotted keys: {"model": {"n_layer": 4}} holds "model.n_layer"."""
+"""Nested mappings with entries addressed by dotted keys: {"model": {"n_layer": 4}} holds "model.n_layer"."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,11 @@ def join(prefix: str, name: str) -> str:
 
 
 def flatten(mapping: Nested, prefix: str = "") -> dict[str, Any]:
-    """Returns every entry that is not a table, by its dotted key; an empty table has none."""
+    """Returns every entry that is not a table, by its dotted key; an empty table has none.
+
+    >>> flatten({"model": {"n_layer": 4}, "seed": 0})
+    {'model.n_layer': 4, 'seed': 0}
+    """
     return dict(_entries(mapping, prefix))
 
 
@@ -25,7 +29,11 @@ def _entries(mapping: Nested, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def merge(under: Nested, over: Nested) -> dict[str, Any]:
-    """Returns `under` with every entry of `over` laid on top, table by table; neither is changed."""
+    """Returns `under` with every entry of `over` laid on top, table by table; neither is changed.
+
+    >>> merge({"model": {"n_layer": 4, "d_model": 64}}, {"model": {"n_layer": 1}})
+    {'model': {'n_layer': 1, 'd_model': 64}}
+    """
     merged = {name: merge(value, {}) if isinstance(value, Mapping) else value for name, value in under.items()}
     for name, value in over.items():
         below = merged.get(name)
@@ -35,7 +43,11 @@ def merge(under: Nested, over: Nested) -> dict[str, Any]:
 
 
 def put(mapping: Nested, key: str, value: Any) -> dict[str, Any]:
-    """Returns the mapping with `value` at a dotted key; what stood there, or in the way, is replaced."""
+    """Returns the mapping with `value` at a dotted key; what stood there, or in the way, is replaced.
+
+    >>> put({"model": {"n_layer": 4}}, "model.n_head", 2)
+    {'model': {'n_layer': 4, 'n_head': 2}}
+    """
     name, _, rest = key.partition(".")
     below = mapping.get(name)
     return {**mapping, name: put(below if isinstance(below, Mapping) else {}, rest, value) if rest else value}

@@ -1,4 +1,4 @@
-"""Measurable: what experiments yield, and whether the claims of a study speak of it. It is asked before anything is
+"""Measurable: what experiments yield, and whether the claims of a study refer to it. It is checked before anything is
 trained, so that a slip of the pen in a claim does not cost a sweep.
 """
 
@@ -12,8 +12,8 @@ from iclab.experiments.experiment import Experiment
 
 
 def claim_problems(claim: Claim, experiments: Sequence[Experiment]) -> Iterator[str]:
-    """Yields what stands against a claim that is judged on these experiments: a quantity, a predictor, a distribution
-    or a layer that none of them yields. Nothing is said where there is none."""
+    """Yields the problems of a claim that is judged on these experiments: a quantity, a predictor, a distribution
+    or a layer that none of them yields. Returns nothing where there is none."""
     if not experiments:
         return
     yields = [(one, analysis) for one in experiments for analysis in one.analyses if analysis.meaning(claim.quantity)]
@@ -31,15 +31,15 @@ def _unknown_quantity(quantity: str, experiments: Iterable[Experiment]) -> str:
     """The sentence for a quantity that the experiments do not yield: another analysis may."""
     needed = [name for name, analysis in known().items() if analysis.meaning(quantity) and not analysis.always]
     measured = {name for one in experiments for analysis in one.analyses for name in names(analysis)}
-    told = unknown("quantity", quantity, measured)
-    return f"{told.split(' Known:')[0]} It needs eval.analyses {needed[0]!r}" if needed else told
+    problem = unknown("quantity", quantity, measured)
+    return f"{problem.split(' Known:')[0]} It needs eval.analyses {needed[0]!r}" if needed else problem
 
 
 def _place_problems(where: dict[str, Any], yields: Sequence[tuple[Experiment, Analysis]]) -> Iterator[str]:
-    told = {name for one, analysis in yields for name in analysis.distributions(one)}
+    names = {name for one, analysis in yields for name in analysis.distributions(one)}
     name = where.get("distribution", TRAINED)
-    if name not in told:
-        yield unknown("distribution", str(name), told)
+    if name not in names:
+        yield unknown("distribution", str(name), names)
     depths = [getattr(one.model, "n_layer", None) for one, _ in yields]
     layer, most = where.get("layer"), max((depth for depth in depths if depth is not None), default=None)
     if layer is not None and most is not None and not (isinstance(layer, int) and 0 <= layer <= most):
@@ -54,8 +54,10 @@ def names(analysis: Analysis) -> list[str]:
 def quantities(experiments: Sequence[Experiment] | None, word: str = "") -> Iterator[tuple[str, str, str]]:
     """Yields quantity, analysis and meaning of all that these experiments yield, or of all there is (None); those alone
     that have a word in them."""
-    found = known().values() if experiments is None else dict.fromkeys(a for one in experiments for a in one.analyses)
-    seen = {analysis.name: analysis for analysis in found}
+    analyses = (
+        known().values() if experiments is None else dict.fromkeys(a for one in experiments for a in one.analyses)
+    )
+    seen = {analysis.name: analysis for analysis in analyses}
     for analysis in seen.values():
         for pattern, meaning in analysis.quantities.items():
             if word.lower() in f"{pattern} {' '.join(expanded(pattern))} {meaning} {analysis.name}".lower():

@@ -16,12 +16,12 @@ LONGEST = 200  # characters of what foreign code has to say
 
 
 def outside(kind: type) -> bool:
-    """Tells whether a class is none of the package's own."""
+    """Returns whether a class is defined outside the package."""
     return _root(kind.__module__) not in ("iclab", "builtins")
 
 
 def of_users(model: Any) -> bool:
-    """Tells whether a model's numbers come from the user: from a class or a module of theirs, or from a file."""
+    """Returns whether a model's numbers come from the user: from a class or a module of theirs, or from a file."""
     return outside(type(model)) or not model.trainable
 
 
@@ -52,7 +52,7 @@ def _frames(trace: TracebackType | None) -> list[tuple[str, str]]:
 
 
 def _shortened(error: BaseException) -> str:
-    """Returns the first line that says something; messages of other libraries may have many."""
+    """Returns the first line that is not empty; messages of other libraries may have many."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
 

@@ -5,7 +5,7 @@ installed packages. To import them is enough, since a class counts as known by b
 
 A name that ends in .py is a file, from the folder of the task file on; any other is a module that Python can import. A
 file is imported as the module of its stem, so that files named after it can import it. What is run is the text whose
-digest the settings record, and a run's folder keeps that text (`imports/my_tasks.py`): a run goes on from its copy when
+digest the settings record, and a run's folder keeps that text (`imports/my_tasks.py`): a run resumes from its copy when
 the user's file has moved or changed. Of a module the name alone is recorded, its version stands in environment.json.
 
 A newer version of a file takes the place of the older one in the same process.
@@ -73,14 +73,14 @@ def bring(names: Any, file: Path) -> tuple[Import, ...]:
     config.refuse_lines(f"{file}: imports: {text}" for text in problems)
     for source in SOURCES.values():
         RETIRED.update(source.kinds)
-    found: list[Import] = []
+    imports: list[Import] = []
     for name in dict.fromkeys(names):
         try:
-            found.append(_bring(name, file))
+            imports.append(_bring(name, file))
         except Refusal as error:
             problems.append(f"{file}: imports: {error}")
     config.refuse_lines(problems)
-    return tuple(found)
+    return tuple(imports)
 
 
 def _bring(name: str, file: Path) -> Import:
@@ -93,10 +93,10 @@ def _bring(name: str, file: Path) -> Import:
 
 
 def _name_problems(names: Any) -> list[str]:
-    """Returns what stands against a list of imports before any is made."""
+    """Returns the problems of a list of imports before any is made."""
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        told = f"expected a list of files and modules, each a text in quotes, given {config.shown(names)}"
-        return [f"{told}; in a list: [{config.shown(names)}]" if isinstance(names, str) else told]
+        problem = f"expected a list of files and modules, each a text in quotes, given {config.shown(names)}"
+        return [f"{problem}; in a list: [{config.shown(names)}]" if isinstance(names, str) else problem]
     files = {name: Path(name).name for name in dict.fromkeys(names) if name.endswith(".py")}
     twice = sorted({each for each in files.values() if list(files.values()).count(each) > 1})
     return [f"several files are named {each}: each needs a name of its own" for each in twice]
@@ -155,12 +155,12 @@ def _refuse_taken(path: Path, before: Source | None) -> None:
     standard = name in sys.stdlib_module_names
     taken = standard or there is not None or _installed(name)
     where = getattr(there, "__file__", None)
-    told = f"{path}: the name {name!r} is that of a module which is there already" + (f" ({where})" if where else "")
-    refuse("rename the file", [told] if taken else [])
+    problem = f"{path}: the name {name!r} is that of a module which is there already" + (f" ({where})" if where else "")
+    refuse("rename the file", [problem] if taken else [])
 
 
 def _installed(name: str) -> bool:
-    """Tells whether a package of this name is installed."""
+    """Returns whether a package of this name is installed."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):
@@ -208,17 +208,17 @@ def _why(what: str, error: BaseException) -> str:
 def load_entry_points() -> tuple[str, ...]:
     """Imports the entry points `iclab.kinds` of all installed packages, once; returns the modules. Raises
     ``ValueError`` that names package and entry point."""
-    problems, found = [], []
+    problems, loaded = [], []
     for each in entry_points(group=GROUP):
         try:
             BROUGHT.add(each.module)
             with _sound(each.value):
                 each.load()
-            found.append(each.module)
+            loaded.append(each.module)
         except Refusal as error:
             problems.append(f"the package {_package(each)} names a plug-in that cannot be used, {each.name}: {error}")
     config.refuse_lines(problems)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(loaded))
 
 
 def _package(each: EntryPoint) -> str:
@@ -247,13 +247,13 @@ def _clashes(new: Iterable[type]) -> list[str]:
     import_module(analysis.OURS)
     named = ((kind, other) for kind in new if issubclass(kind, Analysis) for other in analysis.kinds())
     twice = [(kind, other) for kind, other in named if kind is not other and kind.name == other.name]
-    told = [f"two analyses have the name {kind.name!r}: {place(kind)} and {place(other)}" for kind, other in twice]
+    problems = [f"two analyses have the name {kind.name!r}: {place(kind)} and {place(other)}" for kind, other in twice]
     pairs: dict[tuple[type, type], type] = {}
     for kind in sorted(new, key=lambda kind: kind.__name__):
         for base in (base for base in kind.__mro__ if base in _roots()):  # the narrowest first
             same = (other for other in config.every_kind(base) if other.__name__ == kind.__name__)
             pairs |= {(kind, other): base for other in same if other is not kind and (kind, other) not in pairs}
-    return told + [
+    return problems + [
         f"{kind.__name__} is the name of two kinds of {base.__name__}: {place(kind)} and {place(other)}"
         for (kind, other), base in pairs.items()
     ]
@@ -305,8 +305,8 @@ def versions(imports: Iterable[Import]) -> dict[str, str | None]:
     names = [each.name for each in imports if each.digest is None]
     modules = [*names, *load_entry_points()]
     packages = packages_distributions() if modules else {}
-    found = {name: _version(packages.get(name.partition(".")[0], [])) for name in modules}
-    return {each.name: each.digest for each in imports if each.digest} | found
+    result = {name: _version(packages.get(name.partition(".")[0], [])) for name in modules}
+    return {each.name: each.digest for each in imports if each.digest} | result
 
 
 def _version(packages: list[str]) -> str | None:
@@ -321,10 +321,10 @@ def _version(packages: list[str]) -> str | None:
 
 def theorems_of(module: ModuleType) -> list[Theorem]:
     """Returns the list THEOREMS of a module, empty where it has none. Raises ``ValueError``."""
-    found = getattr(module, "THEOREMS", [])
-    sound = isinstance(found, list | tuple) and all(isinstance(each, Theorem) for each in found)
+    theorems = getattr(module, "THEOREMS", [])
+    sound = isinstance(theorems, list | tuple) and all(isinstance(each, Theorem) for each in theorems)
     what = getattr(module, "__file__", module.__name__)
     refuse(f"{what}", [] if sound else ["THEOREMS must be a list of iclab.constructed.Theorem"])
-    taken = [each.name for each in found if each.name in {each.name for each in THEOREMS}]
+    taken = [each.name for each in theorems if each.name in {each.name for each in THEOREMS}]
     refuse(f"{what}", [f"the theorem {name!r} has the name of another one" for name in taken])
-    return list(found)
+    return list(theorems)

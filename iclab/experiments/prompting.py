@@ -34,7 +34,7 @@ class Prompting(ABC):
 
     @abstractmethod
     def problems(self, experiment: Any) -> Iterator[str]:
-        """Yields what stands against the task, the model and the shifts of an experiment together."""
+        """Yields the problems of the task, the model and the shifts of an experiment together."""
 
     def warnings(self, experiment: Any) -> Iterator[str]:
         """Yields what may be measured but is not what it seems to be."""
@@ -70,8 +70,8 @@ class Examples(Prompting):
         n = experiment.task.n if experiment.model.bounded else max(task.n for task in tasks)
         for name, shift in shifts:
             if shift.d != d or shift.n > n:
-                told = f"the model is made for d = {d} and at most n = {n}"
-                yield f"shift {name!r} has d = {shift.d}, n = {shift.n}; {told}"
+                reason = f"the model is made for d = {d} and at most n = {n}"
+                yield f"shift {name!r} has d = {shift.d}, n = {shift.n}; {reason}"
 
     def _label_problems(self, experiment: Any) -> Iterator[str]:
         """All labels must be of one kind, and of that which a layout or a construction is about."""
@@ -87,8 +87,8 @@ class Examples(Prompting):
         if still and isinstance(model, TransformerConfig) and model.layout == "states":
             yield f"model.layout = states is for labels that are the next input; {still[0]} has others"
         if experiment.start or experiment.eval.constructions:
-            told = f"is about labels that are numbers; those of {type(task).__name__} are vectors"
-            yield f"a construction {told}"
+            reason = f"is about labels that are numbers; those of {type(task).__name__} are vectors"
+            yield f"a construction {reason}"
 
 
 class Tokens(Prompting):
@@ -108,14 +108,14 @@ class Tokens(Prompting):
         return {"vocab": experiment.task.vocab, "n": longest}
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        """Yields what stands against the model and the shifts, each of which must fit the task's vocabulary."""
+        """Yields the problems of the model and the shifts, each of which must fit the task's vocabulary."""
         task = experiment.task
         yield from experiment.model.problems_for(task.vocab, self.sizes(experiment)["n"], task.width)
         for name, shift in experiment.eval.shifts:
             for size in ("vocab", "width"):
                 if getattr(shift, size) != getattr(task, size):
-                    told = f"has a {size} of {getattr(shift, size)}, and the model one of {getattr(task, size)}"
-                    yield f"shift {name!r} {told}"
+                    reason = f"has a {size} of {getattr(shift, size)}, and the model one of {getattr(task, size)}"
+                    yield f"shift {name!r} {reason}"
         for name, _ in experiment.eval.shifts:
             if name in task.parts():
                 yield f"the name {name!r} is that of a part of {type(task).__name__}"

@@ -1,8 +1,8 @@
-"""Where an experiment computes, and where its randomness comes from.
+"""Devices and random-number streams of an experiment.
 
 Each stream has a generator of its own: initial weights, training prompts, the prompts of the learning curve, those of
-the final measurement, which training never sees, those on which read-outs of layers are fitted, and the bootstrap. The
-last three exist once for each distribution, so that no measurement depends on another.
+the final measurement, which training never sees, those on which output projections of layers are fitted, and the
+bootstrap. The last three exist once for each distribution, so that no measurement depends on another.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def resolve(device: str) -> torch.device:
     there = torch.cuda.device_count()
     chosen = torch.device(("cuda" if there else "cpu") if device == "auto" else device)
     absent = chosen.type == "cuda" and (chosen.index or 0) >= there
-    refuse("device", [f"{device} is asked for, and torch finds {there} CUDA devices here"] if absent else [])
+    refuse("device", [f"{device} is requested, and torch finds {there} CUDA devices here"] if absent else [])
     return chosen
 
 

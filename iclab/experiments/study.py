@@ -1,4 +1,4 @@
-"""Study: a task file, which asks one question of a grid of experiments.
+"""Study: a task file, which poses one question about a grid of experiments.
 
 It may name code of the user's own under `imports` (`iclab.experiments.plugins`), which is imported before all else.
 Its sections `[task]`, `[model]`, `[train]` and `[eval]` describe an experiment, `[sweep]` lists what is varied and
@@ -31,7 +31,7 @@ OVERRIDES = "overrides = "
 
 @dataclass(frozen=True)
 class Heading:
-    """What a task file says about itself: its title, the question it asks, the paper, and what it claims."""
+    """The head of a task file: title, question, paper and claims."""
 
     title: str
     question: str
@@ -45,7 +45,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: the values that were chosen for it, and the experiment that they make."""
+    """A cell of the grid: its swept values, and the experiment that they define."""
 
     values: Mapping[str, Any]
     experiment: Experiment
@@ -107,10 +107,16 @@ def recipes() -> dict[str, Path]:
 
 @cache
 def recipe(name: str) -> Nested:
-    """Returns the settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known."""
-    found = recipes()
-    refuse("recipe", [] if name in found else [unknown("recipe", name, found)])
-    return {key: value for key, value in config.load(found[name]).items() if key not in ("title", "paper")}
+    """Returns the settings of a recipe, without its title and paper. Raises ``ValueError`` where it is not known.
+
+    >>> sorted(recipes())[:3]
+    ['akyurek2022', 'fast', 'garg2022']
+    >>> recipe("interleaved")["model"]["layout"]
+    'interleaved'
+    """
+    known = recipes()
+    refuse("recipe", [] if name in known else [unknown("recipe", name, known)])
+    return {key: value for key, value in config.load(known[name]).items() if key not in ("title", "paper")}
 
 
 def given_study(name: str) -> Path:
@@ -148,10 +154,10 @@ class Draft:
 
     def heading(self) -> Any:
         """Returns the heading, or FAILED."""
-        told = {key: value for key, value in self.body.items() if key in HEADING}
-        if isinstance(told.get("claims"), list):
-            told["claims"] = [_with_dotted_where(claim) for claim in told["claims"]]
-        return self._read(lambda reader: reader.read(Heading, told))
+        given = {key: value for key, value in self.body.items() if key in HEADING}
+        if isinstance(given.get("claims"), list):
+            given["claims"] = [_with_dotted_where(claim) for claim in given["claims"]]
+        return self._read(lambda reader: reader.read(Heading, given))
 
     def cells(self) -> tuple[Cell, ...]:
         """Returns the cells that can be read, each experiment once."""
@@ -165,7 +171,7 @@ class Draft:
         return tuple({cell.experiment.id: cell for cell in cells}.values())
 
     def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
-        """Notes keys of claims that no cell of a sound grid has."""
+        """Adds a problem for each key of a claim that no cell of a valid grid has."""
         claims = heading.claims if heading is not FAILED and not self.problems else ()
         known = {key for cell in cells for key in cell.flat} if claims else set()
         if any(claim.unknown_keys(known) for claim in claims):  # some keys have no value, such as what is none
@@ -207,8 +213,8 @@ class Draft:
             if not isinstance(table, Mapping):
                 self.note("sweep: expected a table with a list for each key")
                 continue
-            found, problems = grid.axes_of(table)
-            axes |= grid.without(found, fixed)
+            result, problems = grid.axes_of(table)
+            axes |= grid.without(result, fixed)
             for text in problems:
                 self.note(text)
         return axes
@@ -228,10 +234,10 @@ class Draft:
             settings = put(settings, key, values[key])
         settings = merge(self._recipe(settings.get("recipe")), settings)
         settings |= {"imports": self.imports} if self.imports else {}
-        found = self._read(lambda reader: experiment.read(settings, reader), settings)
-        for text in trials.of_experiment(found, self.tried) if found is not FAILED else []:
+        result = self._read(lambda reader: experiment.read(settings, reader), settings)
+        for text in trials.of_experiment(result, self.tried) if result is not FAILED else []:
             self.note(text)
-        return found
+        return result
 
     def _recipe(self, name: Any) -> Nested:
         """The settings of the recipe that a cell names; anything but a text is refused where the cell is read."""

@@ -32,29 +32,29 @@ class Fault(Exception):
 
 
 def problems(value: Any) -> list[str]:
-    """Returns what stands against an object of a class from outside, by itself; the first thing that is found."""
-    found = _tried(value, lambda: hash(value), "cannot be hashed; tables of names are tuples of pairs")
-    if found or not isinstance(value, Task | TokenTask):
-        return found
+    """Returns the problems of an object of a class from outside, by itself; the first thing that is found."""
+    problem = _tried(value, lambda: hash(value), "cannot be hashed; tables of names are tuples of pairs")
+    if problem or not isinstance(value, Task | TokenTask):
+        return problem
     return _tried(value, lambda: _try_task(value))
 
 
 def of_experiment(experiment: Experiment, before: dict[Any, list[str]]) -> list[str]:
-    """Returns what stands against model, learner and predictors from outside on the experiment's own prompts. What was
+    """Returns the problems of model, learner and predictors from outside on the experiment's own prompts. What was
     tried `before` is not tried again."""
     model, task, train = experiment.model, experiment.task, experiment.train
-    found = []
+    problems = []
     for name, predictor in _predictors(experiment):
         key = ("predictor", predictor, task)
         if key not in before and _has_foreign(predictor):
             before[key] = _tried(predictor, lambda given=predictor: _try_predictor(given, experiment.task))
-        found += [f"eval.predictors.{name}: {text}" for text in before.get(key, [])]
+        problems += [f"eval.predictors.{name}: {text}" for text in before.get(key, [])]
     if of_users(model) and not isinstance(model, FrozenArchitecture):
         key = ("model", model, task, train.at_query, type(train))
         if key not in before:
             before[key] = _tried(model, lambda: _try_model(experiment))
-        found += [f"model: {text}" for text in before[key]]
-    return found
+        problems += [f"model: {text}" for text in before[key]]
+    return problems
 
 
 def _predictors(experiment: Experiment) -> tuple[tuple[str, Predictor], ...]:
@@ -134,8 +134,8 @@ def _token_shapes(task: Any, prompts: Any) -> dict[str, Any]:
 
 def _check_tokens(prompts: TokenPrompts, task: Any) -> None:
     inside = prompts.targets[prompts.asked]
-    told = [("targets", inside), *([] if task.width else [("tokens", prompts.tokens)])]
-    for name, value in told:
+    tensors = [("targets", inside), *([] if task.width else [("tokens", prompts.tokens)])]
+    for name, value in tensors:
         if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < task.vocab):
             raise Fault(f"draw: {name} must lie in 0..{task.vocab - 1}, the vocabulary")
     if not prompts.asked.any():
@@ -171,13 +171,13 @@ def _try_predictor(predictor: Predictor, task: Any) -> None:
 @torch.no_grad()
 def _try_answers(answer: Callable[[Tensor, Tensor], Tensor], xs: Tensor, ys: Tensor) -> None:
     """Answers have the shape of the labels, and none changes when its own label or what is later does."""
-    said = answer(xs, ys)
-    _check("the answer", said, tuple(ys.shape))
+    predictions = answer(xs, ys)
+    _check("the answer", predictions, tuple(ys.shape))
     i = xs.shape[1] // 2
     later_xs, later_ys = xs.clone(), ys.clone()
     later_xs[:, i + 1 :] += 1
     later_ys[:, i:] += 1
-    _compare(said[:, : i + 1], answer(later_xs, later_ys)[:, : i + 1])
+    _compare(predictions[:, : i + 1], answer(later_xs, later_ys)[:, : i + 1])
 
 
 def _compare(before: Tensor, after: Tensor) -> None:
@@ -202,18 +202,18 @@ def _try_model(experiment: Experiment) -> None:
     drawn = experiment.task.sample(BATCH, generator(0))
     _try_answers(model, drawn.xs, drawn.ys)
     if isinstance(experiment.train, Recipe) and experiment.model.trainable:
-        asked = experiment.train.asked
-        _try_gradient(model, lambda weights: loss(model, weights, drawn, drawn.ys, asked))
+        positions = experiment.train.asked
+        _try_gradient(model, lambda weights: loss(model, weights, drawn, drawn.ys, positions))
 
 
 @torch.no_grad()
 def _try_logits(model: nn.Module, prompts: TokenPrompts, task: TokenTask) -> None:
     """The same of logits over the vocabulary; an answer that is ruled out may have −∞."""
-    said = model(prompts.tokens)
-    _check("the answer", said.masked_fill(said == -torch.inf, 0.0), (*prompts.targets.shape, task.vocab))
+    logits = model(prompts.tokens)
+    _check("the answer", logits.masked_fill(logits == -torch.inf, 0.0), (*prompts.targets.shape, task.vocab))
     later = prompts.tokens.clone()
     later[:, -1] = later[:, -1] + 1 if task.width else (later[:, -1] + 1) % task.vocab
-    before, after = said[:, :-1], model(later)[:, :-1]
+    before, after = logits[:, :-1], model(later)[:, :-1]
     if before.numel():
         _compare(*(each.masked_fill(each == -torch.inf, -1e9) for each in (before, after)))
 

@@ -76,16 +76,16 @@ class AttentionDescent(CurveLearner):
     lr: float = 1e-2
 
     def _problems(self) -> list[str]:
-        found = [
+        problems = [
             f"{k} must be at least 1, given {getattr(self, k)}" for k in ("steps", "batch") if getattr(self, k) < 1
         ]
-        found += [] if 0 < self.lr < inf else [f"lr must be positive and finite, given {self.lr}"]
-        return super()._problems() + found
+        problems += [] if 0 < self.lr < inf else [f"lr must be positive and finite, given {self.lr}"]
+        return super()._problems() + problems
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         relu = isinstance(model, RandomAttentionConfig) and model.activation == "relu"
-        found = [] if relu else [f"AttentionDescent trains ReLU attention, given {type(model).__name__}"]
-        return super().problems_for(task, model) + found
+        problems = [] if relu else [f"AttentionDescent trains ReLU attention, given {type(model).__name__}"]
+        return super().problems_for(task, model) + problems
 
     @property
     def for_others(self) -> CurveLearner:
@@ -145,9 +145,9 @@ class Best:
     @torch.no_grad()
     def look(self) -> None:
         """Keeps what is better."""
-        found = self.errors()
-        better = found < self.least
-        self.least = torch.where(better, found, self.least)
+        errors = self.errors()
+        better = errors < self.least
+        self.least = torch.where(better, errors, self.least)
         for kept, now in zip(self.layers.parameters, self.now.parameters, strict=True):
             kept[better] = now[better]
 

@@ -37,10 +37,10 @@ class RidgeFit(Learner):
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        found = [] if self.prompts >= 1 else [f"prompts must be at least 1, given {self.prompts}"]
+        problems = [] if self.prompts >= 1 else [f"prompts must be at least 1, given {self.prompts}"]
         if not 0 <= self.penalty < float("inf"):
-            found.append(f"penalty must be 0 or more and finite, given {self.penalty}")
-        refuse("RidgeFit", found + unknown_choices(self))
+            problems.append(f"penalty must be 0 or more and finite, given {self.penalty}")
+        refuse("RidgeFit", problems + unknown_choices(self))
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         linear = isinstance(model, LinearArchitecture)
@@ -64,7 +64,7 @@ class RidgeFit(Learner):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a ridge regression needs to know of its `count` examples: G = Σ φ φᵀ, c = Σ φ y and Σ y², float64."""
+    """Sufficient statistics of a ridge regression on `count` examples: G = Σ φ φᵀ, c = Σ φ y and Σ y², float64."""
 
     gram: Float[Tensor, "p p"]
     moment: Float[Tensor, " p"]

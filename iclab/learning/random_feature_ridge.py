@@ -13,7 +13,7 @@ One eigendecomposition gives every penalty and every target. With fewer inputs t
 one, else the primal; features are formed some heads (some inputs) at a time and never kept, so that memory is that of
 one n × n or p × p matrix.
 
-Penalties are told relative to tr(HKH)/n, so that they can be compared between numbers of inputs and of heads. For each
+Penalties are given relative to tr(HKH)/n, so that they can be compared between numbers of inputs and of heads. For each
 target the one with the least error on held-out inputs is chosen, and the fit is made again to all of them.
 """
 
@@ -41,7 +41,7 @@ CHUNK = 2**24  # features that are formed at once where all heads of some inputs
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What a fit settled on for each target: a relative penalty, and the mean squared error on the inputs held out."""
+    """The outcome of a fit for each target: a relative penalty, and the mean squared error on the inputs held out."""
 
     penalty: Float[Tensor, " targets"]
     error: Float[Tensor, " targets"]
@@ -205,9 +205,9 @@ def _choose(errors: Float[Tensor, "penalties targets"], penalties: Sequence[floa
 def _split(n: int, validation: float, penalties: Sequence[float]) -> int:
     """How many inputs are fitted before the penalty is chosen."""
     held = round(n * validation)
-    found = [] if 0 < held < n - 1 else [f"validation of {validation} holds {held} of {n} inputs out"]
-    found += [] if penalties and min(penalties) > 0 else [f"penalties must be positive, given {list(penalties)}"]
-    refuse("fit", found)
+    problems = [] if 0 < held < n - 1 else [f"validation of {validation} holds {held} of {n} inputs out"]
+    problems += [] if penalties and min(penalties) > 0 else [f"penalties must be positive, given {list(penalties)}"]
+    refuse("fit", problems)
     return n - held
 
 
@@ -258,12 +258,12 @@ def answers_by_size(
 ) -> Float[Tensor, "sizes m targets"]:
     """Returns f(X) on other inputs, whose kernel with the training inputs is `rows`, after the first n of these for
     each n of `sizes`: one Gram matrix serves all."""
-    found = []
+    answers = []
     for n in sizes:
         kept = _split(n, validation, penalties)
         alphas, offset, _ = _solve_dual(gram[:n, :n], ys[:n].double(), kept, penalties, intercept)
-        found.append(rows[:, :n] @ alphas + offset)
-    return torch.stack(found)
+        answers.append(rows[:, :n] @ alphas + offset)
+    return torch.stack(answers)
 
 
 @torch.no_grad()
@@ -288,8 +288,8 @@ def least_errors(
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenLearner(Learner):
-    """What is done with frozen weights on `QueryAndKeys`. `beside` are further models, by name, with weights of their
-    own. All is about one query and its keys, so that `positions` says nothing here."""
+    """Learning with frozen weights on `QueryAndKeys`. `beside` are further models, by name, with weights of their
+    own. All is about one query and its keys, so that `positions` has no effect."""
 
     beside: tuple[tuple[str, FrozenArchitecture], ...] = ()
 
@@ -298,7 +298,7 @@ class FrozenLearner(Learner):
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """What stands against these settings."""
+        """The problems of these settings."""
 
     @property
     def frozen(self) -> bool:
@@ -309,9 +309,11 @@ class FrozenLearner(Learner):
 
     def problems_for(self, task: Task, model: Architecture) -> list[str]:
         name = type(self).__name__
-        found = [] if isinstance(task, QueryAndKeys) else [f"{name} is about QueryAndKeys, given {type(task).__name__}"]
+        problems = (
+            [] if isinstance(task, QueryAndKeys) else [f"{name} is about QueryAndKeys, given {type(task).__name__}"]
+        )
         frozen = isinstance(model, FrozenArchitecture)
-        return found + ([] if frozen else [f"{name} needs a model of random features, given {type(model).__name__}"])
+        return problems + ([] if frozen else [f"{name} needs a model of random features, given {type(model).__name__}"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,14 +340,16 @@ class CurveLearner(FrozenLearner):
 
     def _problems(self) -> list[str]:
         rising = bool(self.sizes) and min(self.sizes) >= 5 and sorted(set(self.sizes)) == list(self.sizes)
-        found = [] if rising else [f"sizes must rise from 5 or more, given {list(self.sizes)}"]
-        found += [] if self.draws >= 1 else [f"draws must be at least 1, given {self.draws}"]
+        problems = [] if rising else [f"sizes must rise from 5 or more, given {list(self.sizes)}"]
+        problems += [] if self.draws >= 1 else [f"draws must be at least 1, given {self.draws}"]
         fits = [0 < round(n * self.validation) < n - 1 for n in self.sizes]
-        return found + ([] if all(fits) else [f"validation of {self.validation} leaves nothing of {list(self.sizes)}"])
+        return problems + (
+            [] if all(fits) else [f"validation of {self.validation} leaves nothing of {list(self.sizes)}"]
+        )
 
     @property
     def for_others(self) -> "CurveLearner":
-        """Tells how the models beside it learn."""
+        """Returns the learner of the auxiliary models."""
         return self
 
     @abstractmethod

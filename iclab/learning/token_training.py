@@ -1,6 +1,6 @@
 """Gradient training of a model over tokens.
 
-    minimise  E −1/m Σ_i log softmax(logits_i)[target_i]       over fresh prompts and their m asked positions
+    minimise  E −1/m Σ_i log softmax(logits_i)[target_i]       over fresh prompts and their m target positions
 
 The loss is a pure function of (parameters, prompts), as for prompts of examples, and all else is shared with
 `iclab.learning.training`.
@@ -40,7 +40,7 @@ class SizeCurriculum:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRecipe(Descent, AnyLearner):
-    """How a model over tokens is trained. Settings are this project's."""
+    """Settings of gradient training on tokens; the defaults are this project's."""
 
     steps: int = 2000
     batch: int = 64
@@ -62,13 +62,13 @@ class TokenRecipe(Descent, AnyLearner):
 
 
 def token_loss(model: nn.Module, parameters: Parameters, prompts: TokenPrompts) -> Float[Tensor, ""]:
-    """Returns the mean cross-entropy at the asked positions, in nats, as a pure function of the parameters."""
+    """Returns the mean cross-entropy at the target positions, in nats, as a pure function of the parameters."""
     logits = functional_call(model, dict(parameters), (prompts.tokens,))
     return cross_entropy(logits[prompts.asked], prompts.targets[prompts.asked])
 
 
 class TokenTraining(GradientTraining):
-    """One model being trained on one task of tokens."""
+    """The training of one model on one task of tokens."""
 
     def __init__(self, model: nn.Module, task: TokenTask, recipe: TokenRecipe, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)

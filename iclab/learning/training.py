@@ -36,44 +36,44 @@ Parameters = Mapping[str, Tensor]
 
 @runtime_checkable
 class Place(Protocol):
-    """Where a model learns: what a run gives a learner to work with."""
+    """The interface between a run and a learner."""
 
     def generator(self, name: str) -> torch.Generator:
         """Returns the stream of random numbers of that name, from its start."""
         ...
 
     def log(self, text: str) -> None:
-        """Keeps what there is to say."""
+        """Writes a line to the log."""
         ...
 
     def follow(self, training: "GradientTraining") -> None:
-        """Goes on from a checkpoint, if there is one, and trains to the end, a point of the curve at a time."""
+        """Resumes from a checkpoint, if there is one, and trains to the end, one point of the curve at a time."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnyLearner(ABC):
-    """How a model learns its task, whatever its prompts are made of."""
+    """A way of learning a task, from prompts of examples or of tokens."""
 
     @property
     def at_query(self) -> bool:
-        """Tells whether it learns to answer at the last position only."""
+        """Returns whether the loss counts the last position only."""
         return False
 
     @property
     def curved(self) -> bool:
-        """Tells whether it learns step by step, so that there is a training curve."""
+        """Returns whether it learns step by step, so that there is a training curve."""
         return False
 
     @property
     def frozen(self) -> bool:
-        """Tells whether the model keeps the weights that it was drawn with, and all learning is part of the
+        """Returns whether the model keeps the weights that it was drawn with, and all learning is part of the
         measuring."""
         return False
 
     @abstractmethod
     def problems_for(self, task: Any, model: Any) -> list[str]:
-        """Returns what stands against learning this task with such a model."""
+        """Returns the problems of learning this task with such a model."""
 
     @abstractmethod
     def learn(self, model: Any, task: Any, place: Place) -> None:
@@ -82,9 +82,9 @@ class AnyLearner(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(AnyLearner):
-    """How a model learns from examples: by gradient descent (`Recipe`), or in closed form (`iclab.learning.fitting`).
+    """A way of learning from examples: by gradient descent (`Recipe`), or in closed form (`iclab.learning.fitting`).
 
-    `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts ask one query.
+    `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts have one query.
     """
 
     positions: Literal["all", "last"] = "all"
@@ -122,7 +122,7 @@ class Curriculum:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """How the gradient of a loss is followed, whatever the loss.
+    """Optimisation settings for any loss.
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
     (`schedule`);
@@ -144,16 +144,16 @@ class Descent:
     def __post_init__(self) -> None:
         least = {"steps": 0, "batch": 1, "weight_decay": 0}
         given = {name: getattr(self, name) for name in least}
-        found = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
+        problems = [f"{k} must be at least {least[k]}, given {v}" for k, v in given.items() if v < least[k]]
         positive = {"lr": self.lr, "eps": self.eps, "clip": 1.0 if self.clip is None else self.clip}
-        found += [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
+        problems += [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
         if not self.weight_decay < inf:
-            found.append(f"weight_decay must be finite, given {self.weight_decay}")
+            problems.append(f"weight_decay must be finite, given {self.weight_decay}")
         if not 0 <= self.warmup < 1:
-            found.append(f"warmup is a share of the steps and must lie in [0, 1), given {self.warmup}")
+            problems.append(f"warmup is a share of the steps and must lie in [0, 1), given {self.warmup}")
         if not all(0 <= b < 1 for b in self.betas):
-            found.append(f"betas must lie in [0, 1), given {self.betas}")
-        refuse(type(self).__name__, found + unknown_choices(self))
+            problems.append(f"betas must lie in [0, 1), given {self.betas}")
+        refuse(type(self).__name__, problems + unknown_choices(self))
 
     def rate(self, step: int) -> float:
         """Returns the learning rate of a step (0-based)."""
@@ -166,7 +166,8 @@ class Descent:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Descent, Learner):
-    """How a model is trained on examples. The defaults are the fastest recipe found that uses sampled labels alone."""
+    """Settings of gradient training on examples. The defaults are the fastest recipe found that uses sampled labels
+    alone."""
 
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
@@ -223,7 +224,7 @@ def loss(
 
 class GradientTraining(ABC):
     """A model being trained. `advance` takes a step; `save` and `resume` make it survive a kill. A final class draws
-    prompts and says what their loss is.
+    prompts and returns their loss.
 
     What learns are the parameters that require a gradient; the others are frozen, and no part of a checkpoint.
 
@@ -245,11 +246,11 @@ class GradientTraining(ABC):
     def advance(self) -> float:
         """Takes one step and returns its loss. Raises `Diverged`."""
         value, usual = self._loss()
-        said = float(value.detach())
-        self._check(said, usual)
+        loss = float(value.detach())
+        self._check(loss, usual)
         self._update(torch.autograd.grad(value, list(self.parameters.values())))
         self.step += 1
-        return said
+        return loss
 
     def _autocast(self) -> torch.autocast:
         """Where the model runs in the precision of the recipe."""
@@ -275,66 +276,68 @@ class GradientTraining(ABC):
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, path: Path, mark: str | None = None) -> None:
-        """Writes a checkpoint, whole or not at all. `mark` says which curve it belongs to."""
+        """Writes a checkpoint, whole or not at all. `mark` identifies the curve to which it belongs."""
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
-        told = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": repr(self.recipe)}
-        told["digest"] = _digest(state, told)
-        kept = {name: json.dumps(value) for name, value in told.items()}
+        metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": repr(self.recipe)}
+        metadata["digest"] = _digest(state, metadata)
+        kept = {name: json.dumps(value) for name, value in metadata.items()}
         write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
 
     def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
+        """Resumes from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
         where a name, a shape, a type, the step or the digest is not what `save` writes here."""
-        told, state = _read(path, self.rng.device)
-        found = self._told_problems(told) or self._state_problems(state, told["step"] > 0)
-        found = found or self._sense_problems(told, state)
-        if found:
-            raise BrokenCheckpoint(f"{path.name}: {'; '.join(found[:3])}")
-        self.step, self.wild = told["step"], told.get("wild", 0)
+        metadata, state = _read(path, self.rng.device)
+        problems = self._metadata_problems(metadata) or self._state_problems(state, metadata["step"] > 0)
+        problems = problems or self._sense_problems(metadata, state)
+        if problems:
+            raise BrokenCheckpoint(f"{path.name}: {'; '.join(problems[:3])}")
+        self.step, self.wild = metadata["step"], metadata.get("wild", 0)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])
         self.rng.set_state(state["rng"].cpu())
         self._restore({k.removeprefix("optimizer."): v for k, v in state.items() if k.startswith("optimizer.")})
 
-    def _told_problems(self, told: Mapping[str, Any]) -> list[str]:
-        """What stands against the counts of a checkpoint."""
+    def _metadata_problems(self, metadata: Mapping[str, Any]) -> list[str]:
+        """The problems of the counts of a checkpoint."""
         most = {"step": self.recipe.steps, "wild": PATIENCE}
-        given = {"wild": 0, **told}
+        given = {"wild": 0, **metadata}
         if given.get("recipe", repr(self.recipe)) != repr(self.recipe):
             return [f"it is of another recipe, {given['recipe']}"]
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
         return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
 
     def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
-        """What stands against the names, shapes and types of its tensors; moments come with the first step."""
+        """The problems of the names, shapes and types of its tensors; moments come with the first step."""
         wanted = {f"parameter.{name}": p for name, p in self.parameters.items()} | {"rng": self.rng.get_state()}
         for kind, optimizer in self.optimizers.items() if begun else ():
             owned = [p for group in optimizer.param_groups for p in group["params"]]
             wanted |= {f"optimizer.{kind}.{i}.{key}": p for i, p in enumerate(owned) for key in MOMENTS[kind]}
             wanted |= {f"optimizer.{kind}.{i}.step": COUNT for i in range(len(owned)) if kind in COUNTED}
         differing = sorted(wanted.keys() ^ state.keys())
-        found = [f"{name} is {'missing' if name in wanted else 'unknown'}" for name in differing]
+        problems = [f"{name} is {'missing' if name in wanted else 'unknown'}" for name in differing]
         for name in wanted.keys() & state.keys():
             kinds = [(tuple(each.shape), each.dtype) for each in (wanted[name], state[name])]
-            found += [f"{name} is {kinds[1]}, not {kinds[0]}"] if kinds[0] != kinds[1] else []
-        return found
+            problems += [f"{name} is {kinds[1]}, not {kinds[0]}"] if kinds[0] != kinds[1] else []
+        return problems
 
-    def _sense_problems(self, told: Mapping[str, Any], state: Parameters) -> list[str]:
-        """What stands against the values: they are those that were written, or, where no digest says so, could be."""
-        if "digest" in told and told["digest"] != _digest(state, {k: v for k, v in told.items() if k != "digest"}):
+    def _sense_problems(self, metadata: Mapping[str, Any], state: Parameters) -> list[str]:
+        """The problems of the values: they are those that were written, or, where no digest says so, could be."""
+        if "digest" in metadata and metadata["digest"] != _digest(
+            state, {k: v for k, v in metadata.items() if k != "digest"}
+        ):
             return ["its content is not what was written"]
-        found = [f"{k} is not finite" for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-        found += [f"{k} is negative" for k, v in state.items() if k.endswith(".exp_avg_sq") and (v < 0).any()]
+        problems = [f"{k} is not finite" for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+        problems += [f"{k} is negative" for k, v in state.items() if k.endswith(".exp_avg_sq") and (v < 0).any()]
         counts = {k: v for k, v in state.items() if k.startswith("optimizer.") and k.endswith(".step")}
-        found += [f"{k} is not the step of the checkpoint" for k, v in counts.items() if v != told["step"]]
+        problems += [f"{k} is not the step of the checkpoint" for k, v in counts.items() if v != metadata["step"]]
         try:
             torch.Generator(self.rng.device).set_state(state["rng"].cpu())
         except RuntimeError:
-            found.append("rng is no state of a generator")
-        return found
+            problems.append("rng is no state of a generator")
+        return problems
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for kind, optimizer in self.optimizers.items():
@@ -363,7 +366,7 @@ class BrokenCheckpoint(Refusal):
 
 
 def mark_of(path: Path) -> str | None:
-    """Tells which curve a checkpoint belongs to, where it says so."""
+    """Returns the mark of the curve to which a checkpoint belongs, if it has one."""
     try:
         mark = _read(path)[0].get("mark")
     except BrokenCheckpoint:
@@ -372,26 +375,26 @@ def mark_of(path: Path) -> str | None:
 
 
 def _read(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint tells, and its tensors. Raises `BrokenCheckpoint`."""
+    """The metadata of a checkpoint, and its tensors. Raises `BrokenCheckpoint`."""
     try:
         with open_weights(path, str(device)) as file:
-            told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except (ValueError, RecursionError, RuntimeError) as error:
         raise BrokenCheckpoint(f"{path.name}: {error}") from None
 
 
-def _digest(state: Parameters, told: Mapping[str, Any]) -> str:
+def _digest(state: Parameters, metadata: Mapping[str, Any]) -> str:
     """Stands for all that a checkpoint holds."""
-    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, value in sorted(state.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class Training(GradientTraining):
-    """One model being trained on one task of examples."""
+    """The training of one model on one task of examples."""
 
     def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)
@@ -433,7 +436,30 @@ def train(
     rng: torch.Generator | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> nn.Module:
-    """Trains `model` in place for all steps of the recipe and returns it: the one-liner for notebooks."""
+    """Trains `model` in place for all steps of the recipe and returns it: the one-liner for notebooks.
+
+    Args:
+        model: The predictor, trained in place.
+        task: The distribution of the training prompts.
+        recipe: Steps, batch, learning rate and schedule; the default trains small models in seconds.
+        rng: The source of the prompts; seed 0 by default.
+        progress: Called with the step and the loss after each step.
+
+    >>> from iclab.analysis import answer, excess
+    >>> from iclab.models import Transformer, TransformerConfig
+    >>> from iclab.tasks import LinearRegression
+    >>> from iclab.theory.posterior import bayes
+    >>> task, rng = LinearRegression(d=1, n=3, noise=0.5), torch.Generator().manual_seed(0)
+    >>> model = Transformer(1, 3, TransformerConfig(n_layer=1, d_model=8, n_head=1), rng)
+    >>> prompts = task.sample(256, torch.Generator().manual_seed(1))
+    >>> def distance():
+    ...     answers = answer({"model": model, "bayes": bayes(task)}, prompts)
+    ...     return excess(answers["model"], answers["bayes"], prompts.ys).value
+    >>> before = distance()
+    >>> model = train(model, task, Recipe(steps=40), rng)
+    >>> bool(distance() < before)
+    True
+    """
     training = Training(model, task, recipe or Recipe(), rng or torch.Generator().manual_seed(0))
     while training.step < training.recipe.steps:
         progress(training.step, training.advance())

@@ -1,5 +1,5 @@
 """Accuracy of models over tokens, at each place and averaged. `position` is a place (the slot that is missing, the pair
-that is asked, the position in a walk, the octave of a class), or none for the mean over all asked positions.
+of the target, the position in a walk, the octave of a class), or none for the mean over all target positions.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from iclab.tasks import LaundryList, TokenPrompts, TokenTask
 
 class Accuracy(Analysis):
     """Compares the model with the references of its task: "chance" is a guess among the options, "bigram" and "unigram"
-    are counts; of Gaussian classes "context" is Bayes from the context alone, "known" Bayes by heart alone."""
+    are counts; of Gaussian classes "context" is Bayes from the context alone, "known" Bayes in weights alone."""
 
     name = "accuracy"
     always = True
@@ -42,31 +42,33 @@ class Accuracy(Analysis):
         """Yields the rows of the model and of every reference."""
         task, (prompts, logs) = of.task, of.continued
         whole = mean_of_places if isinstance(task, LaundryList) and task.balanced else mean_asked
-        for name, told in logs.items():
-            yield from _told(name, "accuracy", hits(told, prompts), prompts, whole)
-            yield from _told(name, "accuracy_among_options", hits(told, prompts, among_options=True), prompts, whole)
-            yield from _told(name, "loss", losses(told, prompts), prompts, whole)
+        for name, logits in logs.items():
+            yield from _place_rows(name, "accuracy", hits(logits, prompts), prompts, whole)
+            yield from _place_rows(
+                name, "accuracy_among_options", hits(logits, prompts, among_options=True), prompts, whole
+            )
+            yield from _place_rows(name, "loss", losses(logits, prompts), prompts, whole)
             if name != MODEL:
-                yield from _told(name, "divergence", divergence(told, logs[MODEL]), prompts, whole)
-        yield from _told("chance", "accuracy", chances(prompts), prompts, whole)
+                yield from _place_rows(name, "divergence", divergence(logits, logs[MODEL]), prompts, whole)
+        yield from _place_rows("chance", "accuracy", chances(prompts), prompts, whole)
         if isinstance(task, LaundryList) and task.balanced:
             yield _range(hits(logs[MODEL], prompts), prompts)
             yield from _answered(logs[MODEL], task, prompts)
 
 
-def _told(
+def _place_rows(
     predictor: str, quantity: str, terms: Tensor, prompts: TokenPrompts, whole: Callable[..., Estimate]
 ) -> Iterator[Row]:
-    """A quantity at each place, and averaged over all asked positions."""
+    """A quantity at each place, and averaged over all target positions."""
     yield from rows(predictor, quantity, whole(terms, prompts))
-    for place, found in by_place(terms, prompts).items():
-        yield from rows(predictor, quantity, found, place)
+    for place, estimate_there in by_place(terms, prompts).items():
+        yield from rows(predictor, quantity, estimate_there, place)
 
 
 def _range(right: Tensor, prompts: TokenPrompts) -> Row:
     """With the error of a difference of two independent means, which leaves out that they were chosen as extremes."""
-    found = sorted(by_place(right, prompts).values(), key=lambda one: one.value.item())
-    least, most = found[0], found[-1]
+    accuracies = sorted(by_place(right, prompts).values(), key=lambda one: one.value.item())
+    least, most = accuracies[0], accuracies[-1]
     error = (least.stderr.square() + most.stderr.square()).sqrt().item()
     return row(MODEL, "accuracy_range", None, (most.value - least.value).item(), error)
 

@@ -1,5 +1,5 @@
-"""What analyses train beside the model of a run, such as read-ins and bridges. Each has a checkpoint of its own in the
-run's folder, so that a run which is stopped goes on from there, and the weights are kept."""
+"""What analyses train beside the model of a run, such as input projections and bridges. Each has a checkpoint of its
+own in the run's folder, so that a run which is stopped resumes from there, and the weights are kept."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ EVERY = 250  # steps between two checkpoints
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Trains parts beside the model of an experiment. `log` takes what there is to say."""
+    """Trains auxiliary parts for the model of an experiment; `log` takes lines of text."""
 
     experiment: Experiment
     folder: Path
@@ -41,7 +41,7 @@ class Beside:
         return self.experiment.task
 
     def trained(self, name: str, other: Experiment) -> Any:
-        """Returns the model of another experiment, trained as that one says; none where its training diverged."""
+        """Returns the trained model of another experiment, or None where its training diverged."""
         model, recipe, task = other.initial(self.device), other.train, other.task
         assert isinstance(recipe, Recipe) and isinstance(task, Task)  # as those of every model with blocks
         training = Training(model, task, recipe, stream(other, "train", self.device))
@@ -50,11 +50,12 @@ class Beside:
         return model if self._followed(name, training, points, lambda point: None) else None
 
     def train(self, name: str, model: nn.Module, task: Task) -> bool:
-        """Trains what learns in a model on a task; tells whether that went well. All parts see the same prompts."""
+        """Trains the learnable part of a model on a task; returns whether it converged. All parts see the same
+        prompts."""
         training = Training(model, task, self.experiment.eval.surgery or USUAL, self.rng("train"))
         points = learning_curve(training, lambda step: step % EVERY == 0, lambda step: {})
         self.log(f"trains {name}")
-        return self._followed(name, training, points, self._told)
+        return self._followed(name, training, points, self._log_point)
 
     def _followed(self, name: str, training: Training, points: Iterator[dict[str, Any]], say: Say) -> bool:
         """Whether a training went well."""
@@ -65,7 +66,7 @@ class Beside:
             return False
         return True
 
-    def _told(self, point: dict[str, Any]) -> None:
+    def _log_point(self, point: dict[str, Any]) -> None:
         self.log(f"step {point['step']} of {point['steps']}, loss {point['loss']:.4g}")
 
     def rng(self, name: str) -> torch.Generator:

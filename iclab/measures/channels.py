@@ -49,20 +49,20 @@ class Channels(OfHeads):
 def channel_rows(
     model: TokenTransformer, untrained: TokenTransformer, circuit: tuple[Head, Head] | None
 ) -> Iterator[Row]:
-    """Yields the rows of a model's weights; `circuit` is a pair whose place among all is told."""
-    found, before = weights_of(model), weights_of(untrained)
-    ahead = earlier(model.config.n_layer)[:, None, :, None].expand_as(next(iter(found.scores.values()))[:, :, 0])
-    for way in found.scores:
-        yield from _pair_rows(found, way, ahead)
-        groups = {MODEL: (found, ahead), "unreachable": (found, ~ahead), "untrained": (before, ahead)}
+    """Yields the rows of a model's weights; `circuit` is a pair whose rank among all is reported."""
+    compositions, before = weights_of(model), weights_of(untrained)
+    ahead = earlier(model.config.n_layer)[:, None, :, None].expand_as(next(iter(compositions.scores.values()))[:, :, 0])
+    for way in compositions.scores:
+        yield from _pair_rows(compositions, way, ahead)
+        groups = {MODEL: (compositions, ahead), "unreachable": (compositions, ~ahead), "untrained": (before, ahead)}
         for name, (each, which) in groups.items():
             z, parts = each.heads_z(way)[which], _component_z(each, way)[which]
             yield row(name, f"largest_z_{way}", None, z.max().item())
             yield row(name, f"composition_{way}", None, each.heads(way)[which].mean().item())
             yield row(name, f"outliers_{way}", None, (parts > OUTLIER).double().mean().item())
-        yield row("chance", f"composition_{way}", None, found.D**-0.5)
+        yield row("chance", f"composition_{way}", None, compositions.D**-0.5)
         if circuit is not None:
-            z = found.heads_z(way)
+            z = compositions.heads_z(way)
             own = z[circuit[0]][circuit[1]]
             yield row(MODEL, f"circuit_z_{way}", None, own.item())
             yield row(MODEL, f"circuit_rank_{way}", None, 1 + int((z[ahead] > own).sum()))
@@ -74,13 +74,13 @@ def weights_of(model: TokenTransformer) -> Compositions:
     return compositions(folded(deepcopy(model).double()), centred=centred)
 
 
-def _component_z(found: Compositions, way: Way) -> Tensor:
+def _component_z(compositions: Compositions, way: Way) -> Tensor:
     """Of every pair [l a m h e]."""
-    return found.chance(way).z(found.scores[way]).movedim(2, -1)
+    return compositions.chance(way).z(compositions.scores[way]).movedim(2, -1)
 
 
-def _pair_rows(found: Compositions, way: Way, ahead: Tensor) -> Iterator[Row]:
-    scores, z, parts = found.heads(way), found.heads_z(way), _component_z(found, way)
+def _pair_rows(compositions: Compositions, way: Way, ahead: Tensor) -> Iterator[Row]:
+    scores, z, parts = compositions.heads(way), compositions.heads_z(way), _component_z(compositions, way)
     for at in ahead.nonzero().tolist():
         name, place = "{}.{}-{}.{}".format(*at), tuple(at)
         yield row(name, f"composition_{way}", None, scores[place].item())

@@ -38,7 +38,7 @@ DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: r
 
 
 class LearningCurves(Analysis):
-    """Lets the models learn from more and more inputs, and compares them with theory."""
+    """Trains the models on more and more inputs, and compares them with theory."""
 
     name = "learning_curves"
     always = True
@@ -53,7 +53,7 @@ class LearningCurves(Analysis):
         "predicted_error": "the error of infinitely many heads or neurons with the best penalty, where theory has the "
         "spectrum",
         "half_error": "the n from which on the error is at most 1/2, interpolated in the logarithms of both. One that "
-        "lies before the first n, or after the last, is told as these",
+        "lies before the first n, or after the last, is reported as these",
         "half_error_found": "1 where that n lies among the sizes, else 0",
         "half_error_over_predicted": "half_error relative to theory's",
         "half_error_over_transformer": "of a model beside, relative to the model's: a lower bound where its own was "
@@ -108,7 +108,7 @@ class Curves:
         task: QueryAndKeys,
         workspace: Workspace,
     ) -> "Curves":
-        """Draws inputs and models, so often as the learner asks for, and lets them learn."""
+        """Draws inputs and models, as often as the learner requires, and trains them."""
         assert isinstance(experiment.model, FrozenArchitecture)
         models = {MODEL: experiment.model, **dict(learner.beside)}
         train, test = (stream(experiment, name, workspace.device) for name in ("train", "test"))
@@ -145,16 +145,16 @@ class Curves:
         return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), count, layers)
 
     def rows(self) -> Iterator[Row]:
-        """Yields errors by number of inputs, of every model, and what theory says of them."""
+        """Yields errors by number of inputs, of every model, and their theoretical values."""
         for at, (target, function) in enumerate(self.task.targets):
-            told = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
-            yield from ({"distribution": target, **one} for one in told)
+            rows = [*self._measured(at), *self._predicted(at, function), *self._norm(function), *self._products(at)]
+            yield from ({"distribution": target, **one} for one in rows)
 
     def _measured(self, at: int) -> Iterator[Row]:
         for name in self.models:
-            told = [list(self._errors(name, at, k)) for k in range(len(self.sizes))]
-            yield from (_at(n, one) for n, found in zip(self.sizes, told, strict=True) for one in found)
-            yield from ({**one, "quantity": f"final_{one['quantity']}"} for one in told[-1])
+            by_size = [list(self._errors(name, at, k)) for k in range(len(self.sizes))]
+            yield from (_at(n, one) for n, rows in zip(self.sizes, by_size, strict=True) for one in rows)
+            yield from ({**one, "quantity": f"final_{one['quantity']}"} for one in by_size[-1])
             half, known = self.half(name, at)
             spread = self.spread(name, at)
             yield row(name, "half_error", None, half, None if spread is None else half * log(2) * spread)
@@ -200,9 +200,9 @@ class Curves:
         for n, layers in zip(self.sizes, self.layers, strict=False):
             plain, signed = layers.coefficients[at].detach(), (layers.coefficients * layers.signs)[at].detach()
             for quantity, heads in (("identity", plain), ("identity_signed", signed)):
-                (found,) = rows_of(MODEL, quantity, estimate(heads))
-                yield _at(n, found)
-                yield from [{**found, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
+                (row,) = rows_of(MODEL, quantity, estimate(heads))
+                yield _at(n, row)
+                yield from [{**row, "quantity": f"final_{quantity}"}] if n == self.sizes[-1] else ()
 
     def exponents(self, what: str, doubled: "Curves") -> Iterator[Row]:
         """Yields how the inputs needed grow from this task to one in which something is doubled."""

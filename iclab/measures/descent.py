@@ -81,8 +81,8 @@ class DescentConstants(Analysis):
         yield from _too_short(experiment)
         if _has_blocks(experiment):
             wanted = vonoswald.config(experiment.task.d, experiment.model.n_layer)
-            found = interpolation.differences(experiment.model, wanted) + interpolation.obstacles(experiment.model)
-            yield from dict.fromkeys(found)
+            problems = interpolation.differences(experiment.model, wanted) + interpolation.obstacles(experiment.model)
+            yield from dict.fromkeys(problems)
 
     def reference_names(self, experiment: Any) -> list[str]:
         plus = ["tuned_gradient_descent_plus_plus"] if experiment.model.n_layer > 1 else []
@@ -117,24 +117,24 @@ def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPl
 
 def references(experiment: Experiment, model: Transformer) -> dict[str, Predictor]:
     """Returns descent with the constants that are best in training, and the model half-way to its construction."""
-    found = tuned(experiment, model.config.n_layer)
-    last = list(found.values())[-1]
+    descents = tuned(experiment, model.config.n_layer)
+    last = list(descents.values())[-1]
     hand_set = vonoswald.gradient_descent(model.d, model.n, last.steps, last.lr, last.gamma)
-    return {**found, "interpolated": interpolated(model, hand_set.to(next(model.parameters()).device))}
+    return {**descents, "interpolated": interpolated(model, hand_set.to(next(model.parameters()).device))}
 
 
 def constants(experiment: Experiment, model: Transformer) -> Iterator[Row]:
     """Yields the constants of descent that the weights spell out, beside the best ones."""
-    found = read_off(model)
-    yield from rows("transformer", "lr", found.lr)
-    yield from rows("transformer", "gamma", found.gamma)
+    step = read_off(model)
+    yield from rows("transformer", "lr", step.lr)
+    yield from rows("transformer", "gamma", step.gamma)
     for name, best in tuned(experiment, model.config.n_layer).items():
         yield from (row(name, "lr", None, best.lr), row(name, "gamma", None, best.gamma))
 
 
 @dataclass(frozen=True, eq=False)
 class Preconditioners:
-    """The step that each layer of a model takes, which was trained on one task and is asked prompts of another."""
+    """The step that each layer of a model takes, trained on one task and evaluated on another."""
 
     model: Transformer
     trained: Task
@@ -143,7 +143,7 @@ class Preconditioners:
     parts: Parts
 
     def rows(self, rng: torch.Generator) -> Iterator[Row]:
-        """Yields what the weights say, and what theory says of the best step, and of the best steps."""
+        """Yields the constants read off the weights, and the optimal ones by theory."""
         best = best_preconditioner(self.trained, self.trained.n - 1)
         yield from self._of_weights(best)
         yield from self._one_layer_risks(best)
@@ -155,11 +155,11 @@ class Preconditioners:
         layers, covariance = self.model.config.n_layer, self.task.input_second_moment()
         for layer, step in enumerate(linear_steps(self.model), 1):
             A = step.preconditioner.cpu()
-            found = {"identity": distance_to_identity(A)}
-            found |= {"inverse_covariance": distance_to_identity(whitened(A, covariance))}
+            distances = {"identity": distance_to_identity(A)}
+            distances |= {"inverse_covariance": distance_to_identity(whitened(A, covariance))}
             if layers == 1:
-                found["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
-            for name, value in found.items():
+                distances["one_layer_optimum"] = ((A - best).norm() / best.norm()).item()
+            for name, value in distances.items():
                 yield {**row(name, "preconditioner_distance", None, value), "layer": layer}
             yield {**row("transformer", "leakage", None, step.leakage), "layer": layer}
             if layer < layers:  # inputs that the last layer moves are read by none

@@ -82,13 +82,13 @@ def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generat
     top = int(scores.argmax())
     watches = {"score": attention_of(reader, others, induction(others.tokens)), "accuracy": accuracy_of(others)}
     cut = {k: scaled(watch, one, writer, cuts(len(scores))) for k, watch in watches.items()}
-    told = {k: _edits(one, watch, cut[k], others, writer, reader, top, rng) for k, watch in watches.items()}
-    for quantity, found in told.items():
-        for name, terms in found.items():
+    by_quantity = {k: _edits(one, watch, cut[k], others, writer, reader, top, rng) for k, watch in watches.items()}
+    for quantity, by_edit in by_quantity.items():
+        for name, terms in by_edit.items():
             yield from rows(name, f"edit_{quantity}", estimate(terms))
-    for name, terms in told["score"].items():
-        yield from rows(name, "edit_drop", estimate(told["score"][MODEL] - terms))
-    yield from _component_rows(told["score"][MODEL] - cut["score"], scores, top)
+    for name, terms in by_quantity["score"].items():
+        yield from rows(name, "edit_drop", estimate(by_quantity["score"][MODEL] - terms))
+    yield from _component_rows(by_quantity["score"][MODEL] - cut["score"], scores, top)
     yield from _several_rows(one, watches["score"], writer, scores)
     yield from _scaled_rows(one, watches["score"], writer, top, rng)
 
@@ -106,11 +106,11 @@ def _edits(
     """What is seen after each edit [b]; `cut` [e b] is that without each component."""
     others = [i for i in range(len(cut)) if i != top]
     kept = scaled(watch, one, writer, keeps(len(cut)))
-    found = {MODEL: watch(one, {}), "cut_top": cut[top], "cut_others": cut[others].mean(0)}
-    found["cut_random"] = along_random(watch, one, writer, 0.0, DRAWS, rng).mean(0)
-    found |= {"keep_top": kept[top], "keep_first": kept[0], "keep_others": kept[others].mean(0)}
-    found |= {f"path_{p}": without_path(watch, one, prompts, writer, reader, p) for p in ("q", "k", "v")}
-    return found | {"cut_writer": watch(one, ablation(one, [writer], "mean", prompts.tokens))}
+    by_edit = {MODEL: watch(one, {}), "cut_top": cut[top], "cut_others": cut[others].mean(0)}
+    by_edit["cut_random"] = along_random(watch, one, writer, 0.0, DRAWS, rng).mean(0)
+    by_edit |= {"keep_top": kept[top], "keep_first": kept[0], "keep_others": kept[others].mean(0)}
+    by_edit |= {f"path_{p}": without_path(watch, one, prompts, writer, reader, p) for p in ("q", "k", "v")}
+    return by_edit | {"cut_writer": watch(one, ablation(one, [writer], "mean", prompts.tokens))}
 
 
 def _component_rows(lost: Tensor, scores: Tensor, top: int) -> Iterator[Row]:
@@ -128,15 +128,15 @@ def _several_rows(one: TokenTransformer, watch: Watch, writer: Head, scores: Ten
     numbers = sorted({e * i // 8 for i in range(9)})
     place = torch.empty(e, dtype=torch.long).scatter(0, scores.argsort(descending=True), torch.arange(e))
     orders = {"strongest": place, "weakest": e - 1 - place}
-    found = {
+    by_edit = {
         name: scaled(watch, one, writer, torch.stack([(order >= m).double() for m in numbers]))
         for name, order in orders.items()
     }
-    for name, left in found.items():
+    for name, left in by_edit.items():
         for m, terms in zip(numbers, left, strict=True):
             yield from rows(name, "edit_cut_several", estimate(terms), m)
     half = numbers.index(e // 2)
-    yield from rows(MODEL, "edit_several_lead", estimate(found["weakest"][half] - found["strongest"][half]))
+    yield from rows(MODEL, "edit_several_lead", estimate(by_edit["weakest"][half] - by_edit["strongest"][half]))
 
 
 def _scaled_rows(one: TokenTransformer, watch: Watch, writer: Head, top: int, rng: torch.Generator) -> Iterator[Row]:

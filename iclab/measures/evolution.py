@@ -19,7 +19,7 @@ OF_TOKENS = "{accuracy,loss,divergence,prefix_matching,previous_token,accuracy_*
 
 
 class TrainingCurve(Analysis):
-    """Tells what the points of the training curve carry, and when each of it turned."""
+    """Yields the quantities of the training curve, and the steps of their transitions."""
 
     name = "curve"
     always = True
@@ -35,7 +35,8 @@ class TrainingCurve(Analysis):
 
 
 class TokenCurve(TrainingCurve):
-    """Tells the same of sequences of tokens: of a repeated sequence also the largest score of a head of each layer."""
+    """Yields the same for sequences of tokens: of a repeated sequence also the largest score of a head of each
+    layer."""
 
     name = "token_curve"
     tasks = TokenTask
@@ -54,7 +55,7 @@ class TokenCurve(TrainingCurve):
 
 
 class Evolution(Analysis):
-    """Lets the training curve say which algorithm the model is near, on every distribution, and where probes are asked
+    """Adds the nearest algorithm to the training curve, on every distribution, and where probes are requested
     for also what is written in its layers. Its rows are among those of the curve."""
 
     name = "evolution"
@@ -100,7 +101,7 @@ def _of_point(point: Point) -> Iterator[Row]:
     yield from (_row("transformer", f"evolution_{name}", point[name]) for name in POINTS if name in point)
     for family, distance in point.get("distances", {}).items():
         yield _row(family, "evolution_distance", distance)
-    for quantity, name, layer, value in _told_of_tokens(point):
+    for quantity, name, layer, value in _token_entries(point):
         yield {**_row(name, f"evolution_{quantity}", value), "layer": layer}
     for target, by_layer in point.get("probes", {}).items():
         yield from (
@@ -110,48 +111,50 @@ def _of_point(point: Point) -> Iterator[Row]:
         )
 
 
-def _told_of_tokens(point: Point) -> Iterator[tuple[str, str, int | None, float]]:
+def _token_entries(point: Point) -> Iterator[tuple[str, str, int | None, float]]:
     """Quantity, predictor, layer and value."""
-    for quantity, told in point.get("tokens", {}).items():
-        for name, value in told.items():
+    for quantity, entries in point.get("tokens", {}).items():
+        for name, value in entries.items():
             layers = enumerate(value) if isinstance(value, list) else [(None, value)]
             yield from ((quantity, name, layer, each) for layer, each in layers)
 
 
 def _half_way_rows(curve: Sequence[Point]) -> Iterator[Row]:
     steps = [point["step"] for point in curve]
-    told = zip(*(list(_told_of_tokens(point)) for point in curve), strict=True)
+    series_of_points = zip(*(list(_token_entries(point)) for point in curve), strict=True)
     moments: dict[tuple[str, str, int | None], Moment] = {}
-    for series in told if len(steps) > 1 else ():
+    for series in series_of_points if len(steps) > 1 else ():
         quantity, name, layer, _ = series[0]
         values = [value for *_, value in series]
-        moments[series[0][:3]] = found = half_way(steps, values)
-        yield {**_row(name, f"half_way_{quantity}", found.step, found.stderr), "layer": layer}
+        moments[series[0][:3]] = moment = half_way(steps, values)
+        yield {**_row(name, f"half_way_{quantity}", moment.step, moment.stderr), "layer": layer}
         yield {**_row(name, f"least_{quantity}", min(values)), "layer": layer}
         later = crossing(steps, values, 0.9)
-        error = (later.stderr**2 + (later.step / found.step * found.stderr) ** 2) ** 0.5 / found.step
-        yield {**_row(name, f"rise_{quantity}", later.step / found.step - 1, error), "layer": layer}
-    for (quantity, name, layer), found in moments.items():
+        error = (later.stderr**2 + (later.step / moment.step * moment.stderr) ** 2) ** 0.5 / moment.step
+        yield {**_row(name, f"rise_{quantity}", later.step / moment.step - 1, error), "layer": layer}
+    for (quantity, name, layer), moment in moments.items():
         loss = moments.get(("loss", name, None))
         if loss and quantity != "loss":
-            error = found.step / loss.step * ((found.stderr / found.step) ** 2 + (loss.stderr / loss.step) ** 2) ** 0.5
-            yield {**_row(name, f"half_way_{quantity}_over_loss", found.step / loss.step, error), "layer": layer}
+            error = (
+                moment.step / loss.step * ((moment.stderr / moment.step) ** 2 + (loss.stderr / loss.step) ** 2) ** 0.5
+            )
+            yield {**_row(name, f"half_way_{quantity}_over_loss", moment.step / loss.step, error), "layer": layer}
 
 
 def _exit_rows(curve: Sequence[Point]) -> Iterator[Row]:
-    told = [point for point in curve if "risk" in point]
-    if found := plateau_exit([point["step"] for point in told], [point["risk"] for point in told]):
-        yield _row("transformer", "plateau_exit", found.step, found.stderr)
+    points = [point for point in curve if "risk" in point]
+    if step := plateau_exit([point["step"] for point in points], [point["risk"] for point in points]):
+        yield _row("transformer", "plateau_exit", step.step, step.stderr)
 
 
 def _transition_rows(followed: Sequence[Point]) -> Iterator[Row]:
     if not followed:
         return
     names = [nearest(point["distances"]) for point in followed]
-    found = transitions([point["step"] for point in followed], names)
+    steps = transitions([point["step"] for point in followed], names)
     yield _row(names[0], "transition", followed[0]["step"], 0.0)
-    yield from (_row(each.after, "transition", each.at.step, each.at.stderr) for each in found)
-    never = followed[0]["distances"].keys() - {names[0], *(each.after for each in found)}
+    yield from (_row(each.after, "transition", each.at.step, each.at.stderr) for each in steps)
+    never = followed[0]["distances"].keys() - {names[0], *(each.after for each in steps)}
     yield from (_row(family, "transition", inf) for family in sorted(never))
 
 

@@ -1,4 +1,4 @@
-"""What theory says of the risk of linear attention, where it applies: its exact value, and the limit it tends to."""
+"""Theory of the risk of linear attention: its exact value, and its limit in high dimension."""
 
 from collections.abc import Iterator
 from math import inf
@@ -64,8 +64,8 @@ def limit(experiment: Experiment, model: object, task: Task) -> float | None:
     if not isinstance(fit, RidgeFit) or fit.penalty or not fit.at_query or task != new or exact(model, task) is None:
         return None
     d, kappa = task.d, trained.size / task.d if pooled else inf
-    found = icl_risk(fit.prompts / d**2, (task.n - 1) / d, kappa, task.noise**2)
-    return found if found < inf else None
+    result = icl_risk(fit.prompts / d**2, (task.n - 1) / d, kappa, task.noise**2)
+    return result if result < inf else None
 
 
 def _prior(task: Task) -> Task:

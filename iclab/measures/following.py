@@ -35,14 +35,14 @@ def learning_curve(
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
-    """Tells whether the curve is measured at a step: every so often, and where the evolution of the algorithm is
+    """Returns whether the curve is measured at a step: every so often, and where the evolution of the algorithm is
     followed also at every power of two, since most of it happens early."""
     every = experiment.eval.every or max(1, min(steps // 20, 1000))
     return step % every == 0 or early(experiment, step)
 
 
 def early(experiment: Experiment, step: int) -> bool:
-    """Tells whether the evolution is followed and the step is a power of two."""
+    """Returns whether the evolution is followed and the step is a power of two."""
     return "evolution" in experiment.eval.analyses and step & (step - 1) == 0
 
 
@@ -53,8 +53,8 @@ def follow(
     say: Say,
     log: Callable[[str], None],
 ) -> None:
-    """Goes on from the checkpoint, if there is one, and tells and saves at every point of the curve. A checkpoint that
-    is broken, or of another training, is told and removed: the training starts anew."""
+    """Resumes from the checkpoint, if there is one, and reports and saves at every point of the curve. A checkpoint
+    that is broken, or of another training, is reported and removed, and the training starts anew."""
     if os.path.lexists(checkpoint):
         try:
             training.resume(checkpoint)

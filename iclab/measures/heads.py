@@ -23,7 +23,7 @@ LEAST = 8  # prompts that can be halved, with an error on either side
 
 
 class OfHeads(Analysis):
-    """What an analysis of heads has in common with others: it works on the CPU, in a copy of the model."""
+    """An analysis of heads: it works on the CPU, in a copy of the model."""
 
     tasks = TokenTask
     least = LEAST

@@ -28,9 +28,9 @@ class Iterations(Analysis):
     def rows(self, of: Measurement) -> Iterator[Row]:
         for region, part in of.parts.items():
             newton, plain = match_iterations(of.lineup, of.readouts, of.rng("bootstrap"), of.draws, part)
-            for found in (newton, plain):
-                yield from by_layer(found.family, "matched_steps", found.steps, region)
-                yield from by_layer(found.family, "sime", found.similarity, region)
+            for match in (newton, plain):
+                yield from by_layer(match.family, "matched_steps", match.steps, region)
+                yield from by_layer(match.family, "sime", match.similarity, region)
             yield from by_layer(newton.family, "sime_lead", estimate((newton.cosines - plain.cosines).mT), region)
             if newton.growth.value.isfinite():  # there are at least two middle layers
                 yield from rows(newton.family, "steps_per_layer", newton.growth, region)

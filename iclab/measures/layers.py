@@ -10,7 +10,7 @@ from iclab.measures.measurement import Measurement
 
 
 class Layers(Analysis):
-    """Compares every layer with families of algorithms; `layer` is the number of layers below the read-out."""
+    """Compares every layer with families of algorithms; `layer` is the number of layers below the output projection."""
 
     name = "layers"
     layered = True
@@ -25,4 +25,4 @@ class Layers(Analysis):
         rng = of.rng("bootstrap")
         for readout in of.readouts:
             for match in of.lineup.identify(readout, rng, of.draws, of.parts[None]):
-                yield from ({**found, "layer": readout.layer} for found in match_rows(match))
+                yield from ({**row, "layer": readout.layer} for row in match_rows(match))

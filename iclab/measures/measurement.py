@@ -1,7 +1,7 @@
-"""Measurement: a model before the prompts of one distribution, which is what an analysis looks at.
+"""Measurement: a model and the prompts of one distribution, the argument of every analysis.
 
-Whatever several analyses need is made once, when it is first asked for. Every stream of random numbers starts anew
-where it is asked for, so that no analysis depends on another.
+What several analyses need is made once, at first use. Every stream of random numbers starts anew at each use, so that
+no analysis depends on another.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,13 +31,13 @@ Point = Mapping[str, Any]
 
 
 def _silent(text: str) -> None:
-    """Says nothing."""
+    """Logs nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """Where a run works: its device, its folder (none where nothing may be written), its log, and the points of its
-    training curve."""
+    """The surroundings of a run: its device, its folder (none where nothing may be written), its log, and the points of
+    its training curve."""
 
     device: torch.device | str = "cpu"
     folder: Path | None = None
@@ -58,7 +58,7 @@ class Measurement:
 
     @property
     def own(self) -> bool:
-        """Tells whether this is the training distribution."""
+        """Returns whether this is the training distribution."""
         return self.name == TRAINED
 
     @property
@@ -99,10 +99,10 @@ class Measurement:
     @cached_property
     def references(self) -> dict[str, Any]:
         """Returns what every task is compared with, what the experiment names besides, and what its analyses add."""
-        found = references(self.task, self.trained_on) | dict(self.experiment.eval.predictors) | self.constructions
+        predictors = references(self.task, self.trained_on) | dict(self.experiment.eval.predictors) | self.constructions
         for analysis in self.experiment.analyses:
-            found |= analysis.references(self)
-        return found
+            predictors |= analysis.references(self)
+        return predictors
 
     @cached_property
     def constructions(self) -> dict[str, Transformer]:

@@ -16,13 +16,13 @@ from iclab.measures.rows import MODEL, row, rows
 from iclab.models import TokenTransformer
 from iclab.tasks import LaundryList, TokenPrompts
 
-FEW = 512  # prompts of a mechanism: each head is silenced on them three times
-KNOWN = 3  # counts 0, 1, 2 are told one by one
+FEW = 512  # prompts of a mechanism: each head is ablated on them three times
+KNOWN = 3  # counts 0, 1, 2 are reported one by one
 
 
 class Mechanism(OfHeads):
-    """Tells heads that move the missing item from heads that subtract one list from the other, on lists of one length
-    N."""
+    """Distinguishes heads that move the missing item from heads that subtract one list from the other, on lists of one
+    length N."""
 
     name = "mechanism"
     tasks = LaundryList
@@ -70,14 +70,14 @@ def mechanism_rows(
     """Yields all rows of one length."""
     N = list_recall.length(prompts)
     few = prompts[: max(N, FEW // N * N)]  # each slot as often
-    found = list_recall.looks(model, few)
-    yield from rows(MODEL, "mechanism_mover", list_recall.mover(found, few)[1])
+    looks = list_recall.looks(model, few)
+    yield from rows(MODEL, "mechanism_mover", list_recall.mover(looks, few)[1])
     for name, terms in list_recall.written(model, few).items():
         yield from rows(name.replace("blocks.", "").replace(".head.", "."), "mechanism_written", estimate(terms))
     before = list_recall.right(model, few, {})
     for name, route in list_recall.routes(few).items():
         yield from rows(name, "mechanism_route", estimate(before - list_recall.right_but_for(model, few, route)))
-    yield from _head_rows(model, task, few, found, before, rng)
+    yield from _head_rows(model, task, few, looks, before, rng)
     yield from _fit_rows(model, task, prompts, rng)
     last = model(few.tokens, 1)[:, 0].masked_fill(~few.options, -torch.inf).argmax(1) == few.tokens[:, N]
     yield from rows(MODEL, "last_item_bias", estimate(last.double() - 1 / N))
@@ -87,17 +87,17 @@ def _head_rows(
     model: TokenTransformer,
     task: LaundryList,
     few: TokenPrompts,
-    found: list_recall.Looks,
+    looks: list_recall.Looks,
     before: Tensor,
     rng: torch.Generator,
 ) -> Iterator[Row]:
     """Head by head; `before` is whether each prompt was answered rightly by all of them."""
     copied = list_recall.copied(model, few, task.items)
     parts = {"first": list_recall.first(few), "second": list_recall.second(few)}
-    told = {k: getattr(found, k) for k in ("first", "second", "hit", "inhibition")}
-    told |= {f"copies_{k}": copied[..., part].mean(-1) for k, part in parts.items()}
+    quantities = {k: getattr(looks, k) for k in ("first", "second", "hit", "inhibition")}
+    quantities |= {f"copies_{k}": copied[..., part].mean(-1) for k, part in parts.items()}
     for layer, head in _heads(model):
-        each = {k: terms[layer, head] for k, terms in told.items()}
+        each = {k: terms[layer, head] for k, terms in quantities.items()}
         left = {how: list_recall.right_without(model, few, (layer, head), how, rng) for how in list_recall.HOWS}
         each |= {how: before - after for how, after in left.items()}
         for quantity, terms in each.items():

@@ -65,5 +65,5 @@ def _difference(
 ) -> Float[Tensor, " b"]:
     """logit(answer) − mean logit(others), where a head may write but its mean over reference prompts."""
     edits = {} if silent is None or reference is None else ablation(model, [silent], "mean", reference.tokens)
-    said = prompts.at_end(model.replaced(prompts.tokens, edits)).gather(1, prompts.options).double()
-    return said[:, 0] - said[:, 1:].mean(1)
+    logits = prompts.at_end(model.replaced(prompts.tokens, edits)).gather(1, prompts.options).double()
+    return logits[:, 0] - logits[:, 1:].mean(1)

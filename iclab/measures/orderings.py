@@ -1,4 +1,4 @@
-"""Answers that are sequences, taken as a whole.
+"""Predicted sequences, taken as a whole.
 
 Vinyals et al. 2015, arXiv 1506.03134, §4, measure hulls by whole answers and by the area of simple polygons.
 """
@@ -29,7 +29,7 @@ class WholeAnswers(Analysis):
     quantities: ClassVar = {
         "whole_answer": "how often every token of the answer is the likeliest, its end included: so often a model that "
         "reads back its own likeliest tokens gives the right answer; between 0 and 1",
-        "unlisted": "how often the likeliest token at an asked position is neither an item of the prompt nor the end",
+        "unlisted": "how often the likeliest token at a target position is neither an item of the prompt nor the end",
         "simple_polygons": "of hulls of one number of points: how often the answer that is read back so ends, and is a "
         "polygon whose edges do not cross; two corners, the hull of points on a line, are none",
         "area_covered": "the area of those over that of the hull, where this is not 0; above 1 if points are made up",
@@ -62,15 +62,15 @@ def _asked(prompts: TokenPrompts, m: int) -> Int[Tensor, "batch m_1"]:
 def coverage(
     task: ConvexHull, answers: Int[Tensor, "batch m"], right: Int[Tensor, "batch m"]
 ) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " some"]]:
-    """Tells which answers are simple polygons, and of these the share of the area of the right one; points up to the
+    """Returns which answers are simple polygons, and the share of the true area that these cover; points up to the
     first token that is none."""
     corners = (answers < task.items).long().cumprod(1).sum(1)
     closed = torch.cat([answers, answers[:, -1:]], dim=1).gather(1, corners.unsqueeze(1)).squeeze(1) == task.vocab - 1
     proper = closed & simple(*_plane(task, answers), corners)
     whole = area(*_plane(task, right), (right < task.items).long().cumprod(1).sum(1))
-    found = area(*_plane(task, answers), corners)
+    covered = area(*_plane(task, answers), corners)
     counts = proper & (whole > 0)
-    return proper, found[counts] / whole[counts]
+    return proper, covered[counts] / whole[counts]
 
 
 def _plane(task: ConvexHull, tokens: Int[Tensor, "batch m"]) -> tuple[Int[Tensor, "batch m"], Int[Tensor, "batch m"]]:

@@ -1,8 +1,8 @@
-"""Rows of pasting: read-ins that learn linear regression under the frozen upper blocks of a model that was trained on a
-representation Φ*, in D dimensions with inputs of mean square length 1, as Φ* has. By `predictor` (a read-in,
-its _untrained and _alone controls, full; bayes, which is ridge there, and zero). `layer` is the cut, the number of
-blocks below that were taken away; rows of what has a cut, but without a layer, are those of the cut that probes choose.
-Nothing is said of a training that diverged; the log says so.
+"""Rows of pasting: input projections that learn linear regression under the frozen upper blocks of a model that was
+trained on a representation Φ*, in D dimensions with inputs of mean square length 1, as Φ* has. By `predictor` (an input
+projection, its _untrained and _alone controls, full; bayes, which is ridge there, and zero). `layer` is the cut, the
+number of blocks below that were taken away; rows of what has a cut, but without a layer, are those of the cut that
+probes choose. A training that diverged yields no rows; the log reports it.
 
 Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3; see `iclab.analysis.pasting`. Leads and choice are ours.
 """
@@ -30,7 +30,7 @@ Name = tuple[str, int | None]  # what learned, and its cut
 
 
 class Pasting(Analysis):
-    """Trains read-ins beside the model, `eval.surgery` says how, and measures them."""
+    """Trains new input projections for the model, by the settings of `eval.surgery`, and measures them."""
 
     name = "pasting"
     layered = True
@@ -80,7 +80,7 @@ def trained_task(experiment: Experiment) -> RepresentationRegression:
 
 
 def pasting_rows(model: Transformer, beside: Beside) -> Iterator[Row]:
-    """Trains all read-ins and controls, and measures them on the same prompts."""
+    """Trains all input projections and controls, and measures them on the same prompts."""
     task = pasted_task(beside.experiment)
     chosen = chosen_cut(model, beside)
     yield row("representation", "pasting_cut", None, chosen)
@@ -107,9 +107,9 @@ def chosen_cut(model: Transformer, beside: Beside) -> int:
 def _all_rows(answers: Mapping[Name, Tensor], ys: Tensor, parts: Parts, chosen: int) -> Iterator[Row]:
     """Rows of all that answered, with their cuts; those of the chosen cut once more without."""
     for name, cut in answers:
-        found = list(_of_one(answers, name, cut, ys, parts))
-        yield from ({**one, "layer": cut} for one in found)
-        yield from found if cut == chosen else ()
+        result = list(_of_one(answers, name, cut, ys, parts))
+        yield from ({**one, "layer": cut} for one in result)
+        yield from result if cut == chosen else ()
 
 
 def _of_one(answers: Mapping[Name, Tensor], name: str, cut: int | None, ys: Tensor, parts: Parts) -> Iterator[Row]:
@@ -128,7 +128,7 @@ def _of_one(answers: Mapping[Name, Tensor], name: str, cut: int | None, ys: Tens
 
 
 def _others(name: str, cut: int | None) -> Iterator[tuple[str, Name]]:
-    """What a read-in under the model is compared with."""
+    """What an input projection under the model is compared with."""
     if name in READ_INS:
         yield "untrained", (f"{name}_untrained", cut)
         yield "alone", (f"{name}_alone", None)

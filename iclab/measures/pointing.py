@@ -39,7 +39,7 @@ class Pointing(Analysis):
         "mean square distance from their mean); 0 or more",
         "reachable_slots": "how many slots some query points at, exactly",
         "answered_unreachable": "how often the likeliest of the options is a slot that no query points at",
-        "reach_correlation": "of reach with accuracy, over the slots that are asked, where both differ between them; "
+        "reach_correlation": "of reach with accuracy, over the target slots, where both differ between them; "
         "between −1 and 1",
     }
 
@@ -47,7 +47,7 @@ class Pointing(Analysis):
         yield from pointed(of.model, of.task, of.among, stream(of.experiment, "bootstrap", distribution=of.name))
 
 
-def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:
+def pointed(model: object, task: TokenTask, rows: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:
     """Yields the rows of a distribution for which what was `found` on it holds accuracy and answers by slot; none of a
     model without positional keys."""
     if not (isinstance(model, PointerTransformer) and model.config.keys == "positional"):
@@ -55,7 +55,7 @@ def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Gen
     if isinstance(task, LaundryList) and task.balanced:
         N, r = task.longest, model.config.rank
         keys = model.slot_keys[1 : N + 1].detach().cpu().double()
-        right, answered = (_by_slot(found, quantity, N) for quantity in ("accuracy", "answered"))
+        right, answered = (_by_slot(rows, quantity, N) for quantity in ("accuracy", "answered"))
         shares, lifted = _reach(keys, rng), slot_margins(keys)
         yield from _could(MODEL, keys, shares, lifted)
         yield from _did(shares.value, lifted, right, answered)
@@ -64,12 +64,12 @@ def pointed(model: object, task: TokenTask, found: Iterable[Row], rng: torch.Gen
             yield from _could(name, each, _reach(each, rng), slot_margins(each))
 
 
-def _by_slot(found: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
-    """Of a slot that is held out, and so never asked, not a number."""
-    said = {
-        each["position"]: each["value"] for each in found if (each["predictor"], each["quantity"]) == (MODEL, quantity)
+def _by_slot(rows: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
+    """NaN for a slot that is held out, and so is never a target."""
+    values = {
+        each["position"]: each["value"] for each in rows if (each["predictor"], each["quantity"]) == (MODEL, quantity)
     }
-    return torch.tensor([said.get(slot, nan) for slot in range(N)], dtype=torch.float64)
+    return torch.tensor([values.get(slot, nan) for slot in range(N)], dtype=torch.float64)
 
 
 def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
@@ -81,7 +81,7 @@ def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
 
 
 def _could(name: str, keys: Float[Tensor, "N r"], shares: Estimate, lifted: Float[Tensor, " N"]) -> Iterator[Row]:
-    """What geometry says of keys, by their reach and their margins."""
+    """Geometry of the keys: their reach and their margins."""
     ends = (shares.value[0] + shares.value[-1]).item()
     spread = (keys - keys.mean(0)).square().sum(1).mean().sqrt()
     yield from rows(name, "reach", shares)
@@ -99,7 +99,7 @@ def _did(
 ) -> Iterator[Row]:
     """What the model makes of it."""
     yield row(MODEL, "answered_unreachable", None, answered[lifted == 0].sum().item())
-    asked = right.isfinite()
-    shares, right = shares[asked], right[asked]
+    defined = right.isfinite()
+    shares, right = shares[defined], right[defined]
     if len(right) > 2 and right.std() > 0 and shares.std() > 0:
         yield row(MODEL, "reach_correlation", None, correlation(shares, right))

@@ -109,8 +109,8 @@ def r2_by_layer(model: Any, prompts: Prompts, lam: float) -> dict[str, list[floa
     """Returns for each target R² of every layer at the answering tokens, averaged over positions: for a training
     curve."""
     hidden = features(model, prompts)
-    found = {k: probe_terms(hidden, v).nanmean(-1).mean(0).tolist() for k, v in states(model, prompts, lam).items()}
-    return {target: values for target, values in found.items() if all(map(isfinite, values))}
+    r2 = {k: probe_terms(hidden, v).nanmean(-1).mean(0).tolist() for k, v in states(model, prompts, lam).items()}
+    return {target: values for target, values in r2.items() if all(map(isfinite, values))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class Probing:
             for control, source in sources.items():
                 yield from _layer_rows(target, f"probe_r2{control}", probe_terms(source, state))
         if not isinstance(self.model, Transformer):
-            return  # what is known at other tokens only our own sequences tell
+            return  # only our own sequences define what is known at other tokens
         seen = self.model.layout.seen(self.prompts.xs.shape[1], self.prompts.xs.device)
         if len(seen) == self.prompts.xs.shape[1]:
             return  # every token answers, or each prefix is a sequence of its own
@@ -176,18 +176,18 @@ class Probing:
         sources = {name: (h, single if name == "_bare" else shown) for name, h in self.sources.items()}
         for target in ATTENDED:
             state = self.states[target][:, lengths]
-            found = {
+            fitted = {
                 (head, control): attention_probes(source, state, sees, head, recipe, rng)
                 for head in HEADS
                 for control, (source, sees) in sources.items()
             }
-            for (head, control), probes in found.items():
+            for (head, control), probes in fitted.items():
                 yield from _attention_rows(target, f"attention_probe_{head}", control, probes, lengths)
             for head in HEADS:
-                controls = {control: found[head, control] for control in sources}
+                controls = {control: fitted[head, control] for control in sources}
                 yield from best_rows(target, f"attention_probe_{head}", controls, lengths, weights)
-                deep[head][target] = depths(found[head, ""], weights)
-            linear, mlp = (_best(found[head, ""]) for head in HEADS)
+                deep[head][target] = depths(fitted[head, ""], weights)
+            linear, mlp = (_best(fitted[head, ""]) for head in HEADS)
             yield from rows(target, "attention_probe_gain", estimate(mlp - linear))
         for head, depth in deep.items():
             yield _depth_row("least_squares", f"attention_probe_{head}_lead", depth["least_squares"] - depth["moment"])
@@ -218,17 +218,17 @@ def _best(probes: AttentionProbes) -> Tensor:
 
 
 def best_rows(
-    target: str, name: str, found: Mapping[str, AttentionProbes], lengths: list[int], weights: Tensor
+    target: str, name: str, probes: Mapping[str, AttentionProbes], lengths: list[int], weights: Tensor
 ) -> Iterator[Row]:
-    """Yields what there is to say of the best layer."""
-    own = found[""]
+    """Yields the rows of the best layer."""
+    own = probes[""]
     by_layer, best, layer = own.terms.nanmean(-1), _best(own), int(own.mean_r2.value.argmax())
     if not isfinite(best.mean()):
         return
     yield from rows(target, f"{name}_best", estimate(best))
     yield from rows(target, f"{name}_rise", estimate(best - by_layer[:, 0]))
-    for control in filter(None, found):
-        yield from rows(target, f"{name}_over{control}", estimate(best - _best(found[control])))
+    for control in filter(None, probes):
+        yield from rows(target, f"{name}_over{control}", estimate(best - _best(probes[control])))
     yield _depth_row(target, f"{name}_depth", depths(own, weights))
     for length, attention in zip(lengths, own.attention[layer].tolist(), strict=True):
         looks = (row(target, f"{name}_looks_{length}", token, weight) for token, weight in enumerate(attention))
@@ -242,13 +242,13 @@ def depths(probes: AttentionProbes, weights: Float[Tensor, "draws prompts"]) -> 
     return means.argmax(-1).double() / max(1, means.shape[1] - 1)
 
 
-def _depth_row(target: str, quantity: str, found: Float[Tensor, " resamples"]) -> Row:
+def _depth_row(target: str, quantity: str, depths: Float[Tensor, " resamples"]) -> Row:
     """A depth, or a difference of depths of the same resamples, with its bootstrap error."""
-    return row(target, quantity, None, found[0].item(), found[1:].std().item())
+    return row(target, quantity, None, depths[0].item(), depths[1:].std().item())
 
 
-def _at_layers(target: str, quantity: str, found: Estimate, positions: Sequence[int]) -> Iterator[Row]:
+def _at_layers(target: str, quantity: str, r2: Estimate, positions: Sequence[int]) -> Iterator[Row]:
     """R² by layer and position; nothing where the target does not vary."""
-    columns = zip(positions, found.value.unbind(-1), found.stderr.unbind(-1), strict=True)
+    columns = zip(positions, r2.value.unbind(-1), r2.stderr.unbind(-1), strict=True)
     for position, value, stderr in columns:
         yield from finite(by_layer(target, quantity, Estimate(value, stderr), position))

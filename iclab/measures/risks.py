@@ -18,7 +18,7 @@ BEST = "bayes"
 
 
 class Risks(Analysis):
-    """Compares the model with every reference. "transformer" is the model, whatever its kind, and "oracle" is told
+    """Compares the model with every reference. "transformer" is the model, whatever its kind, and "oracle" receives
     which task of a mixture a prompt is from. Of labels that are vectors, risks are means over coordinates."""
 
     name = "risks"
@@ -52,7 +52,7 @@ class Risks(Analysis):
     def rows(self, of: Measurement) -> Iterator[Row]:
         """Yields the rows of every predictor, position by position and over regions."""
         ys, parts, rng = of.prompts.ys, of.parts, of.rng("bootstrap")
-        answers = {**of.answers, **_told(of)}
+        answers = {**of.answers, **_oracle_predictions(of)}
         least = squared(answers[BEST], ys) if BEST in answers else None
         if least is not None and vanishes(least, ys):  # nothing is relative to a Bayes risk of zero
             least = None
@@ -79,7 +79,7 @@ class Risks(Analysis):
 
 
 def _below_bayes(of: Measurement, answers: Answers) -> Iterator[Row]:
-    """Who has less risk than the Bayes predictor, averaged over positions; the oracle is told more and may. Labels are
+    """Who has less risk than the Bayes predictor, averaged over positions; the oracle receives more and may. Labels are
     rounded, which leaves 1e-8 of them open (see `relative`)."""
     if BEST in answers:
         part, ys = of.parts[None], of.prompts.ys
@@ -89,8 +89,8 @@ def _below_bayes(of: Measurement, answers: Answers) -> Iterator[Row]:
             yield from rows(name, "below_bayes", gain)
 
 
-def _told(of: Measurement) -> Answers:
-    """The answers of who is told what the model is not: which component of a mixture a prompt comes from."""
+def _oracle_predictions(of: Measurement) -> Answers:
+    """The predictions given what is hidden from the model: the mixture component of each prompt."""
     several = isinstance(of.prompts.truth, MixedFunctions) and len(components(of.task)) > 1
     return {"oracle": oracle(of.task, of.prompts).double()} if several and BEST in of.references else {}
 
@@ -110,8 +110,8 @@ def _margins(of: Measurement, answers: Answers, parts: Parts) -> Iterator[Row]:
     """Which of the named predictors is the nearest, where there are several."""
     distances = {k: squared(answers[MODEL], answers[k]) for k, _ in of.experiment.eval.predictors}
     for region, part in parts.items() if len(distances) > 1 else ():
-        for name, found in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
-            yield from rows(name, "spd_margin", found, region)
+        for name, margin in margins({k: terms[:, part].mean(-1) for k, terms in distances.items()}).items():
+            yield from rows(name, "spd_margin", margin, region)
 
 
 def _bands(name: str, errors: torch.Tensor, rng: torch.Generator, draws: int) -> Iterator[Row]:

@@ -19,12 +19,12 @@ Parts = dict[int | str | None, slice]
 MODEL = "transformer"  # the predictor that is the model itself, whatever its kind
 
 
-def rows(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
+def rows(predictor: str, quantity: str, result: Estimate, region: int | str | None = None) -> Iterator[Row]:
     """Yields one row per position, or a single row for an average over a region."""
-    if found.value.ndim == 0:
-        yield row(predictor, quantity, region, found.value.item(), found.stderr.item())
+    if result.value.ndim == 0:
+        yield row(predictor, quantity, region, result.value.item(), result.stderr.item())
         return
-    for position, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+    for position, (value, stderr) in enumerate(zip(result.value.tolist(), result.stderr.tolist(), strict=True)):
         yield row(predictor, quantity, position, value, stderr)
 
 
@@ -40,15 +40,15 @@ def row(predictor: str, quantity: str, position: int | str | None, value: float,
     }
 
 
-def by_layer(predictor: str, quantity: str, found: Estimate, region: int | str | None = None) -> Iterator[Row]:
+def by_layer(predictor: str, quantity: str, result: Estimate, region: int | str | None = None) -> Iterator[Row]:
     """Yields one row per layer, of a region."""
-    for layer, (value, stderr) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+    for layer, (value, stderr) in enumerate(zip(result.value.tolist(), result.stderr.tolist(), strict=True)):
         yield {**row(predictor, quantity, region, value, stderr), "layer": layer}
 
 
-def finite(found: Iterable[Row]) -> Iterator[Row]:
+def finite(rows: Iterable[Row]) -> Iterator[Row]:
     """Yields those where there is something to measure."""
-    return (one for one in found if isfinite(one["value"]))
+    return (one for one in rows if isfinite(one["value"]))
 
 
 def regions(task: Task, at_query: bool = False) -> Parts:
@@ -75,7 +75,7 @@ def averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Ite
 
 def relative(name: str, quantity: str, terms: torch.Tensor, unit: torch.Tensor, parts: Parts) -> Iterator[Row]:
     """Yields a quantity averaged over each region, relative to another one averaged over the same: the Bayes risk, the
-    model's, or the mean square label. Nothing is said of a region where the unit is zero up to rounding (the Bayes risk
+    model's, or the mean square label. A region has no rows where the unit is zero up to rounding (the Bayes risk
     of noiseless labels, with as many examples as dimensions: the condition of a square matrix magnifies what float32
     leaves out of a label)."""
     for region, part in parts.items():

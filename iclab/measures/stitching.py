@@ -1,6 +1,6 @@
 """Rows of stitching: the lower blocks of a model under the upper blocks of its partners, which have the same shape and
-were trained by the same recipe, from another seed or on another task. All are asked prompts of the model's own task.
-`predictor` is PARTNER_BRIDGE and `layer` the cut, the number of blocks below:
+were trained by the same recipe, from another seed or on another task. All are evaluated on prompts of the model's own
+task. `predictor` is PARTNER_BRIDGE and `layer` the cut, the number of blocks below:
 
     direct              no bridge
     affine              the affine map of least squares from the one stream to the other, on prompts of the own task
@@ -160,7 +160,7 @@ class Pairing:
             yield from rows(self.name, "stitching_excess", ratio(own, self.least))
             for cut in range(1, self.model.config.n_layer):
                 away = {"partner": own} | {name: self.distance(f) for name, f in self.at(cut)}
-                yield from ({**found, "layer": cut} for found in self.compared(away))
+                yield from ({**row, "layer": cut} for row in self.compared(away))
         yield from cka_rows(self.name, self.model, self.partner, self.prompts)
 
     def compared(self, away: Mapping[str, Float[Tensor, " batch"]]) -> Iterator[Row]:
@@ -199,9 +199,9 @@ class Pairing:
     def both(self, bridge: str, own: Stitched) -> Iterator[tuple[str, Predictor]]:
         """Yields a partner that reads its own relative representations, and the same reading those of the model."""
         assert isinstance(own.bridge, nn.Sequential)
-        told = Relative.of(self.model, own.cut, self.anchors())
+        relative = Relative.of(self.model, own.cut, self.anchors())
         yield f"{bridge}_own", own
-        yield bridge, Stitched(self.model, own.upper, own.cut, bridge=nn.Sequential(told, own.bridge[1]))
+        yield bridge, Stitched(self.model, own.upper, own.cut, bridge=nn.Sequential(relative, own.bridge[1]))
 
     def own_prompts(self) -> Prompts:
         """Returns what affine bridges are fitted on."""
@@ -225,10 +225,10 @@ def cka_rows(name: str, model: Transformer, other: Transformer, prompts: Prompts
     one, two = (features(each, prompts)[:, :, -1] for each in (model, other))
     chunks = min(CHUNKS, len(prompts.xs) // LEAST)
     pairs = zip(one.chunk(chunks, dim=1), two.chunk(chunks, dim=1), strict=True)
-    found = estimate(torch.stack([linear_cka(x, y, unbiased=True) for x, y in pairs]))
-    for layer, (values, errors) in enumerate(zip(found.value.tolist(), found.stderr.tolist(), strict=True)):
+    likeness = estimate(torch.stack([linear_cka(x, y, unbiased=True) for x, y in pairs]))
+    for layer, (values, errors) in enumerate(zip(likeness.value.tolist(), likeness.stderr.tolist(), strict=True)):
         for place, (value, error) in enumerate(zip(values, errors, strict=True)):
             yield {**row(name, "cka", place, value, error), "layer": layer}
-    nearest = found.value.argmax(-1)
+    nearest = likeness.value.argmax(-1)
     same = nearest == torch.arange(len(nearest), device=nearest.device)
     yield row(name, "cka_match", None, same.double().mean().item())

@@ -54,12 +54,12 @@ class TokenProbes(Analysis):
     }
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        found = [text for task in experiment.distributions.values() for text in concept_problems(task)]
-        yield from (f"cannot be made: {each}" for each in dict.fromkeys(found))
+        problems = [text for task in experiment.distributions.values() for text in concept_problems(task)]
+        yield from (f"cannot be made: {each}" for each in dict.fromkeys(problems))
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        found = concepts(of.task, of.prompts)
-        yield from token_probe_rows(of.model, of.prompts, found, of.rng("bootstrap"), of.draws)
+        written = concepts(of.task, of.prompts)
+        yield from token_probe_rows(of.model, of.prompts, written, of.rng("bootstrap"), of.draws)
 
 
 def token_probe_rows(
@@ -80,9 +80,9 @@ def token_probe_rows(
     (own,) = (name for name in means["x"] if name in OWN)
     done, copied = int(best_layers(means["x"][own])[0]), half_way(means[concepts.kinds[-1]][own])
     for name, one in answers.items():
-        said = resampled_r2(one, weights)
-        yield from finite(_rows(one, said))
-        yield _layer_row(name, "token_probe_half_lag", half_way(said) - copied)
+        r2 = resampled_r2(one, weights)
+        yield from finite(_rows(one, r2))
+        yield _layer_row(name, "token_probe_half_lag", half_way(r2) - copied)
         yield from rows(name, "token_probe_after", estimate(one.terms[:, -1] - one.terms[:, done]))
 
 
@@ -91,14 +91,14 @@ def _probes(
 ) -> dict[str, TokenProbe]:
     """The probes by target; those of which there is one for each component are judged over the true one and over the
     others."""
-    found = {one.target: one for one in token_probes(model, prompts, targets, [kind], concepts.known)}
+    probes = {one.target: one for one in token_probes(model, prompts, targets, [kind], concepts.known)}
     if concepts.component is None:
-        return found
+        return probes
     chosen = concepts.component[second_half(len(prompts.xs))]
     for name in concepts.of_components:
-        members = [found.pop(k) for k in list(found) if k.startswith(f"{name}_")]
-        found |= {one.target: one for one in (split(name, members, chosen) if members else ())}
-    return found
+        members = [probes.pop(k) for k in list(probes) if k.startswith(f"{name}_")]
+        probes |= {one.target: one for one in (split(name, members, chosen) if members else ())}
+    return probes
 
 
 def resampled_r2(probe: TokenProbe, weights: Float[Tensor, "draws half"]) -> Float[Tensor, "resamples layers"]:
@@ -112,7 +112,7 @@ def best_layers(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " res
 
 
 def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamples"]:
-    """Tells where R² is first half-way from the read-in to its best, on the line between two layers."""
+    """Returns the (interpolated) layer at which R² is first half-way from the input projection to its best."""
     middle = (means[:, :1] + means.amax(-1, keepdim=True)) / 2
     after = (means >= middle).double().argmax(-1, keepdim=True)
     before = (after - 1).clamp(min=0)
@@ -124,18 +124,18 @@ def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamp
 def _rows(
     probe: TokenProbe, means: Float[Tensor, "resamples layers"], unrelated: TokenProbe | None = None
 ) -> Iterator[Row]:
-    """What there is to say of one target at one kind of tokens."""
+    """The rows of one target at one kind of token."""
     name, terms, floor = f"token_probe_{probe.tokens}", probe.terms, probe.floor_terms
     best = terms[:, int(best_layers(means)[0])]
     yield from by_layer(probe.target, name, probe.r2)
     yield from by_layer(probe.target, f"{name}_above_floor", probe.above_floor)
     yield _layer_row(probe.target, f"{name}_layer", best_layers(means))
     yield _layer_row(probe.target, f"{name}_half", half_way(means))
-    told = {"floor": floor, "best": best, "over_floor": best - floor, "rise": best - terms[:, 0]}
-    told |= {"fall": best - terms[:, -1], "slip": _slip(terms)}
+    values = {"floor": floor, "best": best, "over_floor": best - floor, "rise": best - terms[:, 0]}
+    values |= {"fall": best - terms[:, -1], "slip": _slip(terms)}
     if unrelated is not None:
-        told["over_unrelated"] = best - floor - _highest(unrelated) + unrelated.floor_terms
-    for quantity, each in told.items():
+        values["over_unrelated"] = best - floor - _highest(unrelated) + unrelated.floor_terms
+    for quantity, each in values.items():
         yield from rows(probe.target, f"{name}_{quantity}", estimate(each))
 
 
@@ -152,6 +152,6 @@ def _slip(terms: Float[Tensor, "half layers"]) -> Float[Tensor, " half"]:
     return terms[:, highest[worst]] - terms[:, worst]
 
 
-def _layer_row(target: str, quantity: str, found: Float[Tensor, " resamples"]) -> Row:
+def _layer_row(target: str, quantity: str, layers: Float[Tensor, " resamples"]) -> Row:
     """A layer, or a difference of layers, with its bootstrap error."""
-    return row(target, quantity, None, found[0].item(), found[1:].std().item())
+    return row(target, quantity, None, layers[0].item(), layers[1:].std().item())

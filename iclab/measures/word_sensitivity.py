@@ -39,7 +39,7 @@ class WordSensitivity(Analysis):
             drawn = stream(experiment, "init", distribution="" if name == MODEL else name)
             features = architecture.build(task.d, task.n, drawn).to(device)
             for quantity, word in (("word_sensitivity", task.n - 1), ("query_sensitivity", 0)):
-                found = estimate(word_sensitivity(features, xs, stream(experiment, "fit", device, name), word))
-                times = Estimate(found.value * task.n**0.5, found.stderr * task.n**0.5)
-                yield from (*rows(name, quantity, found), *rows(name, f"{quantity}_times_root", times))
+                sensitivity = estimate(word_sensitivity(features, xs, stream(experiment, "fit", device, name), word))
+                times = Estimate(sensitivity.value * task.n**0.5, sensitivity.stderr * task.n**0.5)
+                yield from (*rows(name, quantity, sensitivity), *rows(name, f"{quantity}_times_root", times))
             of.workspace.log(f"{name}: {features.size} features of {task.n} words")

@@ -1,4 +1,4 @@
-"""Reading and replacing named activations during one call; nothing is registered on the model, so nothing leaks."""
+"""Activation caching and patching by name during one call; nothing is registered on the model, so nothing leaks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Replacement = Tensor | Callable[[Tensor], Tensor]
 
 @dataclass
 class Taps:
-    """What one call reads (kept in `values`) and replaces, by activation name.
+    """The activations that one call caches (in `values`) and patches, by name.
 
     A replacement is a tensor, or a function of the activation. What is read is what the model went on with.
     """
@@ -28,11 +28,11 @@ class Taps:
         return value
 
     def touch(self, name: str) -> bool:
-        """Tells whether the call reads or replaces this activation, so that it must be formed."""
+        """Returns whether the call reads or replaces this activation, so that it must be formed."""
         return name in self.read or name in self.replace
 
     def names(self) -> set[str]:
-        """Returns all names that the call asks for."""
+        """Returns all names of activations that the call uses."""
         return {*self.read, *self.replace}
 
 
@@ -47,5 +47,5 @@ class Inside:
         return self.taps(f"{self.place}.{name}", value)
 
     def touch(self, name: str) -> bool:
-        """Tells whether the call reads or replaces this activation."""
+        """Returns whether the call reads or replaces this activation."""
         return self.taps.touch(f"{self.place}.{name}")

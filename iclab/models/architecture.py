@@ -1,4 +1,4 @@
-"""What answers, as settings: an `Architecture` builds an untrained model for prompts of d dimensions and n examples, a
+"""Model configurations: an `Architecture` builds an untrained model for prompts of d dimensions and n examples, a
 `TokenArchitecture` one for sequences of n tokens.
 
 What is larger than `LARGEST` is a slip of the pen, and refused before anything is allocated. Each bound is far above
@@ -48,13 +48,13 @@ class AnyArchitecture(ABC):
 
     @property
     def bounded(self) -> bool:
-        """Tells whether the model takes no prompts that are longer than those it was made for, such as one that learns
-        something of each position; none is read well that is longer than those it was trained on."""
+        """Returns whether the model takes no prompts that are longer than those it was made for, such as one that
+        learns something of each position; none is read well that is longer than those it was trained on."""
         return False
 
     @property
     def layered(self) -> bool:
-        """Tells whether the model is `Layered`: it has layers that can be read out."""
+        """Returns whether the model is `Layered`: it has layers that can be read out."""
         return False
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Layered(Protocol):
     """A model with layers that can be read out."""
 
     def answering_stream(self, xs: Tensor, ys: Tensor) -> Iterator[Float[Tensor, "batch n D"]]:
-        """Yields what is known after the read-in, and after each layer, where the answer for x_i is made."""
+        """Yields what is known after the input projection, and after each layer, where the answer for x_i is made."""
         ...
 
 
@@ -102,7 +102,7 @@ class Architecture(AnyArchitecture):
     """The shape of a model of examples; what it builds is a `Predictor`."""
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
-        """Returns what stands against a model of this shape for inputs of d dimensions and such labels
+        """Returns the problems of a model of this shape for inputs of d dimensions and such labels
         (`Task.labels`)."""
         name = type(self).__name__
         return [] if labels is None else [f"{name} answers numbers, and labels are vectors of {labels} coordinates"]
@@ -117,7 +117,7 @@ class TokenArchitecture(AnyArchitecture):
     """The shape of a model over tokens. What it builds answers with logits at every position."""
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
-        """Returns what stands against a model of this shape for sequences of at most n tokens out of `vocab`, or of
+        """Returns the problems of a model of this shape for sequences of at most n tokens out of `vocab`, or of
         vectors of `width` channels."""
         return [f"tokens that are vectors of {width} channels need a VectorTransformerConfig"] if width else []
 
@@ -133,4 +133,4 @@ def refuse_sizes(what: str, given: Mapping[str, int]) -> None:
 
 def refuse_weights(what: str, count: int) -> None:
     """Refuses a model of more weights than any is drawn with."""
-    refuse(what, [] if count <= MOST_WEIGHTS else [f"at most {MOST_WEIGHTS} weights are drawn, {count} were asked for"])
+    refuse(what, [] if count <= MOST_WEIGHTS else [f"at most {MOST_WEIGHTS} weights are drawn, {count} are needed"])

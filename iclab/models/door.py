@@ -1,5 +1,5 @@
-"""How prompts come in: what a model is given becomes tensors of the right kind, or is refused in a line; and a number
-that is not known yet keeps away from all that was answered before it.
+"""Validation of prompts: the arguments of a model become tensors of the right kind, or are refused in one line; and a
+number that is not known yet keeps away from all that was answered before it.
 
 Arrays of NumPy become tensors, whole numbers become floating-point ones, and axes are counted.
 
@@ -25,8 +25,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def examples_in(method: Method) -> Method:
-    """Lets a method of (xs, ys, ...) see floating-point tensors [batch n d] and [batch n] or [batch n c] alone. Raises
-    ``ValueError`` for other shapes, and for what is of no numbers."""
+    """Decorates a method of (xs, ys, ...), which then receives floating-point tensors [batch n d] and [batch n] or
+    [batch n c]. Raises ``ValueError`` for other shapes, and for what is of no numbers."""
 
     @wraps(method)
     def entered(self: object, xs: Any, ys: Any, *more: Any, **named: Any) -> Any:
@@ -39,7 +39,7 @@ def examples_in(method: Method) -> Method:
 
 
 def inputs_in(method: Method) -> Method:
-    """Does the same for a method of inputs alone, [batch tokens d]."""
+    """Decorates a method of inputs alone in the same way, [batch tokens d]."""
 
     @wraps(method)
     def entered(self: object, xs: Any, *more: Any, **named: Any) -> Any:
@@ -52,8 +52,8 @@ def inputs_in(method: Method) -> Method:
 
 
 def tokens_in(method: Method) -> Method:
-    """Lets a method of (tokens, ...) see a tensor [batch n], or [batch n width] of vectors: whole numbers as int64,
-    floating-point ones as they are. Raises ``ValueError`` for other axes."""
+    """Decorates a method of (tokens, ...), which then receives a tensor [batch n], or [batch n width] of vectors: whole
+    numbers as int64, floating-point ones as they are. Raises ``ValueError`` for other axes."""
 
     @wraps(method)
     def entered(self: object, tokens: Any, *more: Any, **named: Any) -> Any:
@@ -72,9 +72,9 @@ def _floating(given: Tensor) -> Tensor:
 def known(
     tokens: Float[Tensor, "b t width"], mask: Bool[Tensor, "*prefixes t t"], shared: bool = False
 ) -> tuple[Float[Tensor, "b t width"], Bool[Tensor, "b t 1"]]:
-    """Returns tokens with zeros for those that are not finite, and tells which are lost by these. Where all tokens of a
-    sequence see the same (`shared`), one row of the mask tells it of all. No number is looked at, so that a GPU need
-    not be waited for, and replicas can be mapped over."""
+    """Returns tokens with zeros for those that are not finite, and the mask of those that depend on these. Where all
+    tokens of a sequence see the same (`shared`), one row of the mask serves all. No number is looked at, so that a GPU
+    need not be waited for, and replicas can be mapped over."""
     bad = ~tokens.isfinite().all(-1, keepdim=True)
     rows = mask[..., :1, :] if shared else mask
     rows = rows.squeeze(1) if rows.ndim == 4 else rows

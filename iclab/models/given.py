@@ -1,4 +1,4 @@
-"""A model that is there already, measured as it is: from a file or a folder, or made by the user's own code.
+"""An existing model, measured as it is: from a file or a folder, or made by the user's own code.
 
     path     a model that iclab saved (`weights.safetensors`, or the folder of a run with it), or a folder of GPT-2 or
              GPT-NeoX
@@ -85,7 +85,7 @@ class Pretrained(Architecture, TokenArchitecture):
         return pretrained_sizes(self.path) if self.path and _of_others(Path(self.path)) else None
 
     def problems_for(self, *sizes: Any, **named: Any) -> list[str]:
-        """Returns what stands against the code that makes the model, or against the sizes of a language model."""
+        """Returns the problems of the code that makes the model, or of the sizes of a language model."""
         if given := self.language_model:
             return _size_problems(given, *sizes)
         if not self.module:
@@ -177,8 +177,8 @@ def _files(place: Path) -> list[Path]:
     if _of_others(place):
         return [place / "config.json", *sorted(place.glob("*.safetensors*"))]
     file = place / "weights.safetensors" if place.is_dir() else place
-    told = f"path: {place} has neither config.json nor weights.safetensors"
-    refuse("Pretrained", [] if file.is_file() else [told])
+    problem = f"path: {place} has neither config.json nor weights.safetensors"
+    refuse("Pretrained", [] if file.is_file() else [problem])
     return [file]
 
 

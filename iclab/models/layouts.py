@@ -3,11 +3,12 @@
     interleaved  x_0 y_0 x_1 y_1 ... x_{n-1}            2n − 1 tokens, answers at x_i; y_i must first be bound to x_i.
                  The layout of Akyürek et al. 2022 (arXiv 2211.15661, §3), and but for channels of Garg et al. 2022.
     copied       the same, but the token of y_i holds x_i too: nothing has to be bound. Guo et al. 2023 (arXiv
-                 2310.10616, §5) copy by hand like this where a linear read-in could not do it.
+                 2310.10616, §5) copy by hand like this where a linear input projection could not do it.
     overlaid     the same as interleaved, but a token is no wider than x_i, and y_i stands in the first of its channels:
-                 the tokens of the code of Garg et al. 2022 (arXiv 2208.01066). That a token holds x or y is told by its
-                 position alone.
-    lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a finished example and the next query, so
+                 the tokens of the code of Garg et al. 2022 (arXiv 2208.01066). Whether a token holds x or y is marked
+                 by its position alone.
+    lagged       (x_i, x_{i-1}, y_{i-1})                n tokens; each holds a previous (x, y) pair and the next query,
+    so
                  that nothing has to be bound: an easier problem than `interleaved`, at half the tokens.
     shifted      (x_i, y_{i-1})                         n tokens; y_{i-1} must be bound to the input before it.
     states       x_i                                    n tokens, for inputs that are each the label of the one before:
@@ -36,7 +37,7 @@ from torch import Tensor
 
 
 class Layout(ABC):
-    """How prompts are laid out as tokens."""
+    """A layout of prompts as tokens."""
 
     causal: bool  # whether the mask is the plain lower triangle
     shared: bool = False  # whether all tokens of a sequence see the same ones; each prefix is then a sequence
@@ -175,7 +176,7 @@ class States(Lagged):
 
 
 class Paired(Layout):
-    """Example tokens [x_j, y_j, 1], then query tokens [x_i, 0, 0]; the last channel tells them apart."""
+    """Example tokens [x_j, y_j, 1], then query tokens [x_i, 0, 0]; the last channel distinguishes them."""
 
     causal = False
     label = -2
@@ -247,7 +248,7 @@ def _channels(ys: Float[Tensor, "batch n *labels"]) -> Float[Tensor, "batch n c"
 
 
 def _finished(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]) -> Float[Tensor, "batch j width"]:
-    """[x_j, y_j, 1] for all examples but the last, whose label is asked."""
+    """[x_j, y_j, 1] for all examples but the last, whose label is predicted."""
     return F.pad(torch.cat([xs, _channels(ys)], dim=-1)[:, :-1], (0, 1), value=1.0)
 
 

@@ -111,5 +111,5 @@ class LinearAttention(LinearModel):
 
     @examples_in
     def forward(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-        """Forms φ·θ without the d (d+1) features of each position."""
+        """Returns φ·θ without forming the d (d+1) features of each position."""
         return ((xs.double() @ self.gamma) * self.context(xs, ys)).sum(-1).to(xs.dtype)

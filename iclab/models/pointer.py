@@ -1,17 +1,17 @@
-"""A transformer over tokens that answers by pointing: its read-out is one head of attention to the slots of a list.
+"""A transformer over tokens that answers by pointing: its unembedding is one head of attention to the slots of a list.
 
     s_ij = q_i·k_j / √r        q_i = W_q norm(h_i),   slots j ≤ i
     logits_i[v] = log Σ_j e^{s_ij} [token j is v]                so that the softmax of the logits points
 
 Slots are the tokens from position 1 on, up to the first that is none of the `items` (tokens 0 .. items − 1). Keys have
 rank r and are read from the stream at the slot ("content"), or are a learned vector of its position alone
-("positional"): what is asked for then says which slot is meant, whatever is in it, in r numbers. In one dimension only
+("positional"): the query then selects a slot, whatever is in it, in r numbers. In one dimension only
 the slots with the largest and the smallest key can have the largest weight; in r dimensions those at the corners of the
 convex hull of the keys.
 
-Sources: Vinyals, Fortunato, Jaitly 2015, arXiv 1506.03134, eq. 3 (pointing as the read-out; with additive attention);
-Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5 (the mover head that a signal of few dimensions steers). Ranks and
-positional keys are this project's.
+Sources: Vinyals, Fortunato, Jaitly 2015, arXiv 1506.03134, eq. 3 (pointing as the unembedding; with additive
+attention); Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5 (the mover head that a signal of few dimensions
+steers). Ranks and positional keys are this project's.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class PointerTransformerConfig(TokenTransformerConfig):
     closes: bool = False
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + out_of_bounds({"items": self.items, "rank": self.rank}, LARGEST)
-        return found + (["tied_embedding: what points reads nothing out"] if self.tied_embedding else [])
+        problems = super()._problems() + out_of_bounds({"items": self.items, "rank": self.rank}, LARGEST)
+        return problems + (["tied_embedding: what points reads nothing out"] if self.tied_embedding else [])
 
     @property
     def bounded(self) -> bool:
@@ -51,8 +51,10 @@ class PointerTransformerConfig(TokenTransformerConfig):
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         fits = self.items <= vocab
-        found = [] if fits else [f"items = {self.items} tokens that can be pointed at, and the task has {vocab} tokens"]
-        return super().problems_for(vocab, n, width) + found
+        problems = (
+            [] if fits else [f"items = {self.items} tokens that can be pointed at, and the task has {vocab} tokens"]
+        )
+        return super().problems_for(vocab, n, width) + problems
 
     def build(self, vocab: int, n: int, rng: torch.Generator | None = None) -> "PointerTransformer":
         return PointerTransformer(vocab, n, self, rng)
@@ -96,7 +98,7 @@ class PointerTransformer(TokenTransformer):
         return (weights @ one_hot(meant, self.vocab).to(weights.dtype) + LEAST).log()
 
     def slots(self, tokens: Int[Tensor, "batch n"]) -> Tensor:
-        """Tells which positions are slots of the list."""
+        """Returns which positions are slots of the list."""
         items = tokens < self.config.items
         first = torch.full_like(items[:, :1], self.config.closes)
         return torch.cat([first, items[:, 1:].long().cumprod(1).bool()], dim=1)

@@ -1,7 +1,7 @@
 """GPT-2 and GPT-NeoX (Pythia) from a folder of safetensors, as a `TokenTransformer`: one code for all models.
 
 A folder holds `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. Nothing is
-looked for anywhere else, and a weight that no one asked for, or that is missing, is refused. So are settings of another
+looked for anywhere else, and an unknown weight, or a missing one, is refused. So are settings of another
 kind than they must be, numbers that are whole, of eight bits or not finite, and sizes beyond all bounds: files may come
 from anyone. Names, shapes and types are compared with the headers before weights take memory.
 
@@ -9,13 +9,13 @@ from anyone. Names, shapes and types are compared with the headers before weight
     maps           h @ W [in out], W_Q|W_K|W_V side by side       W @ h [out in], q, k, v of each head in turn
     positions      learned                                        rotary, on a share of the channels of a head
     MLP            reads what attention has written               reads what attention reads (`use_parallel_residual`)
-    read-out       the embedding                                  its own
+    unembedding    the embedding                                  its own
 
 What our class stores is W @ h, one head after the other. Names in GPT-2 files may or may not begin with "transformer.",
-and before that with what wrappers of a model put there; the read-out of GPT-NeoX is `embed_out.weight`, or in files of
-late `lm_head.weight`. Buffers of old files (masks, angles) are skipped. Weights in half precision are widened.
+and before that with what wrappers of a model put there; the unembedding of GPT-NeoX is `embed_out.weight`, or in
+files of late `lm_head.weight`. Buffers of old files (masks, angles) are skipped. Weights in half precision are widened.
 
-Where the settings say that the embedding is the read-out (`tie_word_embeddings`), a file holds one of the two, or both.
+Where the settings tie the embedding and the unembedding (`tie_word_embeddings`), a file holds one of the two, or both.
 If both are there and differ, both are read: the file has the last word, as in the library transformers.
 
 Source: Radford et al. 2019 (GPT-2); Black et al. 2022 (arXiv 2204.06745); Biderman et al. 2023 (arXiv 2304.01373). The
@@ -52,7 +52,7 @@ PLAIN: Settings = {"quantization_config": None, "per_layer_config": None, "trans
 
 
 class Source(NamedTuple):
-    """Where weights come from: our names, the names that a file may have for them, and how one becomes the others."""
+    """The source of weights: our names, the names that a file may have for them, and the conversion."""
 
     own: Sequence[str]
     given: Sequence[str]
@@ -118,7 +118,7 @@ def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> T
         given = _given(folder, kind, files)
         config["tie_word_embeddings"] = config["tie_word_embeddings"] and _same_ends(kind, given, dtype)
         vocab, n, shape = _sizes(folder, kind, config)
-        sources = _found(folder, kind, shape, given)
+        sources = _named_sources(folder, kind, shape, given)
         with torch.device("meta"):
             model = TokenTransformer(vocab, n, shape)
         _compare(folder, model, sources, given)
@@ -185,8 +185,8 @@ def _files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return [folder / "model.safetensors"]
-    told = read_json(index)
-    places = told.get("weight_map") if isinstance(told, dict) else None
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
     refuse(f"{index}", [] if isinstance(places, dict) and places else ["no table weight_map of files by weight"])
     assert isinstance(places, dict)
     refuse(f"{index}", [f"weight_map: {p}" for p in wrong_kinds(places, dict.fromkeys(places, str))[:1]])
@@ -197,7 +197,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _same_ends(kind: Kind, given: Mapping[str, Stored], dtype: torch.dtype) -> bool:
-    """Whether all that is in a file for the embedding and the read-out is the same, or only one of them is there."""
+    """Whether all that is in a file for the embedding and the unembedding is the same, or only one of them is
+    there."""
     ends = [given[name] for name in (kind.embedding, *kind.read_out) if name in given]
     for end in ends:
         refuse(f"{end.path}", end.problems())
@@ -205,7 +206,7 @@ def _same_ends(kind: Kind, given: Mapping[str, Stored], dtype: torch.dtype) -> b
     return all(torch.equal(values[0], value) for value in values)
 
 
-def _found(
+def _named_sources(
     folder: Path, kind: Kind, shape: TokenTransformerConfig, given: Mapping[str, Stored]
 ) -> list[tuple[Source, str]]:
     """Every source with the name that it has here."""
@@ -214,9 +215,9 @@ def _found(
     missing = [source.given[0] for source in sources if not given.keys() & {*source.given}]
     refuse(f"{folder}", name_problems(unasked, missing))
     names = [[name for name in source.given if name in given] for source in sources]
-    twice = [found for source, found in zip(sources, names, strict=True) if len(source.own) == 1 < len(found)]
-    refuse(f"{folder}", [f"{' and '.join(found)} are both there" for found in twice])
-    return [(source, found[0]) for source, found in zip(sources, names, strict=True)]
+    twice = [present for source, present in zip(sources, names, strict=True) if len(source.own) == 1 < len(present)]
+    refuse(f"{folder}", [f"{' and '.join(present)} are both there" for present in twice])
+    return [(source, present[0]) for source, present in zip(sources, names, strict=True)]
 
 
 def _compare(

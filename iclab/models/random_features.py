@@ -281,8 +281,8 @@ class FrozenArchitecture(Architecture):
 
     def __post_init__(self) -> None:
         refuse(type(self).__name__, wrong_fields(self))
-        found = out_of_bounds({"heads": self.heads}, LARGEST)
-        refuse(type(self).__name__, found + unknown_choices(self) + self._problems())
+        problems = out_of_bounds({"heads": self.heads}, LARGEST)
+        refuse(type(self).__name__, problems + unknown_choices(self) + self._problems())
 
     def _problems(self) -> list[str]:
         return []

@@ -1,4 +1,4 @@
-"""Weights as a file holds them: names, shapes and types from its header alone, and numbers when they are asked for.
+"""Weights as a file holds them: names, shapes and types from its header alone, and numbers on access.
 
 A model from a file is first laid out without numbers (torch's meta device) and compared with the header, so that no
 memory is taken for what the file does not hold.
@@ -22,7 +22,7 @@ LISTED = 8  # names of weights in a refusal
 
 @contextmanager
 def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
-    """Opens a safetensors file: names, shapes and types stand in its header, and a tensor is read when it is asked for.
+    """Opens a safetensors file: names, shapes and types stand in its header, and a tensor is read on access.
     Raises ``ValueError`` for a file that is none, when it is opened or while it is read."""
     path = regular(path)
     try:
@@ -36,7 +36,7 @@ def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in an open file."""
+    """A tensor in an open file."""
 
     path: Path
     name: str
@@ -52,7 +52,7 @@ class Stored:
         return self.file.get_slice(self.name).get_dtype()
 
     def problems(self, floating: bool = True) -> list[str]:
-        """Returns what stands against this as weights, or as a tensor of the model's that is not `floating`."""
+        """Returns the problems of this as weights, or as a tensor of the model's that is not `floating`."""
         wanted = ", ".join(FLOATS) if floating else "whole numbers or truth values"
         fits = (self.kind in FLOATS) == floating
         problems = [] if fits else [f"{listed([self.name])} is of {self.kind}, not of {wanted}"]
@@ -65,8 +65,8 @@ class Stored:
     def read(self, dtype: torch.dtype) -> Tensor:
         """Reads its numbers. Raises ``ValueError`` where some are none, or are beyond such a type."""
         value = self.file.get_tensor(self.name).to(dtype)
-        told = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
-        refuse(f"{self.path}", [] if value.isfinite().all() else [told])
+        problem = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
+        refuse(f"{self.path}", [] if value.isfinite().all() else [problem])
         return value
 
 
@@ -76,22 +76,24 @@ def stored(path: Path, file: safe_open) -> dict[str, Stored]:
 
 
 def name_problems(unknown: Iterable[str], missing: Iterable[str]) -> list[str]:
-    """Returns what stands against weights that no one asked for, and those that are not there."""
+    """Returns the problems of unknown weights and of missing ones."""
     lists = {"unknown weights": sorted(unknown), "missing weights": list(missing)}
     return [f"{what}: {listed(names)}" for what, names in lists.items() if names]
 
 
 def shape_problems(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Returns what stands against weights that are not of the shapes of the model's."""
+    """Returns the problems of weights that are not of the shapes of the model's."""
     shapes = {name: (tuple(value.shape), tuple(given[name].shape)) for name, value in wanted.items()}
-    found = [f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other]
-    return found[:LISTED] + ([f"and {len(found) - LISTED} more"] if len(found) > LISTED else [])
+    problems = [
+        f"{name} must be of shape {own}, given {other}" for name, (own, other) in shapes.items() if own != other
+    ]
+    return problems[:LISTED] + ([f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else [])
 
 
 def listed(names: list[str]) -> str:
-    """Puts names in a line, whatever is in them; of many, the first."""
-    told = [name if name.isprintable() and len(name) < 100 else shown(name) for name in names[:LISTED]]
-    return ", ".join(told) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    """Returns names in one line, quoted where they are not printable; of many, the first."""
+    shown_names = [name if name.isprintable() and len(name) < 100 else shown(name) for name in names[:LISTED]]
+    return ", ".join(shown_names) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def compare(path: Path, model: nn.Module, given: Mapping[str, Stored]) -> None:

@@ -1,8 +1,9 @@
-"""A decoder-only transformer over token sequences: the blocks of `iclab.models.transformer` between other ends.
+"""A decoder-only transformer over token sequences: the blocks of `iclab.models.transformer` with an embedding and an
+unembedding.
 
     h ← embedding of the token + position              "embed"
     h ← the blocks
-    logits ← read-out(norm(h)) at every token          "prediction"
+    logits ← unembedding(norm(h)) at every token       "prediction"
 
 Law (causality): logits i do not change when a token j > i does, whatever it becomes.
 """
@@ -30,7 +31,7 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
 
     `parallel` lets the MLP read the stream as it was before attention; the first `rotary` channels of queries and keys
     are turned by the position (0: none); `tied_embedding` reads out with the vectors that are read in, drawn as those
-    of a read-out. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
+    of an unembedding. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
     `iclab.models.pretrained` loads. `position_spread` is the standard deviation of positions before training, where
     embeddings of tokens have `init_scale`: what is about positions is learned the faster the nearer the two are.
     """
@@ -45,14 +46,18 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
     position_spread: float = 0.02
 
     def _problems(self) -> list[str]:
-        found = super()._problems()
-        if self.rotary and not found and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
-            found.append(f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}")
+        problems = super()._problems()
+        if self.rotary and not problems and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
+            problems.append(
+                f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}"
+            )
         if not 0 <= self.position_spread < inf:
-            told = f"given {self.position_spread}"
-            found.append(f"position_spread must be a standard deviation (0 or more, finite), {told}")
+            given = f"given {self.position_spread}"
+            problems.append(f"position_spread must be a standard deviation (0 or more, finite), {given}")
         positive = {name: getattr(self, name) for name in ("rotary_base", "norm_eps")}
-        return found + [f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf]
+        return problems + [
+            f"{k} must be positive and finite, given {v}" for k, v in positive.items() if not 0 < v < inf
+        ]
 
     @property
     def bounded(self) -> bool:
@@ -64,7 +69,23 @@ class TokenTransformerConfig(BlockConfig, TokenArchitecture):
 
 
 class TokenTransformer(Stack):
-    """A transformer over sequences of at most n tokens, each a number from 0 to vocab − 1."""
+    """A transformer over sequences of at most n tokens, each a number from 0 to vocab − 1.
+
+    Args:
+        vocab: The number of different tokens.
+        n: The longest sequence.
+        config: Depth, width, attention and positions.
+        rng: The source of the initial weights; seed 0 by default.
+
+    >>> import torch
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> model = TokenTransformer(vocab=5, n=8, config=TokenTransformerConfig(n_layer=1, d_model=16), rng=rng)
+    >>> tokens = torch.tensor([[0, 3, 1, 4]])
+    >>> model(tokens).shape  # logits [batch n vocab]
+    torch.Size([1, 4, 5])
+    >>> model.read(tokens, "blocks.0.attn.pattern")["blocks.0.attn.pattern"].shape  # a cached activation
+    torch.Size([1, 2, 4, 4])
+    """
 
     kind = "token transformer"
     shape = TokenTransformerConfig
@@ -161,18 +182,18 @@ class TokenTransformer(Stack):
         self._check(tokens, taps)
         tokens, lost = self._known(tokens)
         *_, last = self._stream(tokens, taps)
-        said = self._read_out(tokens, self.norm(last), taps, m)
-        return taps("prediction", _without(lost if lost is None else lost[:, -said.shape[1] :], said))
+        logits = self._read_out(tokens, self.norm(last), taps, m)
+        return taps("prediction", _without(lost if lost is None else lost[:, -logits.shape[1] :], logits))
 
     def _read_out(self, tokens: Tensor, h: Tensor, taps: Taps, m: int | None) -> Tensor:
         """Logits from the normalised residual stream."""
         return self.read_out(h if m is None else h[:, -m:])
 
     def _check(self, tokens: Tensor, taps: Taps) -> None:
-        found = self._unknown(taps) + self._unreadable(tokens)
+        problems = self._unknown(taps) + self._unreadable(tokens)
         if self.config.bounded and tokens.ndim > 1 and tokens.shape[1] > self.n:
-            found.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
-        refuse(type(self).__name__, found)
+            problems.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
+        refuse(type(self).__name__, problems)
 
     def _unreadable(self, tokens: Tensor) -> list[str]:
         """What is wrong with the tokens, whatever their number."""

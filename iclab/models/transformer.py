@@ -1,9 +1,9 @@
-"""A decoder-only transformer that answers prompts, in one file, read top to bottom.
+"""A decoder-only transformer over prompts, in one file, read top to bottom.
 
-    h ← read-in(tokens) + position                     "embed"
+    h ← input projection(tokens) + position            "embed"
     h ← h + attention(norm(h))                         "blocks.l.attn_out", "blocks.l.resid_mid"
     h ← h + mlp(norm(h))                               "blocks.l.mlp_out", "blocks.l.resid_post"
-    ŷ = read-out(norm(h)) at the answering tokens
+    ŷ = output projection(norm(h)) at the answering tokens
 
 Attention of head a, with the tokens j that token t may see (t itself included):
 
@@ -51,12 +51,12 @@ Model = TypeVar("Model", bound="Stack")
 class BlockConfig:
     """The shape of the blocks of a transformer and of its positions, whatever it reads.
 
-    `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm before attention, MLP and read-out, or
-    only before the last two without `norm_attention` (the equations of Akyürek et al. 2022, arXiv 2211.15661);
-    `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned vector per position; `d_head`
-    is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless given); `tied` layers share
-    weights. `init_scale` multiplies all matrices as they are drawn: products of several, as bare linear layers are,
-    train best from small ones.
+    `d_mlp` is the hidden width of the MLP (0: no MLP); `norm` puts a LayerNorm before attention, MLP and output
+    projection, or only before the last two without `norm_attention` (the equations of Akyürek et al. 2022, arXiv
+    2211.15661); `null_slot` adds a key of logit 0 and value 0 to softmax; `positions` adds a learned vector per
+    position; `d_head` is d_model / n_head unless given; `scale` multiplies the logits (1/√d_head unless given); `tied`
+    layers share weights. `init_scale` multiplies all matrices as they are drawn: products of several, as bare linear
+    layers are, train best from small ones.
     """
 
     n_layer: int = 4
@@ -87,17 +87,17 @@ class BlockConfig:
 
     def _problems(self) -> list[str]:
         head = {} if self.d_head is None else {"d_head": self.d_head}
-        found = out_of_bounds({"n_head": self.n_head, "d_model": self.d_model} | head, LARGEST)
-        found += out_of_bounds({"n_layer": self.n_layer, "d_mlp": self.d_mlp}, LARGEST, least=0)
+        problems = out_of_bounds({"n_head": self.n_head, "d_model": self.d_model} | head, LARGEST)
+        problems += out_of_bounds({"n_layer": self.n_layer, "d_mlp": self.d_mlp}, LARGEST, least=0)
         if self.d_head is None and self.n_head >= 1 and self.d_model % self.n_head:
-            found.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
+            problems.append(f"d_model = {self.d_model} is not a multiple of n_head = {self.n_head}; give d_head")
         if not 0 < self.init_scale < inf:
-            found.append(f"init_scale must be positive and finite, given {self.init_scale}")
+            problems.append(f"init_scale must be positive and finite, given {self.init_scale}")
         if self.scale is not None and not isfinite(self.scale):
-            found.append(f"scale must be finite, given {self.scale}")
+            problems.append(f"scale must be finite, given {self.scale}")
         if self.null_slot and self.attention != "softmax":
-            found.append(f"null_slot is of softmax attention; to {self.attention} attention it adds nothing")
-        return found
+            problems.append(f"null_slot is of softmax attention; to {self.attention} attention it adds nothing")
+        return problems
 
     def save(self, model: "Stack", path: Path) -> None:
         """Writes weights and shape of a model to one safetensors file, whole or not at all."""
@@ -105,7 +105,7 @@ class BlockConfig:
 
     @property
     def shared(self) -> bool:
-        """Tells whether all tokens of a sequence see the same ones."""
+        """Returns whether all tokens of a sequence see the same ones."""
         return False
 
     @property
@@ -129,10 +129,10 @@ class TransformerConfig(BlockConfig, Architecture):
     negated: bool = False
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + self._no_label()
+        problems = super()._problems() + self._no_label()
         if self.negated and self.read_in == "learned":
-            found.append("negated is for read_in = identity: a learned read-out has a sign of its own")
-        return found
+            problems.append("negated is for read_in = identity: a learned read-out has a sign of its own")
+        return problems
 
     def _no_label(self) -> list[str]:
         full = self.read_in == "identity" and self.layout in LAYOUTS and LAYOUTS[self.layout].label is None
@@ -141,20 +141,19 @@ class TransformerConfig(BlockConfig, Architecture):
         )
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
-        """Tells as for every architecture what stands against it, and whether the layout and the read-in fit such
-        labels."""
-        found, width, identity = [], LAYOUTS[self.layout].width(d), self.read_in == "identity"
+        """Returns the problems of this model on a task, including those of the layout and of the input projection."""
+        problems, width, identity = [], LAYOUTS[self.layout].width(d), self.read_in == "identity"
         if identity and self.d_model < width:
-            found.append(f"read_in = identity needs d_model of {width} or more, given {self.d_model}")
+            problems.append(f"read_in = identity needs d_model of {width} or more, given {self.d_model}")
         if identity and labels is not None:
-            found.append(f"read_in = identity answers a number, and labels are vectors of {labels} coordinates")
+            problems.append(f"read_in = identity answers a number, and labels are vectors of {labels} coordinates")
         if self.layout == "states" and labels != d:
-            told = "numbers" if labels is None else f"of {labels} coordinates"
-            found.append(
-                f"layout = states is for labels that are the next input, of {d} coordinates; labels are {told} "
+            kind = "numbers" if labels is None else f"of {labels} coordinates"
+            problems.append(
+                f"layout = states is for labels that are the next input, of {d} coordinates; labels are {kind} "
                 "(those of a DynamicalSystem are the next input)"
             )
-        return found
+        return problems
 
     @property
     def bounded(self) -> bool:
@@ -241,7 +240,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then the MLP where there is one, each read from the normalised residual stream."""
+    """A layer: attention, then the MLP where there is one, each reads the normalised residual stream."""
 
     def __init__(self, config: BlockConfig, longest: int) -> None:
         super().__init__()
@@ -309,7 +308,7 @@ class Stack(nn.Module):
             self.initialise(rng)
 
     def allocate(self, device: torch.device | str) -> None:
-        """Gives memory to weights that have a shape alone; what stands in it is not set."""
+        """Allocates memory for weights on the meta device; their values are not set."""
         self.to_empty(device=device)
 
     @torch.no_grad()
@@ -409,36 +408,56 @@ class Stack(nn.Module):
         """Loads the model that `save` wrote. Raises ``ValueError`` where the file holds no such model: its shape, and
         the names, shapes and types of weights, are compared before any are read or made."""
         with open_weights(path) as file:
-            told, given = (file.metadata() or {}).get(cls.kind, "null"), stored(Path(path), file)
+            text, given = (file.metadata() or {}).get(cls.kind, "null"), stored(Path(path), file)
             with prefixed(f"{path}"), torch.device("meta"):
-                model = cls._told(parse_json(told, f"what it tells of the {cls.kind}"), given)
+                model = cls._from_shape(parse_json(text, f"what it tells of the {cls.kind}"), given)
             compare(Path(path), model, given)
             model.to(FLOATS[next(iter(given.values())).kind]).allocate(device)
             fill(model, given)
         return model
 
     @classmethod
-    def _told(cls: type[Model], shape: Any, given: Iterable[str]) -> Model:
+    def _from_shape(cls: type[Model], shape: Any, given: Iterable[str]) -> Model:
         """The model of a shape that was read in a file, which holds weights of the given names. Layers are counted
         before they are made, as each of them takes time."""
         refuse("not this kind", [] if shape else [f"no {cls.kind} was saved in this file"])
         refuse(cls.kind, [] if isinstance(shape, dict) else ["its shape is not a table"])
-        told: dict[str, Any] = {name: shape.get(name) for name in (*cls.sizes, "config")}
+        settings: dict[str, Any] = {name: shape.get(name) for name in (*cls.sizes, "config")}
         hints = {name: int | None if name in cls.younger else int for name in cls.sizes}
-        refuse(cls.kind, wrong_kinds(told, hints | {"config": dict}))
+        refuse(cls.kind, wrong_kinds(settings, hints | {"config": dict}))
         known = [field.name for field in fields(cls.shape)]
-        refuse(cls.kind, [unknown("setting", name, known) for name in told["config"] if name not in known])
-        refuse(cls.kind, wrong_kinds(told["config"], get_type_hints(cls.shape)))
-        told["config"] = config = cls.shape(**told["config"])
+        refuse(cls.kind, [unknown("setting", name, known) for name in settings["config"] if name not in known])
+        refuse(cls.kind, wrong_kinds(settings["config"], get_type_hints(cls.shape)))
+        settings["config"] = config = cls.shape(**settings["config"])
         layers = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
         wanted = min(1, config.n_layer) if config.tied else config.n_layer
         refuse(cls.kind, [] if layers == wanted else [f"weights of {wanted} layers, the file has those of {layers}"])
-        return cls(**told)
+        return cls(**settings)
 
 
 class Transformer(Stack):
     """A transformer over prompts of at most n examples in d dimensions, whose labels are numbers, or vectors of so many
-    coordinates as `labels` says. It is a `Predictor`."""
+    coordinates as `labels` says. It is a `Predictor`.
+
+    Args:
+        d: Dimensions of an input.
+        n: The longest prompt, in examples.
+        config: Depth, width, attention and token layout.
+        rng: The source of the initial weights; seed 0 by default.
+        labels: Coordinates of a label; None where labels are numbers.
+
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> model = Transformer(d=3, n=5, config=TransformerConfig(n_layer=2, d_model=16), rng=rng)
+    >>> xs, ys = torch.randn(4, 5, 3, generator=rng), torch.randn(4, 5, generator=rng)
+    >>> model(xs, ys).shape
+    torch.Size([4, 5])
+    >>> [h.shape[-1] for h in model.answering_stream(xs, ys)]  # after the input projection and each layer
+    [16, 16, 16]
+    >>> later = ys.clone()
+    >>> later[:, 3:] = 0.0  # causality: the first predictions do not change
+    >>> torch.allclose(model(xs, later)[:, :4], model(xs, ys)[:, :4])
+    True
+    """
 
     kind = "transformer"
     shape = TransformerConfig
@@ -456,8 +475,8 @@ class Transformer(Stack):
     ) -> None:
         super().__init__()
         self.d, self.n, self.config, self.labels = d, n, config or TransformerConfig(), labels
-        found = out_of_bounds({"d": d, "n": n, "labels": 1 if labels is None else labels}, LARGEST)
-        refuse("Transformer", found + self.config.problems_for(d, labels))
+        problems = out_of_bounds({"d": d, "n": n, "labels": 1 if labels is None else labels}, LARGEST)
+        refuse("Transformer", problems + self.config.problems_for(d, labels))
         self.layout = LAYOUTS[self.config.layout]
         learned = self.config.read_in == "learned"
         if learned:
@@ -482,7 +501,7 @@ class Transformer(Stack):
     def stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
-        """Yields the residual stream: after the read-in, then after each block. `m` as in `forward`."""
+        """Yields the residual stream: after the input projection, then after each block. `m` as in `forward`."""
         self._check(xs, ys, Taps())
         stream, lost = self._stream(xs, ys, Taps(), m)
         return (h.masked_fill(lost, nan) for h in stream)
@@ -490,7 +509,7 @@ class Transformer(Stack):
     def answering_stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
     ) -> Iterator[Float[Tensor, "batch n d_model"]]:
-        """Yields the residual stream at the tokens that answer, after the read-in and after each block."""
+        """Yields the residual stream at the tokens that answer, after the input projection and after each block."""
         return (self.layout.answers(h) for h in self.stream(xs, ys))
 
     def finish(
@@ -540,10 +559,10 @@ class Transformer(Stack):
     def _mask(self, sequences: int, n: int, m: int | None, device: torch.device) -> Bool[Tensor, "*prefixes t t"]:
         """Who may see whom; one mask for each position where each has a sequence, which are laid out prompt by
         prompt."""
-        mask, asked = self.layout.mask(n, device), m or n
+        mask, count = self.layout.mask(n, device), m or n
         if mask.ndim == 2:
             return mask
-        return mask[-1:] if m == 1 else mask[-asked:].repeat(sequences // asked, 1, 1, 1)
+        return mask[-1:] if m == 1 else mask[-count:].repeat(sequences // count, 1, 1, 1)
 
     def _embedded(self, tokens: Float[Tensor, "b t width"]) -> Float[Tensor, "b t d_model"]:
         if self.config.read_in == "learned":
@@ -556,8 +575,8 @@ class Transformer(Stack):
         """Predictions from the stream after the last block; not a number where the token that answers is lost."""
         answers, gone = self.layout.answers(last, m), self.layout.answers(lost, m)
         if self.config.read_in == "learned":
-            said = self.read_out(self.norm(answers)).masked_fill(gone, nan)
-            return said.squeeze(-1) if self.labels is None else said
+            predictions = self.read_out(self.norm(answers)).masked_fill(gone, nan)
+            return predictions.squeeze(-1) if self.labels is None else predictions
         label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
         return (-label if self.config.negated else label).masked_fill(gone.squeeze(-1), nan)
 
@@ -568,19 +587,21 @@ class Transformer(Stack):
         return taps("prediction", self._read_out(last, lost, m)).to(xs.dtype)
 
     def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
-        found, wanted = self._unknown(taps), [] if self.labels is None else [self.labels]
+        problems, wanted = self._unknown(taps), [] if self.labels is None else [self.labels]
         if list(ys.shape[2:]) != wanted:
-            found.append(f"the labels are {_told(ys.shape[2:])}, the model was made for {_told(wanted)}")
+            problems.append(
+                f"the labels are {_label_words(ys.shape[2:])}, the model was made for {_label_words(wanted)}"
+            )
         if xs.shape[:2] != ys.shape[:2]:
-            found.append(f"xs {tuple(xs.shape)} and ys {tuple(ys.shape)} are not of the same prompts")
+            problems.append(f"xs {tuple(xs.shape)} and ys {tuple(ys.shape)} are not of the same prompts")
         if xs.shape[-1] != self.d:
-            found.append(f"the inputs have d = {xs.shape[-1]}, the model was made for d = {self.d}")
+            problems.append(f"the inputs have d = {xs.shape[-1]}, the model was made for d = {self.d}")
         if self.config.positions and xs.shape[1] > self.n:
-            found.append(f"prompts of n = {xs.shape[1]} are longer than the learned positions, n = {self.n}")
-        refuse("Transformer", found)
+            problems.append(f"prompts of n = {xs.shape[1]} are longer than the learned positions, n = {self.n}")
+        refuse("Transformer", problems)
 
 
-def _told(shape: Sequence[int]) -> str:
+def _label_words(shape: Sequence[int]) -> str:
     """What labels are, from their shape."""
     return f"vectors of {shape[0]} coordinates" if shape else "numbers"
 

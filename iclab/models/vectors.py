@@ -1,10 +1,11 @@
-"""A transformer over sequences of vectors, which stand in its stream as they are: nothing is learned to read them in.
+"""A transformer over sequences of vectors, which enter its stream without an embedding.
 
     h ← (vector, 0) + position          the blocks of `iclab.models.tokens` follow, and at last
     logits ← three hidden ReLU layers and a linear map of norm(h)
 
 After the network of Reddy 2023, arXiv 2312.03002, §2: two layers of attention alone, one head each, then a classifier
-that is deep enough to learn by heart; there positions are one-hot in channels of their own, and there is no LayerNorm.
+that is deep enough to learn in weights; there positions are one-hot in channels of their own, and there is no
+LayerNorm.
 """
 
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ class VectorTransformerConfig(TokenTransformerConfig):
     position_spread: float = 0.1
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + out_of_bounds({"d_classifier": self.d_classifier}, LARGEST)
-        return found + (["tied_embedding: vectors have no embedding"] if self.tied_embedding else [])
+        problems = super()._problems() + out_of_bounds({"d_classifier": self.d_classifier}, LARGEST)
+        return problems + (["tied_embedding: vectors have no embedding"] if self.tied_embedding else [])
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
         if not width:

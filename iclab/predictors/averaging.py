@@ -15,7 +15,13 @@ from iclab.predictors.predictor import Linear, exclusive_cumsum, in_double
 
 @dataclass(frozen=True)
 class Averaging(Linear):
-    """w_i is the mean of y_j x_j over the first i examples, and 0 before any."""
+    """w_i is the mean of y_j x_j over the first i examples, and 0 before any.
+
+    >>> import torch
+    >>> xs, ys = torch.tensor([[[1.0], [2.0], [1.0]]]), torch.tensor([[1.0, 2.0, 1.0]])
+    >>> Averaging()(xs, ys)  # w_2 = (1·1 + 2·2)/2 at the last position
+    tensor([[0.0000, 2.0000, 2.5000]])
+    """
 
     @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:

@@ -1,11 +1,11 @@
-"""Whose class is this item? Two answers in closed form to the prompts x_1 l_1 … x_N l_N x of `GaussianClasses`.
+"""Two closed forms for the prompts x_1 l_1 … x_N l_N x of `GaussianClasses`: in-context and in-weights.
 
 With z = √(1 + ε²) x = μ + ε η of d channels, and μ, η ~ N(0, 1/d) in each,
 
     from the context    p(l | x) ∝ m_l N(z; S_l / (m_l + ε²), ε²/d · (1 + 1/(m_l + ε²)))
                         for m_l items before it that have the label l, of which Σ z = S_l: Bayes for an item that is of
                         the class of one of these, each as likely, where nothing else is known of classes
-    by heart            p(l | x) ∝ Σ_{k of label l} p_k N(z; μ_k, ε²/d): Bayes where all classes are known, and nothing
+    in weights          p(l | x) ∝ Σ_{k of label l} p_k N(z; μ_k, ε²/d): Bayes where all classes are known, and nothing
                         is taken from the context
 
 Law (causality): answer i does not change when a later token does. The answer at a label is that at its item.
@@ -58,8 +58,8 @@ class KnownClasses:
 
     def __post_init__(self) -> None:
         whole = len(self.means) % self.labels == 0
-        found = [] if whole else [f"{len(self.means)} classes are no multiple of {self.labels} labels"]
-        refuse("KnownClasses", found + _problems(self.within))
+        problems = [] if whole else [f"{len(self.means)} classes are no multiple of {self.labels} labels"]
+        refuse("KnownClasses", problems + _problems(self.within))
 
     def __call__(self, tokens: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n labels"]:
         z, means = (1 + self.within**2) ** 0.5 * tokens[:, ::2].double(), self.means.to(tokens.device).double()

@@ -6,7 +6,7 @@ Everything stays in the log domain; r is an exclusive prefix sum, so no label is
 The pool is worked off in blocks that are merged by their evidence, so memory does not grow with M.
 
 σ = 0 is the limit: the mean of the members with the least r. A sum r is known up to eps·s², s² = Σ_{j<i} (y_j² +
-|x_j|² max_m|w_m|²), so two members whose r differ by less cannot be told apart, and σ² = eps·s² stands for 0: there
+|x_j|² max_m|w_m|²), so two members whose r differ by less cannot be distinguished, and σ² = eps·s² stands for 0: there
 such members share the weight and a member that is worse by 1e-6·s² has a weight of exp(−2e9). Noise has no floor,
 however slight: r is a sum of squares, and of a member that fits it is known as well as the labels are.
 
@@ -31,16 +31,23 @@ COPIES = 6  # of r, on the way to the shares
 
 @dataclass(frozen=True, eq=False)
 class DiscreteMMSE(EvidenceWeighted):
-    """The posterior mean for w uniform on the rows of `pool` and label noise of standard deviation `noise`."""
+    """The posterior mean for w uniform on the rows of `pool` and label noise of standard deviation `noise`.
+
+    >>> import torch
+    >>> pool = torch.tensor([[1.0], [-1.0]])
+    >>> xs, ys = torch.ones(1, 3, 1), torch.ones(1, 3)
+    >>> DiscreteMMSE(pool, noise=1.0)(xs, ys).round(decimals=3)  # the first member becomes likelier with each example
+    tensor([[0.0000, 0.7620, 0.9640]])
+    """
 
     pool: Float[Tensor, "size d"]
     noise: float
 
     def __post_init__(self) -> None:
-        found = [] if self.pool.ndim == 2 and len(self.pool) else ["pool must be size × d with a size of 1 or more"]
+        problems = [] if self.pool.ndim == 2 and len(self.pool) else ["pool must be size × d with a size of 1 or more"]
         if not 0 <= self.noise < float("inf"):
-            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        refuse("DiscreteMMSE", found + unsquarable("noise", self.noise))
+            problems.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        refuse("DiscreteMMSE", problems + unsquarable("noise", self.noise))
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """Returns log p(y_i | past, x_i). Raises ``ValueError`` without noise: such labels have no density."""

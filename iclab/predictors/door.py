@@ -1,4 +1,4 @@
-"""The door: what every closed form does with its inputs before it looks at them, and with its answer afterwards.
+"""Validation of the arguments and results of every closed form.
 
 promoted     NumPy arrays become tensors and integers floats; work is done in float64, the answer has the precision
              of the inputs
@@ -34,7 +34,7 @@ def in_double(*, query: bool = True, label: bool = False) -> Callable[[Method], 
 
 
 def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True, label: bool = False) -> Any:
-    """Puts the door before a method of inputs (and labels), whose result at position i has seen the first i examples
+    """Decorates a method of inputs (and labels), whose result at position i depends on the first i examples
     and, where `query`, the input x_i and, where `label`, the label y_i.
 
     The method sees finite float64 tensors and labels that are numbers; prefixes of length near d are ill-conditioned,
@@ -68,7 +68,7 @@ def admitted(what: str, xs: Any, *ys: Any) -> tuple[list[Tensor], torch.dtype]:
 
 
 def _constant(tensors: list[Tensor]) -> bool:
-    """Whether no derivative is asked for."""
+    """Whether no derivative is needed."""
     return not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
 
 
@@ -77,9 +77,9 @@ def _shielded(answer: Callable[..., Tensor], at_once: list[bool], *prompts: Tens
     if all(each.sum().isfinite() for each in prompts):  # one pass; where sums overflow the other way is as right
         return answer(*prompts)
     unknown = [~each.isfinite() for each in prompts]
-    found = answer(*(each.masked_fill(where, 0.0) for each, where in zip(prompts, unknown, strict=True)))
+    answers = answer(*(each.masked_fill(where, 0.0) for each, where in zip(prompts, unknown, strict=True)))
     lost = _lost(at_once, [where.flatten(2).any(-1) if where.ndim > 2 else where for where in unknown])
-    return found.masked_fill(lost.view(*lost.shape, *[1] * (found.ndim - 2)), torch.nan)
+    return answers.masked_fill(lost.view(*lost.shape, *[1] * (answers.ndim - 2)), torch.nan)
 
 
 def _lost(at_once: list[bool], unknown: list[Tensor]) -> Bool[Tensor, "batch n"]:
@@ -99,9 +99,9 @@ def apart(
     return xs.repeat_interleave(ys.shape[-1], dim=0), rearrange(ys, "batch n c -> (batch c) n")
 
 
-def together(found: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
+def together(answers: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
     """Returns what was found `apart`, with the coordinate as the last axis."""
-    return rearrange(found, "(batch c) n ... -> batch n ... c", c=c)
+    return rearrange(answers, "(batch c) n ... -> batch n ... c", c=c)
 
 
 class Folded(torch.autograd.Function):
@@ -125,5 +125,5 @@ class Folded(torch.autograd.Function):
             each.unsqueeze(0).expand(replicas, *each.shape) if dim is None else each.movedim(dim, 0)
             for each, dim in zip(tensors, in_dims[1:], strict=True)
         ]
-        found = cast(Tensor, Folded.apply(call, *[each.flatten(0, 1) for each in whole]))
-        return found.unflatten(0, (replicas, whole[0].shape[1])), 0
+        answers = cast(Tensor, Folded.apply(call, *[each.flatten(0, 1) for each in whole]))
+        return answers.unflatten(0, (replicas, whole[0].shape[1])), 0

@@ -1,4 +1,4 @@
-"""Featurised: any predictor, shown Φ(x) in the place of x.
+"""Featurised: any predictor applied to Φ(x) instead of x.
 
 Ridge on the features Φ of a task with y = w·Φ(x) + noise is its Bayes predictor; on [x, Φ(x)], or on several
 representations side by side, it is the ridge that does not know which of them the labels come from.
@@ -16,7 +16,16 @@ from iclab.predictors.predictor import Predictor, in_double
 
 @dataclass(frozen=True)
 class Featurised(Predictor):
-    """The answers of `predictor` to the prompts (Φ(x_i), y_i), Φ being the `features`."""
+    """The answers of `predictor` to the prompts (Φ(x_i), y_i), Φ being the `features`.
+
+    >>> import torch
+    >>> from iclab.features import Identity
+    >>> from iclab.predictors import LeastSquares
+    >>> xs, ys = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)), torch.ones(2, 5)
+    >>> same = Featurised(LeastSquares(), Identity())(xs, ys)
+    >>> torch.equal(same, LeastSquares()(xs, ys))
+    True
+    """
 
     predictor: Predictor
     features: Features

@@ -45,6 +45,13 @@ class GradientDescent(Linear):
 
     `lr` may be a tensor with one step size for each position. `preconditioner` is P, the same at every step or one for
     each; none is the identity.
+
+    >>> import torch
+    >>> xs, ys = torch.ones(1, 4, 1), torch.full((1, 4), 2.0)
+    >>> GradientDescent(steps=1, lr=0.25)(xs, ys)  # lr Σ y_j x_j grows with the number of examples
+    tensor([[0.0000, 0.5000, 1.0000, 1.5000]])
+    >>> GradientDescent(steps=50, lr=0.25)(xs, ys).round(decimals=3)  # converges to least squares
+    tensor([[0., 2., 2., 2.]])
     """
 
     steps: int

@@ -1,4 +1,4 @@
-"""Validation on half of the examples: fit on the first half, choose on the second.
+"""Hold-out model selection: fit on the first half of the examples, select on the second.
 
 After i examples each candidate is fitted to the first m = ⌈i/2⌉ of them, and the one with the least squared error on
 the other i − m answers, with those weights; the first in the list where several are as good, as after one example.

@@ -68,11 +68,11 @@ def mean_relu(a: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def mehler(a: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "count *shape"]:
     """Returns c_k(a) / √k!, k < count: the coefficients of (a + u)₊ in normalised Hermite polynomials of u."""
-    earlier, hermite, found = torch.zeros_like(a), density(a), [mean_relu(a), torch.special.ndtr(a)]
+    earlier, hermite, coefficients = torch.zeros_like(a), density(a), [mean_relu(a), torch.special.ndtr(a)]
     for k in range(2, count):  # hermite = (−1)^k He_{k−2}(a) p(a) / √(k−2)!
-        found.append(hermite / (k * (k - 1)) ** 0.5)
+        coefficients.append(hermite / (k * (k - 1)) ** 0.5)
         earlier, hermite = hermite, -(a * hermite + (k - 2) ** 0.5 * earlier) / (k - 1) ** 0.5
-    return torch.stack(found[:count])
+    return torch.stack(coefficients[:count])
 
 
 def biased_arc_cosine(
@@ -147,12 +147,12 @@ class AttentionKernel(Kernel):
     ) -> Float[Tensor, "n m"]:
         step = max(1, isqrt(BLOCK) // (xs.shape[1] - 1))
         left, right = self._blocks(xs, step), self._blocks(others, step)
-        found = torch.zeros(len(xs), len(others), dtype=xs.dtype, device=xs.device)
+        kernel = torch.zeros(len(xs), len(others), dtype=xs.dtype, device=xs.device)
         for i, one in enumerate(left):
             for j, other in enumerate(right[i:] if symmetric else right, i if symmetric else 0):
                 block = self._mean(one, other)
-                found[i * step :, j * step :][: block.shape[0], : block.shape[1]] = block
-        return found.triu() + found.triu(1).mT if symmetric else found
+                kernel[i * step :, j * step :][: block.shape[0], : block.shape[1]] = block
+        return kernel.triu() + kernel.triu(1).mT if symmetric else kernel
 
     def _blocks(self, xs: Float[Tensor, "n tokens d"], step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Queries [b d], keys [b·N d] and the means of their scores [b·N], some inputs at a time."""

@@ -48,6 +48,11 @@ class Lasso(Linear):
     Weights fulfil the conditions of a minimum to 1e-9 of |Xᵀy/i|_∞, or to the rounding of Xᵀ(Xw) where w is so large
     that this is more. What does not is not a number, as where `steps` moves do not suffice, of which there are one to
     three for each active coordinate. A penalty below 1e-12 of |Xᵀy/i|_∞ is raised to that.
+
+    >>> import torch
+    >>> xs, ys = torch.eye(3).unsqueeze(0), torch.tensor([[2.0, 0.1, 0.0]])
+    >>> Lasso(alpha=0.1).weights(xs, ys)[0, 2].round(decimals=3)  # the small coefficient is set to zero
+    tensor([1.8000, 0.0000, 0.0000])
     """
 
     alpha: float
@@ -72,7 +77,8 @@ class Lasso(Linear):
 def optimal(
     ws: Float[Tensor, "batch n d"], xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"], alpha: float
 ) -> Bool[Tensor, "batch n"]:
-    """Tells where the conditions hold on the examples themselves, and α‖w‖₁ is no more than the objective of w = 0."""
+    """Returns where the optimality conditions hold on the examples, and α‖w‖₁ is no more than the objective of w =
+    0."""
     seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp_min(1).unsqueeze(-1)
     c = (ys.unsqueeze(1) - ws @ xs.mT).tril(-1) @ xs / seen
     off = torch.where(ws == 0, c.abs() - alpha, (c - alpha * ws.sign()).abs())
@@ -137,7 +143,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Point:
-    """Where each of many problems stands, its penalty, and whether it is `settled`: c_A = α s_A."""
+    """The state of each of many problems: its penalty, and whether it is `settled`: c_A = α s_A."""
 
     ws: Float[Tensor, "problems d"]
     signs: Float[Tensor, "problems d"]

@@ -34,7 +34,18 @@ CONDITION_LIMIT = 1e4
 
 @dataclass(frozen=True)
 class LeastSquares(Linear):
-    """Ordinary least squares of minimum norm, w_i = X⁺y: interpolates while i ≤ rank, then fits."""
+    """Ordinary least squares of minimum norm, w_i = X⁺y: interpolates while i ≤ rank, then fits.
+
+    >>> import torch
+    >>> xs = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    >>> ys = xs @ torch.tensor([2.0, -1.0])
+    >>> LeastSquares().weights(xs, ys)[0]  # one row per number of examples
+    tensor([[ 0.,  0.],
+            [ 2.,  0.],
+            [ 2., -1.]])
+    >>> LeastSquares()(xs, ys)
+    tensor([[0., 0., 1.]])
+    """
 
     @in_double(query=False)
     def weights(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n d"]:

@@ -37,9 +37,9 @@ class LogisticRegression(Predictor):
     steps: int = 30
 
     def __post_init__(self) -> None:
-        found = [] if 0 < self.lam < float("inf") else [f"lam must be positive and finite, given {self.lam}"]
-        found += [] if self.steps >= 1 else [f"steps must be at least 1, given {self.steps}"]
-        refuse("LogisticRegression", found)
+        problems = [] if 0 < self.lam < float("inf") else [f"lam must be positive and finite, given {self.lam}"]
+        problems += [] if self.steps >= 1 else [f"steps must be at least 1, given {self.steps}"]
+        refuse("LogisticRegression", problems)
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
@@ -75,8 +75,8 @@ class LogisticRegression(Predictor):
         margins: Float[Tensor, "batch n n"],
         step: Float[Tensor, "batch n d"],
     ) -> Float[Tensor, "batch n"]:
-        """Of 0, 1, ½, ¼, ... the one of least objective, and the largest of those that rounding cannot tell apart: near
-        the minimum that is 1, so that the error can go below √eps, where an objective has no digits left."""
+        """Of 0, 1, ½, ¼, ... the one of least objective, and the largest of those that rounding cannot distinguish:
+        near the minimum that is 1, so that the error can go below √eps, where an objective has no digits left."""
         halves = torch.arange(HALVINGS, dtype=ws.dtype, device=ws.device)
         tried = torch.cat([torch.zeros_like(halves[:1]), 0.5**halves]).view(-1, 1, 1)
         along, across, size = (ws * step).sum(-1), step @ signed.mT, step.square().sum(-1)

@@ -1,4 +1,4 @@
-"""Mixtures: the labels come from one of several models, and the past says from which.
+"""Mixtures: the labels come from one of several models, and the context identifies it.
 
 With prior weights π_c, components of predictive density p_c and posterior means w_c,
 
@@ -26,7 +26,7 @@ from iclab.predictors.prefixes import in_chunks
 
 class Mixed(NamedTuple):
     """log Σ_c e_{i,c} as `peak` + `rest`, and w_i. Labels that no component explains make the peak so large (10¹⁵ where
-    noise is slight) that nothing smaller than 1 can be added to it; shares are told by the rest, and by differences of
+    noise is slight) that nothing smaller than 1 can be added to it; shares are given by the rest, and by differences of
     peaks."""
 
     peak: Float[Tensor, "batch n"]
@@ -35,7 +35,8 @@ class Mixed(NamedTuple):
 
 
 class EvidenceWeighted(Bayesian):
-    """A posterior mean over several models. Finals implement `mixed`; the weights and the density follow from it."""
+    """A posterior mean over several models. Subclasses implement `mixed`; the weights and the density follow from
+    it."""
 
     @abstractmethod
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
@@ -55,8 +56,8 @@ class EvidenceWeighted(Bayesian):
         xs, ys = torch.nn.functional.pad(xs, (0, 0, 0, 1)), torch.nn.functional.pad(ys, (0, 1))
 
         def density(x: Float[Tensor, "batch n d"], y: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n_less_1"]:
-            found = self.mixed(x, y)
-            return found.peak.diff(dim=1) + found.rest.diff(dim=1)
+            components = self.mixed(x, y)
+            return components.peak.diff(dim=1) + components.rest.diff(dim=1)
 
         return in_chunks(density, xs, ys, self.numbers(*xs.shape[1:]))
 
@@ -106,10 +107,10 @@ class Mixture(EvidenceWeighted):
         refuse("Mixture", self._problems())
 
     def _problems(self) -> list[str]:
-        found = [] if self.components else ["components must not be empty"]
+        problems = [] if self.components else ["components must not be empty"]
         if self.log_weights is not None and len(self.log_weights) != len(self.components):
-            found.append(f"log_weights has {len(self.log_weights)} entries for {len(self.components)} components")
-        return found
+            problems.append(f"log_weights has {len(self.log_weights)} entries for {len(self.components)} components")
+        return problems
 
     def mixed(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Mixed:
         return merged(

@@ -23,14 +23,22 @@ POWERS = {"uniform": 0, "distance": 1, "squared distance": 2}
 
 @dataclass(frozen=True)
 class NearestNeighbours(Predictor):
-    """Predicts the weighted mean label of the k nearest examples, fewer while fewer were seen, and 0 before any."""
+    """Predicts the weighted mean label of the k nearest examples, fewer while fewer were seen, and 0 before any.
+
+    >>> import torch
+    >>> xs, ys = torch.tensor([[[0.0], [1.0], [0.1]]]), torch.tensor([[5.0, 7.0, 0.0]])
+    >>> NearestNeighbours(k=1)(xs, ys)
+    tensor([[0., 5., 5.]])
+    >>> NearestNeighbours(k=2)(xs, ys)
+    tensor([[0., 5., 6.]])
+    """
 
     k: int = 3
     weighting: Literal["uniform", "distance", "squared distance"] = "uniform"
 
     def __post_init__(self) -> None:
-        found = [] if self.k >= 1 else [f"k must be at least 1, given {self.k}"]
-        refuse("NearestNeighbours", found + unknown_choices(self))
+        problems = [] if self.k >= 1 else [f"k must be at least 1, given {self.k}"]
+        refuse("NearestNeighbours", problems + unknown_choices(self))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -34,9 +34,9 @@ class TrainedNetwork:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        found = [] if self.width >= 1 else [f"width must be at least 1, given {self.width}"]
-        found += [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
-        refuse("TrainedNetwork", found + ([] if self.lr > 0 else [f"lr must be positive, given {self.lr}"]))
+        problems = [] if self.width >= 1 else [f"width must be at least 1, given {self.width}"]
+        problems += [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
+        refuse("TrainedNetwork", problems + ([] if self.lr > 0 else [f"lr must be positive, given {self.lr}"]))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

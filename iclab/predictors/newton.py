@@ -33,14 +33,20 @@ from iclab.predictors.spectral import Spectral
 @dataclass(frozen=True)
 class Newton(Spectral):
     """w_i = M_k Xᵀy after k = `steps` of Newton's iteration; tends to minimum-norm least squares, quadratically.
-    `start` names the norm by which M_0 is scaled."""
+    `start` names the norm by which M_0 is scaled.
+
+    >>> import torch
+    >>> xs, ys = torch.ones(1, 3, 1), torch.full((1, 3), 2.0)
+    >>> Newton(steps=8)(xs, ys).round(decimals=3)
+    tensor([[0., 2., 2.]])
+    """
 
     steps: int
     start: Literal["spectral", "frobenius"] = field(default="spectral", metadata={"since": "0.1"})
 
     def __post_init__(self) -> None:
-        found = [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
-        refuse("Newton", found + unknown_choices(self))
+        problems = [] if self.steps >= 0 else [f"steps must be at least 0, given {self.steps}"]
+        refuse("Newton", problems + unknown_choices(self))
 
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
         """Returns 1 − (1 − ρ²)^(2^k), or 1 − (1 − ρ²/c)^(2^k) from the Frobenius norm."""

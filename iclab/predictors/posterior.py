@@ -41,16 +41,16 @@ class Posterior(Bayesian):
         refuse("Posterior", self._problems())
 
     def _problems(self) -> list[str]:
-        shape, found = tuple(self.covariance.shape), []
+        shape, problems = tuple(self.covariance.shape), []
         if len(shape) != 2 or shape[0] != shape[1]:
-            found.append(f"covariance must be d × d, given {shape}")
+            problems.append(f"covariance must be d × d, given {shape}")
         elif not _positive(self.covariance):
-            found.append("covariance must be symmetric and without negative eigenvalues")
+            problems.append("covariance must be symmetric and without negative eigenvalues")
         if self.mean is not None and tuple(self.mean.shape) != shape[:1]:
-            found.append(f"mean must have as many entries as covariance, given {tuple(self.mean.shape)} and {shape}")
+            problems.append(f"mean must have as many entries as covariance, given {tuple(self.mean.shape)} and {shape}")
         if not 0 <= self.noise < float("inf"):
-            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        return found
+            problems.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        return problems
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -1,4 +1,4 @@
-"""Predictor: whatever answers prompts. Linear: predictors that are linear in the query.
+"""Predictor: a map from prompts to predictions. Linear: predictors that are linear in the query.
 
 The trained transformer, the transformer with weights set by hand and ridge regression are the same kind of thing:
 a map from the inputs and labels of a prompt to a prediction at every position at once.
@@ -26,7 +26,7 @@ class Predictor(Protocol):
 
     Law (causality): prediction i does not change when x_j (j > i) or y_j (j ≥ i) change.
 
-    An answer is what a label is, a number or a vector. The closed forms say that they are predictors by deriving from
+    An answer is what a label is, a number or a vector. The closed forms derive from
     this; a model need not.
     """
 
@@ -39,9 +39,9 @@ class Predictor(Protocol):
 class Linear(Predictor, ABC):
     """A predictor that answers w_i·x_i, where w_i are the weights learned from the first i examples.
 
-    Finals implement `weights`; the weights are also what probes look for, [batch n d c] where labels are vectors. Work
-    is done in float64 and the answer returned in the precision of the inputs, because prefixes of length near d are
-    ill-conditioned.
+    Subclasses implement `weights`; the weights are also what probes look for, [batch n d c] where labels are vectors.
+    Work is done in float64 and the answer returned in the precision of the inputs, because prefixes of length near d
+    are ill-conditioned.
 
     To autograd the examples are constants, so that the gradient of an answer in its query is w_i, and nothing else is
     asked of a factorisation: the derivative of one that repeats an eigenvalue or a zero is 0/0 even where it counts 0
@@ -84,5 +84,10 @@ class Zero(Linear):
 
 def exclusive_cumsum(terms: Float[Tensor, "batch n ..."]) -> Float[Tensor, "batch n ..."]:
     """Returns S_i = Σ_{j<i} terms_j. The cumulative sum is shifted: subtracting the last term would let y_i leak back
-    in at the level of rounding."""
+    in at the level of rounding.
+
+    >>> import torch
+    >>> exclusive_cumsum(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[0., 1., 3.]])
+    """
     return torch.cat([torch.zeros_like(terms[:, :1]), terms[:, :-1].cumsum(1)], dim=1)

@@ -31,7 +31,7 @@ def chunk(numbers: int, device: torch.device) -> int:
 def in_chunks(
     answer: Callable[[Tensor, Tensor], Tensor], xs: Tensor, ys: Tensor, numbers: int
 ) -> Float[Tensor, "batch ..."]:
-    """Forms answer(xs, ys) a few prompts at a time, where one prompt needs that many float64 numbers."""
+    """Computes answer(xs, ys) a few prompts at a time, where one prompt needs that many float64 numbers."""
     size = chunk(numbers, xs.device)
     return torch.cat([answer(x, y) for x, y in zip(xs.split(size), ys.split(size), strict=True)])
 
@@ -66,6 +66,6 @@ def solve_each(
 
 
 def seen(terms: Float[Tensor, "chosen n ..."], position: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen n ..."]:
-    """Puts zeros from each position on: chosen, not multiplied, as 0 · ∞ is no zero."""
+    """Sets later positions to zero, by selection and not by multiplication, as 0 · ∞ is NaN."""
     held = torch.arange(terms.shape[1], device=terms.device) < position.unsqueeze(-1)
     return terms.where(held.view(*held.shape, *[1] * (terms.ndim - 2)), 0.0)

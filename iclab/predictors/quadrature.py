@@ -3,7 +3,7 @@ tridiagonal matrix of a recurrence. A rule with n nodes is exact for polynomials
 
 The weight of a node x is 1 / Σ_{k<n} p_k(x)², with the orthonormal polynomials p_k. It is also the squared first entry
 of an eigenvector, but known up to eps there; as a sum of squares it keeps its digits where it is 1e-100, in the tails,
-where polynomials are large. The laws are symmetric, and so are the rules: what is odd has the mean 0.
+where polynomials are large. The distributions are symmetric, and so are the rules: what is odd has the mean 0.
 """
 
 from functools import lru_cache
@@ -17,14 +17,14 @@ Rule = tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]
 
 @lru_cache
 def legendre(count: int) -> Rule:
-    """Returns nodes and weights for the uniform law on [−1, 1]."""
+    """Returns nodes and weights for the uniform distribution on [−1, 1]."""
     k = torch.arange(1, count, dtype=torch.float64)
     return _rule(k**2 / (4 * k**2 - 1))
 
 
 @lru_cache
 def hermite(count: int) -> Rule:
-    """Returns nodes and weights for the standard normal law."""
+    """Returns nodes and weights for the standard normal distribution."""
     return _rule(torch.arange(1, count, dtype=torch.float64))
 
 
@@ -36,7 +36,8 @@ def gegenbauer(d: int, count: int) -> Rule:
 
 
 def _rule(squares: Float[Tensor, " nodes_minus_1"]) -> Rule:
-    """The rule of a symmetric law whose monic orthogonal polynomials obey p_{k+1} = x p_k − squares_k p_{k−1}."""
+    """The rule of a symmetric distribution whose monic orthogonal polynomials obey p_{k+1} = x p_k − squares_k
+    p_{k−1}."""
     off = squares.sqrt()
     nodes = torch.linalg.eigvalsh(off.diag(1) + off.diag(-1))
     nodes = (nodes - nodes.flip(0)) / 2

@@ -32,7 +32,15 @@ CONDITION_LIMIT = 1e7
 
 @dataclass(frozen=True)
 class Ridge(Linear):
-    """w_i = argmin_w ½‖Xw − y‖² + ½·lam·‖w‖² over the first i examples; the penalty is that of the sum objective."""
+    """w_i = argmin_w ½‖Xw − y‖² + ½·lam·‖w‖² over the first i examples; the penalty is that of the sum objective.
+
+    >>> import torch
+    >>> xs, ys = torch.ones(1, 3, 1), torch.tensor([[2.0, 2.0, 2.0]])
+    >>> Ridge(lam=1.0)(xs, ys)  # after 0, 1 and 2 examples: 0, 2/(1 + 1), 4/(2 + 1)
+    tensor([[0.0000, 1.0000, 1.3333]])
+    >>> Ridge(lam=1.0).weights(xs, ys).shape  # [batch n d]
+    torch.Size([1, 3, 1])
+    """
 
     lam: float
 

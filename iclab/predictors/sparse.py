@@ -50,17 +50,17 @@ class SparsePosterior(EvidenceWeighted):
         refuse("SparsePosterior", self._problems())
 
     def _problems(self) -> list[str]:
-        found = []
+        problems = []
         if not 1 <= self.sparsity <= self.d:
-            found.append(f"sparsity must lie in 1..d = {self.d}, given {self.sparsity}")
+            problems.append(f"sparsity must lie in 1..d = {self.d}, given {self.sparsity}")
         elif comb(self.d, self.sparsity) > MOST_SUPPORTS:
-            found.append(f"at most {MOST_SUPPORTS} supports are enumerated, given {comb(self.d, self.sparsity)}")
+            problems.append(f"at most {MOST_SUPPORTS} supports are enumerated, given {comb(self.d, self.sparsity)}")
         if not 0 < self.prior < float("inf"):
-            found.append(f"prior must be a positive standard deviation, given {self.prior}")
+            problems.append(f"prior must be a positive standard deviation, given {self.prior}")
         if not 0 <= self.noise < float("inf"):
-            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        found += unsquarable("prior", self.prior) + unsquarable("noise", self.noise)
-        return found or unsquarable("noise / prior", self.noise / self.prior)
+            problems.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        problems += unsquarable("prior", self.prior) + unsquarable("noise", self.noise)
+        return problems or unsquarable("noise / prior", self.noise / self.prior)
 
     def log_density(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """Returns log p(y_i | past, x_i). Raises ``ValueError`` without noise: interpolated labels have none."""
@@ -215,7 +215,8 @@ def least_squares(
 def eliminated(
     system: Float[Tensor, "m m c batch n"], s: int
 ) -> tuple[Float[Tensor, "m m c batch n"], Float[Tensor, "c batch n"]]:
-    """Does Gauss–Jordan on [[P, h], [hᵀ, Σy²]] (m = s + 1); the last column becomes [w, r]. Also returns log det P."""
+    """Runs Gauss–Jordan elimination on [[P, h], [hᵀ, Σy²]] (m = s + 1); the last column becomes [w, r]. Also returns
+    log det P."""
     log_det = torch.zeros_like(system[0, 0])
     for a in range(s):
         pivot = system[a, a].clone()

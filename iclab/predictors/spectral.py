@@ -9,7 +9,7 @@ polynomial in G learns along v some share s of what least squares does, which de
 
 This closed form is what is computed: one decomposition of the prefixes serves any number of steps, and rounding errors
 outside the range of G (there are such directions while i < d) are not iterated upon. Eigenvalues below d·eps·λ_max are
-zero as far as G can tell, and nothing is learned there.
+zero to the precision of G, and nothing is learned there.
 """
 
 from abc import abstractmethod
@@ -26,7 +26,7 @@ from iclab.predictors.prefixes import in_chunks, moments
 
 
 class Spectral(Linear):
-    """An iteration on G: finals say which share of least squares is learned along an eigenvector."""
+    """An iteration on G: subclasses define the share of least squares that is learned along an eigenvector."""
 
     @abstractmethod
     def share(self, ratio: Float[Tensor, "batch n d"]) -> Float[Tensor, "batch n d"]:
@@ -47,8 +47,8 @@ def answers_of_each(
 ) -> Float[Tensor, "k batch n *labels"]:
     """Returns what each iteration answers, in float64, from one decomposition of the prefixes."""
     if ys.ndim == 3:
-        found = answers_of_each(iterations, *apart(xs, ys))
-        return torch.stack([together(each, ys.shape[-1]) for each in found])
+        result = answers_of_each(iterations, *apart(xs, ys))
+        return torch.stack([together(each, ys.shape[-1]) for each in result])
 
     def answers(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch k n"]:
         ratio, vectors, along = _decomposed(xs, ys)
@@ -56,8 +56,8 @@ def answers_of_each(
         return torch.stack([(each.share(ratio) * terms).sum(-1) for each in iterations], dim=1)
 
     n, d = xs.shape[1:]
-    found = in_chunks(answers, xs.double(), ys.double(), 6 * n * d**2)
-    return rearrange(found, "batch k n -> k batch n")
+    result = in_chunks(answers, xs.double(), ys.double(), 6 * n * d**2)
+    return rearrange(result, "batch k n -> k batch n")
 
 
 def _decomposed(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +67,7 @@ def _decomposed(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) ->
     beyond = ~gram.flatten(-2).isfinite().all(-1, keepdim=True)  # one such matrix is an error for all of them
     eigenvalues, vectors = torch.linalg.eigh(gram.masked_fill(beyond.unsqueeze(-1), 0.0))
     limits, largest = torch.finfo(eigenvalues.dtype), eigenvalues[..., -1:].clamp_min(0)
-    found = eigenvalues > eigenvalues.shape[-1] * limits.eps * largest
-    ratio = (eigenvalues / largest.clamp_min(limits.tiny)).where(found, 0.0)
-    along = (vectors.mT @ h.unsqueeze(-1)).squeeze(-1) / eigenvalues.where(found, 1.0)
-    return ratio, vectors, along.where(found, 0.0).masked_fill(beyond, torch.nan)
+    kept = eigenvalues > eigenvalues.shape[-1] * limits.eps * largest
+    ratio = (eigenvalues / largest.clamp_min(limits.tiny)).where(kept, 0.0)
+    along = (vectors.mT @ h.unsqueeze(-1)).squeeze(-1) / eigenvalues.where(kept, 1.0)
+    return ratio, vectors, along.where(kept, 0.0).masked_fill(beyond, torch.nan)

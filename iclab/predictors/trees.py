@@ -81,8 +81,8 @@ class BoostedTrees:
 
     def __post_init__(self) -> None:
         given = {"rounds": self.rounds, "depth": self.depth}
-        found = [f"{name} must be at least 0, given {value}" for name, value in given.items() if value < 0]
-        refuse("BoostedTrees", found + ([] if self.rate > 0 else [f"rate must be positive, given {self.rate}"]))
+        problems = [f"{name} must be at least 0, given {value}" for name, value in given.items() if value < 0]
+        refuse("BoostedTrees", problems + ([] if self.rate > 0 else [f"rate must be positive, given {self.rate}"]))
 
     @in_double
     def __call__(self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
@@ -111,8 +111,8 @@ def fitted(
 def split(
     inputs: Inputs, targets: Float[Tensor, "batch p n"], here: Bool[Tensor, "batch p n"]
 ) -> Bool[Tensor, "batch p n"]:
-    """Tells which of all n inputs go left at the best split of the examples `here`; all of them where none parts
-    these."""
+    """Returns which of all n inputs go left at the best split of the examples `here`; all of them where there is no
+    split."""
     centred = (targets - mean(targets, here)).where(here, 0.0)
     s, count = (_along(inputs.order, terms).cumsum(-1) for terms in (centred, here.to(targets.dtype)))
     others = count[..., -1:] - count

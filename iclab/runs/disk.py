@@ -1,4 +1,4 @@
-"""What a disk may answer, and what the user can do about it.
+"""Errors of the disk, and their remedies.
 
 A full disk, a quota, a limit on the size of files and a disk that became read-only are no faults of a run: it is
 *interrupted* then, and the same command goes on once the disk takes files again.
@@ -20,12 +20,12 @@ ADVICE = PASSING | {errno.EACCES: ELSEWHERE, errno.EPERM: ELSEWHERE, errno.EISDI
 
 
 def passing(error: BaseException) -> bool:
-    """Tells whether an error is the disk's, and gone when the disk takes files again."""
+    """Returns whether an error comes from the disk and is transient."""
     return isinstance(error, OSError) and error.errno in PASSING
 
 
 def told(error: Exception) -> str:
-    """Tells an error in one line, with the file and a remedy where the disk is at fault."""
+    """Returns an error in one line, with the file and a remedy where the disk is at fault."""
     if isinstance(error, OSError):
         where = f"cannot use {error.filename}" if error.filename else "cannot use a file"
         advice = ADVICE.get(error.errno or 0, "")

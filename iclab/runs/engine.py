@@ -1,10 +1,10 @@
-"""The local engine: a process for each run, a few at a time. It only starts workers; the store says what they did.
+"""The local engine: a process for each run, a few at a time. It only starts workers; the store holds what they did.
 
     waiting  →  working  →  ended               a worker of ours
     waiting  →  held     →  ended or waiting    a worker of another sweep; if that one dies, the run waits again
 
 A run whose training another one makes right now waits for it, and takes it then: see `iclab.runs.trainings`.
-A worker that is killed costs its own run only, and that run goes on from its checkpoint when the sweep is given again;
+A worker that is killed costs its own run only, and that run resumes from its checkpoint when the sweep is given again;
 so does one that the disk interrupted. A finished run whose files are not what was recorded waits like others.
 """
 
@@ -40,7 +40,7 @@ class Display(Protocol):
         """Takes note that the run has ended, here or in another sweep."""
 
     def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
-        """Is called again and again between."""
+        """Redraws the display; called repeatedly in between."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Engine:
         """Gives a run its training, where there is one; whether the disk takes it."""
         try:
             self.trainings.give(run)
-        except Damaged:  # the worker meets the same, and tells
+        except Damaged:  # the worker meets the same error, and reports it
             return True
         except OSError as error:
             self._end(run, _interrupted(run.recorded(), told(error)))
@@ -148,7 +148,7 @@ class Engine:
         self.display.ended(run, status)
 
     def _stop(self) -> None:
-        """Asks all workers to stop and waits; those that do not are killed."""
+        """Stops all workers and waits; those that do not are killed."""
         for process in self.working.values():
             with suppress(ProcessLookupError):
                 process.terminate()

@@ -42,9 +42,9 @@ def environment(device: str = "auto") -> dict[str, Any]:
 
 def write_environment(path: Path, device: str, imports: Iterable[Import] = ()) -> None:
     """Keeps the environment beside a run, with the versions of what it imports from outside the package."""
-    found = versions(imports)
-    told = environment(device) | ({"imports": found} if found else {})
-    write_whole(path, json.dumps(told, indent=1).encode())
+    imported = versions(imports)
+    content = environment(device) | ({"imports": imported} if imported else {})
+    write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def usable_cores() -> int:
@@ -75,9 +75,9 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def checks(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields everything that `iclab doctor` tells, as pairs."""
-    for what, found in environment().items():
-        yield what, "none" if found is None else str(found)
+    """Yields everything that `iclab doctor` reports, as pairs."""
+    for what, value in environment().items():
+        yield what, "none" if value is None else str(value)
     yield f"runs in {folder}", writable(folder)
     for extra in metadata("iclab").get_all("Provides-Extra") or []:
         missing = [name for name in _wanted(extra) if not _installed(name)]
@@ -85,7 +85,8 @@ def checks(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def writable(folder: Path) -> str:
-    """Tells whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left there."""
+    """Returns whether runs can be kept in a folder, or in the nearest one above it that exists; nothing is left
+    there."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with TemporaryFile(dir=nearest) as file:
@@ -98,9 +99,9 @@ def writable(folder: Path) -> str:
 
 
 def _wanted(extra: str) -> list[str]:
-    """The packages that an extra asks for."""
-    asked = [text for text in requires("iclab") or [] if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", text)]
-    return [re.split(r"[\s<>=!~;\[(]", text, maxsplit=1)[0] for text in asked]
+    """The packages that an extra requires."""
+    wanted = [text for text in requires("iclab") or [] if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", text)]
+    return [re.split(r"[\s<>=!~;\[(]", text, maxsplit=1)[0] for text in wanted]
 
 
 def _installed(name: str) -> bool:

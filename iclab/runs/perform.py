@@ -25,7 +25,7 @@ from iclab.theory.posterior import bayes
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """What a learner is given to work with (`iclab.learning.training.Place`). `say` takes a point of the training
+    """The interface of a run to its learner (`iclab.learning.training.Place`). `say` takes a point of the training
     curve."""
 
     experiment: Experiment
@@ -37,7 +37,7 @@ class Learning:
         return stream(self.experiment, name, self.workspace.device)
 
     def log(self, text: str) -> None:
-        """Keeps what there is to say."""
+        """Writes a line to the log."""
         self.workspace.log(text)
 
     def follow(self, training: GradientTraining) -> None:
@@ -58,8 +58,8 @@ def perform(
     """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder; with the
     `weights` of a finished training only measures.
 
-    `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, what was said in
-    earlier attempts with it, and without it there are no rows of the curve. Raises `iclab.learning.training.Diverged`.
+    `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, including the
+    points of earlier attempts; without it there are no rows of the curve. Raises `iclab.learning.training.Diverged`.
     """
     workspace = Workspace(resolve(experiment.device), folder, log, points)
     for line in [*experiment.notes, *unknown_bayes(experiment.task)]:
@@ -75,20 +75,20 @@ def perform(
     if experiment.model.trainable and not experiment.train.frozen:
         experiment.model.save(model, folder / WEIGHTS)
     log("measures")
-    found = measure(experiment, model.eval(), workspace)
-    for line in beaten(found):
+    rows = measure(experiment, model.eval(), workspace)
+    for line in beaten(rows):
         log(line)
-    return found
+    return rows
 
 
 def keep_constants(task: AnyTask, folder: Path) -> None:
     """Writes what was drawn once for all prompts of a task, where there is such a thing, to `constants.safetensors`."""
-    if found := task.constants():
-        write_whole(folder / "constants.safetensors", to_bytes(found))
+    if constants := task.constants():
+        write_whole(folder / "constants.safetensors", to_bytes(constants))
 
 
 def unknown_bayes(task: AnyTask) -> list[str]:
-    """Tells why the Bayes predictor of a task is not known; nothing where it is."""
+    """Returns why the Bayes predictor of a task is not known; nothing where it is."""
     if not isinstance(task, Task):
         return []
     try:

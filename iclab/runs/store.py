@@ -8,16 +8,16 @@
                       metrics.jsonl  the training curve, one point a line
                       results.jsonl  the result rows
                       environment.json, log.txt, weights.safetensors, checkpoint.safetensors
-                      checkpoint_NAME.safetensors   what an analysis trains beside the model, such as a read-in
-                      imports/       the text of the user's own files that it was made with
-                      constants.safetensors   what a task draws once for all prompts, such as a representation
-                      lock           held by the process that works on the run
+                      checkpoint_NAME.safetensors   what an analysis trains beside the model, such as an input
+                      projection imports/       the text of the user's own files that it was made with
+                      constants.safetensors   what a task draws once for all prompts, such as a representation lock
+                      held by the process that works on the run
 
 The store is the truth: whoever wants to know what is done reads it, and nothing else is kept. Every file but the log
 and the curve is written whole. The lock belongs to the kernel, which frees it however its holder ends.
 
 Disks and users damage files later. The status of a finished run holds the number of its rows and a digest of each file
-that was made, and the id of a run is a hash of its settings: what does not agree is told by name and never read in
+that was made, and the id of a run is a hash of its settings: what does not agree is reported by name and never read in
 part. A finished run whose results or settings do not agree is *damaged*: it has no rows until the sweep is given again,
 which measures it anew from its weights, and trains it anew only where these or the curve are damaged as well. Runs from
 before there were digests are read as they are.
@@ -55,7 +55,13 @@ ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
-MADE_IN = ("device", "gpu", "torch", "iclab", "revision")  # of the environment, what is told of a training
+MADE_IN = (
+    "device",
+    "gpu",
+    "torch",
+    "iclab",
+    "revision",
+)  # the entries of the environment that are reported of a training
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(
     r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"
@@ -72,9 +78,10 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run came. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
+    """The state of a run. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
     finished run `rows` is the number of its results and `digests` those of its files (none in old stores). `training`
-    names the training that it has, and `origin` tells which run made it, and in what, where that was not at once."""
+    names the training that it has, and `origin` names the run that made it, and its environment, if it was another
+    run."""
 
     state: State = "pending"
     attempts: int = 0
@@ -101,7 +108,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Tells where training goes on from."""
+        """Returns the path of the checkpoint from which training resumes."""
         return self.folder / "checkpoint.safetensors"
 
     @property
@@ -116,7 +123,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """Returns what the run had to say."""
+        """Returns the text of the log."""
         return self.folder / "log.txt"
 
     def create(self, settings: Mapping[str, Any]) -> None:
@@ -139,11 +146,11 @@ class Run:
         path = self.folder / "config.toml"
         try:
             settings = config.load(path)
-            found = identity(settings)
+            digest = identity(settings)
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} is damaged: {error}; {self.remedy}") from None
-        if found != self.id:
-            raise Damaged(f"{path} is damaged: its settings have the id {found}, not {self.id}; {self.remedy}")
+        if digest != self.id:
+            raise Damaged(f"{path} is damaged: its settings have the id {digest}, not {self.id}; {self.remedy}")
         return settings
 
     def _has_settings(self) -> bool:
@@ -168,8 +175,8 @@ class Run:
         """Returns the status; damaged also where weights or other files beside whole results are not what was
         recorded."""
         status = self.status()
-        found = self.changed(status) if status.state == "done" else []
-        return _damaged(status, f"{', '.join(found)} of {self.folder}: damaged; {self.remedy}") if found else status
+        changed = self.changed(status) if status.state == "done" else []
+        return _damaged(status, f"{', '.join(changed)} of {self.folder}: damaged; {self.remedy}") if changed else status
 
     def look(self) -> tuple[Status, dict[str, Any], list[dict[str, Any]]]:
         """Returns the status, the settings and, of a finished run, the rows. Where one of them cannot be trusted the
@@ -194,9 +201,9 @@ class Run:
         if not os.path.lexists(path):
             return Status()
         try:
-            told = read_json(path)
-            refuse(f"{path}", [] if isinstance(told, dict) else ["expected a table"])
-            return config.read(Status, {key: value for key, value in told.items() if value is not None}, path)
+            content = read_json(path)
+            refuse(f"{path}", [] if isinstance(content, dict) else ["expected a table"])
+            return config.read(Status, {key: value for key, value in content.items() if value is not None}, path)
         except Refusal as error:
             why = str(error).splitlines()[0]
             return Status("damaged", error=f"not the status of a run: {why}; {self.remedy}")
@@ -211,7 +218,7 @@ class Run:
 
     @contextmanager
     def hold(self, patience: float = 0.0) -> Iterator[bool]:
-        """Holds the run while the block lasts, unless another process does: then the value is False."""
+        """Locks the run while the block lasts; the value is False where another process holds it."""
         path = self.folder / "lock"
         with naming(path):
             file = open(path, "ab", opener=at_once)  # noqa: SIM115  (an error inside the block is not the lock's)
@@ -219,7 +226,7 @@ class Run:
             yield _locked(file.fileno(), fcntl.LOCK_EX, patience)
 
     def held(self) -> bool:
-        """Tells whether some process holds the run."""
+        """Returns whether some process holds the run."""
         try:
             with open(self.folder / "lock", "rb", opener=at_once) as file:
                 return not _locked(file.fileno(), fcntl.LOCK_SH)
@@ -282,8 +289,8 @@ class Run:
         """Returns the files that are there and not what the status says; one that was removed is missed in the results
         only."""
         there = [name for name in names if name in status.digests and os.path.lexists(self.folder / name)]
-        found = [name for name in there if _digest(_content(self.folder / name)) != status.digests[name]]
-        return found + [RESULTS for _ in "." if RESULTS in names and RESULTS in status.digests.keys() - {*there}]
+        changed = [name for name in there if _digest(_content(self.folder / name)) != status.digests[name]]
+        return changed + [RESULTS for _ in "." if RESULTS in names and RESULTS in status.digests.keys() - {*there}]
 
     @property
     def weights(self) -> Path | None:
@@ -297,19 +304,19 @@ class Run:
     def trained(self) -> dict[str, bytes]:
         """Returns the files that a finished training left. Raises `Damaged` where they are not what was recorded."""
         status = self.recorded()
-        found = {name: _content(self.folder / name) for name in TRAINED if name in status.digests}
-        unfit = [name for name, content in found.items() if _digest(content) != status.digests[name]]
-        if unfit or WEIGHTS not in found:
+        contents = {name: _content(self.folder / name) for name in TRAINED if name in status.digests}
+        unfit = [name for name, content in contents.items() if _digest(content) != status.digests[name]]
+        if unfit or WEIGHTS not in contents:
             what = f"{', '.join(unfit)} not as recorded" if unfit else "no finished training is recorded"
             raise Damaged(f"{self.folder}: {what}; {self.remedy}")
-        return found
+        return contents
 
     def parts(self) -> dict[str, bytes]:
         """Returns the checkpoints of what was trained beside the model."""
         return {path.name: _content(path) for path in sorted(self.folder.glob("checkpoint_*.safetensors"))}
 
     def take(self, files: Mapping[str, bytes], parts: Mapping[str, bytes], **entries: Any) -> None:
-        """Lays the files of a finished training, and what was trained beside it, in the place of what was trained here.
+        """Copies the files of a finished training, and of its auxiliary trainings, into this run.
         The status comes last, with these entries: before that the run has no training. Only who holds the lock may do
         so."""
         self.tidy()
@@ -329,15 +336,15 @@ class Run:
         if not os.path.lexists(path):
             return {}
         try:
-            told = read_json(path)
+            content = read_json(path)
         except Refusal as error:
             raise Damaged(f"{error}; {self.remedy}") from None
-        if not isinstance(told, dict) or self.changed(status, [path.name]):
+        if not isinstance(content, dict) or self.changed(status, [path.name]):
             raise Damaged(f"{path} is damaged: it is not what was recorded; {self.remedy}")
-        return told
+        return content
 
     def origin(self) -> dict[str, str]:
-        """Tells where the weights come from: the run that trained them, their digest, and what that was done in, as far
+        """Returns the origin of the weights: the run that trained them, their digest, and what that was done in, as far
         as these are known."""
         status = self.recorded()
         if status.origin or WEIGHTS not in status.digests:
@@ -346,18 +353,18 @@ class Run:
             made_in = self.environment()
         except Damaged:
             made_in = {}
-        told = {name: str(made_in[name]) for name in MADE_IN if made_in.get(name) is not None}
-        return {"run": self.id, "sweep": self.folder.absolute().parent.name, WEIGHTS: status.digests[WEIGHTS]} | told
+        origin = {name: str(made_in[name]) for name in MADE_IN if made_in.get(name) is not None}
+        return {"run": self.id, "sweep": self.folder.absolute().parent.name, WEIGHTS: status.digests[WEIGHTS]} | origin
 
     def note(self, text: str) -> None:
-        """Adds to the log. Where that fails the run goes on: the status says what matters."""
+        """Adds to the log. Where that fails the run goes on: the status holds what matters."""
         with suppress(OSError), open(self.log, "a", opener=at_once) as file:
             file.write(f"{now()} {text.rstrip()}\n")
 
     def note_damage(self, status: Status) -> None:
-        """Tells the log what is not as it was recorded."""
-        if found := self.changed(status):
-            self.note(f"made again: {', '.join(found)} not as recorded")
+        """Logs the files that differ from their recorded digests."""
+        if damaged := self.changed(status):
+            self.note(f"made again: {', '.join(damaged)} not as recorded")
 
     def tidy(self, mine: bool = True) -> None:
         """Removes what processes left half written that are gone (all of it, if the run is held; but a configuration
@@ -461,8 +468,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Curve:
-    """Appends points to a training curve. A resumed training says its last steps again: those points are replaced; one
-    that has no checkpoint to go on from says all of them.
+    """Appends points to a training curve. A resumed training reports its last steps again: those points are replaced;
+    one that has no checkpoint to go on from reports all of them.
 
     Each point is answered with the mark of the curve so far, which the checkpoint of that point keeps.
     """
@@ -491,7 +498,7 @@ class Curve:
         return hashlib.sha256(content)
 
     def back_to(self, mark: str) -> bool:
-        """Cuts off what came after a mark; tells whether the mark is one of this curve."""
+        """Removes the points after a mark; returns whether the mark is one of this curve."""
         content, so_far, end = _content(self.path), hashlib.sha256(), 0
         for line in content.splitlines(keepends=True):
             so_far.update(line)
@@ -502,8 +509,8 @@ class Curve:
         return False
 
 
-def _before(found: Any, step: int) -> bool:
-    return isinstance(found, int) and found < step
+def _before(point: Any, step: int) -> bool:
+    return isinstance(point, int) and point < step
 
 
 # ---- many runs -----------------------------------------------------------------------------------------------------
@@ -517,7 +524,7 @@ def runs(folder: Path) -> list[Run]:
 
 
 def is_run(folder: Path) -> bool:
-    """Tells whether a folder is that of a run: one that has lost its settings still has its status."""
+    """Returns whether a folder is that of a run: one that has lost its settings still has its status."""
     return any(os.path.lexists(folder / name) for name in ("config.toml", "status.json"))
 
 
@@ -535,33 +542,33 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         return []
     remedy = f"`iclab sweep {sweep / 'study.toml'}` judges again"
     try:
-        found = read_json(path)
+        content = read_json(path)
     except Refusal as error:
         raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
-    whole = isinstance(found, list) and all(isinstance(one, dict) for one in found)
-    if not whole or not all(isinstance(one.get(column), str) for one in found for column in columns):
+    whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
+    if not whole or not all(isinstance(one.get(column), str) for one in content for column in columns):
         raise Damaged(f"{path} is damaged: it is no list of verdicts; {remedy}")
-    return found
+    return content
 
 
-def find(name: str, root: Path, asked: str = "show") -> Run:
+def find(name: str, root: Path, command: str = "show") -> Run:
     """Returns the run of a folder, or the only one below `root` whose id starts with a name. Raises ``ValueError``."""
     if name and is_run(Path(name)):
         return Run(Path(name).resolve())
     known = [run for sweep in sweeps(root) for run in runs(sweep)]
-    found = [run for run in known if name and run.id.startswith(name)]
+    matches = [run for run in known if name and run.id.startswith(name)]
     refuse(
-        asked,
+        command,
         []
-        if found
+        if matches
         else [
             unknown("run", name, [run.id for run in known])
             + f" (looked below {root}; give the folder of the run, or --root)"
         ],
     )
-    several = f"{name!r} may be " + ", ".join(str(run.folder) for run in found)
-    refuse(asked, [several] if len(found) > 1 else [])
-    return found[0]
+    several = f"{name!r} may be " + ", ".join(str(run.folder) for run in matches)
+    refuse(command, [several] if len(matches) > 1 else [])
+    return matches[0]
 
 
 def load(folder: Path | str) -> "pandas.DataFrame":
@@ -571,27 +578,38 @@ def load(folder: Path | str) -> "pandas.DataFrame":
     `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
     on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN; so
     has one that is damaged, and a warning names it. Raises ``ValueError`` where the folder holds no runs.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from iclab.experiments.experiment import Experiment
+    >>> from iclab.tasks import LinearRegression
+    >>> folder = TemporaryDirectory()
+    >>> for seed in (0, 1):
+    ...     experiment = Experiment(LinearRegression(d=2, n=4), seed=seed)
+    ...     Run(Path(folder.name) / experiment.id).create(experiment.mapping())
+    >>> table = load(folder.name)  # two runs that are still without results
+    >>> list(table.columns[:3]), sorted(table["seed"]), set(table["state"])
+    (['run', 'seed', 'predictor'], [0, 1], {'pending'})
     """
     import pandas  # here and not above: a worker has no need of it
 
-    found = runs(Path(folder))
-    refuse("load", [] if found else [f"{folder} holds no runs; expected a folder that `iclab sweep` made"])
-    looks = [run.look() for run in found]
+    known = runs(Path(folder))
+    refuse("load", [] if known else [f"{folder} holds no runs; expected a folder that `iclab sweep` made"])
+    looks = [run.look() for run in known]
     warn_of([status for status, _, _ in looks])
     settings = [flatten(each) for _, each, _ in looks]
     swept = differing([each for each in settings if each])
     rows = [
         row
-        for run, (status, _, measured), chosen in zip(found, looks, settings, strict=True)
+        for run, (status, _, measured), chosen in zip(known, looks, settings, strict=True)
         for row in _table_rows(run.id, status, measured, chosen, swept)
     ]
     table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
     return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
 
 
-def warn_of(found: Iterable[Status]) -> None:
+def warn_of(statuses: Iterable[Status]) -> None:
     """Warns of damaged runs, by name."""
-    damaged = [status.error for status in found if status.state == "damaged"]
+    damaged = [status.error for status in statuses if status.state == "damaged"]
     more = [f"and {len(damaged) - 3} more"] if len(damaged) > 3 else []
     if damaged:
         warnings.warn(f"without results: {'; '.join([*damaged[:3], *more])}", stacklevel=3)
@@ -605,12 +623,12 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
-    have, as another kind of task has other settings, each that tells runs apart which the ones before do not."""
+    have, as another kind of task has other settings, each that distinguishes runs which the ones before do not."""
     keys = differing(settings)
-    told = [key for key in keys if all(key in each for each in settings)]
-    for key in [key for key in keys if key not in told]:
-        told += [key] if _kinds(settings, [*told, key]) > _kinds(settings, told) else []
-    return [key for key in keys if key in told]
+    distinguishing = [key for key in keys if all(key in each for each in settings)]
+    for key in [key for key in keys if key not in distinguishing]:
+        distinguishing += [key] if _kinds(settings, [*distinguishing, key]) > _kinds(settings, distinguishing) else []
+    return [key for key in keys if key in distinguishing]
 
 
 def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Trainings that several runs share: what decides the weights and the curve of a run, and who has them already.
+"""Trainings that several runs share: the settings that decide the weights and the curve, and the runs that have them.
 
 A training is known by a hash of its task, model, start, recipe and seed, and of those settings of `eval` that change
 the model or the curve which is kept:
@@ -47,13 +47,13 @@ def training_id(experiment: Experiment) -> str:
 
 def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What of an evaluation the model and its curve depend on."""
-    found = {"every": evaluation.get("every")}
+    followed = {"every": evaluation.get("every")}
     if isinstance(experiment.task, TokenTask):
-        return {**found, "sizes": experiment.sizes}
+        return {**followed, "sizes": experiment.sizes}
     if "evolution" not in experiment.eval.analyses:
-        return found
+        return followed
     # A list, for the rows of a curve are in the order of the shifts.
-    return {**found, "shifts": [*evaluation["shifts"].items()], "probes": "probes" in experiment.eval.analyses}
+    return {**followed, "shifts": [*evaluation["shifts"].items()], "probes": "probes" in experiment.eval.analyses}
 
 
 def experiment_of(run: Run) -> Experiment:
@@ -78,7 +78,7 @@ def load_model(folder: Path | str) -> nn.Module:
 
 
 def training_of(run: Run) -> str:
-    """Tells which training a run has finished, as its status says, or its settings where they are older than that;
+    """Returns which training a run has finished, as its status says, or its settings where they are older than that;
     empty where it has none that can be known again."""
     status = run.recorded()
     if status.training or WEIGHTS not in status.digests:
@@ -101,23 +101,23 @@ def take(run: Run, source: Run, experiment: Experiment) -> None:
 
 def _parts(source: Run, other: Experiment, experiment: Experiment) -> dict[str, bytes]:
     """The checkpoints of what analyses trained beside the model, where both would train it in the same way."""
-    asked = any(name in experiment.eval.analyses for name in BESIDE)
+    applies = any(name in experiment.eval.analyses for name in BESIDE)
     same = other.eval.surgery == experiment.eval.surgery
     same = same and all(partner in experiment.eval.partners for partner in other.eval.partners)
-    return source.parts() if asked and same else {}
+    return source.parts() if applies and same else {}
 
 
 def stores(folder: Path) -> list[Path]:
     """Returns the sweeps in a folder whose trainings may be used: itself, those in it, or a single run. Raises
     `Refusal`."""
-    found = [folder] if is_run(folder) else sweeps(folder)
-    refuse("--reuse", [] if found else [f"{folder} holds no runs; expected a sweep's folder or a folder of sweeps"])
-    return found
+    folders = [folder] if is_run(folder) else sweeps(folder)
+    refuse("--reuse", [] if folders else [f"{folder} holds no runs; expected a sweep's folder or a folder of sweeps"])
+    return folders
 
 
 @dataclass(eq=False)
 class Trainings:
-    """Who of a sweep trains what: its `experiments` by the ids of their runs, and the `folders` with finished runs that
+    """The trainings of a sweep: its `experiments` by the ids of their runs, and the `folders` with finished runs that
     they may take their training from."""
 
     experiments: Mapping[str, Experiment] = field(default_factory=dict)
@@ -133,13 +133,13 @@ class Trainings:
         return [other for other in self._finished.get(key, []) if other.folder != run.folder] if key else []
 
     def waits(self, run: Run, busy: Iterable[str]) -> bool:
-        """Tells whether a run that is worked on now makes the training of this one, which nobody has yet."""
+        """Returns whether a run that is worked on now makes the training of this one, which nobody has yet."""
         key = self.key(run.id)
         shared = key is not None and any(self.key(id) == key for id in busy)
         return shared and not self.sources(run)
 
     def give(self, run: Run) -> None:
-        """Gives a run a finished training, if there is one and it has none itself; the log tells what did not fit.
+        """Copies a finished training into a run that has none; the log reports what did not fit.
         Raises ``OSError``."""
         sources = self.sources(run)
         if not sources or run.weights:
@@ -152,13 +152,13 @@ class Trainings:
                     run.note(f"does not take the training of {source.folder}: {str(error).splitlines()[0]}")
 
     def ended(self, run: Run) -> None:
-        """Notes that a run may have finished its training."""
+        """Records that a run may have finished its training."""
         key = self.key(run.id)
         if key and key == _key_of(run):
             self._finished.setdefault(key, []).append(run)
 
     def plan(self, runs: Sequence[Run]) -> dict[str, str]:
-        """Tells where each of these runs, which are not done, will have its training from."""
+        """Returns the source of the training of each of these unfinished runs."""
         makers: dict[Key, str] = {}
         return {run.id: self._planned(run, key, makers) for run in runs if (key := self.key(run.id))}
 
@@ -177,12 +177,12 @@ class Trainings:
 
     @cached_property
     def _finished(self) -> dict[Key, list[Run]]:
-        """The whole trainings in the folders that runs of this sweep ask for."""
-        wanted, found = set(self._keys.values()), {}
+        """The complete trainings in the folders that runs of this sweep need."""
+        wanted, finished = set(self._keys.values()), {}
         for run in (run for folder in self.folders for run in runs(folder)) if wanted else ():
             if (key := _key_of(run)) in wanted and run.weights:
-                found.setdefault(key, []).append(run)
-        return found
+                finished.setdefault(key, []).append(run)
+        return finished
 
 
 def _key_of(run: Run) -> Key | None:

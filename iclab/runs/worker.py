@@ -27,7 +27,7 @@ UNRECORDED = 100  # and the number of the error that kept the status from being 
 
 
 class Stopped(BaseException):
-    """An orderly stop was asked for; not an error of the run."""
+    """An orderly stop was requested; not an error of the run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def work(run: Run, retry: int | None = None) -> int:
-    """Brings a run to its end, unless it has one."""
+    """Runs a run to its end, unless it is finished."""
     status = run.recorded()
     if status.state == "done" and run.checked().state == "done":
         return DONE

@@ -1,4 +1,4 @@
-"""How prompts are made: laws of inputs, classes of functions, tasks derived from tasks; and sequences of tokens.
+"""Prompts: input distributions, function classes, tasks derived from tasks; and sequences of tokens.
 
     LinearRegression, SparseLinearRegression, WhitenedLinearRegression      y = w·x
     RepresentationRegression                    y = w·Φ(x), with one Φ in all prompts

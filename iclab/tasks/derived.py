@@ -30,17 +30,17 @@ class Derived(Task):
 
     def __post_init__(self) -> None:
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
-        found = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
-        told = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
-        found += [told] if getattr(self.base, "moving", False) else []
-        admit(self, lambda: found or self._problems())
+        problems = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
+        moving = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
+        problems += [moving] if getattr(self.base, "moving", False) else []
+        admit(self, lambda: problems or self._problems())
 
     def factors(self) -> dict[str, float]:
         return self.base.factors()
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """What stands against this base and these settings."""
+        """The problems of this base and these settings."""
 
     @property
     def d(self) -> int:
@@ -91,6 +91,14 @@ class FinitePool(Derived):
 
     The base is the task with the true prior: a model trained here is tested on both.
     Source: Raventós et al. 2023, arXiv 2306.15063, §2.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> task = FinitePool(LinearRegression(d=2, n=4), size=3)
+    >>> task.pool().shape
+    torch.Size([3, 2])
+    >>> len(task.sample(100, torch.Generator().manual_seed(0)).ws.unique(dim=0))
+    3
     """
 
     size: int
@@ -98,10 +106,10 @@ class FinitePool(Derived):
 
     def _problems(self) -> list[str]:
         linear = isinstance(self.base, LinearRegression)
-        found = (
+        problems = (
             [] if linear else [f"a pool holds weight vectors: base must be linear, given {type(self.base).__name__}"]
         )
-        return found + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
+        return problems + ([] if self.size >= 1 else [f"size must be at least 1, given {self.size}"])
 
     def held(self) -> dict[str, int]:
         return super().held() | {"the pool": self.size * self.d}
@@ -212,7 +220,13 @@ class NormalisedLabels(Derived):
 
 @dataclass(frozen=True)
 class NoisyLabels(Derived):
-    """Label noise of standard deviation `std` in place of the base's."""
+    """Label noise of standard deviation `std` in place of the base's.
+
+    >>> from iclab.tasks import LinearRegression
+    >>> from iclab.theory.posterior import bayes
+    >>> bayes(NoisyLabels(LinearRegression(d=2, n=4), std=1.0))
+    Ridge(lam=1.0)
+    """
 
     std: float
 
@@ -238,8 +252,8 @@ class Truncated(Derived):
 
     def _problems(self) -> list[str]:
         ranges = {"dims": (self.dims, self.base.d), "points": (self.points, self.base.n)}
-        found = [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
-        return found + _query_below(self.base)
+        problems = [f"{k} must lie in 1..{top}, given {v}" for k, (v, top) in ranges.items() if not 1 <= v <= top]
+        return problems + _query_below(self.base)
 
     @property
     def n(self) -> int:
@@ -256,7 +270,7 @@ class Truncated(Derived):
 @same_labels
 @dataclass(frozen=True)
 class Longer(Derived):
-    """Prompts of `points` examples, more than the base has, of the same laws."""
+    """Prompts of `points` examples, more than the base has, of the same distributions."""
 
     base: FunctionClass
     points: int
@@ -302,7 +316,8 @@ class ScaledInputs(Derived):
 @same_labels
 @dataclass(frozen=True)
 class Recoloured(Derived):
-    """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic law keeps its trace."""
+    """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic distribution keeps its
+    trace."""
 
     seed: int = 0
 
@@ -335,11 +350,12 @@ class SkewedInputs(Recoloured):
 @same_labels
 @dataclass(frozen=True)
 class HalfSubspace(Recoloured):
-    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic law keeps its trace."""
+    """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic distribution keeps its
+    trace."""
 
     def _problems(self) -> list[str]:
-        found = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
-        return found + super()._problems()
+        problems = [] if self.base.d >= 2 else [f"half a subspace needs d of 2 or more, given {self.base.d}"]
+        return problems + super()._problems()
 
     def scales(self) -> Float[Tensor, " d"]:
         return (torch.arange(self.d) < self.d // 2).double()
@@ -417,8 +433,8 @@ class OrthogonalQuery(QueryShift):
     def _problems(self) -> list[str]:
         n, rank = self.base.n, self.base.rank
         few = n - 1 < rank
-        found = [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
-        return found + super()._problems()
+        problems = [] if few else [f"a query orthogonal to n − 1 = {n - 1} inputs needs more dimensions, given {rank}"]
+        return problems + super()._problems()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
@@ -435,8 +451,8 @@ class RepeatedQuery(QueryShift):
     """The query is one of the context's inputs, chosen uniformly; needs n of 2 or more."""
 
     def _problems(self) -> list[str]:
-        found = [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
-        return found + super()._problems()
+        problems = [] if self.base.n >= 2 else ["a query equal to a context input needs n of 2 or more, given 1"]
+        return problems + super()._problems()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)

@@ -7,7 +7,7 @@ state, a vector of d coordinates:
 
 The columns of W are independent, and so are the noises of the coordinates, so that given the states each column has a
 posterior of its own: it is ridge on the pairs (Φ(x̄_j), the coordinate of x_{j+1}), j < i, and what the other
-coordinates did tells nothing more. So the Bayes predictor is ridge on Φ, coordinate by coordinate.
+coordinates did adds nothing. So the Bayes predictor is ridge on Φ, coordinate by coordinate.
 
 Source: Guo, Hu, Mei, Wang, Xiong, Savarese, Bai 2023, arXiv 2310.10616, §4.2 and §5.2. The variance of W and the
 normalised Φ, which bounds the states, are this project's choice.

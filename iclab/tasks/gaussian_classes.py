@@ -1,4 +1,4 @@
-"""Items of Gaussian classes with their labels: a class can be known from the context, or by heart.
+"""Items of Gaussian classes with their labels: a class can be learned in context or in weights.
 
     x_1 l_1 … x_N l_N  x  →  the label of x's class,     x = (μ_k + ε η) / √(1 + ε²),     μ_k, η ~ N(0, 1/d) per channel
 
@@ -30,9 +30,9 @@ from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, too_small, witho
 
 @dataclass(frozen=True)
 class GaussianClasses(TokenTask):
-    """N = `pairs` items with their labels and one more item, whose label is asked.
+    """N = `pairs` items with their labels and one more item, whose label is the target.
 
-    A share `bursty` of the prompts is bursty. The `part` says what is drawn: "trained" prompts; all bursty, of classes
+    A share `bursty` of the prompts is bursty. `part` selects what is drawn: "trained" prompts; all bursty, of classes
     that are new in each prompt ("in_context"), or with the next label in the place of each ("relabelled"); or none
     bursty ("in_weights"). Place i holds the classes k with 2^i ≤ k + 1 < 2^(i+1), and place 0 new ones.
     """
@@ -57,23 +57,23 @@ class GaussianClasses(TokenTask):
 
     def _problems(self) -> list[str]:
         least = {"labels": 2, "pairs": 1, "burst": 1, "d": 1}
-        found = too_small({k: getattr(self, k) for k in least}, least)
-        found += unknown_choices(self)
-        if found:
-            return found
+        problems = too_small({k: getattr(self, k) for k in least}, least)
+        problems += unknown_choices(self)
+        if problems:
+            return problems
         if self.classes < self.labels or self.classes % self.labels:
-            found.append(f"classes must be a multiple of labels = {self.labels}, given {self.classes}")
+            problems.append(f"classes must be a multiple of labels = {self.labels}, given {self.classes}")
         if self.pairs >= self.labels:
-            found.append(f"pairs must be fewer than labels = {self.labels}, given {self.pairs}")
+            problems.append(f"pairs must be fewer than labels = {self.labels}, given {self.pairs}")
         if self.pairs % self.burst:
-            found.append(f"burst must divide pairs = {self.pairs}, given {self.burst}")
+            problems.append(f"burst must divide pairs = {self.pairs}, given {self.burst}")
         if not 0 <= self.bursty <= 1:
-            found.append(f"bursty must lie between 0 and 1, given {self.bursty}")
+            problems.append(f"bursty must lie between 0 and 1, given {self.bursty}")
         if not 0 <= self.alpha < float("inf"):
-            found.append(f"alpha must be 0 or more and finite, given {self.alpha}")
+            problems.append(f"alpha must be 0 or more and finite, given {self.alpha}")
         if not 0 < self.within < float("inf"):
-            found.append(f"within must be positive and finite, given {self.within}")
-        return found
+            problems.append(f"within must be positive and finite, given {self.within}")
+        return problems
 
     @property
     def vocab(self) -> int:
@@ -104,7 +104,7 @@ class GaussianClasses(TokenTask):
         return weights / weights.sum()
 
     def parts(self) -> dict[str, TokenTask]:
-        """Returns what can be known from the context alone, what by heart alone, and both where they disagree."""
+        """Returns what can be known from the context alone, what in weights alone, and both where they disagree."""
         return {name: replace(self, part=name) for name in ("in_context", "relabelled", "in_weights")}
 
     def monitored_parts(self) -> dict[str, TokenTask]:

@@ -1,4 +1,5 @@
-"""Laws of a single input x: z has independent coordinates (or lies on the sphere), and x = R diag(√spectrum) z.
+"""Distributions of a single input x: z has independent coordinates (or lies on the sphere), and x = R diag(√spectrum)
+z.
 
 With E zzᵀ = v·I the second moment of the input is Λ = v · R diag(spectrum) Rᵀ, and R is the rotation drawn from
 `rotation_seed` (the identity when there is none).
@@ -26,7 +27,7 @@ def rotation(d: int, seed: int) -> Float[Tensor, "d d"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(ABC):
-    """Law of one input. `spectrum` are the eigenvalues of its covariance before the law's own variance."""
+    """Distribution of one input. `spectrum` are the eigenvalues of its covariance before its own variance."""
 
     spectrum: tuple[float, ...] = ()
     rotation_seed: int | None = None
@@ -36,17 +37,17 @@ class Inputs(ABC):
 
     def _problems(self) -> list[str]:
         unfit = [s for s in self.spectrum if not 0 <= s < float("inf")]
-        found = [f"spectrum must hold finite numbers, none negative, given {unfit}"] if unfit else []
+        problems = [f"spectrum must hold finite numbers, none negative, given {unfit}"] if unfit else []
         vanishes = self.spectrum and not any(self.spectrum)
-        return found + (["spectrum must not be zero everywhere"] if vanishes else [])
+        return problems + (["spectrum must not be zero everywhere"] if vanishes else [])
 
     @property
     def bare(self) -> bool:
-        """Tells whether z is the input itself."""
+        """Returns whether z is the input itself."""
         return not self.spectrum and self.rotation_seed is None
 
     def problems_for(self, d: int) -> list[str]:
-        """Returns what stands against using this law in d dimensions."""
+        """Returns the problems of using this distribution in d dimensions."""
         wrong = self.spectrum and len(self.spectrum) != d
         return [f"spectrum has {len(self.spectrum)} entries for d = {d}"] if wrong else []
 

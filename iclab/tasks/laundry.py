@@ -1,4 +1,4 @@
-"""The laundry list: which item of a list has not been named again?
+"""The laundry list: the target is the item of a list that has not been repeated.
 
     opener  i_1 … i_N  separator  j_1 … j_{N−1}  end  →  the item i_k that is missing among the j
 
@@ -33,9 +33,9 @@ Shape = tuple[int, ...]
 class LaundryList(SizedTask):
     """Lists of `shortest` to `longest` of `items` items, each length as likely as any other.
 
-    `holds_out` says what training never shows, and `part` whether the prompts are of what training shows ("seen") or of
-    the rest ("new"): one set of items in five, chosen by a hash; a fifth of the items as answers; the slot N/2 (counted
-    from 0) as the missing one; the last opener or separator.
+    `holds_out` names what training never shows, and `part` whether the prompts are of what training shows ("seen") or
+    of the rest ("new"): one set of items in five, chosen by a hash; a fifth of the items as answers; the slot N/2
+    (counted from 0) as the missing one; the last opener or separator.
     """
 
     items: int = 22
@@ -53,23 +53,23 @@ class LaundryList(SizedTask):
     def _problems(self) -> list[str]:
         given = {k: getattr(self, k) for k in ("items", "shortest", "openers", "separators")}
         spare = 2 if self.holds_out == "openers" else 1
-        found = too_small(given, {"items": 2, "shortest": 2, "openers": spare, "separators": spare})
+        problems = too_small(given, {"items": 2, "shortest": 2, "openers": spare, "separators": spare})
         if not self.shortest <= self.longest <= self.items:
-            found.append(
+            problems.append(
                 f"longest must lie between shortest and items, {self.shortest}..{self.items}, given {self.longest}"
             )
         if self.holds_out == "sets" and self.longest == self.items:
-            found.append(f"lists of all {self.items} items are one set: none can be held out")
+            problems.append(f"lists of all {self.items} items are one set: none can be held out")
         if self.holds_out == "answers" and self.items < NEW_SETS:
-            found.append(f"a fifth of the items needs {NEW_SETS} or more, given {self.items}")
+            problems.append(f"a fifth of the items needs {NEW_SETS} or more, given {self.items}")
         if self.part == "new" and self.holds_out == "nothing":
-            found.append("nothing is held out, and so nothing is new")
+            problems.append("nothing is held out, and so nothing is new")
         if self.balanced and self.shortest < self.longest:
-            found.append(f"balanced lists have one length, given {self.shortest}..{self.longest}")
-        if self.holds_out == "sets" and not found:
+            problems.append(f"balanced lists have one length, given {self.shortest}..{self.longest}")
+        if self.holds_out == "sets" and not problems:
             whole = [k for k in range(self.shortest, self.longest + 1) if not parted(self.items, k)]
-            found += [f"all sets of {k} of {self.items} items are of one part; take more items" for k in whole]
-        return found + unknown_choices(self)
+            problems += [f"all sets of {k} of {self.items} items are of one part; take more items" for k in whole]
+        return problems + unknown_choices(self)
 
     @property
     def vocab(self) -> int:
@@ -142,7 +142,7 @@ class LaundryList(SizedTask):
     def is_new(
         self, listed: Int[Tensor, "batch longest"], lengths: Int[Tensor, " batch"], missing: Int[Tensor, " batch"]
     ) -> Bool[Tensor, " batch"]:
-        """Tells whether a list belongs to what is held out, as far as its items say."""
+        """Returns whether the items of a list are held out."""
         if self.holds_out == "answers":
             return listed.gather(1, missing.unsqueeze(1)).squeeze(1) < self.items // NEW_SETS
         return new_sets(listed, torch.arange(listed.shape[1], device=listed.device) < lengths.unsqueeze(1), self.items)
@@ -174,7 +174,7 @@ class LaundryList(SizedTask):
         named: Int[Tensor, "batch longest"],
         marks: tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]],
     ) -> TokenPrompts:
-        """Lays the tokens out; what follows the end is more of it, and not asked."""
+        """Lays the tokens out; what follows the end is more of it, and no target position."""
         width = 2 * int(lengths.max()) + 2
         at, length = torch.arange(width, device=lengths.device), lengths.unsqueeze(1)
         opener, separator = (mark.unsqueeze(1) for mark in marks)
@@ -193,7 +193,7 @@ class LaundryList(SizedTask):
 
 
 def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], items: int) -> Bool[Tensor, " batch"]:
-    """Tells which sets of items, in whatever order they are listed, belong to the fifth that a hash picks out."""
+    """Returns which sets of items, in whatever order they are listed, belong to the fifth that a hash picks out."""
     codes = torch.randint(2**62, (items,), generator=torch.Generator().manual_seed(SALT)).to(listed.device)
     mixed = (codes[listed] * used).sum(1) * 6364136223846793005 + 1442695040888963407  # integers wrap around
     return (mixed >> 33) % NEW_SETS == 0
@@ -201,7 +201,7 @@ def new_sets(listed: Int[Tensor, "batch n"], used: Bool[Tensor, "batch #n"], ite
 
 @cache
 def parted(items: int, size: int) -> bool:
-    """Tells whether there are sets of this size of either part. Of very many there always are."""
+    """Returns whether both parts have sets of this size. Of very many they always do."""
     if comb(items, size) > 1000:
         return True
     sets = torch.tensor(list(combinations(range(items), size)))
@@ -211,7 +211,7 @@ def parted(items: int, size: int) -> bool:
 
 @dataclass(frozen=True)
 class IndirectObject(TokenTask):
-    """Who is given something? The one of two who does not give, told in tokens:
+    """Indirect-object identification in tokens: the target is the name that is not the subject S.
 
         opener  A  and  B  went  S  gave  →  the other one,        S = A or B
 
@@ -233,10 +233,10 @@ class IndirectObject(TokenTask):
     def _problems(self) -> list[str]:
         spare = NEW_SETS if self.holds_out == "pairs" else 2
         least = {"names": spare, "openers": 1, "locations": 1}
-        found = too_small({k: getattr(self, k) for k in least}, least)
+        problems = too_small({k: getattr(self, k) for k in least}, least)
         if self.part == "new" and self.holds_out == "nothing":
-            found.append("nothing is held out, and so nothing is new")
-        return found + unknown_choices(self)
+            problems.append("nothing is held out, and so nothing is new")
+        return problems + unknown_choices(self)
 
     def parts(self) -> dict[str, TokenTask]:
         """Returns the pairs that were held out."""
@@ -276,5 +276,5 @@ class IndirectObject(TokenTask):
         return pair
 
     def is_new(self, pair: Int[Tensor, "batch 2"]) -> Bool[Tensor, " batch"]:
-        """Tells whether a pair of names belongs to what is held out."""
+        """Returns whether a pair of names belongs to what is held out."""
         return new_sets(pair, torch.ones_like(pair, dtype=torch.bool), self.names)

@@ -18,7 +18,22 @@ from iclab.tasks.task import FunctionClass
 
 @dataclass(frozen=True)
 class LinearRegression(FunctionClass):
-    """y = w·x + noise·ε with w ~ N(0, prior²·I): the task on which in-context learners are compared with ridge."""
+    """y = w·x + noise·ε with w ~ N(0, prior²·I): the task on which in-context learners are compared with ridge.
+
+    Args:
+        d: Dimensions of an input.
+        n: Examples of a prompt.
+        noise: Standard deviation σ of the label noise.
+        prior: Standard deviation τ of a weight; Bayes is ridge with lam = σ²/τ².
+
+    >>> import torch
+    >>> task = LinearRegression(d=2, n=5, noise=0.5)
+    >>> prompts = task.sample(batch=3, rng=torch.Generator().manual_seed(0))
+    >>> prompts.xs.shape, prompts.ys.shape, prompts.ws.shape
+    (torch.Size([3, 5, 2]), torch.Size([3, 5]), torch.Size([3, 2]))
+    >>> task.label_variance()  # d·prior² + noise²
+    2.25
+    """
 
     prior: float = 1.0
 
@@ -55,9 +70,9 @@ class WhitenedLinearRegression(LinearRegression):
     """
 
     def _problems(self) -> list[str]:
-        found = super()._problems()
-        if found:
-            return found
+        problems = super()._problems()
+        if problems:
+            return problems
         singular = self.rank < self.d
         return ["inputs need a covariance that can be inverted: its spectrum must be positive"] if singular else []
 
@@ -80,7 +95,13 @@ class WhitenedLinearRegression(LinearRegression):
 
 @dataclass(frozen=True)
 class SparseLinearRegression(LinearRegression):
-    """Linear regression whose weight vector has exactly `sparsity` nonzero coordinates."""
+    """Linear regression whose weight vector has exactly `sparsity` nonzero coordinates.
+
+    >>> import torch
+    >>> task = SparseLinearRegression(d=6, n=4, sparsity=2)
+    >>> (task.sample(3, torch.Generator().manual_seed(0)).ws != 0).sum(1)
+    tensor([2, 2, 2])
+    """
 
     sparsity: int = 3
 

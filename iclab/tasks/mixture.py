@@ -1,6 +1,6 @@
-"""Mixtures: each prompt is drawn from one of several tasks, which is not told.
+"""Mixtures: each prompt is drawn from one of several tasks, which is hidden.
 
-Every component is as likely, and all have inputs of one law, so that only the labels tell them apart.
+Every component is as likely, and all have the same input distribution, so that only the labels distinguish them.
 
     OneOf                      a list of tasks, such as regression beside classification
     NoiseMixture               one task at several noise levels
@@ -26,21 +26,21 @@ from iclab.tasks.task import FunctionClass, Task
 
 @dataclass(frozen=True)
 class TaskMixture(Task):
-    """One of the components for each prompt. Finals say what these are."""
+    """A mixture of tasks: one component for each prompt. Subclasses define the components."""
 
     def __post_init__(self) -> None:
         admit(self, lambda: self._problems() or self._unmixable())
 
     def held(self) -> dict[str, int]:
-        """Returns nothing: the components have said what they need, one by one."""
+        """Returns nothing: each component reports what it needs."""
         return {}
 
     @abstractmethod
     def _problems(self) -> list[str]:
-        """What stands against these settings."""
+        """The problems of these settings."""
 
     def _unmixable(self) -> list[str]:
-        """What stands against the components: inputs are drawn before it is known whose functions label them."""
+        """The problems of the components: inputs are drawn before it is known whose functions label them."""
         moving = sorted({type(task).__name__ for task in self.components if task.moving})
         return [f"no component can be a {name}, whose inputs are drawn with its functions" for name in moving]
 
@@ -104,15 +104,24 @@ class OneOf(TaskMixture):
 
 @dataclass(frozen=True)
 class NoiseMixture(TaskMixture):
-    """The `base` with label noise of one of the standard deviations `stds`, in place of its own."""
+    """The `base` with label noise of one of the standard deviations `stds`, in place of its own.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> mixture = NoiseMixture(LinearRegression(d=2, n=4), stds=(0.1, 1.0))
+    >>> [task.noise for task in mixture.components]
+    [0.1, 1.0]
+    >>> mixture.sample(5, torch.Generator().manual_seed(0)).ys.shape
+    torch.Size([5, 4])
+    """
 
     base: FunctionClass
     stds: tuple[float, ...] = (0.1, 0.5)
 
     def _problems(self) -> list[str]:
-        found = [] if len(self.stds) >= 2 else [f"stds must be two or more, given {len(self.stds)}"]
+        problems = [] if len(self.stds) >= 2 else [f"stds must be two or more, given {len(self.stds)}"]
         unfit = [std for std in self.stds if not 0 <= std < float("inf")]
-        return found + ([f"stds must be standard deviations (0 or more, finite), given {unfit}"] if unfit else [])
+        return problems + ([f"stds must be standard deviations (0 or more, finite), given {unfit}"] if unfit else [])
 
     @property
     def components(self) -> tuple[Task, ...]:
@@ -130,9 +139,9 @@ class RepresentationMixture(TaskMixture):
         return {f"all: {what}": self.count * size for what, size in self.base.held().items()}
 
     def _problems(self) -> list[str]:
-        found = [] if self.count >= 2 else [f"count must be at least 2, given {self.count}"]
+        problems = [] if self.count >= 2 else [f"count must be at least 2, given {self.count}"]
         last = self.base.representation.seed + self.count - 1
-        return found + ([] if last < 2**32 else [f"the last seed must be below 2³², given {last}"])
+        return problems + ([] if last < 2**32 else [f"the last seed must be below 2³², given {last}"])
 
     @property
     def components(self) -> tuple[RepresentationRegression, ...]:

@@ -54,8 +54,8 @@ class TreeFunctions(Functions):
         inner = self.coordinates.shape[-1]
         node = torch.zeros(xs.shape[:-1], dtype=torch.long, device=xs.device)
         for _ in range((inner + 1).bit_length() - 1):
-            asked = self.coordinates.gather(-1, node).unsqueeze(-1)
-            node = 2 * node + 1 + (xs.gather(-1, asked).squeeze(-1) > 0).long()
+            read = self.coordinates.gather(-1, node).unsqueeze(-1)
+            node = 2 * node + 1 + (xs.gather(-1, read).squeeze(-1) > 0).long()
         return self.leaves.gather(-1, node - inner)
 
 

@@ -1,6 +1,6 @@
 """Answers that are sequences of the input's own tokens: sorting, and the convex hull of points in the plane.
 
-    opener  x_1 … x_m  separator  y_1 … y_l  end            asked: each y, and that it ends
+    opener  x_1 … x_m  separator  y_1 … y_l  end            targets: each y, and the end
 
 The y are some of the x in the right order, so that a model may point at them. Source: Vinyals, Fortunato, Jaitly 2015,
 arXiv 1506.03134, §2 and §4 (pointer networks; hulls of points drawn evenly in a square). Points on a grid, which are
@@ -30,11 +30,11 @@ class Ordering(SizedTask):
         admit(self, self._unfit)
 
     def _unfit(self) -> list[str]:
-        found = self._problems()
+        problems = self._problems()
         if not self._least <= self.shortest <= self.longest <= self.items:
             given = f"{self.shortest} and {self.longest}"
-            found.append(f"shortest ≤ longest must lie in {self._least}..{self.items}, given {given}")
-        return found
+            problems.append(f"shortest ≤ longest must lie in {self._least}..{self.items}, given {given}")
+        return problems
 
     @abstractmethod
     def _problems(self) -> list[str]: ...
@@ -150,8 +150,8 @@ class ConvexHull(Ordering):
         return self.grid**2
 
     def successors(self, items: Int[Tensor, "batch m"], used: Bool[Tensor, "batch m"]) -> Int[Tensor, "batch m_1"]:
-        """Lets i lead to j where no point is to the right of the line from i to j, and none on it outside of the two: j
-        is the next corner if i is one."""
+        """Returns whether i leads to j: no point is to the right of the line from i to j, and none on it outside of the
+        two: j is the next corner if i is one."""
         x, y = items % self.grid, items // self.grid
         dx, dy = x.unsqueeze(1) - x.unsqueeze(2), y.unsqueeze(1) - y.unsqueeze(2)  # [b, i, j]: from i to j
         cross = dx.unsqueeze(3) * dy.unsqueeze(2) - dy.unsqueeze(3) * dx.unsqueeze(2)  # [b, i, j, k]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Functions(ABC):
-    """One function per prompt, evaluated on as many inputs as wanted (fresh queries included).
+    """The functions of a batch, one per prompt, which can be evaluated at any inputs.
 
     Its values are numbers [batch m], or vectors [batch m c] where the labels of the task are.
     """
@@ -58,7 +58,15 @@ class Prompts:
 
     `xs` are the inputs, `ys` the labels as the learner sees them, `fs` the labels before noise and `truth` the
     functions that made them. At position i a predictor has seen i examples and answers for x_i. A label is a number, or
-    a vector of c coordinates: `Task.labels` says which.
+    a vector of c coordinates: see `Task.labels`.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> prompts = LinearRegression(d=2, n=4, noise=0.1).sample(3, torch.Generator().manual_seed(0))
+    >>> torch.allclose(prompts.fs, (prompts.xs @ prompts.ws.unsqueeze(-1)).squeeze(-1))
+    True
+    >>> prompts[:2].ys.shape
+    torch.Size([2, 4])
     """
 
     xs: Float[Tensor, "batch n d"]

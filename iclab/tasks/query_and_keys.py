@@ -32,7 +32,7 @@ class QueryAndKeys(FunctionClass):
     """The last input of a prompt is a query and the n − 1 before it are its keys. The label of the query is f* of both
     and keys have none (0), so that nothing can be learned in context: f* is the same in every prompt, and must be
     learned from many. Each prompt is about one of `targets`, drawn at random; who learns them all from the same inputs
-    asks for their `tokens`.
+    uses their `tokens`.
 
     Source: Fu, Guo, Bai, Mei 2023, arXiv 2307.11353 (one query, N keys, one label).
     """
@@ -41,9 +41,11 @@ class QueryAndKeys(FunctionClass):
     inputs: Inputs = field(default_factory=Sphere, kw_only=True)
 
     def _problems(self) -> list[str]:
-        found = super()._problems() + ([] if self.n >= 2 else [f"n counts a query and keys: 2 or more, given {self.n}"])
-        found += [] if self.targets else ["targets must not be empty"]
-        return found + [f"{name}: {text}" for name, f in self.targets for text in f.problems_for(self.d)]
+        problems = super()._problems() + (
+            [] if self.n >= 2 else [f"n counts a query and keys: 2 or more, given {self.n}"]
+        )
+        problems += [] if self.targets else ["targets must not be empty"]
+        return problems + [f"{name}: {text}" for name, f in self.targets for text in f.problems_for(self.d)]
 
     def factors(self) -> dict[str, float]:
         """Returns the largest label of a target, or 1."""

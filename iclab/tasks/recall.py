@@ -1,4 +1,4 @@
-"""Recall: what followed this token before?
+"""Recall: the target is the token that followed an earlier occurrence of the current one.
 
     repeated sequences     x_1 … x_m x_1 … x_m …                   from the second copy on each next token is certain
     multi-query recall     k_1 v_1 … k_p v_p   …  k_j  …           at a key, its value
@@ -25,8 +25,13 @@ class RepeatedSequence(TokenTask):
     """A block of distinct tokens, drawn anew for each prompt, again and again up to n = 2 · longest tokens.
 
     The block has `shortest` to `longest` tokens, each length as likely: were it always the same, one head that looks
-    back by so many positions would do. Asked is the next token from the second copy on; place i is the i-th token that
-    is asked, from 0.
+    back by so many positions would do. Target positions begin with the second copy; place i is the i-th target, from 0.
+
+    >>> import torch
+    >>> prompts = RepeatedSequence(vocab=8, shortest=3, longest=3).sample(1, torch.Generator().manual_seed(0))
+    >>> first, second = prompts.tokens.split(3, dim=1)
+    >>> torch.equal(first, second)
+    True
     """
 
     vocab: int = 32
@@ -37,12 +42,12 @@ class RepeatedSequence(TokenTask):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        found = too_small({"shortest": self.shortest}, {"shortest": 2})
+        problems = too_small({"shortest": self.shortest}, {"shortest": 2})
         if not self.shortest <= self.longest <= self.vocab:
-            found.append(
+            problems.append(
                 f"longest must lie between shortest and vocab, {self.shortest}..{self.vocab}, given {self.longest}"
             )
-        return found
+        return problems
 
     @property
     def n(self) -> int:
@@ -59,12 +64,12 @@ class RepeatedSequence(TokenTask):
 
 @dataclass(frozen=True)
 class MultiQueryRecall(TokenTask):
-    """`pairs` keys with their values, and then each key once more, where its value is asked.
+    """`pairs` keys with their values, and then each key once more, where its value is the target.
 
     Token 0 is blank, keys are 1 .. V/2 − 1 and values V/2 .. V − 1, all of a prompt distinct. After the 2·pairs tokens
     of the pairs there are (n − 2·pairs)/2 gaps of two tokens; each key gets a gap of its own, gap g (from 0) with
-    weight (g + 1)^(power − 1), and stands first in it. The value is asked there, and never shown. Everything else is
-    blank, or with `filled` any token of the vocabulary. Place j is the j-th pair of the context.
+    weight (g + 1)^(power − 1), and stands first in it. The value is the target there, and never shown. Everything else
+    is blank, or with `filled` any token of the vocabulary. Place j is the j-th pair of the context.
 
     Source: Arora et al. 2023, arXiv 2312.04927, as in the released generator (power 0.01, and filled).
     """
@@ -79,18 +84,18 @@ class MultiQueryRecall(TokenTask):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        found = too_small({"pairs": self.pairs}, {"pairs": 1})
+        problems = too_small({"pairs": self.pairs}, {"pairs": 1})
         if self.n % 2 or self.n < 4 * self.pairs:
-            found.append(f"n must be even and at least 4 · pairs = {4 * self.pairs}, given {self.n}")
+            problems.append(f"n must be even and at least 4 · pairs = {4 * self.pairs}, given {self.n}")
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
-            found.append(f"vocab must be even and at least 2 · pairs + 2 = {2 * self.pairs + 2}, given {self.vocab}")
+            problems.append(f"vocab must be even and at least 2 · pairs + 2 = {2 * self.pairs + 2}, given {self.vocab}")
         if not 0 < self.power < float("inf"):
-            found.append(f"power must be positive and finite, given {self.power}")
+            problems.append(f"power must be positive and finite, given {self.power}")
         elif (self.power - 1) * log10(max(1, self.n / 2)) > STEEPEST:
-            found.append(f"power must leave weights of gaps below 1e{STEEPEST}, given {self.power} for n = {self.n}")
+            problems.append(f"power must leave weights of gaps below 1e{STEEPEST}, given {self.power} for n = {self.n}")
         if self.n > GAPS:
-            found.append(f"n must be at most {GAPS}, given {self.n}")
-        return found
+            problems.append(f"n must be at most {GAPS}, given {self.n}")
+        return problems
 
     def draw(self, batch: int, rng: torch.Generator) -> TokenPrompts:
         """Draws keys, values and the gaps after which each key is asked for."""

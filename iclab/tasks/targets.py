@@ -1,4 +1,4 @@
-"""Functions of a query and its keys: what a single attention layer is asked to learn.
+"""Functions of a query and its keys: the targets of a single attention layer.
 
 The input is one tensor xs of tokens, of which x_0 is the query and x_1, ..., x_N are the keys; its label is one number,
 the same function f* for every input. This is regression on sets: keys have no labels. `QueryAndKeys` makes prompts of
@@ -35,7 +35,7 @@ class Profile(ABC):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        """What stands against these settings."""
+        """The problems of these settings."""
         return []
 
     def size(self, far: float) -> float:
@@ -121,11 +121,11 @@ class Target(ABC):
 
     @property
     def invariant(self) -> bool:
-        """Tells whether the order of the keys is without effect."""
+        """Returns whether the order of the keys is without effect."""
         return True
 
     def problems_for(self, d: int) -> list[str]:
-        """Returns what stands against this target in d dimensions."""
+        """Returns the problems of this target in d dimensions."""
         return []
 
     def size(self, far: float) -> float:
@@ -141,8 +141,8 @@ def labels(targets: Sequence[Target], xs: Real[Tensor, "batch tokens d"]) -> Flo
 
     Raises ``ValueError`` where there are no keys, or a target does not fit the dimension.
     """
-    found = [] if xs.shape[1] > 1 else [f"a query needs keys: at least 2 tokens, given {xs.shape[1]}"]
-    refuse("labels", found + [text for target in targets for text in target.problems_for(xs.shape[-1])])
+    problems = [] if xs.shape[1] > 1 else [f"a query needs keys: at least 2 tokens, given {xs.shape[1]}"]
+    refuse("labels", problems + [text for target in targets for text in target.problems_for(xs.shape[-1])])
     return torch.stack([target(xs) for target in targets], dim=-1)
 
 

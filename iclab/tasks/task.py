@@ -4,8 +4,8 @@ A prompt is drawn in a fixed order from one generator: inputs, then functions, t
 
     x_i ~ inputs,   f ~ functions,   y_i = f(x_i) + noise · ε_i,   ε_i ~ N(0, 1).
 
-A subclass may change any of it. So what theory knows of a class holds of that very class, unless `same_labels` says of
-another one that it changes the inputs alone.
+A subclass may change any of it. So what theory knows of a class holds of that very class, unless `same_labels` declares
+of another one that it changes the inputs alone.
 """
 
 from abc import ABC, abstractmethod
@@ -52,11 +52,11 @@ class AnyTask(ABC):
         return {}
 
     def monitored_parts(self) -> Mapping[str, "AnyTask"]:
-        """Returns those of its parts on which accuracy is also told in the course of training."""
+        """Returns those of its parts on which accuracy is also reported in the course of training."""
         return {}
 
     def balanced_batch(self, batch: int) -> int:
-        """Returns the least number of prompts, `batch` or more, in which every place is asked equally often."""
+        """Returns the least number of prompts, `batch` or more, in which every place is equally frequent."""
         return batch
 
     evenly = method("evenly", "balanced_batch")
@@ -71,7 +71,7 @@ class Task(AnyTask):
 
     @property
     def at_query(self) -> bool:
-        """Tells whether the task is about the last position only."""
+        """Returns whether the task is about the last position only."""
         return False
 
     @property
@@ -81,7 +81,7 @@ class Task(AnyTask):
 
     @property
     def moving(self) -> bool:
-        """Tells whether the label of an input is the input after it."""
+        """Returns whether the label of an input is the input after it."""
         return False
 
     @property
@@ -116,6 +116,17 @@ class Task(AnyTask):
         """Draws prompts on the generator's device; the same generator state gives the same prompts.
 
         Raises ``ValueError`` where `batch` is not positive.
+
+        Args:
+            batch: The number of prompts.
+            rng: The source of randomness; its device is that of the prompts.
+            dtype: The precision of inputs and labels.
+
+        >>> from iclab.tasks import LinearRegression
+        >>> task = LinearRegression(d=2, n=4)
+        >>> one, other = (task.sample(3, torch.Generator().manual_seed(7)) for _ in range(2))
+        >>> torch.equal(one.ys, other.ys)
+        True
         """
         refuse("sample", [] if batch > 0 else [f"batch must be positive, given {batch}"])
         xs = self.draw_inputs(batch, rng, dtype)
@@ -134,20 +145,22 @@ _SAME_LABELS: set[type] = set()
 
 
 def same_labels(kind: Kind) -> Kind:
-    """Declares that the labels of a class of tasks have, given the inputs, the law of the class it derives from: what
-    theory knows of that one, such as its Bayes predictor, holds of this one. A decorator, of this class alone."""
+    """Declares that the labels of a class of tasks have, given the inputs, the distribution of the class it derives
+    from: what theory knows of that one, such as its Bayes predictor, holds of this one. A decorator, of this class
+    alone."""
     _SAME_LABELS.add(kind)
     return kind
 
 
 def law(task: Task) -> type:
-    """Returns the class whose law the labels of a task have: its own, or where `same_labels` says so the one above."""
+    """Returns the class whose label distribution a task has: its own, or its parent where `same_labels` declares so."""
     return next(kind for kind in type(task).__mro__ if kind not in _SAME_LABELS)
 
 
 @dataclass(frozen=True)
 class FunctionClass(Task):
-    """A task given by a law of inputs and a class of functions: what each final class adds is `draw_functions`."""
+    """A task given by a distribution of inputs and a class of functions: what each final class adds is
+    `draw_functions`."""
 
     d: int
     n: int
@@ -161,10 +174,12 @@ class FunctionClass(Task):
         return {"inputs": self.inputs.reach(self.d)}
 
     def _problems(self) -> list[str]:
-        found = [f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1]
+        problems = [
+            f"{name} must be at least 1, given {getattr(self, name)}" for name in "dn" if getattr(self, name) < 1
+        ]
         if not 0 <= self.noise < float("inf"):
-            found.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
-        return found + self.inputs.problems_for(self.d)
+            problems.append(f"noise must be a standard deviation (0 or more, finite), given {self.noise}")
+        return problems + self.inputs.problems_for(self.d)
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.inputs.sample(batch, self.n, self.d, rng, dtype)

@@ -9,7 +9,7 @@ model says to them is no replication to the digit: words, and how they are put, 
 
 Whatever splits text into tokens is given as a function. The answer must be one token, and so must be all words that can
 be listed or named, each with the space before it. A text is put together from the tokens of its pieces; that these are
-the tokens of the whole is tried on examples. Openers differ in length, and so do texts: each ends at the asked
+the tokens of the whole is tried on examples. Openers differ in length, and so do texts: each ends at the target
 position, and what follows there is its last token again, which no earlier position of a causal model can see.
 
 Source: Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5.1 and App. F (objects, openers); Wang et al. 2022,
@@ -89,23 +89,23 @@ def single_tokens(encode: Encode, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _unfit(encode: Encode, words: Sequence[str], vocab: int) -> list[str]:
-    """What stands against words: all that are said twice, that are several tokens, or one beyond the vocabulary. Where
-    a tokenizer adds tokens to every text, no word is one token, and that is told instead."""
+    """The problems of words: all that are said twice, that are several tokens, or one beyond the vocabulary. Where
+    a tokenizer adds tokens to every text, no word is one token, and this is reported instead."""
     if added := encode(""):
-        told = (
+        problem = (
             f"the tokenizer adds special tokens to every text, even an empty one: {added} (BOS is one that begins it)"
         )
-        return [f"{told}; give it as lambda text: tokenizer.encode(text, add_special_tokens=False).ids"]
+        return [f"{problem}; give it as lambda text: tokenizer.encode(text, add_special_tokens=False).ids"]
     twice, single = sorted({word for word in words if words.count(word) > 1}), single_tokens(encode, words)
     split = [word for word in words if len(encode(f" {word}")) != 1]
-    found = {"named twice": twice, "not one token with the space before": split}
-    found["the same token as another word"] = [w for w in words if w not in {*single, *split}]
-    found[f"not in a vocabulary of {vocab} tokens"] = [w for w in single if encode(f" {w}")[0] >= vocab]
-    return [f"{what}: {', '.join(which)}" for what, which in found.items() if which]
+    unfit = {"named twice": twice, "not one token with the space before": split}
+    unfit["the same token as another word"] = [w for w in words if w not in {*single, *split}]
+    unfit[f"not in a vocabulary of {vocab} tokens"] = [w for w in single if encode(f" {w}")[0] >= vocab]
+    return [f"{what}: {', '.join(which)}" for what, which in unfit.items() if which]
 
 
 def _unjoined(encode: Encode, pieces: Sequence[str]) -> list[str]:
-    """What stands against the tokens of a whole text, if they are not those of its pieces."""
+    """The problems of the tokens of a whole text, if they are not those of its pieces."""
     whole = encode("".join(pieces))
     apart = [token for piece in pieces for token in encode(piece)]
     return [] if whole == apart else [f"the tokens of {''.join(pieces)!r} are not those of its pieces, {pieces}"]
@@ -113,9 +113,9 @@ def _unjoined(encode: Encode, pieces: Sequence[str]) -> list[str]:
 
 def _table(encode: Encode, texts: Sequence[str]) -> Int[Tensor, "texts longest"]:
     """The tokens of each text, and -1 beyond."""
-    found = [encode(text) for text in texts]
-    longest = max(map(len, found))
-    return torch.tensor([tokens + [-1] * (longest - len(tokens)) for tokens in found])
+    encoded = [encode(text) for text in texts]
+    longest = max(map(len, encoded))
+    return torch.tensor([tokens + [-1] * (longest - len(tokens)) for tokens in encoded])
 
 
 def _words(encode: Encode, words: Sequence[str]) -> Int[Tensor, " words"]:
@@ -129,7 +129,7 @@ def _packed(
     places: Int[Tensor, " batch"],
     options: Bool[Tensor, "batch vocab"],
 ) -> TokenPrompts:
-    """Texts without the holes (-1) between their pieces, asked at their last token."""
+    """Texts without the gaps (-1) between their pieces, with the target at the last token."""
     lengths = (wide >= 0).sum(1, keepdim=True)
     tokens = wide.gather(1, (wide < 0).long().argsort(dim=1, stable=True))[:, : int(lengths.max())]
     at = torch.arange(tokens.shape[1], device=wide.device)
@@ -163,12 +163,14 @@ class LaundryText(Text):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        found = _unfit(self.encode, self.words, self.vocab)
+        problems = _unfit(self.encode, self.words, self.vocab)
         joints = [joint for joint in JOINTS if len(self.encode(joint)) != 1]
-        found += [f"not one token: {', '.join(map(repr, joints))}"] if joints else []
+        problems += [f"not one token: {', '.join(map(repr, joints))}"] if joints else []
         if not 2 <= self.length <= len(self.words):
-            found.append(f"length must lie between 2 and the number of words, {len(self.words)}, given {self.length}")
-        return found or _unjoined(self.encode, list(self._example()))
+            problems.append(
+                f"length must lie between 2 and the number of words, {len(self.words)}, given {self.length}"
+            )
+        return problems or _unjoined(self.encode, list(self._example()))
 
     def _example(self) -> Iterator[str]:
         listed, last = self.words[: self.length], self.length - 1
@@ -243,13 +245,13 @@ class IndirectObjectText(Text):
         admit(self, self._problems)
 
     def _problems(self) -> list[str]:
-        found = _unfit(self.encode, self.names, self.vocab)
+        problems = _unfit(self.encode, self.names, self.vocab)
         few = len(self.names) < LEAST_NAMES
-        found += [f"names must be at least {LEAST_NAMES}, given {len(self.names)}"] if few else []
-        found += [] if self.templates else ["no template"]
-        if not found:
-            found = [one for template in self.templates for one in _unjoined(self.encode, self._example(template))]
-        return found
+        problems += [f"names must be at least {LEAST_NAMES}, given {len(self.names)}"] if few else []
+        problems += [] if self.templates else ["no template"]
+        if not problems:
+            problems = [one for template in self.templates for one in _unjoined(self.encode, self._example(template))]
+        return problems
 
     def _example(self, template: Template) -> list[str]:
         middle, tail = template.middle.format(place=PLACES[0]), template.tail.format(thing=THINGS[0])

@@ -1,7 +1,7 @@
 """Sequences of tokens, and tasks that draw them: the second kind of prompt.
 
 A token is a number from 0 to vocab − 1. A learner reads tokens 0 .. i and answers at position i with logits over the
-vocabulary; at the positions that are *asked* there is a right answer, the target. Law (causality): as for prompts of
+vocabulary; at the *target positions* there is a right answer, the target. Law (causality): as for prompts of
 examples, the answer at i does not change when a later token does. Of a task that has a `width` the tokens are vectors
 of so many channels; its vocabulary is that of the answers alone.
 """
@@ -21,9 +21,9 @@ from iclab.tasks.task import AnyTask
 class TokenPrompts:
     """Sequences of tokens with their questions.
 
-    `asked` marks the positions with a right answer, `targets` holds it (and any number elsewhere). `places` says of
-    each asked position which case it is (the slot of a list, the pair of a memory): accuracy is told by place. A
-    guesser who knows the kind of question chooses among the `options` of its prompt.
+    `asked` marks the positions with a right answer, `targets` holds it (and any number elsewhere). `places` gives the
+    case of each target position (the slot of a list, the pair of a memory): accuracy is reported by place. A guesser
+    who knows the kind of question chooses among the `options` of its prompt.
     """
 
     tokens: Shaped[Tensor, "batch n *width"]
@@ -73,7 +73,7 @@ class SizedTask(TokenTask):
 
 
 def too_small(given: dict[str, int], least: dict[str, int]) -> list[str]:
-    """Returns what stands against settings that must not fall below a bound."""
+    """Returns the problems of settings that must not fall below a bound."""
     return [f"{k} must be at least {least[k]}, given {given[k]}" for k in least if given[k] < least[k]]
 
 
@@ -83,6 +83,6 @@ def without_replacement(batch: int, of: int, rng: torch.Generator) -> Int[Tensor
 
 
 def marked(batch: int, vocab: int, tokens: Int[Tensor, "batch m"]) -> Bool[Tensor, "batch vocab"]:
-    """Tells which tokens of the vocabulary occur in each row."""
+    """Returns which tokens of the vocabulary occur in each row."""
     none = torch.zeros(batch, vocab, dtype=torch.bool, device=tokens.device)
     return none.scatter(1, tokens, torch.ones_like(tokens, dtype=torch.bool))

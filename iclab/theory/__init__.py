@@ -1,1 +1,1 @@
-"""What theory says of a task: the predictor of least risk, where it is known."""
+"""Theory of tasks: the predictor of least risk, where it is known."""

@@ -1,10 +1,10 @@
 """bayes(task): the predictor of least risk on a task, where it is known.
 
 Under squared loss it is the posterior mean E[y_i | x_0, y_0, ..., x_i]. Since functions are drawn independently of
-inputs, the law of the inputs plays no part in it: a shift of the inputs keeps the predictor of its base.
+inputs, the distribution of the inputs plays no part in it: a shift of the inputs keeps the predictor of its base.
 
 What is known of a class of tasks is known of that very class: a subclass may have other functions or other noise. One
-that changes its inputs alone says so by `iclab.tasks.same_labels`; of any other the predictor can be registered,
+that changes its inputs alone declares so by `iclab.tasks.same_labels`; of any other the predictor can be registered,
 
     @register(MyTask)
     def _(task: MyTask, scale: float, noise: float) -> Predictor: ...
@@ -56,8 +56,8 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
 class ByLaw:
-    """A function of a task, and more, with a rule for each law that labels may have; `otherwise` is the rule for laws
-    that none is known for. The rule is that of one class alone: no subclass has it."""
+    """A function of a task, and more, with a rule for each label distribution; `otherwise` is the rule for
+    distributions that none is known for. The rule is that of one class alone: no subclass has it."""
 
     def __init__(self, otherwise: Callable[..., Any]) -> None:
         self.otherwise, self.rules = otherwise, dict[type, Callable[..., Any]]()
@@ -81,6 +81,15 @@ def bayes(task: Task) -> Predictor:
 
     Labels that are vectors are answered coordinate by coordinate, which is Bayes for a `DynamicalSystem`, the one task
     that has them: its coordinates are independent given the states.
+
+    >>> import iclab
+    >>> from iclab.tasks import DecisionTree, LinearRegression
+    >>> iclab.bayes(LinearRegression(d=3, n=8, noise=0.5))  # lam = (noise / prior)²
+    Ridge(lam=0.25)
+    >>> iclab.bayes(LinearRegression(d=3, n=8))  # no noise
+    LeastSquares()
+    >>> bayes_where_known(DecisionTree(d=3, n=8)) is None  # no closed form is known
+    True
     """
     if len(components(task)) > 1:
         features, beliefs = gaussian_beliefs(task)
@@ -97,8 +106,8 @@ def bayes_where_known(task: Task) -> Predictor | None:
 
 
 def same_posterior(one: Task, other: Task) -> bool:
-    """Tells whether two tasks have the same Bayes predictor: they differ in their inputs at most, or both have the same
-    ridge (or least squares). Where no closed form is known, only the first counts."""
+    """Returns whether two tasks have the same Bayes predictor: they differ in their inputs at most, or both have the
+    same ridge (or least squares). Where no closed form is known, only the first counts."""
     if _ingredients(one) == _ingredients(other):
         return True
     best = bayes_where_known(one)
@@ -148,14 +157,14 @@ def _(task: OneOf | NoiseMixture | RepresentationMixture) -> tuple[Task, ...]:
 
 
 def oracle(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]:
-    """Returns the answers of who is told which component of a mixture each prompt comes from, and is Bayes for that
+    """Returns the predictions given the mixture component of each prompt, Bayes for that
     one.
 
     Raises ``ValueError`` where the task is no mixture, or a component's Bayes predictor is not known.
     """
     truth = prompts.truth
     if not isinstance(truth, MixedFunctions) or len(components(task)) != len(truth.parts):
-        raise ValueError(f"{type(task).__name__} is no mixture: there is no component to be told")
+        raise ValueError(f"{type(task).__name__} is no mixture: its prompts have no components")
     return truth.pick(torch.stack([bayes(part)(prompts.xs, prompts.ys) for part in components(task)]))
 
 
@@ -165,6 +174,13 @@ def posterior_variance(task: Task, prompts: Prompts) -> Float[Tensor, "batch n"]
 
     Its mean over prompts is the Bayes risk, with far less noise than a mean of squared errors has. Raises
     ``ValueError`` where weights are not Gaussian.
+
+    >>> import torch
+    >>> from iclab.tasks import LinearRegression
+    >>> task = LinearRegression(d=2, n=5, noise=0.5)
+    >>> prompts = task.sample(1000, torch.Generator().manual_seed(0))
+    >>> posterior_variance(task, prompts).mean(0)[[0, 4]]  # falls from d + noise² towards noise²
+    tensor([2.1662, 0.5189], dtype=torch.float64)
     """
     features, beliefs = gaussian_beliefs(task)
     seen = features(prompts.xs.double())
