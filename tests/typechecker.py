@@ -21,8 +21,8 @@ _one_call = _sizes("context")  # where a name stands for one size; it holds noth
 
 @dataclass
 class Now:
-    """The number of the test that runs, and which calls of a function are checked in it: so many first, and then every
-    so manieth. What is done thousands of times is not looked at a thousand times."""
+    """The number of the test that runs, and which calls of a function are checked in it: the first ones, and then one
+    in so many, for to look at thousands of calls takes longer than they do."""
 
     test: int = 0
     first: int = 20
