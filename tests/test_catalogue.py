@@ -227,8 +227,9 @@ def brief(experiment, fewer=True):
     if isinstance(learner, Unlearned):
         return replace(experiment, eval=replace(few, prompts=2))
     if not isinstance(learner, CurveLearner):
-        least = BRIEF if trained(experiment) else {"prompts": 8} if fewer else {}
-        return replace(experiment, train=replace(learner, **least))
+        if not fewer:
+            return replace(experiment, eval=replace(few, prompts=16))  # too few for an algorithm, which takes long
+        return replace(experiment, train=replace(learner, **(BRIEF if trained(experiment) else {"prompts": 8})))
     least = {"heads": 3}
     beside = tuple((name, replace(model, **least)) for name, model in learner.beside)
     learner = replace(learner, steps=2) if isinstance(learner, AttentionDescent) else learner
