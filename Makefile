@@ -25,8 +25,9 @@ reproduce: .venv/ready
 test: .venv/ready
 	$(RUN)/python -m pytest -n auto --dist worksteal -q
 
+# What `make test` leaves out or does at a smaller size; properties once more, on more examples.
 test-slow: .venv/ready
-	$(RUN)/python -m pytest -n auto --dist worksteal -q -m slow
+	$(RUN)/python -m pytest -n auto --dist worksteal -q -m 'slow or hypothesis' --full
 
 # Kills, full disks, damaged files and files that anyone might have written; ends with a table of what was tried.
 test-faults: .venv/ready

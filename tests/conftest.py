@@ -1,11 +1,15 @@
-"""Shapes are checked by beartype in every test, and Hypothesis replays the same cases in CI."""
+"""Shapes are checked by beartype in every test, and Hypothesis replays the same cases in CI.
+
+With `--full`, as in `make test-slow`, each property is tried on 25 examples instead of 10, and every call is checked.
+"""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxtyping import config
-from typechecker import install
+from typechecker import install, now
 
 install("iclab")
 
@@ -16,14 +20,27 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 # The work of a test is small: one thread is fastest, and keeps sums in the same order on every machine.
 torch.set_num_threads(1)
 
-settings.register_profile(
-    "iclab",
-    deadline=None,
-    derandomize="CI" in os.environ,
-    max_examples=25,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-settings.load_profile("iclab")
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="more examples of each property, and checks of every call")
+
+
+def pytest_configure(config):
+    full = config.getoption("--full")
+    settings.register_profile(
+        "iclab",
+        deadline=None,
+        derandomize="CI" in os.environ,
+        max_examples=25 if full else 10,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    settings.load_profile("iclab")
+    now.first = sys.maxsize if full else now.first
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    now.test += 1
 
 
 @contextmanager

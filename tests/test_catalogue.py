@@ -9,6 +9,7 @@ import sys
 import tomllib
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -74,9 +75,15 @@ STUDIES = [(path, scale) for path in FILES for scale in scales(path)]
 NAMES = [f"{path.stem} {' '.join(scale)}".strip() for path, scale in STUDIES]
 
 
+@cache
+def read(path, scale=()):
+    """A study, which is read once for all tests of a process."""
+    return Study.read(path, scale)
+
+
 @pytest.fixture(params=STUDIES, ids=NAMES)
 def study(request):
-    return Study.read(*request.param)
+    return read(*request.param)
 
 
 def test_the_catalogue_is_not_empty():
@@ -103,12 +110,17 @@ FIRST = first(FILES, "task", "train")
 
 
 def quick(path, scale=()):
-    """Whether `make test` runs a study: the first with its kinds of task and training, at a laptop's scale.
+    """Whether `make test` runs a study: the first with its kinds of task and training, at its smallest scale.
 
     `make test-slow` runs the others. What is of a paper's size takes seconds each, and asks nothing of the code that a
     laptop's does not.
     """
-    return path in FIRST and "scale=paper" not in scale
+    return path in FIRST and scale == smallest(path)
+
+
+def smallest(path):
+    """The scale of a study that asks for the least."""
+    return next((scale for scale in scales(path) if "scale=quick" in scale), ())
 
 
 SMOKED = [
@@ -166,8 +178,9 @@ def thin(experiment, folder):
     return rows + evolution.rows([{"step": 0, **watched(small, torch.device("cpu"))(model, True)}])
 
 
-def brief(experiment):
-    """The same with the least of training and of prompts, or of inputs and heads to learn from and with."""
+def brief(experiment, fewer=True):
+    """The same with the least of training and of prompts, or of inputs and heads to learn from and with; a fit to so
+    many prompts takes as many as it says where fewer of them will not do."""
     learner, few = experiment.train, replace(experiment.eval, prompts=24)  # fewer prompts show no algorithm
     if isinstance(experiment.task, TokenTask):
         return replace(experiment, device="cpu", train=replace(learner, **BRIEF), eval=replace(few, every=1))
@@ -178,6 +191,8 @@ def brief(experiment):
     if isinstance(learner, Unlearned):
         return replace(experiment, eval=replace(few, prompts=2))
     if not isinstance(learner, CurveLearner):
+        if not fewer:
+            return replace(experiment, eval=replace(few, prompts=16))  # too few for an algorithm, which takes long
         return replace(experiment, train=replace(learner, **(BRIEF if trained(experiment) else {"prompts": 8})))
     least = {"heads": 3}
     beside = tuple((name, replace(model, **least)) for name, model in learner.beside)
@@ -292,13 +307,12 @@ def test_the_fast_recipe_is_the_default():
 def swept(file, shared, folder):
     """Runs of a task file at its smallest, each in this process. Those that differ from another in nothing but seeds
     have its numbers: that seeds decide something is tested elsewhere."""
-    study, done = Study.read(file), {}
+    study, done = read(file, smallest(file)), {}
     most = 2 if file.name not in WHOLE and len({apart(cell) for cell in study.cells}) > MANY else None
     if not trained(study.cells[0].experiment):
         most = None  # closed forms, of which a curve has many cells
-        study = Study.read(file, ["scale=quick", "eval.prompts=16", "eval.bootstrap=5"])
     for cell in few(study.cells, most):
-        small = brief(cell.experiment) if trained(cell.experiment) else replace(cell.experiment, device="cpu")
+        small = brief(cell.experiment, fewer=trained(cell.experiment))
         run = Run(folder / small.id)
         run.create(small.mapping())
         with unchecked() if done else nullcontext():  # what is right in the first cell is right in the others
@@ -433,7 +447,7 @@ def test_a_figure_of_a_single_run_is_drawn_or_refused_in_a_line(figure, command,
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_of_nothing_is_refused(name, command, tmp_path):
     picture = tmp_path / "picture.png"
-    for cell in Study.read(ROOT / "tasks" / FIGURES[name]).cells:
+    for cell in read(ROOT / "tasks" / FIGURES[name]).cells[:3]:
         Run(tmp_path / "runs" / cell.experiment.id).create(cell.experiment.mapping())
     for folder in (tmp_path / "runs", tmp_path / "nothing"):
         with pytest.raises(SystemExit) as end:

@@ -321,28 +321,29 @@ def special(name):
 
 
 @cache
-def first_specimens():
+def first_specimens(whole):
     """For each field of each class the first specimen in which it is special: what is true of it there is true of it
-    in all, for one reader reads them all."""
+    in all, for one reader reads them all. Unless as a whole, a field that is inherited is that of the class above."""
     found = {}
     for name, experiment in SPECIMENS.items():
         for key, _, _ in special(name):
-            found.setdefault(field_of(experiment, key), name)
+            found.setdefault(field_of(experiment, key, whole), name)
     return found
 
 
-def keys_to_try(name):
+def keys_to_try(name, whole):
     """The special keys of a specimen whose fields no specimen before it has."""
     experiment = SPECIMENS[name]
-    return [key for key, _, _ in special(name) if first_specimens()[field_of(experiment, key)] == name]
+    return [key for key, _, _ in special(name) if first_specimens(whole)[field_of(experiment, key, whole)] == name]
 
 
-def field_of(value, key):
-    """The class that a dotted key of an object is a field of, and the name of the field."""
+def field_of(value, key, whole=True):
+    """The class that a dotted key of an object is a field of, or the first one that declares it, and its name."""
     *above, last = key.split(".")
     for part in above:
         value = dict(value)[part] if isinstance(value, tuple) else getattr(value, part)
-    return type(value), last
+    declare = [cls for cls in type(value).__mro__ if last in vars(cls).get("__annotations__", {})]
+    return type(value) if whole else declare[-1], last
 
 
 def settings_of(hint, value, key=""):
@@ -358,12 +359,20 @@ def settings_of(hint, value, key=""):
             yield dotted, inner, entry
 
 
-TRIED = list(dict.fromkeys(first_specimens().values()))
+def tried(whole):
+    """The specimens that have keys to try."""
+    return list(dict.fromkeys(first_specimens(whole).values()))
 
 
-def test_every_field_of_every_specimen_is_tried_in_some_specimen():
-    tried = {field_of(SPECIMENS[name], key) for name in TRIED for key in keys_to_try(name)}
-    assert tried == {field_of(SPECIMENS[name], key) for name in SPECIMENS for key, _, _ in special(name)}
+TRIED = [(name, False) for name in tried(False)]
+TRIED += [pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}, whole") for name in tried(True)]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_field_of_every_specimen_is_tried_in_some_specimen(whole):
+    found = {field_of(SPECIMENS[name], key, whole) for name in tried(whole) for key in keys_to_try(name, whole)}
+    assert found == {field_of(SPECIMENS[name], key, whole) for name in SPECIMENS for key, _, _ in special(name)}
+    assert whole or 2 * len(tried(False)) > len(tried(True)) > len(tried(False))
 
 
 def at(mapping, key):
@@ -404,11 +413,11 @@ def test_an_experiment_survives_the_way_to_a_file_and_back(name, tmp_path):
     assert again.mapping() == experiment.mapping()
 
 
-@pytest.mark.parametrize("name", TRIED)
-def test_a_wrong_value_is_refused_under_its_key_and_an_accepted_one_is_taken_as_it_is(name):
+@pytest.mark.parametrize(("name", "whole"), TRIED)
+def test_a_wrong_value_is_refused_under_its_key_and_an_accepted_one_is_taken_as_it_is(name, whole):
     experiment = SPECIMENS[name]
-    for key in keys_to_try(name):
-        for wrong in WRONG:
+    for turn, key in enumerate(keys_to_try(name, whole)):
+        for wrong in WRONG if whole else (WRONG[(turn + away) % len(WRONG)] for away in (0, 4, 8)):
             try:
                 read = Experiment.from_mapping(put(experiment.mapping(), key, wrong), "f.toml")
             except ValueError as error:
@@ -421,10 +430,10 @@ def test_a_wrong_value_is_refused_under_its_key_and_an_accepted_one_is_taken_as_
                 assert not isinstance(wrong, bool) or kept is wrong
 
 
-@pytest.mark.parametrize("name", TRIED)
-def test_every_mistyped_key_is_refused_with_the_right_one(name):
+@pytest.mark.parametrize(("name", "whole"), TRIED)
+def test_every_mistyped_key_is_refused_with_the_right_one(name, whole):
     experiment = SPECIMENS[name]
-    for key in keys_to_try(name):
+    for key in keys_to_try(name, whole):
         (line,) = refusal(Experiment.from_mapping, put(experiment.mapping(), f"{key}_", 1), "f.toml")
         assert line.startswith(f"f.toml: unknown key '{key}_'. Did you mean '{key}'?")
 
@@ -501,10 +510,17 @@ FIXED = {"task LinearClassification": "task.noise"}  # no other value is accepte
 POSSIBLE_ONLY_IN = {"model.negated": "bare", "model.null_slot": "softmax", "start": "start VonOswald2022"}
 
 
-@pytest.mark.parametrize("name", SPECIMENS)
-def test_the_id_depends_on_every_setting_that_can_change_a_number_and_on_no_other(name):
-    experiment = SPECIMENS[name]
+NAMED = {*tried(False), *POSSIBLE_ONLY_IN.values()}
+IDENTIFIED = [(name, False) for name in SPECIMENS if name in NAMED]
+IDENTIFIED += [pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}, whole") for name in SPECIMENS]
+
+
+@pytest.mark.parametrize(("name", "whole"), IDENTIFIED)
+def test_the_id_depends_on_every_setting_that_can_change_a_number_and_on_no_other(name, whole):
+    experiment, keys = SPECIMENS[name], keys_to_try(name, False)
     for key, hint, value in special(name):
+        if not (whole or key in keys or POSSIBLE_ONLY_IN.get(key) == name):
+            continue
         if key == "imports":  # of files by their texts: see test_plugins.py
             continue
         if key in BOUND or key == FIXED.get(name) or POSSIBLE_ONLY_IN.get(key, name) != name:

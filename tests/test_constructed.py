@@ -60,7 +60,7 @@ def network(*sizes):
 
 
 @pytest.mark.parametrize("theorem", HOLDING, ids=lambda each: each.name)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_every_theorem_holds(theorem, data):
     error, bound = theorem.measure(data.draw(cases(theorem)))

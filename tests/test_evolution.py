@@ -1,6 +1,7 @@
 """Along the training curve: a change of algorithm is found where it is, and noise is no change."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from math import inf, sqrt
@@ -181,12 +182,19 @@ SMALL = Experiment(
 )
 
 
-def test_a_run_that_was_resumed_has_the_points_from_before(tmp_path, monkeypatch):
-    """The curve of a first attempt is in its file alone: the second says only the points after the checkpoint."""
-    run, whole = Run(tmp_path / SMALL.id), Run(tmp_path / "whole" / SMALL.id)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from start to end, for tests to read or to copy."""
+    run = Run(tmp_path_factory.mktemp("whole") / SMALL.id)
     run.create(SMALL.mapping())
-    whole.create(SMALL.mapping())
-    assert work(whole) == 0
+    assert work(run) == 0
+    return run
+
+
+def test_a_run_that_was_resumed_has_the_points_from_before(tmp_path, monkeypatch, whole):
+    """The curve of a first attempt is in its file alone: the second says only the points after the checkpoint."""
+    run = Run(tmp_path / SMALL.id)
+    run.create(SMALL.mapping())
     save, saved = Training.save, []
 
     def stopped_after_five(training, path, mark=None):
@@ -206,10 +214,9 @@ def test_a_run_that_was_resumed_has_the_points_from_before(tmp_path, monkeypatch
     assert "starts anew" not in run.log.read_text()
 
 
-def test_a_curve_that_lost_a_point_is_not_gone_on_from(tmp_path):
+def test_a_curve_that_lost_a_point_is_not_gone_on_from(tmp_path, whole):
     run = Run(tmp_path / SMALL.id)
-    run.create(SMALL.mapping())
-    assert work(run) == 0
+    shutil.copytree(whole.folder, run.folder)
     rows, points = run.rows(), run.curve()
     (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points[:-1]))
     run.record(run.recorded(), state="interrupted")
@@ -218,11 +225,8 @@ def test_a_curve_that_lost_a_point_is_not_gone_on_from(tmp_path):
     assert "starts anew" in run.log.read_text()
 
 
-def test_the_table_has_a_column_for_the_step_that_holds_it_for_the_curve_alone(tmp_path):
-    run = Run(tmp_path / SMALL.id)
-    run.create(SMALL.mapping())
-    assert work(run) == 0
-    table = iclab.load(tmp_path)
+def test_the_table_has_a_column_for_the_step_that_holds_it_for_the_curve_alone(whole):
+    table = iclab.load(whole.folder.parent)
     on_the_way = table[table["step"].notna()]
     assert set(on_the_way["quantity"]) == {"evolution_risk", "evolution_excess", "evolution_distance"}
     assert on_the_way["step"].unique().tolist() == [1, 2, 3, 4, 6, 8, 9, 12]

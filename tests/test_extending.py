@@ -2,6 +2,7 @@
 
 No wheel is built here, as that needs the network. What stands first on the path is a copy of all files that the wheel
 holds (the folder `iclab`, see pyproject.toml), in a folder of its own; metadata are those of the installed package.
+At once every task file is read, its code is tried, one study runs and theorems are verified; what is left is slow.
 """
 
 import os
@@ -37,12 +38,18 @@ assert Path(iclab.__file__).is_relative_to(sys.argv[1]), iclab.__file__
 tiny = sys.argv[2:]
 for file in ("waves", "smoother", "recurrent", "entropy"):
     assert main(["sweep", f"{file}.toml", "--dry-run", *tiny]) == 0, file
-assert main(["sweep", "waves.toml", *tiny, "task.frequency=1.0", "--jobs", "1"]) == 0  # with a worker of its own
-for file in ("smoother", "recurrent", "entropy"):
+def work(file):
     study = Study.read(Path(f"{file}.toml"), tiny)
     for run in prepare(study, Path("runs") / file, report.console()):
         assert worker.work(run) == 0, run.log.read_text()
+work("smoother")
 assert "smoother" in set(load("runs/smoother").predictor)
+assert main(["verify", "my_theorems.py"]) == 0
+"""
+REST = """
+assert main(["sweep", "waves.toml", *tiny, "task.frequency=1.0", "--jobs", "1"]) == 0  # with a worker of its own
+work("recurrent")
+work("entropy")
 probes = load("runs/recurrent").query("quantity == 'probe_r2' and predictor == 'moment' and position == 'mean'")
 layers = probes.groupby("model.kind").layer.apply(sorted).to_dict()
 assert layers == {"GRUConfig": [0, 1, 2], "StateSpaceConfig": [0, 1]}, layers
@@ -58,8 +65,9 @@ for run in prepare(study, Path("runs") / "given", report.console()):
 assert "probe_r2_untrained" in set(load("runs/given").quantity)
 entropies = load("runs/entropy").query("quantity == 'attention_entropy'")
 assert len(entropies) == 2 and (entropies.value > 0).all()
-assert main(["verify", "my_theorems.py"]) == 0
 assert main(["falsify", "my_theorems.py:ridge_shrinks_printed", "--examples", "50"]) == 0
+"""
+END = """
 print("all examples ran")
 """
 
@@ -76,13 +84,14 @@ def test_every_example_fits_on_a_page(examples):
     assert not long
 
 
-def test_the_examples_run_outside_of_the_package(examples, tmp_path):
+@pytest.mark.parametrize("rest", [pytest.param("", id="first"), pytest.param(REST, id="all", marks=pytest.mark.slow)])
+def test_the_examples_run_outside_of_the_package(examples, tmp_path, rest):
     site, work = tmp_path / "site", tmp_path / "work"
     shutil.copytree(ROOT / "iclab", site / "iclab", ignore=shutil.ignore_patterns("__pycache__"))
     work.mkdir()
     for name, text in examples.items():
         (work / name).write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-c", SCRIPT, str(site), *TINY]
+    command = [sys.executable, "-c", SCRIPT + rest + END, str(site), *TINY]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
     assert "all examples ran" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]

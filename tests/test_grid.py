@@ -339,6 +339,7 @@ def test_the_study_as_used_is_the_study(tmp_path):
     assert other.overrides == ('task.inputs.kind="Sphere"', "seed=4:6")
 
 
+@pytest.mark.slow  # test_catalogue reads each of them, one by one
 def test_every_task_file_of_the_repository_is_read():
     for path in sorted((Path(__file__).parents[1] / "tasks").rglob("*.toml")):
         assert Study.read(path).heading.claims

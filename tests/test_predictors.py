@@ -10,6 +10,7 @@ top. Only causality and precision compare the same arithmetic with itself, and l
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -82,7 +83,7 @@ class Drawn:
     def rng(self) -> torch.Generator:
         return generator(self.seed)
 
-    @property
+    @cached_property
     def xs(self) -> Float[Tensor, "batch n d"]:
         rng = self.rng
         scales = torch.logspace(0, -1, self.d, base=self.spread, dtype=torch.float64)
@@ -90,7 +91,7 @@ class Drawn:
             torch.randn(self.batch, self.n, self.d, generator=rng, dtype=torch.float64) * scales @ rotation(self.d, rng)
         )
 
-    @property
+    @cached_property
     def ys(self) -> Float[Tensor, "batch n"]:
         rng = generator(self.seed + 1)
         ws = torch.randn(self.batch, self.d, 1, generator=rng, dtype=torch.float64)

@@ -97,6 +97,17 @@ def sweep(study, *words, out="store"):
     return cli.main(["sweep", str(study), "--out", str(study.parent / out), *words])
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The store that a sweep of the study leaves, for all who begin with it and do not count its steps."""
+    path = tmp_path_factory.mktemp("made") / "study_file.toml"
+    path.write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("iclab.commands.sweep.Engine", Here)
+        assert sweep(path) == 0
+    return path.parent / "store"
+
+
 def measure(run, *words):
     return cli.main(["measure", str(run.folder), *words])
 
@@ -200,6 +211,7 @@ def test_cells_that_differ_in_what_is_measured_train_once(study, steps):
     assert_as_trained_alone(study, second, "eval.prompts=24")
 
 
+@pytest.mark.slow  # in workers of their own
 def test_two_at_a_time_train_once_too(study):
     command = [sys.executable, "-m", "iclab.cli", "sweep", str(study), "--out", str(study.parent / "store")]
     subprocess.run([*command, "eval.prompts=16,24", "--jobs", "2"], check=True, capture_output=True, timeout=300)
@@ -215,8 +227,8 @@ def test_a_run_waits_for_its_training_only(tmp_path):
     assert not trainings.waits(same, {other.id}) and not trainings.waits(same, ())
 
 
-def test_one_more_analysis_trains_nothing_and_is_as_if_trained_alone(study, steps, monkeypatch, capsys):
-    assert sweep(study) == 0
+def test_one_more_analysis_trains_nothing_and_is_as_if_trained_alone(study, made, steps, monkeypatch, capsys):
+    shutil.copytree(made, study.parent / "store")
     words = ("eval.prompts=400", 'eval.analyses=["weights","layers"]')
     assert sweep(study, *words, "--dry-run") == 0
     assert f"from {by_prompts(study, 16).id}" in capsys.readouterr().out
@@ -238,16 +250,14 @@ def test_a_curve_that_was_followed_is_taken_with_what_it_says(study, steps, monk
 @pytest.mark.parametrize(
     "words",
     [
-        ("seed=1",),
-        ("task.noise=0.25",),
         ("train.steps=7",),
-        ("eval.every=3",),
+        *(pytest.param((word,), marks=pytest.mark.slow) for word in ("seed=1", "task.noise=0.25", "eval.every=3")),
         ("eval.prompts=300", 'eval.analyses=["evolution"]'),
     ],
     ids=lambda words: words[-1],
 )
-def test_another_training_is_not_taken(study, steps, words, capsys):
-    assert sweep(study) == 0
+def test_another_training_is_not_taken(study, made, steps, words, capsys):
+    shutil.copytree(made, study.parent / "store")
     assert sweep(study, *words, "--dry-run") == 0
     assert "| new" in capsys.readouterr().out
     steps.taken = 0
@@ -314,8 +324,15 @@ def spoil(path):
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "metrics.jsonl"])
-@pytest.mark.parametrize("how", [spoil, os.unlink], ids=["spoilt", "gone"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("weights.safetensors", spoil),
+        ("metrics.jsonl", os.unlink),
+        pytest.param("weights.safetensors", os.unlink, marks=pytest.mark.slow),
+        pytest.param("metrics.jsonl", spoil, marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_training_is_not_taken(study, steps, name, how):
     assert sweep(study) == 0
     how(by_prompts(study, 16).folder / name)
@@ -326,8 +343,8 @@ def test_a_damaged_training_is_not_taken(study, steps, name, how):
     assert_as_trained_alone(study, run, "eval.prompts=24")
 
 
-def test_a_training_that_is_damaged_before_it_is_copied_is_told_and_not_taken(study, steps):
-    assert sweep(study) == 0
+def test_a_training_that_is_damaged_before_it_is_copied_is_told_and_not_taken(study, made, steps):
+    shutil.copytree(made, study.parent / "store")
     source = by_prompts(study, 16)
     wanted = Experiment.from_mapping({**source.settings(), "eval": {**source.settings()["eval"], "prompts": 24}}, "f")
     run, trainings = Run(source.folder.parent / wanted.id), Trainings({wanted.id: wanted}, [source.folder.parent])
@@ -359,9 +376,9 @@ def test_a_damaged_run_is_mended_by_the_training_of_another(study, steps):
     assert steps.taken == 6 and run.rows() == truth and run.checked().state == "done"
 
 
-@pytest.mark.parametrize("killed_at", range(4))
-def test_a_kill_in_the_midst_of_the_copy_leaves_no_half_of_a_training(study, steps, monkeypatch, killed_at):
-    assert sweep(study) == 0
+@pytest.mark.parametrize("killed_at", [1, 3, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 2))])
+def test_a_kill_in_the_midst_of_the_copy_leaves_no_half_of_a_training(study, made, steps, monkeypatch, killed_at):
+    shutil.copytree(made, study.parent / "store")
     source, written = by_prompts(study, 16), 0
     wanted = Experiment.from_mapping({**source.settings(), "eval": {**source.settings()["eval"], "prompts": 24}}, "f")
     run = Run(source.folder.parent / wanted.id)
@@ -436,16 +453,15 @@ def test_of_another_partner_and_of_other_surgery_no_parts_are_taken(study, steps
 # ---- iclab measure -------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_measured_once_more_from_the_command_line(study, steps):
-    assert sweep(study) == 0
+def test_a_run_is_measured_once_more_from_the_command_line(study, made, steps, capsys):
+    shutil.copytree(made, study.parent / "store")
     source = by_prompts(study, 16)
     words = ["analyses=weights,layers", "eval.prompts=400"]
-    command = [sys.executable, "-m", "iclab.cli", "measure", source.id[:6], *words, "--root", str(study.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = by_prompts(study, 400)
-    assert f"run {run.id}" in done.stdout and "distance to algorithms" in done.stdout
-    assert f"training of store/{source.id}" in done.stdout
+    capsys.readouterr()
+    assert cli.main(["measure", source.id[:6], *words, "--root", str(study.parent)]) == 0
+    said, run = capsys.readouterr().out, by_prompts(study, 400)
+    assert f"run {run.id}" in said and "distance to algorithms" in said
+    assert f"training of store/{source.id}" in said
     assert run.settings()["eval"]["analyses"] == ["weights", "layers"]
     assert_as_trained_alone(study, run, "eval.prompts=400", 'eval.analyses=["weights","layers"]')
 
@@ -478,8 +494,8 @@ def test_measuring_never_trains_and_does_nothing_twice(study, steps, monkeypatch
         (["prompts=24", "device=cuda:99"], "cuda:99 is requested"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_a_line(study, steps, monkeypatch, capsys, words, told):
-    assert sweep(study) == 0
+def test_what_cannot_be_measured_is_told_in_a_line(study, made, steps, monkeypatch, capsys, words, told):
+    shutil.copytree(made, study.parent / "store")
     capsys.readouterr()
     forbid(monkeypatch)
     assert measure(by_prompts(study, 16), *words) == 2
@@ -488,8 +504,8 @@ def test_what_cannot_be_measured_is_told_in_a_line(study, steps, monkeypatch, ca
     assert len(runs(study.parent / "store")) == 1
 
 
-def test_how_to_get_a_curve_that_says_more_is_a_command_that_does_it(study, steps, capsys):
-    assert sweep(study) == 0
+def test_how_to_get_a_curve_that_says_more_is_a_command_that_does_it(study, made, steps, capsys):
+    shutil.copytree(made, study.parent / "store")
     source = by_prompts(study, 16)
     capsys.readouterr()
     assert measure(source, "prompts=300", "analyses=evolution") == 2
@@ -498,8 +514,8 @@ def test_how_to_get_a_curve_that_says_more_is_a_command_that_does_it(study, step
 
 
 @pytest.mark.parametrize("how", [spoil, os.unlink], ids=["spoilt", "gone"])
-def test_without_a_whole_training_nothing_is_measured(study, steps, monkeypatch, capsys, how):
-    assert sweep(study) == 0
+def test_without_a_whole_training_nothing_is_measured(study, made, steps, monkeypatch, capsys, how):
+    shutil.copytree(made, study.parent / "store")
     source = by_prompts(study, 16)
     how(source.folder / "weights.safetensors")
     forbid(monkeypatch)

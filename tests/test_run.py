@@ -58,6 +58,12 @@ def value(rows, **wanted):
     return row["value"]
 
 
+@pytest.fixture(scope="module")
+def untrained():
+    """The rows of the small experiment before its first step."""
+    return measure(SMALL, SMALL.initial())
+
+
 def test_on_a_mixture_the_oracle_is_told_what_the_model_is_not():
     measured = Evaluation(prompts=2000, shifts=(("plain", TASK),))
     mixed = replace(SMALL, task=NoiseMixture(TASK, (0.1, 2.0)), eval=measured)
@@ -96,9 +102,8 @@ def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted
     assert one == two
 
 
-def test_rows_agree_with_what_they_are_measured_from():
-    model = SMALL.initial()
-    rows = measure(SMALL, model)
+def test_rows_agree_with_what_they_are_measured_from(untrained):
+    model, rows = SMALL.initial(), untrained
     prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
     errors = (model(prompts.xs, prompts.ys) - prompts.ys).square()
     best = (bayes(TASK)(prompts.xs, prompts.ys) - prompts.ys).square()
@@ -122,9 +127,9 @@ def test_rows_agree_with_what_they_are_measured_from():
 
 
 @pytest.mark.parametrize("position", [3, None])
-def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(position):
+def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(untrained, position):
     model, part = SMALL.initial(), slice(None) if position is None else slice(position, position + 1)
-    rows = measure(SMALL, model)
+    rows = untrained
     prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
     labels, learned, fit = (
         (f(prompts.xs, prompts.ys) - prompts.ys)[:, part].square().mean().item()
@@ -155,8 +160,8 @@ def test_classes_are_missed_as_often_as_signs_are_wrong_and_real_labels_have_no_
     assert not rows_by(rows, quantity="errors", distribution="real")
 
 
-def test_bands_hold_their_means_and_probabilities_sum_to_one():
-    rows = measure(SMALL, SMALL.initial())
+def test_bands_hold_their_means_and_probabilities_sum_to_one(untrained):
+    rows = untrained
     for i in range(6):
         low, mid, high = (
             value(rows, predictor="ridge", quantity=q, position=i) for q in ("risk_low", "risk", "risk_high")
@@ -236,12 +241,10 @@ def test_the_curve_counts_every_step_once():
     assert all(np.isfinite(p["loss"]) and p["excess"] > 0 for p in points)
 
 
-def test_measuring_one_distribution_does_not_depend_on_another_or_on_the_bootstrap():
-    model = SMALL.initial()
-    rows = measure(SMALL, model)
-    alone = measure(replace(SMALL, eval=replace(SMALL.eval, bootstrap=7, shifts=())), model)
+def test_measuring_one_distribution_does_not_depend_on_another_or_on_the_bootstrap(untrained):
+    alone = measure(replace(SMALL, eval=replace(SMALL.eval, bootstrap=7, shifts=())), SMALL.initial())
     steady = ("risk", "spd", "excess")
-    own = [row for row in rows if row["distribution"] == "own" and row["quantity"] in steady]
+    own = [row for row in untrained if row["distribution"] == "own" and row["quantity"] in steady]
     assert own == [row for row in alone if row["quantity"] in steady]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import generator
+from test_reuse import Here
 
 import iclab
 from iclab.analysis import answer
@@ -20,6 +21,7 @@ from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments
+from iclab.runs.engine import Engine
 from iclab.runs.perform import perform
 from iclab.tasks import LinearRegression, Uniform
 
@@ -189,7 +191,9 @@ def test_what_the_model_leaves_out_is_the_constructions(tmp_path):
             read(tmp_path, text)
 
 
-def test_a_sweep_sets_a_construction_beside_a_random_start(tmp_path):
+@pytest.mark.parametrize("engine", [Here, pytest.param(Engine, marks=pytest.mark.slow)], ids=["here", "workers"])
+def test_a_sweep_sets_a_construction_beside_a_random_start(tmp_path, monkeypatch, engine):
+    monkeypatch.setattr("iclab.commands.sweep.Engine", engine)
     bare = config.dump({"model": config.to_mapping(shape(GD, 2, 5))})
     start = 'start = ["none", { construction = { kind = "VonOswald2022", steps = 2, lr = 0.2 } }]'
     study = read(tmp_path, f"{FILE}\n{bare}\n[sweep]\n{start}\n")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import generator
 from sklearn.linear_model import Ridge as SklearnRidge
-from test_models import LAYOUT_NAMES, SHAPES, assert_causal, assert_uses_the_past, model, task_of
+from test_models import LAID_OUT, LAYOUT_NAMES, assert_causal, assert_uses_the_past, model, task_of
 
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
 from iclab.analysis.stitching import least_squares_map, tokens_after
@@ -57,8 +57,7 @@ def gap(one, other, drawn):
     return ((said - wanted).abs().max() / wanted.abs().max()).item()
 
 
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(("layout", "shape"), LAID_OUT)
 def test_a_model_stitched_to_itself_is_itself_wherever_it_is_cut(layout, shape):
     one, drawn = model(layout, shape), task_of(layout).sample(4, generator(), torch.float64)
     for cut in range(one.config.n_layer + 1):

@@ -1,7 +1,7 @@
 """Sweeps as processes: killed at any moment, twice at once, on full disks. Nothing is lost and nothing done twice.
 
-What kills whole processes of a sweep is slow; a worker killed in the middle of each file, and one that finds its run
-held by another, are tried at once.
+What kills whole processes of a sweep is slow, but for one sweep that is interrupted; a worker killed in the middle of
+each file, and one that finds its run held by another, are tried at once.
 """
 
 import errno
@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import unchecked
+from test_reuse import Here
 
 from iclab import cli
+from iclab.commands import sweep as sweeps
 from iclab.experiments.experiment import Experiment
 from iclab.runs import worker
 from iclab.runs.store import Run, load, runs
@@ -77,12 +79,13 @@ def start(study, *arguments, limit=None):
     )
 
 
-def sweep(study, *arguments, limit=None):
+def sweep(study, *arguments, limit=None, engine=sweeps.Engine):
     """The same to its end, in a fork of this process, which has loaded already what a new one loads for seconds; its
-    workers are processes of their own."""
+    workers are processes of their own, unless the engine says otherwise."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
+        sweeps.Engine = engine
         ended(lambda: cli.main(["sweep", str(study), "--out", str(study.parent / "store"), *arguments]), write, limit)
     os.close(write)
     with open(read) as pipe:
@@ -217,7 +220,7 @@ def test_a_sweep_that_is_killed_as_a_whole_goes_on(study, undisturbed):
     assert "started" not in output
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_sweep_that_is_interrupted_stops_its_workers_and_says_how_to_go_on(study, how):
     process = start(study, "train.steps=100000", "eval.every=50", "--jobs", "1")
     wait_for(lambda: stored(study))
@@ -244,9 +247,14 @@ def test_two_sweeps_on_one_store_share_the_work(study):
     assert all(len(run.curve()) == 20 for run in stored(study).values())
 
 
-def test_failed_runs_are_reported_and_tried_again_only_on_request(study):
+# In the process of the sweep, or in workers of its own.
+ENGINES = [pytest.param(Here, id="here"), pytest.param(sweeps.Engine, id="workers", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_failed_runs_are_reported_and_tried_again_only_on_request(study, engine):
     settings = ["train.lr=1e-3,1e30", "train.warmup=0", "train.clip=none"]
-    code, output = sweep(study, *settings)
+    code, output = sweep(study, *settings, engine=engine)
     assert code == 3, output
     table = load(study.parent / "store")
     (bad,) = table[table.state == "diverged"].itertuples()
@@ -254,15 +262,16 @@ def test_failed_runs_are_reported_and_tried_again_only_on_request(study):
     assert bad.error in output
     assert "1 of 2 runs diverged" in output
     run = Run(study.parent / "store" / bad.run)
-    code, output = sweep(study, *settings)
+    code, output = sweep(study, *settings, engine=engine)
     assert (code, run.status().attempts) == (3, 1)
-    code, output = sweep(study, *settings, "--retry-failed")
+    code, output = sweep(study, *settings, "--retry-failed", engine=engine)
     assert (code, run.status().attempts) == (3, 2)
     assert sorted(r.status().attempts for r in runs(study.parent / "store")) == [1, 2]
 
 
-def test_a_full_disk_is_told_in_a_line_and_the_run_can_be_finished_later(study):
-    code, output = sweep(study, limit=2500)  # the checkpoint is larger
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_full_disk_is_told_in_a_line_and_the_run_can_be_finished_later(study, engine):
+    code, output = sweep(study, limit=2500, engine=engine)  # the checkpoint is larger
     assert code == 3, output
     run = stored(study)[0]
     assert run.status().state == "interrupted"
@@ -270,7 +279,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_run_can_be_finished_later(study):
     assert run.status().error.endswith(" and give the same command again")
     assert run.status().error in output
     assert "Traceback" not in output
-    code, output = sweep(study)
+    code, output = sweep(study, engine=engine)
     assert code == 0, output
 
 
@@ -364,14 +373,15 @@ def test_an_error_is_kept_in_the_log_and_in_one_line_of_the_status(tmp_path):
     assert run.status().attempts == 2
 
 
-def test_a_run_that_failed_on_one_device_is_repaired_on_another(study):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_that_failed_on_one_device_is_repaired_on_another(study, engine):
     run = new_run(study.parent, device="cuda:63")
     assert in_a_child(worker.work, run) == worker.FAILED
-    code, output = sweep(study, "device=cpu", "--retry-failed")
+    code, output = sweep(study, "device=cpu", "--retry-failed", engine=engine)
     assert code == 0, output
     assert stored(study)[0].folder == run.folder
     assert (run.status().attempts, run.settings()["device"]) == (2, "cpu")
-    code, output = sweep(study, "device=cuda:63")  # nothing is left to do, so that it is not missed
+    code, output = sweep(study, "device=cuda:63", engine=engine)  # nothing is left to do, so that it is not missed
     assert (code, run.settings()["device"]) == (0, "cpu"), output
 
 

@@ -53,7 +53,7 @@ def test_the_same_seeds_give_the_same_bits_and_other_seeds_do_not(recipe):
     assert same(weights(runs[0]), weights(runs[1])) and not same(weights(runs[0]), weights(runs[2]))
 
 
-@pytest.mark.parametrize("cut", [0, 1, 7, 12])
+@pytest.mark.parametrize("cut", [7, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (0, 1, 12))])
 def test_a_resumed_training_ends_with_the_same_bits_as_an_uninterrupted_one(recipe, cut, tmp_path):
     whole, killed = fresh(recipe), fresh(recipe)
     losses = [whole.advance() for _ in range(12)]

@@ -8,7 +8,7 @@ import torch
 from conftest import unchecked
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
-from typechecker import checked
+from typechecker import checked, now
 
 from iclab.analysis import risk
 
@@ -109,6 +109,26 @@ def test_a_name_for_readers_alone_asks_for_nothing_and_its_neighbours_are_checke
     assert function(1, 2) == 1
     with pytest.raises(TypeCheckError, match="parameter"):
         function(1, "2")
+
+
+def test_of_many_calls_in_a_test_the_first_are_checked_and_some_of_the_others(monkeypatch):
+    monkeypatch.setattr(now, "first", 3)
+    monkeypatch.setattr(now, "then", 5)
+
+    @checked
+    def function(n: int, x: Float[Tensor, " n"] | None = None) -> int:
+        return n
+
+    def refused():
+        try:
+            function("1")
+        except TypeCheckError:
+            return True
+        return False
+
+    assert [refused() for _ in range(8)] == [True, True, True, False, True, False, False, False]
+    monkeypatch.setattr(now, "test", now.test + 1)
+    assert refused()
 
 
 def test_functions_of_the_package_are_checked():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import generator
-from test_models import LAYOUT_NAMES, SHAPES, model, task_of
+from test_models import LAID_OUT, SHAPES, model, task_of
 from torch.func import functional_call, stack_module_state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -44,8 +44,7 @@ def assert_blind_to_what_is_unknown(predictor, layout="", n=6):
         assert not said[sound:].isfinite().any()
 
 
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(("layout", "shape"), LAID_OUT)
 def test_what_is_unknown_reaches_no_earlier_answer_of_a_transformer(layout, shape):
     assert_blind_to_what_is_unknown(model(layout, shape), layout)
 

@@ -2,11 +2,11 @@
 
 jaxtyping's own decorator binds the arguments of every call anew and looks at them twice; with it most of the time of
 the suite went into checks. Here one call of beartype looks at the arguments, calls the function and looks at its
-answer, all where names of sizes stand for one size. The check of a function is made when it is first called: to make
-those of all of them takes longer than most tests.
+answer, all where names of sizes stand for one size; of a function that speaks of no sizes, nothing of these is kept.
+The check of a function is made when it is first called: to make those of all of them takes longer than most tests.
 """
 
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from inspect import isgeneratorfunction
 from typing import Any
@@ -15,7 +15,21 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 
 _checking = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
-_sizes = jaxtyping.jaxtyped  # jaxtyped("context"): where a name stands for one size
+_sizes = jaxtyping.jaxtyped
+_one_call = _sizes("context")  # where a name stands for one size; it holds nothing, and serves all calls
+
+
+@dataclass
+class Now:
+    """The number of the test that runs, and which calls of a function are checked in it: the first ones, and then one
+    in so many, for to look at thousands of calls takes longer than they do."""
+
+    test: int = 0
+    first: int = 20
+    then: int = 20
+
+
+now = Now()
 
 
 def install(package):
@@ -34,18 +48,29 @@ def checked(target):
         return type(target)(checked(target.__func__))
     if isinstance(target, property):
         return property(*(one and checked(one) for one in (target.fget, target.fset, target.fdel)))
-    made = []
+    made, sizes, test, calls = None, False, 0, 0
 
     @wraps(target)
     def first(*args, **kwargs):
-        if jaxtyping.config.jaxtyping_disable:
+        nonlocal made, sizes, test, calls
+        test, calls = now.test, calls + 1 if test == now.test else 1
+        if jaxtyping.config.jaxtyping_disable or (calls > now.first and calls % now.then):
             return target(*args, **kwargs)
-        if not made:
-            made.append(whole(resolved(target)))
-        with _sizes("context"):
-            return made[0](*args, **kwargs)
+        if made is None:
+            speaking = resolved(target)
+            sizes = speaks_of_sizes(speaking)
+            made = whole(speaking) if sizes else _checking(speaking)
+        if not sizes:
+            return made(*args, **kwargs)
+        with _one_call:
+            return made(*args, **kwargs)
 
     return first
+
+
+def speaks_of_sizes(function):
+    """Whether an annotation holds a shape, or is a name in quotes, which may stand for anything."""
+    return any(isinstance(hint, str) or "jaxtyping." in repr(hint) for hint in function.__annotations__.values())
 
 
 def whole(function):

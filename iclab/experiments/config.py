@@ -87,15 +87,17 @@ def _without_tensors(hint: Any) -> Any:
 def kinds(base: type) -> dict[str, type]:
     """Returns the classes that can stand where `base` is annotated, by name: itself and all below it that are not
     abstract. A class whose objects are compared by identity holds what a file cannot (tensors), and is left out."""
-    below = {name: kind for child in base.__subclasses__() for name, kind in kinds(child).items()}
-    return ({base.__name__: base} if not _no_kind_because(base) else {}) | below
+    return {kind.__name__: kind for kind in every_kind(base)}
 
 
 def every_kind(base: type) -> Iterator[type]:
     """Yields the same classes as `kinds`, of one name as often as there are; one of several bases more than once."""
-    yield from [] if _no_kind_because(base) else [base]
-    for child in base.__subclasses__():
-        yield from every_kind(child)
+    waiting = [base]
+    while waiting:
+        cls = waiting.pop()
+        if not _no_kind_because(cls):
+            yield cls
+        waiting += reversed(cls.__subclasses__())
 
 
 def _no_kind_because(cls: type) -> str:

@@ -158,7 +158,7 @@ class Probing:
                 terms = probe_terms(source, self.states[target][:, seen])
                 yield from _layer_rows(target, f"probe_r2_tokens{control}", terms)
 
-    def _answering(self, hidden: Float[Tensor, "layers batch t D"]) -> Float[Tensor, "layers batch n D"]:
+    def _answering(self, hidden: Float[Tensor, "layers sequences t D"]) -> Float[Tensor, "layers batch n D"]:
         """The features at the answering tokens alone."""
         return (
             torch.stack([self.model.layout.answers(h) for h in hidden])

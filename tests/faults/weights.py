@@ -28,15 +28,15 @@ transformers.logging.disable_progress_bar()
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
 SIZES = {"vocab_size": 20, "bos_token_id": 0, "eos_token_id": 0}
-KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {  # by name: to load the classes takes seconds
     "gpt2": (
-        transformers.GPT2Config,
-        transformers.GPT2LMHeadModel,
+        "GPT2Config",
+        "GPT2LMHeadModel",
         {"n_positions": 12, "n_embd": 24, "n_layer": 2, "n_head": 3},
     ),
     "gpt_neox": (
-        transformers.GPTNeoXConfig,
-        transformers.GPTNeoXForCausalLM,
+        "GPTNeoXConfig",
+        "GPTNeoXForCausalLM",
         {
             **{"max_position_embeddings": 12, "hidden_size": 24, "intermediate_size": 32},
             **{"num_hidden_layers": 2, "num_attention_heads": 3},
@@ -55,8 +55,8 @@ SOUND: set[str] = set()  # mutations after which a folder is still a model, and 
 @torch.no_grad()
 def original(kind: str, folder: Path) -> Tensor:
     """Writes a random model with nothing left at zero or one, and returns its logits."""
-    config, model, sizes = KINDS[kind]
-    made, rng = model(config(**SIZES | sizes)).eval(), torch.Generator().manual_seed(0)
+    config, model = (getattr(transformers, name) for name in KINDS[kind][:2])
+    made, rng = model(config(**SIZES | KINDS[kind][2])).eval(), torch.Generator().manual_seed(0)
     for name, weight in made.named_parameters():
         gain = "weight" in name and weight.ndim == 1
         weight.copy_((1.0 if gain else 0.0) + 0.3 * torch.randn(weight.shape, generator=rng))
@@ -87,7 +87,8 @@ def transformed(folder: Path) -> Tensor | None:
     """The logits of transformers, in float32; None where it does not load the folder, or draws weights that lack."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     try:
-        made, told = KINDS[kind][1].from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+        model = getattr(transformers, KINDS[kind][1])
+        made, told = model.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     except Exception:  # whatever it says against the folder
         return None
     whole = not (told["missing_keys"] or told["mismatched_keys"])
