@@ -23,20 +23,20 @@ SYMBOLS = {"ridge": "λ", "gradient_descent": "η", "one_pass_sgd": "lr", "neare
 COUNTS = ("newton", "landweber")  # whose parameter is a number of steps
 
 
-def algorithm(family: str, value: float | None = None, edge: str = "") -> str:
-    """Names a family with its fitted parameter, where it has one; `edge` is "≤" or "≥" at an end of the grid."""
+def algorithm(family: str, value: float | None = None, grid_bound_mark: str = "") -> str:
+    """Names a family with its fitted parameter, where it has one; the mark is "≤" or "≥" at an end of the grid."""
     kind, _, steps = family.rpartition("_")
     if kind == "gradient_descent":
         name = f"gradient descent, {'≥ ' if int(steps) == MOST_STEPS else ''}{_steps(float(steps))}"
     else:
         kind, name = family, NAMES.get(family, family.replace("_", " "))
-    return name if value is None else f"{name} ({_parameter(kind, value, edge)})"
+    return name if value is None else f"{name} ({_parameter(kind, value, grid_bound_mark)})"
 
 
-def _parameter(kind: str, value: float, edge: str) -> str:
+def _parameter(kind: str, value: float, grid_bound_mark: str) -> str:
     if kind in COUNTS:
-        return f"{edge} {_steps(value)}".lstrip()
-    return f"{SYMBOLS.get(kind, 'parameter')} {edge or '≈'} {value:.3g}"
+        return f"{grid_bound_mark} {_steps(value)}".lstrip()
+    return f"{SYMBOLS.get(kind, 'parameter')} {grid_bound_mark or '≈'} {value:.3g}"
 
 
 def _steps(value: float) -> str:

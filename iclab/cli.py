@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
@@ -61,7 +61,7 @@ def sweep(
     from iclab.runs.trainings import stores
 
     if jobs is not None and jobs < 1:
-        raise Refusal(f"--jobs must be at least 1, given {jobs}")
+        raise UsageError(f"--jobs must be at least 1, given {jobs}")
     study = Study.read(file, settings)
     folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
     if dry_run:
@@ -97,11 +97,11 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     files = [word for word in words if word.endswith(".toml")]
     rest = [word for word in words if word not in files]
     if len(files) > 1 or len(rest) > 1:
-        raise Refusal(f"quantities takes one task file and one word, given {', '.join(words)}")
+        raise UsageError(f"quantities takes one task file and one word, given {', '.join(words)}")
     cells = Study.read(Path(files[0])).cells if files else ()
     listed = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
     if not listed:
-        raise Refusal(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
+        raise UsageError(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
     to = report.console()
     to.print(
         report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
@@ -209,7 +209,7 @@ def _draw(folder: Path, picture: Path) -> int:
 
     endings = picture_endings()
     if picture.suffix.lstrip(".") not in endings:
-        raise Refusal(f"--figure: {picture} must end in one of .{', .'.join(endings)}")
+        raise UsageError(f"--figure: {picture} must end in one of .{', .'.join(endings)}")
     with style():
         identification(load(folder)).savefig(picture)
     print(f"wrote {picture}")
@@ -424,7 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (Refusal, OSError) as error:
+    except (UsageError, OSError) as error:
         from iclab.runs.disk import told
 
         print(f"iclab: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)

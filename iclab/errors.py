@@ -15,6 +15,8 @@ from reprlib import repr as shown
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from iclab.renamed import old_names
+
 KINDS: dict[Any, str] = {
     bool: "true or false",
     int: "an integer",
@@ -25,18 +27,18 @@ KINDS: dict[Any, str] = {
 }
 
 
-class Refusal(ValueError):
+class UsageError(ValueError):
     """Input that cannot be used; the message names what was given and what is accepted."""
 
 
-class Damaged(Refusal):
+class Damaged(UsageError):
     """A file of the store that is not what was written."""
 
 
 def refuse(what: str, problems: Sequence[str]) -> None:
-    """Raises one `Refusal` that lists every problem found in `what`; does nothing when there is none."""
+    """Raises one `UsageError` that lists every problem found in `what`; does nothing when there is none."""
     if problems:
-        raise Refusal(f"{what}: " + ("; ".join(problems)))
+        raise UsageError(f"{what}: " + ("; ".join(problems)))
 
 
 @contextmanager
@@ -44,8 +46,8 @@ def prefixed(what: str) -> Iterator[None]:
     """Prefixes the message of a refusal with the place of its cause, such as a file."""
     try:
         yield
-    except Refusal as error:
-        raise Refusal(f"{what}: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
@@ -128,3 +130,6 @@ def _overflows(value: Real) -> bool:
         return isinf(value)
     except OverflowError:
         return True
+
+
+__getattr__ = old_names(__name__, Refusal="UsageError")

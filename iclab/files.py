@@ -2,7 +2,7 @@
 
 What is written is written under a temporary name, synced, then renamed into place. What is read may come from anyone:
 only regular files are opened (a pipe would be waited for without end), no text is longer than `LARGEST_TEXT`, and
-whatever is wrong with a file is a `Refusal` of one line that names it. JSON that is written is strict.
+whatever is wrong with a file is a `UsageError` of one line that names it. JSON that is written is strict.
 """
 
 import errno
@@ -16,12 +16,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from iclab.errors import Refusal, refuse
+from iclab.errors import UsageError, refuse
+from iclab.renamed import old_names
 
 LARGEST_TEXT = 2**26  # bytes; tokenizers of public models reach 35 MB, configs and task files some kB
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Replaces `path` by `content` in one step; a crash at any moment leaves the old file or the new one. Raises
     ``OSError`` that names `path`."""
     try:
@@ -61,8 +62,8 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def regular(path: Path | str) -> Path:
-    """Returns the path of a regular file, or of a link to one. Raises `Refusal` for anything else: what is missing, a
-    folder, a pipe, a device."""
+    """Returns the path of a regular file, or of a link to one. Raises `UsageError` for anything else: what is missing,
+    a folder, a pipe, a device."""
     path = Path(path)
     with readable(path):
         mode = path.stat().st_mode
@@ -73,7 +74,7 @@ def regular(path: Path | str) -> Path:
 
 
 def read_bytes(path: Path | str, most: int = LARGEST_TEXT) -> bytes:
-    """Reads a file of at most so many bytes. Raises `Refusal`."""
+    """Reads a file of at most so many bytes. Raises `UsageError`."""
     path = regular(path)
     with readable(path), open(path, "rb") as file:
         content = file.read(most + 1)
@@ -82,26 +83,26 @@ def read_bytes(path: Path | str, most: int = LARGEST_TEXT) -> bytes:
 
 
 def read_text(path: Path | str) -> str:
-    """Reads a file of UTF-8 text. Raises `Refusal`."""
+    """Reads a file of UTF-8 text. Raises `UsageError`."""
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise Refusal(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise UsageError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def read_json(path: Path | str) -> Any:
-    """Reads a file of JSON, of whatever kind its value is. Raises `Refusal`."""
+    """Reads a file of JSON, of whatever kind its value is. Raises `UsageError`."""
     return parse_json(read_text(path), path)
 
 
 def parse_json(text: str, source: object) -> Any:
-    """Reads JSON. Raises `Refusal` that names where it came from."""
+    """Reads JSON. Raises `UsageError` that names where it came from."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise Refusal(f"{source}: not JSON that can be read: nested too deeply") from None
+        raise UsageError(f"{source}: not JSON that can be read: nested too deeply") from None
     except ValueError as error:
-        raise Refusal(f"{source}: not JSON: {error}") from None
+        raise UsageError(f"{source}: not JSON: {error}") from None
 
 
 @contextmanager
@@ -110,11 +111,11 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise Refusal(f"{path}: no such file.{_nearest(path)}") from None
+        raise UsageError(f"{path}: no such file.{_nearest(path)}") from None
     except OSError as error:
-        raise Refusal(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise Refusal(f"{path}: cannot be read: {error}") from None
+        raise UsageError(f"{path}: cannot be read: {error}") from None
 
 
 def _nearest(path: Path) -> str:
@@ -128,7 +129,7 @@ def _nearest(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes strict JSON (RFC 8259), whole: what is not finite, for which it has no word, is null."""
-    write_whole(path, json.dumps(_strict(value), indent=1, allow_nan=False).encode())
+    atomic_write(path, json.dumps(_strict(value), indent=1, allow_nan=False).encode())
 
 
 def _strict(value: Any) -> Any:
@@ -137,3 +138,6 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(each) for each in value]
     return None if isinstance(value, float) and not isfinite(value) else value
+
+
+__getattr__ = old_names(__name__, write_whole="atomic_write")

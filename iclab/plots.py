@@ -20,7 +20,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from iclab.errors import Refusal, refuse, unknown
+from iclab.errors import UsageError, refuse, unknown
 
 OWN = ("layer", "step")  # columns that hold something only for a part of a model, or for a model on the way
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -61,7 +61,7 @@ def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Call
         with style():
             table = load(Path(words[0]))
             draw(table).savefig(target)
-    except Refusal as error:
+    except UsageError as error:
         sys.exit(str(error))
     except KeyError as error:
         if error.args[0] in table or "." not in str(error.args[0]):  # no setting: a bug, which is shown in full
@@ -118,7 +118,7 @@ def curves(
     for name in predictors:
         chosen = rows(table, name, quantity, where)
         if chosen.empty:
-            raise Refusal(f"the table has no {quantity!r} of {name!r} by position where {dict(where or {})}")
+            raise UsageError(f"the table has no {quantity!r} of {name!r} by position where {dict(where or {})}")
         label = (labels or {}).get(name, name.replace("_", " "))
         (line,) = axes.plot(chosen["position"], chosen["value"], label=label, **{**LOOKS.get(name, {}), **look})
         low, high = (rows(table, name, f"{quantity}_{end}", where) for end in ("low", "high"))
@@ -229,7 +229,7 @@ def trend(
     for name in predictors:
         means = chosen.loc[chosen["predictor"] == name, [key, "value", "stderr"]].groupby(key, as_index=False).mean()
         if means.empty:
-            raise Refusal(f"the table has no {quantity!r} of {name!r} where {wanted}")
+            raise UsageError(f"the table has no {quantity!r} of {name!r} where {wanted}")
         x, y, error = (means[column].astype(float) for column in (key, "value", "stderr"))
         (line,) = axes.plot(x, y, **{"label": name.replace("_", " "), "marker": "o", **LOOKS.get(name, {}), **look})
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=line.get_color(), alpha=0.2, lw=0)

@@ -1,10 +1,23 @@
-"""Modules and methods with a new name. The old one works for one more version, with a warning that names the new
-one."""
+"""Names that have changed. An old one works for one more version, with a warning that gives the new one:
 
-from collections.abc import Callable
+    modules             `moved`         methods, properties     `method`, `attribute`
+    what they define    `old_names`     keywords                `old_keywords`
+
+In files a class keeps the name that it had (`kind_name`, from ``file_kind``), so that no file and no id changes.
+A subclass of the user's that defines a property under its old name is understood too (`adopt`).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 from warnings import warn
+
+Class = TypeVar("Class", bound=type)
+
+
+def _warn(old: str, new: str) -> None:
+    warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
 
 
 def moved(old: str, new: str) -> Callable[[str], Any]:
@@ -13,18 +26,73 @@ def moved(old: str, new: str) -> Callable[[str], Any]:
     def look_up(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
-        warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
+        _warn(old, new)
         return getattr(import_module(new), name)
 
     return look_up
+
+
+def old_names(module: str, **new: str) -> Callable[[str], Any]:
+    """Returns the ``__getattr__`` of a module in which names are others now: the new one by the old one."""
+
+    def look_up(name: str) -> Any:
+        if name not in new:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", new[name])
+        return getattr(import_module(module), new[name])
+
+    return look_up
+
+
+def kind_name(cls: type) -> str:
+    """Returns the name of a class in files: its own, unless it had another one when the first files were written."""
+    return vars(cls).get("file_kind", cls.__name__)
 
 
 def method(old: str, new: str) -> Callable[..., Any]:
     """Returns a method that has another name now."""
 
     def call(self: Any, *given: Any) -> Any:
-        warn(f"{type(self).__name__}.{old} is now {new}", DeprecationWarning, stacklevel=2)
+        _warn(f"{type(self).__name__}.{old}", new)
         return getattr(self, new)(*given)
 
     call.__doc__ = f"Returns what `{new}` does, its new name."
     return call
+
+
+def attribute(old: str, new: str) -> Any:
+    """Returns a property that has another name now."""
+
+    def get(self: Any) -> Any:
+        _warn(f"{type(self).__name__}.{old}", new)
+        return getattr(self, new)
+
+    get.__doc__ = f"Returns `{new}`, its new name."
+    return property(get)
+
+
+def adopt(cls: type, new: Mapping[str, str]) -> None:
+    """Gives what a class defines itself as a property under an old name its new one."""
+    for old, name in new.items():
+        if isinstance(vars(cls).get(old), property) and name not in vars(cls):
+            _warn(f"{cls.__name__}.{old}", name)
+            setattr(cls, name, vars(cls)[old])
+
+
+def old_keywords(**new: str) -> Callable[[Class], Class]:
+    """Lets the constructor of a class take keywords by their old names: the new one by the old one."""
+
+    def decorate(cls: Class) -> Class:
+        make: Any = cls.__init__
+
+        @wraps(make)
+        def init(self: Any, *given: Any, **named: Any) -> None:
+            for old in named.keys() & new.keys():
+                _warn(f"{cls.__name__}({old}=…)", f"{new[old]}=…")
+                named[new[old]] = named.pop(old)
+            make(self, *given, **named)
+
+        cls.__init__ = init
+        return cls
+
+    return decorate

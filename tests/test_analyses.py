@@ -16,16 +16,16 @@ from iclab.experiments.claims import Claim
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measurable import claim_problems, names, quantities
 from iclab.experiments.outside import RETIRED
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.measures import measure
-from iclab.models import Architecture, LinearAttentionConfig, TokenTransformerConfig, TransformerConfig
+from iclab.models import LinearAttentionConfig, ModelConfig, TokenTransformerConfig, TransformerConfig
 from iclab.tasks import LinearRegression, MarkovChain, SkewedInputs
 
 TASK = LinearRegression(3, 7, noise=0.5)
 SMALL = Experiment(
     TASK,
     TransformerConfig(n_layer=2, n_head=1, d_model=8),
-    Recipe(steps=2, batch=4),
+    TrainingConfig(steps=2, batch=4),
     Evaluation(prompts=40, bootstrap=5, shifts=(("skewed", SkewedInputs(TASK)),)),
     device="cpu",
 )
@@ -228,7 +228,7 @@ class Stack(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackConfig(Architecture):
+class StackConfig(ModelConfig):
     """The shape of one."""
 
     width: int = 6
@@ -244,7 +244,7 @@ class StackConfig(Architecture):
 
 def test_layers_of_a_model_of_ones_own_are_measured_as_those_of_a_transformer():
     asked = ("layers", "iterations", "probes")
-    one = Experiment(TASK, StackConfig(), Recipe(steps=0), Evaluation(prompts=60, bootstrap=5, analyses=asked))
+    one = Experiment(TASK, StackConfig(), TrainingConfig(steps=0), Evaluation(prompts=60, bootstrap=5, analyses=asked))
     rows = analysed(one, one.model.build(3, 7, generator()), *asked)
     told = {row["quantity"] for row in rows}
     assert {"fit_distance", "sime", "probe_r2", "probe_r2_untrained", "probe_r2_bare"} <= told

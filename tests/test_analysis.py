@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import iclab
 from iclab.analysis import (
+    AlgorithmPanel,
     Family,
-    Lineup,
     answer,
     band,
     excess,
@@ -27,7 +27,7 @@ from iclab.analysis import (
     spd,
 )
 from iclab.analysis.iterations import slope
-from iclab.analysis.risk import estimate, resampled, squared
+from iclab.analysis.risk import bootstrap_weights, estimate, squared
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import (
     GradientDescent,
@@ -106,7 +106,7 @@ def test_bootstrap_bands_hold_ninety_percent_of_the_means():
     means = torch.stack([prompts(500, 1000 + s).ys.square().mean(0) for s in range(200)])
     centred = means - means.mean(0) + prompts(500).ys.square().mean(0)
     assert 0.8 < ((low < centred) & (centred < high)).double().mean() < 0.97
-    counts = resampled(7, 50, generator()) * 7
+    counts = bootstrap_weights(7, 50, generator()) * 7
     assert torch.equal(counts.sum(-1), torch.full((50,), 7.0, dtype=torch.float64))
     assert torch.equal(counts, counts.round())
 
@@ -220,15 +220,15 @@ def test_parameters_are_fitted_on_the_first_half_of_the_prompts_and_judged_on_th
     torn = Opaque(lambda xs, ys: torch.cat([first[:100], second[100:]]))
     ridges = Family("ridge", "lam", grid, [Ridge(lam) for lam in grid.tolist()])
     fixed = [Family(f"ridge({lam})", "", torch.zeros(1), [Ridge(lam)]) for lam in (0.1, 10.0)]
-    lineup = Lineup(TASK, drawn, [ridges, *fixed])
-    by_name = {match.family: match for match in lineup.identify(torn, generator())}
+    panel = AlgorithmPanel(TASK, drawn, [ridges, *fixed])
+    by_name = {match.family: match for match in panel.identify(torn, generator())}
     gaps, least = squared(first, second)[100:], squared(iclab.bayes(TASK)(drawn.xs, drawn.ys), drawn.ys)[100:]
     found = by_name["ridge"]
     torch.testing.assert_close(found.fitted, torch.full((9,), 0.1))
     torch.testing.assert_close(found.distance, gaps.mean(0))
     torch.testing.assert_close(found.stderr, gaps.std(0) / 10)
     assert found.relative == pytest.approx((gaps.mean() / least.mean()).item())
-    assert lineup.distances(torn)["ridge"] == pytest.approx(found.relative)
+    assert panel.distances(torn)["ridge"] == pytest.approx(found.relative)
     assert by_name["ridge(10.0)"].relative == pytest.approx(0) and by_name["ridge(10.0)"].probability == 1
 
 
@@ -315,13 +315,13 @@ def test_two_tasks_with_the_same_ridge_have_the_same_posterior():
     assert not same_posterior(DecisionTree(2, 3), DecisionTree(2, 3, depth=2))
 
 
-@pytest.mark.parametrize(("predictor", "edge"), [(Ridge(1e9), "≥"), (Ridge(1e-9), "≤"), (Ridge(0.25), "")])
-def test_a_parameter_at_an_end_of_its_grid_is_marked(predictor, edge):
+@pytest.mark.parametrize(("predictor", "grid_bound_mark"), [(Ridge(1e9), "≥"), (Ridge(1e-9), "≤"), (Ridge(0.25), "")])
+def test_a_parameter_at_an_end_of_its_grid_is_marked(predictor, grid_bound_mark):
     matches = identify(Opaque(predictor), TASK, prompts(200), generator())
     ridge = next(match for match in matches if match.family == "ridge")
-    assert ridge.edge == edge and f"λ {edge or '≈'} " in str(ridge)
+    assert ridge.grid_bound_mark == grid_bound_mark and f"λ {grid_bound_mark or '≈'} " in str(ridge)
     counted = next(match for match in matches if match.family == "nearest_neighbours")
-    assert counted.edge != "≤"  # there are no neighbours fewer than one
+    assert counted.grid_bound_mark != "≤"  # there are no neighbours fewer than one
 
 
 def changing(xs, ys):
@@ -363,8 +363,8 @@ def test_errors_are_as_alike_as_the_angle_between_them_says():
 def layers_that_make(step):
     """A read-in and eight layers, of which the l-th answers as an iteration after step(l) steps."""
     drawn = prompts(400, task=EXACT)
-    lineup = Lineup(EXACT, drawn, [f for f in families(EXACT) if f.name in ("newton", "landweber")])
-    return match_iterations(lineup, [Opaque(step(layer)) for layer in range(9)], generator(), draws=50)
+    panel = AlgorithmPanel(EXACT, drawn, [f for f in families(EXACT) if f.name in ("newton", "landweber")])
+    return match_iterations(panel, [Opaque(step(layer)) for layer in range(9)], generator(), draws=50)
 
 
 def test_layers_of_newton_grow_linearly_beside_newton_and_exponentially_beside_gradient_descent():

@@ -12,10 +12,10 @@ from torch import Tensor
 import iclab
 from iclab.analysis import answer, references
 from iclab.analysis.risk import below, squared
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import beaten
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.measures import measure
 from iclab.models import TransformerConfig
 from iclab.predictors import Posterior, Predictor, Ridge
@@ -118,7 +118,7 @@ def subclass_of(kind: type) -> type:
     ids=lambda task: type(task).__name__,
 )
 def test_nothing_is_said_of_a_subclass(task):
-    with pytest.raises(Refusal, match=r"no closed form of the Bayes predictor is known for \w+") as told:
+    with pytest.raises(UsageError, match=r"no closed form of the Bayes predictor is known for \w+") as told:
         iclab.bayes(task)
     assert "\n" not in str(told.value)
     found = references(task)
@@ -126,13 +126,13 @@ def test_nothing_is_said_of_a_subclass(task):
 
 
 def test_the_refusal_says_how_a_predictor_is_given():
-    with pytest.raises(Refusal, match=r"iclab.theory.posterior.register\(HeavyTailed\) .* iclab.tasks.same_labels"):
+    with pytest.raises(UsageError, match=r"iclab.theory.posterior.register\(HeavyTailed\) .* iclab.tasks.same_labels"):
         iclab.bayes(TASK)
 
 
 def test_variances_of_a_subclass_are_not_known_either():
     prompts = TASK.sample(4, generator())
-    with pytest.raises(Refusal, match="known for HeavyTailed"):
+    with pytest.raises(UsageError, match="known for HeavyTailed"):
         posterior_variance(TASK, prompts)
 
 
@@ -165,7 +165,7 @@ def test_a_task_is_given_a_predictor_of_its_own_which_derived_tasks_take_over(mo
 
     assert iclab.bayes(TASK) == Ridge(0.5) == references(TASK)["bayes"]
     assert iclab.bayes(ScaledWeights(TASK, -2.0)) == Ridge(0.25)
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         iclab.bayes(subclass_of(HeavyTailed)(3, 8, noise=0.5))
 
 
@@ -225,7 +225,7 @@ def test_a_run_notes_it_in_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(posterior._posterior.rules, LinearRegression, lambda *facts: Ridge(25.0))
     evaluation = Evaluation(prompts=300, predictors=(("mine", Ridge(0.25)),))
     model, lines = TransformerConfig(n_layer=1, n_head=1, d_model=8), []
-    experiment = Experiment(BASE, model, train=Recipe(steps=2, batch=4, warmup=0.0), eval=evaluation)
+    experiment = Experiment(BASE, model, train=TrainingConfig(steps=2, batch=4, warmup=0.0), eval=evaluation)
     perform(experiment, tmp_path, lambda point: None, lines.append)
     assert sum(line.startswith("own: mine beats bayes by ") for line in lines) == 1
 

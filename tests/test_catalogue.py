@@ -24,11 +24,11 @@ from iclab.analysis import ProbeRecipe
 from iclab.experiments.study import Study, recipe, recipes
 from iclab.learning.attention_training import AttentionDescent
 from iclab.learning.random_feature_ridge import CurveLearner, Unlearned
-from iclab.learning.training import Descent, Recipe
+from iclab.learning.training import OptimizerConfig, TrainingConfig
 from iclab.measures import Workspace, evolution, measure
 from iclab.measures.monitor import watched
 from iclab.models import TransformerConfig
-from iclab.runs.store import Run, telling
+from iclab.runs.store import Run, distinguishing_keys
 from iclab.runs.worker import DONE, work
 from iclab.tasks import TokenTask
 
@@ -186,7 +186,7 @@ def brief(experiment, fewer=True):
         return replace(experiment, device="cpu", train=replace(learner, **BRIEF), eval=replace(few, every=1))
     few = replace(few, bootstrap=5)
     few = replace(few, probe=ProbeRecipe(width=4, steps=2, batch=4)) if "attention_probes" in few.analyses else few
-    few = replace(few, surgery=Recipe(**BRIEF)) if few.surgery else few
+    few = replace(few, surgery=TrainingConfig(**BRIEF)) if few.surgery else few
     experiment = replace(experiment, device="cpu", eval=few)
     if isinstance(learner, Unlearned):
         return replace(experiment, eval=replace(few, prompts=2))
@@ -224,7 +224,7 @@ def worked(experiment, folder):
 
 def few(cells, most=2, seeds=2):
     """Cells in which every setting has but its first two values, and every seed, or as many as is said."""
-    keys = [key for key in telling([cell.flat for cell in cells]) if not of_seeds(key)]
+    keys = [key for key in distinguishing_keys([cell.flat for cell in cells]) if not of_seeds(key)]
     return thinned(list(cells), keys, most, seeds)
 
 
@@ -259,7 +259,7 @@ def few_examples(task):
 
 def trained(experiment):
     """Whether by gradients."""
-    return isinstance(experiment.train, Descent)
+    return isinstance(experiment.train, OptimizerConfig)
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -301,7 +301,7 @@ def test_the_papers_recipes_are_those_that_were_published():
 
 def test_the_fast_recipe_is_the_default():
     assert recipe("fast") == {}
-    assert Recipe().targets == "sampled"
+    assert TrainingConfig().targets == "sampled"
 
 
 def swept(file, shared, folder):

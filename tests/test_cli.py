@@ -11,7 +11,7 @@ from rich.console import Console
 from iclab import cli
 from iclab.commands import report
 from iclab.commands.progress import Moving, Plain, shown
-from iclab.errors import Refusal, refuse
+from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
 from iclab.runs.store import Run, Status, runs
 from iclab.tasks import DecisionTree, LinearRegression
@@ -170,7 +170,7 @@ def test_a_bug_is_not_taken_for_bad_usage(capsys, study, monkeypatch):
 def test_a_refusal_is_still_the_error_that_is_documented():
     with pytest.raises(ValueError, match=r"a: b; c") as caught:
         refuse("a", ["b", "c"])
-    assert type(caught.value) is Refusal
+    assert type(caught.value) is UsageError
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="the second GPU is there")

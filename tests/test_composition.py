@@ -170,7 +170,7 @@ def test_folding_changes_no_answer_to_prompts(layout):
     task = DynamicalSystem(3, 6) if layout == "states" else LinearRegression(3, 6)
     prompts = task.sample(8, generator(), torch.float64)
     shape = TransformerConfig(n_layer=2, attention="softmax", layout=layout)
-    one = Transformer(3, 6, shape, generator(), task.labels).double()
+    one = Transformer(3, 6, shape, generator(), task.label_dim).double()
     with torch.no_grad():
         for weight in one.parameters():
             weight.add_(0.2 * normal(*weight.shape, rng=generator(1)))

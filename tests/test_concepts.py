@@ -86,7 +86,7 @@ def test_half_way_is_where_the_line_between_two_layers_crosses_the_middle():
 def rows_of(task, layout="interleaved"):
     drawn, targets = found(task, 400)
     shape = replace(SHAPE, layout=layout)
-    model = Transformer(3, 6, shape, generator(), task.labels).double()
+    model = Transformer(3, 6, shape, generator(), task.label_dim).double()
     made = list(token_probe_rows(model, drawn, targets, generator(), 20))
     table = {}
     for row in made:

@@ -19,16 +19,16 @@ from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai202
 from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.identity import identity
+from iclab.experiments.identity import run_id
 from iclab.experiments.mappings import flatten, put
 from iclab.experiments.outside import RETIRED
 from iclab.features import Concatenated, Features, Identity, Representation
 from iclab.learning.random_feature_ridge import FrozenLearner, FrozenRidge
 from iclab.learning.training import Learner
 from iclab.models import (
-    Architecture,
-    FrozenArchitecture,
+    FrozenModelConfig,
     LinearAttentionConfig,
+    ModelConfig,
     RandomAttentionConfig,
     RandomNetworkConfig,
     TransformerConfig,
@@ -263,8 +263,8 @@ def specimens():
         yield f"task {name}", Experiment(made(kind)), "task"
     for name, kind in shipped(Inputs).items():
         yield f"inputs {name}", Experiment(LinearRegression(3, 3, inputs=made(kind))), "task.inputs"
-    for name, kind in shipped(Architecture).items():
-        if issubclass(kind, FrozenArchitecture):
+    for name, kind in shipped(ModelConfig).items():
+        if issubclass(kind, FrozenModelConfig):
             yield f"model {name}", Experiment(KEYED, made(kind), FrozenRidge()), "model"
         elif kind.trainable and kind is not TransformerConfig:  # which is that of "plain"; test_given has the others
             yield f"model {name}", Experiment(PLAIN, made(kind)), "model"
@@ -768,8 +768,8 @@ def test_a_setting_that_is_added_later_changes_no_id():
     for name, metadata in {"before": None, "marked": {"since": "9"}, "unmarked": {}}.items():
         more = [] if metadata is None else [("later", bool, field(default=False, metadata=metadata))]
         made = make_dataclass("Later", more, bases=(LinearRegression,), frozen=True, kw_only=True)
-        ids[name] = identity({"task": config.to_mapping(made(d=3, n=5))})
-        ids[f"{name}, chosen"] = identity({"task": config.to_mapping(made(d=3, n=5, later=True))}) if more else ""
+        ids[name] = run_id({"task": config.to_mapping(made(d=3, n=5))})
+        ids[f"{name}, chosen"] = run_id({"task": config.to_mapping(made(d=3, n=5, later=True))}) if more else ""
         RETIRED.add(made)
     assert ids["before"] == ids["marked"] != ids["unmarked"] and ids["marked, chosen"] != ids["marked"]
 

@@ -11,7 +11,7 @@ from conftest import generator
 from iclab.analysis.random_features import half_error
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.random_feature_ridge import FrozenRidge
-from iclab.learning.training import Recipe, train
+from iclab.learning.training import TrainingConfig, train
 from iclab.measures.curves import predicted_levels
 from iclab.models import RandomAttentionConfig, RandomNetworkConfig, TransformerConfig
 from iclab.runs.perform import perform
@@ -43,7 +43,7 @@ def values(rows, target, predictor, quantity):
 
 def test_the_label_of_a_prompt_is_the_target_of_its_query_and_keys_and_keys_have_none():
     prompts = TASK.sample(50, generator(), torch.float64)
-    assert not prompts.ys[:, :-1].any() and TASK.at_query
+    assert not prompts.ys[:, :-1].any() and TASK.query_only
     both = labels([target for _, target in TARGETS], prompts.xs.roll(1, 1))
     torch.testing.assert_close(both.gather(1, prompts.truth.chosen.unsqueeze(1)), prompts.fs[:, -1:])
     assert set(prompts.truth.chosen.tolist()) == {0, 1}
@@ -63,7 +63,7 @@ def test_noise_is_on_the_labels_that_are_learned_from_alone():
 def test_a_transformer_can_be_trained_on_it_as_on_any_task():
     config = TransformerConfig(n_layer=1, d_model=16, layout="encoder", attention="relu")
     model = config.build(4, 5, generator())
-    train(model, TASK, Recipe(steps=2, batch=4, positions="last"), generator())
+    train(model, TASK, TrainingConfig(steps=2, batch=4, positions="last"), generator())
     assert model(*[getattr(TASK.sample(3, generator()), name) for name in ("xs", "ys")]).isfinite().all()
 
 
@@ -156,4 +156,4 @@ def test_what_a_learning_curve_would_leave_out_is_refused():
     with pytest.raises(ValueError, match=r"eval.analyses has nothing to say of FrozenRidge"):
         replace(EXPERIMENT, eval=Evaluation(analyses=("weights",)))
     with pytest.raises(ValueError, match="takes a query with its keys"):
-        replace(EXPERIMENT, train=Recipe())
+        replace(EXPERIMENT, train=TrainingConfig())

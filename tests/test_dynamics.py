@@ -17,7 +17,7 @@ from iclab.constructed.guo import dynamics_decoder
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
 from iclab.features import Representation, Windowed, windows
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.models import LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.predictors import Averaging, Ridge
 from iclab.runs.perform import perform
@@ -133,7 +133,7 @@ SHAPE = TransformerConfig(n_layer=2, n_head=1, d_model=8, layout="states")
 
 
 def test_a_run_keeps_the_representation_of_windows_and_a_model_of_vectors(tmp_path):
-    experiment = Experiment(TASK, SHAPE, Recipe(steps=2, batch=2), Evaluation(prompts=4), device="cpu")
+    experiment = Experiment(TASK, SHAPE, TrainingConfig(steps=2, batch=2), Evaluation(prompts=4), device="cpu")
     perform(experiment, tmp_path, lambda point: None, lambda line: None)
     assert TASK.constants()["B_1"].shape == (4, 6) and (tmp_path / "constants.safetensors").exists()
     drawn = TASK.sample(2, generator())
@@ -157,7 +157,7 @@ def test_what_is_measured_of_numbers_is_measured_of_vectors(analyses, tmp_path):
         shifts=(("quiet", replace(task, noise=0.1)),),
         partners=(("other", Partner(1)),) if "stitching" in analyses else (),
     )
-    experiment = Experiment(task, SHAPE, Recipe(steps=2, batch=2), told, device="cpu")
+    experiment = Experiment(task, SHAPE, TrainingConfig(steps=2, batch=2), told, device="cpu")
     points = []
     made = perform(experiment, tmp_path, points.append, lambda line: None)
     found = {(r["distribution"], r["predictor"], r["quantity"], r["position"]): r["value"] for r in made}
@@ -178,7 +178,7 @@ def test_what_is_about_numbers_is_refused_for_vectors():
     with pytest.raises(ValueError, match=r"'weights' is about labels.*'layers' is about.*'iterations' is about"):
         Experiment(TASK, SHAPE, eval=told)
     with pytest.raises(ValueError, match="LinearAttentionConfig answers numbers, and labels are vectors of 3"):
-        Experiment(TASK, LinearAttentionConfig(), Recipe())
+        Experiment(TASK, LinearAttentionConfig(), TrainingConfig())
     other = LinearRegression(3, 7)
     with pytest.raises(ValueError, match="the labels of 'still' are not of the task's kind"):
         Experiment(TASK, replace(SHAPE, layout="lagged"), eval=Evaluation(shifts=(("still", other),)))
@@ -191,7 +191,7 @@ def test_what_is_about_numbers_is_refused_for_vectors():
 class Shuffled(DynamicalSystem):
     """Vectors that are not the next input, as far as anybody says."""
 
-    moving = False
+    labels_are_next_inputs = False
 
 
 def test_nothing_is_derived_from_states_and_a_window_is_positive():

@@ -42,11 +42,11 @@ def test_words_that_an_annotation_does_not_allow_are_found():
     ("call", "words"),
     [
         (
-            "iclab.learning.training.Recipe(optimizer='adam', targets='x')",
+            "iclab.learning.training.TrainingConfig(optimizer='adam', targets='x')",
             ["unknown optimizer 'adam'", "unknown targets 'x'"],
         ),
         (
-            "next(iclab.models.Transformer(3, 6).stream(torch.zeros(1, 5, 3), torch.zeros(1, 4)))",
+            "next(iclab.models.Transformer(3, 6).residual_stream(torch.zeros(1, 5, 3), torch.zeros(1, 4)))",
             ["xs of shape (1, 5, 3)", "ys of shape (1, 4)"],
         ),
         ("iclab.models.TransformerConfig(attention='sofmax')", ["unknown attention 'sofmax'", "'softmax'?"]),

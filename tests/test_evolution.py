@@ -14,7 +14,7 @@ import iclab
 from iclab.analysis.evolution import plateau_exit, transitions
 from iclab.experiments.claims import Cell, Claim, judge
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.learning.training import Recipe, Training
+from iclab.learning.training import Training, TrainingConfig
 from iclab.measures import evolution
 from iclab.models import TransformerConfig
 from iclab.runs.store import Run
@@ -176,7 +176,7 @@ TASK = LinearRegression(2, 6, noise=0.5)
 SMALL = Experiment(
     task=TASK,
     model=TransformerConfig(n_layer=1, n_head=1, d_model=8),
-    train=Recipe(steps=12, batch=4, warmup=0.2),
+    train=TrainingConfig(steps=12, batch=4, warmup=0.2),
     eval=Evaluation(prompts=30, every=3, bootstrap=5, analyses=("evolution",)),
     device="cpu",
 )

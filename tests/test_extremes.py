@@ -10,7 +10,7 @@ import torch
 from conftest import generator
 
 import iclab
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.experiments.config import kinds
 from iclab.features import Representation
 from iclab.limits import NUMBERS, admit
@@ -146,7 +146,7 @@ def refused_or_sound(specimen: Any, name: str, value: Any, task: Any = None) -> 
     try:
         made = remade(specimen, name, value)
         made = made if task is None else task(made)
-    except Refusal as told:
+    except UsageError as told:
         assert "\n" not in str(told) and len(str(told)) < 1000
         return True
     assert finite(made.sample(2, generator())), f"{made} has prompts that are not finite"
@@ -230,7 +230,7 @@ def test_a_task_without_its_door_has_prompts_that_are_not_finite(monkeypatch: py
     ],
 )
 def test_what_cannot_be_is_refused_with_its_field_and_its_limit(make: Any, told: str):
-    with pytest.raises(Refusal, match=told):
+    with pytest.raises(UsageError, match=told):
         make()
 
 
@@ -243,12 +243,12 @@ def test_what_is_only_large_or_small_has_its_bayes_predictor():
 def test_the_largest_task_that_is_let_in_is_just_within_the_limit():
     n = NUMBERS // 2
     assert LinearRegression(1, n).held()["a prompt"] == NUMBERS
-    with pytest.raises(Refusal):
+    with pytest.raises(UsageError):
         LinearRegression(1, n + 1)
 
 
 def test_problems_of_every_field_are_told_at_once():
-    with pytest.raises(Refusal) as told:
+    with pytest.raises(UsageError) as told:
         LinearRegression(0, 0, -1.0, prior=1e-30)
     assert all(text in str(told.value) for text in ("d must", "n must", "noise must", "prior must"))
 

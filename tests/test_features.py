@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.features import Concatenated, Identity, Representation, orthogonal
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.models import TransformerConfig
 from iclab.runs.perform import perform
 from iclab.tasks import LinearRegression, RepresentationRegression, ScaledInputs
@@ -147,7 +147,7 @@ def test_labels_have_the_variance_of_the_weights_where_features_are_normalised()
 @pytest.mark.parametrize("task", [TASK, ScaledInputs(TASK, 2.0)])
 def test_a_run_keeps_the_representation_beside_its_weights(task, tmp_path):
     shape = TransformerConfig(n_layer=1, n_head=1, d_model=8)
-    experiment = Experiment(task, shape, Recipe(steps=2, batch=2), Evaluation(prompts=4), device="cpu")
+    experiment = Experiment(task, shape, TrainingConfig(steps=2, batch=2), Evaluation(prompts=4), device="cpu")
     perform(experiment, tmp_path, lambda point: None, lambda line: None)
     kept = load_file(tmp_path / "constants.safetensors")
     assert [kept[f"B_{k}"].tolist() for k in (1, 2, 3)] == [B.tolist() for B in TASK.representation.weights(3)]
@@ -155,7 +155,7 @@ def test_a_run_keeps_the_representation_beside_its_weights(task, tmp_path):
 
 def test_a_run_without_constants_has_no_file_of_them(tmp_path):
     experiment = Experiment(
-        LinearRegression(2, 3), TransformerConfig(n_layer=0), Recipe(steps=1, batch=2), Evaluation(prompts=4)
+        LinearRegression(2, 3), TransformerConfig(n_layer=0), TrainingConfig(steps=1, batch=2), Evaluation(prompts=4)
     )
     perform(replace(experiment, device="cpu"), tmp_path, lambda point: None, lambda line: None)
     assert not (tmp_path / "constants.safetensors").exists()

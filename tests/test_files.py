@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.files import LARGEST_TEXT, read_bytes, read_json, read_text
 from iclab.models.stored import open_weights
 
@@ -29,15 +29,15 @@ READERS = [read_bytes, read_text, read_json, lambda path: open_weights(path).__e
 )
 def test_only_regular_files_are_opened(read, make, told, tmp_path):
     make(tmp_path / "thing")
-    with pytest.raises(Refusal, match=f"^{tmp_path}/thing: {told}"):
+    with pytest.raises(UsageError, match=f"^{tmp_path}/thing: {told}"):
         read(tmp_path / "thing")
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_paths_that_the_system_does_not_know_are_refused(read):
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         read("a\0b")
-    with pytest.raises(Refusal, match="cannot be read: File name too long"):
+    with pytest.raises(UsageError, match="cannot be read: File name too long"):
         read("a" * 300)
 
 
@@ -54,7 +54,7 @@ def test_paths_that_the_system_does_not_know_are_refused(read):
 )
 def test_text_that_is_no_json_is_refused_in_a_line(content, told, tmp_path):
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(Refusal, match=f"^{tmp_path}/x.json: {told}") as caught:
+    with pytest.raises(UsageError, match=f"^{tmp_path}/x.json: {told}") as caught:
         read_json(tmp_path / "x.json")
     assert "\n" not in str(caught.value)
 
@@ -62,7 +62,7 @@ def test_text_that_is_no_json_is_refused_in_a_line(content, told, tmp_path):
 def test_a_file_that_is_longer_than_any_text_is_not_read(tmp_path):
     with open(tmp_path / "x", "wb") as file:
         file.truncate(LARGEST_TEXT + 1)  # a hole: it takes no room on the disk
-    with pytest.raises(Refusal, match=f"longer than {LARGEST_TEXT} bytes"):
+    with pytest.raises(UsageError, match=f"longer than {LARGEST_TEXT} bytes"):
         read_text(tmp_path / "x")
 
 
@@ -80,9 +80,9 @@ def test_files_that_hold_no_weights_are_refused_and_other_errors_are_not_hidden(
     whole = (tmp_path / "w").read_bytes()
     for length in (0, 7, 20, len(whole) - 1):
         (tmp_path / "cut").write_bytes(whole[:length])
-        with pytest.raises(Refusal, match="no file of weights"), open_weights(tmp_path / "cut"):
+        with pytest.raises(UsageError, match="no file of weights"), open_weights(tmp_path / "cut"):
             pass
-    with pytest.raises(Refusal, match="no file of weights"), open_weights(tmp_path / "w") as file:
+    with pytest.raises(UsageError, match="no file of weights"), open_weights(tmp_path / "w") as file:
         file.get_tensor("b")
     with pytest.raises(ZeroDivisionError), open_weights(tmp_path / "w"):
         raise ZeroDivisionError

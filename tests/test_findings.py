@@ -48,9 +48,13 @@ def test_without_a_bayes_predictor_the_scale_is_that_of_the_labels():
 
 def test_a_parameter_is_marked_at_the_ends_of_its_grid_and_nowhere_else():
     findings = Findings(RUN)
-    marks = [findings.edge("ridge", row("ridge", "fit_parameter", value)) for value in (0.001, 0.01, 9.99, 10.0)]
+    marks = [
+        findings.grid_bound_mark("ridge", row("ridge", "fit_parameter", value)) for value in (0.001, 0.01, 9.99, 10.0)
+    ]
     assert marks == ["≤", "", "", "≥"]
-    assert findings.edge("newton", row("newton", "fit_parameter", 1.0)) == ""  # there is nothing below one step
+    assert (
+        findings.grid_bound_mark("newton", row("newton", "fit_parameter", 1.0)) == ""
+    )  # there is nothing below one step
     assert findings.words("newton") == "Newton's iteration (≥ 24 steps)"
 
 

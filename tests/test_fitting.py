@@ -6,7 +6,7 @@ from conftest import generator
 from safetensors.torch import load_file
 
 from iclab.learning.fitting import Moments, RidgeFit
-from iclab.learning.training import Recipe, train
+from iclab.learning.training import TrainingConfig, train
 from iclab.models import LinearAttention, LinearAttentionConfig, LinearModel, TransformerConfig
 from iclab.tasks import DecisionTree, FinitePool, LinearRegression, UnitNormal
 
@@ -73,7 +73,7 @@ def test_it_is_saved_with_its_shape(tmp_path):
 
 
 def test_it_can_be_trained_by_gradient_descent_as_well():
-    recipe = Recipe(steps=400, batch=64, lr=0.05)
+    recipe = TrainingConfig(steps=400, batch=64, lr=0.05)
     trained = train(LinearAttention(3, 7), TASK, recipe, generator())
     fitted = LinearAttention(3, 7)
     RidgeFit(prompts=20_000).fit(fitted, TASK, generator(1))
@@ -93,7 +93,7 @@ def solved(fit, chunk, monkeypatch, task=TASK):
     model = LinearAttention(task.d, task.n)
     moments = fit.fit(model, task, generator())
     rng, pieces = generator(), []
-    at = slice(task.n - 1, task.n) if fit.at_query else slice(None)
+    at = slice(task.n - 1, task.n) if fit.query_only else slice(None)
     size = task.n * task.d + len(range(task.n)[at]) * len(model.theta)
     left = fit.prompts
     while left:
@@ -156,8 +156,8 @@ def test_what_cannot_be_fitted_is_refused():
     assert RidgeFit(prompts=3).problems_for(TASK, LinearAttentionConfig()) == []
     (problem,) = RidgeFit(prompts=3).problems_for(TASK, TransformerConfig())
     assert "linear in its parameters, given TransformerConfig" in problem
-    assert Recipe().problems_for(FinitePool(TASK, 2), LinearAttentionConfig()) == []
-    (problem,) = Recipe(targets="posterior_mean").problems_for(DecisionTree(3, 3), LinearAttentionConfig())
+    assert TrainingConfig().problems_for(FinitePool(TASK, 2), LinearAttentionConfig()) == []
+    (problem,) = TrainingConfig(targets="posterior_mean").problems_for(DecisionTree(3, 3), LinearAttentionConfig())
     assert "posterior_mean" in problem
     with pytest.raises(ValueError, match=r"prompts must be at least 1, given 0") as error:
         RidgeFit(prompts=0, penalty=-1.0)

@@ -18,7 +18,7 @@ from iclab.analysis.next_token import chances, continued, hits, losses, mean_ask
 from iclab.analysis.references import references
 from iclab.experiments import config, experiment
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.learning.token_training import TokenRecipe, TokenTraining
+from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
 from iclab.measures import evolution
 from iclab.models import TokenTransformer, TokenTransformerConfig, VectorTransformer, VectorTransformerConfig
 from iclab.predictors import ContextClasses, KnownClasses
@@ -58,9 +58,11 @@ def test_the_last_class_occurs_as_often_as_asked_and_every_label_is_that_of_its_
     for part in (task, replace(task, part="relabelled"), replace(task, part="in_weights")):
         drawn = part.sample(16, generator(seed))
         assert (
-            drawn.tokens.shape == (16, 9, 16) and drawn.asked.sum(1).tolist() == [1] * 16 and drawn.asked[:, -1].all()
+            drawn.tokens.shape == (16, 9, 16)
+            and drawn.answer_mask.sum(1).tolist() == [1] * 16
+            and drawn.answer_mask[:, -1].all()
         )
-        assert drawn.options.gather(1, drawn.targets)[drawn.asked].all()
+        assert drawn.options.gather(1, drawn.targets)[drawn.answer_mask].all()
         assert_bursts(part, drawn)
 
 
@@ -339,7 +341,7 @@ def test_training_moves_all_weights_but_nothing_that_stands_for_an_item():
     task = replace(SMALL, d=8)
     model = SHAPE.build(task.vocab, task.n, generator())
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    training = TokenTraining(model, task, TokenRecipe(steps=3, batch=8, warmup=0.0), generator())
+    training = TokenTraining(model, task, TokenTrainingConfig(steps=3, batch=8, warmup=0.0), generator())
     for _ in range(3):
         training.advance()
     still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
@@ -352,7 +354,7 @@ def test_training_moves_all_weights_but_nothing_that_stands_for_an_item():
 
 def test_a_run_on_classes_is_measured_on_every_part_and_followed_on_each(tmp_path):
     task = replace(SMALL, d=8)
-    one = Experiment(task, SHAPE, TokenRecipe(steps=4, batch=2), Evaluation(prompts=12, every=2), device="cpu")
+    one = Experiment(task, SHAPE, TokenTrainingConfig(steps=4, batch=2), Evaluation(prompts=12, every=2), device="cpu")
     (tmp_path / "config.toml").write_text(config.dump(one.mapping()))
     assert Experiment.read(tmp_path / "config.toml") == one
     points = []
@@ -381,7 +383,7 @@ def test_many_bursty_classes_are_learned_in_context_and_few_by_heart():
     for classes, better, worse in ((512, "in_context", "in_weights"), (16, "in_weights", "in_context")):
         task = GaussianClasses(classes=classes, labels=16, pairs=4, burst=2, d=31)
         training = TokenTraining(
-            shape.build(16, task.n, generator()), task, TokenRecipe(steps=3000, lr=1e-3), generator()
+            shape.build(16, task.n, generator()), task, TokenTrainingConfig(steps=3000, lr=1e-3), generator()
         )
         for _ in range(3000):
             training.advance()

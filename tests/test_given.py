@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import iclab
 from iclab.commands import report
 from iclab.commands.sweep import prepare
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.experiments.study import Study
 from iclab.models import Pretrained, TokenTransformerConfig, TransformerConfig
 from iclab.runs import worker
@@ -117,7 +117,7 @@ def test_a_model_that_iclab_saved_is_known_by_its_content(tmp_path):
     assert not torch.equal(Pretrained(path=str(tmp_path / "a")).build(rng=torch.Generator())(xs, ys), model(xs, ys))
     shape.save(shape.build(2, 5, torch.Generator().manual_seed(8)), tmp_path / "a" / "weights.safetensors")
     assert Study.read(study_of(tmp_path, paths[0])).cells[0].experiment.id != ids[1]
-    with pytest.raises(Refusal, match="has changed"):
+    with pytest.raises(UsageError, match="has changed"):
         iclab.load_model(run.folder)
 
 
@@ -175,12 +175,12 @@ def test_what_is_no_model_is_told_in_a_line(model, words, tmp_path, monkeypatch)
     (tmp_path / "empty").mkdir()
     path = study_of(tmp_path, model)
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(Refusal, match=words) as told:
+    with pytest.raises(UsageError, match=words) as told:
         Study.read(path)
     assert len(str(told.value).splitlines()) == 1
 
 
 def test_a_file_without_the_shape_of_its_model_is_told(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors", {"other": json.dumps({})})
-    with pytest.raises(Refusal, match="no transformer of iclab was saved in this file"):
+    with pytest.raises(UsageError, match="no transformer of iclab was saved in this file"):
         Study.read(study_of(tmp_path, f'path = "{tmp_path / "w.safetensors"}"'))

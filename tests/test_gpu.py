@@ -8,8 +8,8 @@ import torch
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.features import Representation
-from iclab.learning.token_training import TokenRecipe
-from iclab.learning.training import Recipe, Training
+from iclab.learning.token_training import TokenTrainingConfig
+from iclab.learning.training import Training, TrainingConfig
 from iclab.models import (
     PointerTransformerConfig,
     TokenTransformerConfig,
@@ -80,7 +80,7 @@ def test_a_transformer_answers_as_on_the_cpu(layout, attention):
 def test_training_learns_saves_and_resumes(precision, optimizer, tmp_path):
     def fresh():
         model = Transformer(4, 9, TransformerConfig(n_layer=2)).cuda()
-        recipe = Recipe(steps=300, precision=precision, optimizer=optimizer)
+        recipe = TrainingConfig(steps=300, precision=precision, optimizer=optimizer)
         return Training(model, BASE, recipe, torch.Generator("cuda").manual_seed(0))
 
     training = fresh()
@@ -95,7 +95,7 @@ def test_training_learns_saves_and_resumes(precision, optimizer, tmp_path):
 
 def test_a_run_goes_through_and_algorithms_are_identified(tmp_path):
     shape = TransformerConfig(n_layer=1, d_model=16)
-    made = Experiment(BASE, shape, Recipe(steps=20), Evaluation(prompts=64, every=10), device="cuda")
+    made = Experiment(BASE, shape, TrainingConfig(steps=20), Evaluation(prompts=64, every=10), device="cuda")
     assert perform(made, tmp_path, lambda point: None, lambda line: None)
     assert perform(replace(made, device="auto"), tmp_path, lambda point: None, lambda line: None)
     there, _ = on_both(BASE, batch=200)
@@ -106,6 +106,6 @@ def test_a_run_goes_through_and_algorithms_are_identified(tmp_path):
 def test_a_run_over_tokens_goes_through(name, tmp_path):
     task, model, analyses = TOKENS[name]
     measured = Evaluation(prompts=32, analyses=analyses)
-    made = Experiment(task, model, TokenRecipe(steps=4), measured, device="cuda")
+    made = Experiment(task, model, TokenTrainingConfig(steps=4), measured, device="cuda")
     rows = perform(made, tmp_path, lambda point: None, lambda line: None)
     assert {row["quantity"] for row in rows} >= {"accuracy", "loss"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.experiments import grid, study
 from iclab.experiments.mappings import flatten, merge, put
 from iclab.experiments.study import Study
@@ -29,7 +29,7 @@ def written(folder, text="", name="study_file.toml"):
 
 
 def refusal(call, *arguments):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UsageError) as caught:
         call(*arguments)
     return str(caught.value).splitlines()
 

@@ -54,7 +54,7 @@ def test_a_decoder_over_states_descends_on_windows_of_them_as_a_loop_does(seed, 
 
 def test_after_its_layers_inputs_hold_the_representation_and_labels_a_copy_of_it():
     phi, (xs, ys) = network(2, 3, 3), prompts(2, 4, batch=3)
-    *_, after, copied = list(ridge_decoder(phi, 4, 2, 0.1, 0.5).stream(xs, ys))[:4]
+    *_, after, copied = list(ridge_decoder(phi, 4, 2, 0.1, 0.5).residual_stream(xs, ys))[:4]
     u, c = slice(3, 6), slice(6, 9)
     torch.testing.assert_close(after[:, ::2, u], phi(xs), atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(copied[:, 1::2, c], phi(xs)[:, :-1], atol=1e-12, rtol=1e-12)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import iclab
-from iclab.analysis import Family, Lineup, excess, families, identify, match_iterations, report
+from iclab.analysis import AlgorithmPanel, Family, excess, families, identify, match_iterations, report
 from iclab.analysis.minima import minima
 from iclab.analysis.risk import squared
 from iclab.analysis.spectra import Spectra
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import Findings
 from iclab.learning.fitting import RidgeFit
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.measures import measure
 from iclab.measures.monitor import ExampleMonitor
 from iclab.models import LinearAttention, TransformerConfig
@@ -55,7 +55,7 @@ def prompts(batch, seed=0, task=TASK):
     return task.sample(batch, generator(seed), torch.float64)
 
 
-LINEUP = Lineup(TASK, prompts(80))
+LINEUP = AlgorithmPanel(TASK, prompts(80))
 
 
 class Scheduled(Predictor):
@@ -78,17 +78,17 @@ def parameters(family, fractions):
     return values.round() if family.counts else values
 
 
-def assert_found(lineup, name, values):
+def assert_found(panel, name, values):
     """The law: a member of a family is nearest to that family or to one that answers the same, and its distance from
     the family and from its parameter is rounding."""
-    family = next(each for each in lineup.families if each.name == name)
+    family = next(each for each in panel.families if each.name == name)
     member = Scheduled(MAKE[name], values)
-    matches = lineup.identify(member, generator(1), draws=50)
+    matches = panel.identify(member, generator(1), draws=50)
     mine = next(match for match in matches if match.family == name)
     assert name in (matches[0].family, *matches[0].alike)
     if family.counts:  # several numbers of steps can be right on one half of the prompts
         return
-    size = member(lineup.prompts.xs, lineup.prompts.ys).square().mean()
+    size = member(panel.prompts.xs, panel.prompts.ys).square().mean()
     assert mine.distance.mean() <= 1e-16 * size
     if family.parameter:
         torch.testing.assert_close(mine.fitted[1:], values[1:], rtol=1e-4, atol=0.0)  # a slight penalty hardly shows
@@ -114,14 +114,14 @@ def test_a_lineup_that_knows_nothing_between_grid_points_breaks_the_law(name):
     among = [replace(family, between=None) for family in families(TASK, points=5)]
     family = next(each for each in LINEUP.families if each.name == name)
     with pytest.raises(AssertionError):
-        assert_found(Lineup(TASK, prompts(80), among), name, parameters(family, [0.4] * 9))
+        assert_found(AlgorithmPanel(TASK, prompts(80), among), name, parameters(family, [0.4] * 9))
 
 
 def test_descent_of_a_constant_rate_is_told_with_its_number_of_steps():
     task, unit = LinearRegression(5, 17, 0.5), 1 / (torch.arange(17.0) + 6)
-    lineup = Lineup(task, task.sample(100, generator(1)))
+    panel = AlgorithmPanel(task, task.sample(100, generator(1)))
     for steps, eta in ((1, 0.1), (2, 0.1), (3, 0.3), (4, 0.2)):
-        best = lineup.identify(GradientDescent(steps, eta * unit), generator(2), draws=50)[0]
+        best = panel.identify(GradientDescent(steps, eta * unit), generator(2), draws=50)[0]
         assert best.family == f"gradient_descent_{steps}" and best.alike == () and best.probability == 1
         assert best.typical == pytest.approx(eta, rel=1e-5)  # of prompts and answers in single precision
 
@@ -169,8 +169,8 @@ def test_the_error_of_a_fitted_parameter_is_as_large_as_it_scatters():
     (ridge,) = (replace(f, grid=grid, members=[]) for f in families(TASK) if f.name == "ridge")
     for seed in range(40):
         blur = noise * torch.randn(100, 9, generator=generator(100 + seed), dtype=torch.float64)
-        lineup = Lineup(TASK, prompts(100, seed), [ridge])
-        fits += lineup.fit(lambda xs, ys, blur=blur: Ridge(0.4)(xs, ys) + blur)
+        panel = AlgorithmPanel(TASK, prompts(100, seed), [ridge])
+        fits += panel.fit(lambda xs, ys, blur=blur: Ridge(0.4)(xs, ys) + blur)
     fitted, errors = (torch.stack([getattr(fit, name)[5] for fit in fits]) for name in ("fitted", "stderr"))
     assert 0.67 < errors.median() / fitted.std() < 1.5  # three of these
     assert (fitted.mean() - 0.4).abs() < 5 * fitted.std() / 40**0.5
@@ -214,14 +214,16 @@ def test_answers_that_are_not_finite_are_refused_with_their_place():
         return ys.index_put((torch.tensor([7, 9]), torch.tensor([3, 5])), torch.tensor(torch.nan).double())
 
     where = r"answer is not finite in 2 of 40 prompts and 2 of 9 positions, first in prompt 7 at position 3"
-    lineup = Lineup(TASK, prompts(40), [family for family in families(TASK) if family.name in ("newton", "landweber")])
-    for ask in (lineup.distances, lambda f: lineup.identify(f, generator())):
+    panel = AlgorithmPanel(
+        TASK, prompts(40), [family for family in families(TASK) if family.name in ("newton", "landweber")]
+    )
+    for ask in (panel.distances, lambda f: panel.identify(f, generator())):
         with pytest.raises(ValueError, match=where):
             ask(broken)
     with pytest.raises(ValueError, match=r"match_iterations: the answer of layer 1 is not finite in 2 of 40 prompts"):
-        match_iterations(lineup, [Newton(1), broken, Newton(2)], generator())
+        match_iterations(panel, [Newton(1), broken, Newton(2)], generator())
     with pytest.raises(ValueError, match=r"unknown family 'newtn'\. Did you mean 'newton'"):
-        match_iterations(lineup, [Newton(1)], generator(), names=["newtn"])
+        match_iterations(panel, [Newton(1)], generator(), names=["newtn"])
 
 
 def test_prompts_of_another_shape_and_broken_ones_are_refused_all_at_once():
@@ -230,7 +232,7 @@ def test_prompts_of_another_shape_and_broken_ones_are_refused_all_at_once():
     drawn = prompts(10, task=LinearRegression(3, 9, 0.5))
     drawn.ys[2, 4] = torch.inf
     with pytest.raises(ValueError) as error:
-        Lineup(TASK, drawn)
+        AlgorithmPanel(TASK, drawn)
     assert "given 10; prompts have 9 examples of 3 dimensions" in str(error.value)
     assert "a label is not finite in 1 of 10 prompts and 1 of 9 positions, first in prompt 2" in str(error.value)
 
@@ -245,7 +247,7 @@ def test_an_excess_over_no_risk_is_refused_and_no_table_has_one():
         ValueError, match=r"excess: the Bayes risk is zero here, and the squared distance .* is relative"
     ):
         excess(torch.zeros_like(best), best, drawn.ys)
-    made = Experiment(KNOWN, TransformerConfig(n_layer=1, d_model=8), Recipe(steps=1), Evaluation(prompts=64))
+    made = Experiment(KNOWN, TransformerConfig(n_layer=1, d_model=8), TrainingConfig(steps=1), Evaluation(prompts=64))
     assert set(ExampleMonitor.of(made, torch.device("cpu"))(Zero())) == {"risk"}
     rows = measure(made, made.initial())
     assert {"risk", "spd", "fit_distance"} <= {row["quantity"] for row in rows}
@@ -261,8 +263,8 @@ def test_without_noise_the_excess_over_all_positions_is_what_it_was_and_late_pos
     assert excess(ridge, best, drawn.ys).value.item() == pytest.approx(ratio.item())
     with pytest.raises(ValueError, match="Bayes risk is zero"):
         excess(ridge[:, 8:], best[:, 8:], drawn.ys[:, 8:])
-    lineup = Lineup(task, drawn)
-    whole, late = (lineup.identify(Zero(), generator(), 20, part) for part in (None, slice(8, 12)))
+    panel = AlgorithmPanel(task, drawn)
+    whole, late = (panel.identify(Zero(), generator(), 20, part) for part in (None, slice(8, 12)))
     assert {match.scale for match in whole} == {"Bayes risk"} and {match.scale for match in late} == {
         "labels' mean square"
     }
@@ -273,7 +275,7 @@ def test_steps_at_the_end_of_what_was_tried_are_marked():
     task = LinearRegression(4, 9)
     chosen = [family for family in families(task) if family.name in ("newton", "landweber")]
     layers = [Newton(3), Newton(40)]
-    newton, _ = match_iterations(Lineup(task, prompts(100, task=task), chosen), layers, generator(), draws=20)
+    newton, _ = match_iterations(AlgorithmPanel(task, prompts(100, task=task), chosen), layers, generator(), draws=20)
     assert newton.edges == ("", "≥") and newton.steps.value.tolist() == [3, 24]
 
 

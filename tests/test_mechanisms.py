@@ -22,7 +22,7 @@ from iclab.analysis.cuts import (
 from iclab.analysis.roles import attribution, induction, patterns
 from iclab.constructed.induction import induction_head
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.learning.token_training import TokenRecipe
+from iclab.learning.token_training import TokenTrainingConfig
 from iclab.measures import edits
 from iclab.measures.channels import channel_rows
 from iclab.measures.heads import circuit_of
@@ -48,8 +48,8 @@ def lists(batch=24, seed=0):
 
 def test_where_heads_look_at_the_end_equals_plain_loops():
     model, prompts = list_model(), lists()
-    found, seen = list_recall.looks(model, prompts), patterns(model, prompts.tokens)
-    for b, k in enumerate(prompts.places[:, -1].tolist()):
+    found, seen = list_recall.attention_from_end(model, prompts), patterns(model, prompts.tokens)
+    for b, k in enumerate(prompts.case_ids[:, -1].tolist()):
         for layer in range(2):
             for head in range(2):
                 row = seen[layer, head, b, -1].tolist()
@@ -66,7 +66,7 @@ def test_what_parts_write_for_the_missing_item_adds_up_to_its_lead():
     model, prompts = list_model(), lists()
     said = model(prompts.tokens)[:, -1]
     for b, listed in enumerate(prompts.tokens[:, 1:5].tolist()):
-        k = int(prompts.places[b, -1])
+        k = int(prompts.case_ids[b, -1])
         rest = [said[b, item].item() for slot, item in enumerate(listed) if slot != k]
         total = sum(terms[b].item() for terms in list_recall.written(model, prompts).values())
         assert total == pytest.approx(said[b, listed[k]].item() - sum(rest) / 3)
@@ -182,11 +182,11 @@ def test_a_mover_is_found_and_its_lead_is_measured_on_prompts_that_did_not_choos
     hit = torch.zeros(2, 3, 40, dtype=torch.float64)
     hit[1, 2] = 1.0
     nothing = torch.zeros_like(hit)
-    head, found = list_recall.mover(list_recall.Looks(nothing, nothing, hit, nothing), prompts)
+    head, found = list_recall.mover_head(list_recall.AttentionFromEnd(nothing, nothing, hit, nothing), prompts)
     assert head == (1, 2) and found.value == pytest.approx(0.75)
     lucky = torch.zeros_like(hit)
     lucky[0, 1, :20] = 1.0  # on the first half alone
-    head, found = list_recall.mover(list_recall.Looks(nothing, nothing, lucky, nothing), prompts)
+    head, found = list_recall.mover_head(list_recall.AttentionFromEnd(nothing, nothing, lucky, nothing), prompts)
     assert head == (0, 1) and found.value == pytest.approx(-0.25)
 
 
@@ -227,7 +227,7 @@ def test_a_model_whose_heads_write_nothing_needs_no_route():
 
 def test_lists_of_several_lengths_are_refused():
     with pytest.raises(ValueError, match="lists must be of one length"):
-        list_recall.looks(list_model(), LaundryList(items=7, longest=4).sample(20, generator()))
+        list_recall.attention_from_end(list_model(), LaundryList(items=7, longest=4).sample(20, generator()))
 
 
 # ---- cuts ----------------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_pairs_that_are_told_are_those_that_can_compose():
 
 
 def experiment(task, analyses, model, prompts=12):
-    recipe, evaluation = TokenRecipe(steps=0, batch=2), Evaluation(prompts=prompts, analyses=analyses)
+    recipe, evaluation = TokenTrainingConfig(steps=0, batch=2), Evaluation(prompts=prompts, analyses=analyses)
     return Experiment(task, model, recipe, evaluation, device="cpu")
 
 

@@ -10,7 +10,7 @@ from conftest import generator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.models import (
     LinearAttention,
     PointerTransformer,
@@ -77,7 +77,7 @@ def test_a_file_is_loaded_bit_by_bit_and_ends_stay_tied(saved):
 def test_settings_that_are_odd_are_refused_with_the_file(change, told, saved):
     _, path = saved
     retold(path, lambda shape: json.dumps(shape | {"config": shape["config"] | change}))
-    with pytest.raises(Refusal, match=f"^{path}: .*{told}") as caught:
+    with pytest.raises(UsageError, match=f"^{path}: .*{told}") as caught:
         TokenTransformer.load(path)
     assert "\n" not in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_settings_that_are_odd_are_refused_with_the_file(change, told, saved):
 def test_shapes_that_are_odd_are_refused_with_the_file(change, told, saved):
     _, path = saved
     retold(path, lambda shape: json.dumps(change(shape)))
-    with pytest.raises(Refusal, match=f"^{path}: .*{told}"):
+    with pytest.raises(UsageError, match=f"^{path}: .*{told}"):
         TokenTransformer.load(path)
 
 
@@ -106,7 +106,7 @@ def test_shapes_that_are_odd_are_refused_with_the_file(change, told, saved):
 def test_a_shape_that_is_no_json_is_refused(text, saved):
     _, path = saved
     retold(path, lambda shape: text)
-    with pytest.raises(Refusal, match=f"^{path}: what it tells of the token transformer: not JSON"):
+    with pytest.raises(UsageError, match=f"^{path}: what it tells of the token transformer: not JSON"):
         TokenTransformer.load(path)
 
 
@@ -126,15 +126,15 @@ def test_a_shape_that_is_no_json_is_refused(text, saved):
 def test_weights_that_are_odd_are_refused_with_the_file(change, told, saved):
     _, path = saved
     retold(path, json.dumps, change)
-    with pytest.raises(Refusal, match=f"^{path}: {told}"):
+    with pytest.raises(UsageError, match=f"^{path}: {told}"):
         TokenTransformer.load(path)
 
 
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "m")
-    with pytest.raises(Refusal, match=f"^{tmp_path}/m: not a regular file"):
+    with pytest.raises(UsageError, match=f"^{tmp_path}/m: not a regular file"):
         Transformer.load(tmp_path / "m")
-    with pytest.raises(Refusal, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         Transformer.load(tmp_path / "none")
 
 
@@ -169,7 +169,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     ],
 )
 def test_sizes_beyond_all_bounds_are_refused_before_memory_is_taken(make, told):
-    with pytest.raises(Refusal, match=told):
+    with pytest.raises(UsageError, match=told):
         make()
 
 
@@ -186,7 +186,7 @@ def test_sizes_beyond_all_bounds_are_refused_before_memory_is_taken(make, told):
 )
 def test_settings_of_another_kind_are_refused_at_the_door(config, field, given, told):
     object.__setattr__(config, field, given)  # the constructor's own types are checked by beartype in tests alone
-    with pytest.raises(Refusal, match=told):
+    with pytest.raises(UsageError, match=told):
         config.__post_init__()
 
 

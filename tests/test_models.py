@@ -345,7 +345,7 @@ def test_every_activation_can_be_read_and_put_back_without_a_trace(layout, shape
 def test_the_stream_is_the_embedding_and_what_each_block_leaves():
     one = model("lagged", SHAPES["softmax with MLP"])
     prompts = LinearRegression(3, 6).sample(2, generator(), torch.float64)
-    stream = list(one.stream(prompts.xs, prompts.ys))
+    stream = list(one.residual_stream(prompts.xs, prompts.ys))
     values = one.read(prompts.xs, prompts.ys, ["embed", "blocks.0.resid_post", "blocks.1.resid_post"])
     assert len(stream) == 3
     for here, named in zip(stream, values.values(), strict=True):

@@ -9,7 +9,18 @@ from test_composition import EXACT, normal
 
 from iclab.analysis.circuits import ov
 from iclab.analysis.edits import with_components
-from iclab.analysis.movers import answered, cut, direct, feeding, mover, named, pattern, steered, without, written
+from iclab.analysis.movers import (
+    answered,
+    cut,
+    direct,
+    name_mover_head,
+    named,
+    pattern,
+    s_inhibition,
+    steered,
+    without,
+    written,
+)
 from iclab.analysis.patching import ablation, path
 from iclab.analysis.roles import attribution, patterns
 from iclab.analysis.steering import component, write
@@ -53,14 +64,14 @@ def test_slots_and_the_answer_are_those_of_plain_loops(task):
     found = named(prompts)
     for i, row in enumerate(prompts.tokens.tolist()):
         options = prompts.options[i].nonzero().flatten().tolist()
-        end = prompts.asked[i].tolist().index(True)
+        end = prompts.answer_mask[i].tolist().index(True)
         slots = sorted(row.index(option) for option in options)
         assert found.slots[i].tolist() == slots and found.end[i] == end
         assert row[slots[found.index[i]]] == prompts.targets[i, end]
         assert found.options[i].tolist()[0] == prompts.targets[i, end] and set(found.options[i].tolist()) == set(
             options
         )
-    assert torch.equal(found.index, prompts.places.gather(1, found.end.unsqueeze(1)).squeeze(1))
+    assert torch.equal(found.index, prompts.case_ids.gather(1, found.end.unsqueeze(1)).squeeze(1))
 
 
 def test_prompts_that_do_not_ask_once_for_one_of_equally_many_are_refused():
@@ -102,18 +113,18 @@ def test_answers_at_the_end_and_direct_effects_are_those_of_the_whole_model(shap
 def test_the_mover_is_the_head_of_most_inhibition_unless_it_writes_against_the_answer():
     one, prompts = model(seed=4), named(PROMPTS)
     score = prompts.score(patterns(one, prompts.tokens)).mean(-1)
-    found = mover(one, prompts)
+    found = name_mover_head(one, prompts)
     assert found[0] > 0 and direct(one, prompts)[found].mean() > 0
     for head in ((layer, a) for layer in (1, 2) for a in (0, 1)):
         assert score[head] <= score[found] or direct(one, prompts)[head].mean() <= 0
     rows = slice(6 * found[1], 6 * found[1] + 6)
     one.attention(found[0]).out.weight[:, rows] *= -1  # looks as before, and now writes against it
-    assert mover(one, prompts) != found
+    assert name_mover_head(one, prompts) != found
 
 
 def test_a_model_of_one_layer_has_no_mover_that_hears():
     with pytest.raises(ValueError, match="no head hears another"):
-        mover(model(n_layer=1), named(PROMPTS))
+        name_mover_head(model(n_layer=1), named(PROMPTS))
 
 
 # ---- what feeds them -----------------------------------------------------------------------------------------------
@@ -124,7 +135,7 @@ def test_a_model_of_one_layer_has_no_mover_that_hears():
 @torch.no_grad()
 def test_what_a_head_feeds_is_what_is_lost_along_its_path_into_the_queries(shape, of):
     one, prompts = model(**shape), named(PROMPTS)
-    lost = feeding(one, prompts, of)
+    lost = s_inhibition(one, prompts, of)
     assert lost.shape == (of[0], 2, 12)
     for sender in ((layer, a) for layer in range(of[0]) for a in (0, 1)):
         nothing = torch.zeros(12, TASK.n, 6).double()
@@ -139,7 +150,7 @@ def test_what_a_head_feeds_is_what_is_lost_along_its_path_into_the_queries(shape
 def test_a_head_that_also_changes_others_on_the_way_feeds_less_than_its_ablation_takes():
     one, prompts = model(), named(PROMPTS)
     whole = score_of(one, prompts, (2, 0)) - score_of(one, prompts, (2, 0), ablation(one, [(0, 1)], "zero"))
-    assert (feeding(one, prompts, (2, 0))[0, 1] - whole).abs().max() > 1e-3
+    assert (s_inhibition(one, prompts, (2, 0))[0, 1] - whole).abs().max() > 1e-3
 
 
 def test_scores_that_have_no_such_path_are_refused():
@@ -176,7 +187,7 @@ def test_the_component_that_was_planted_is_the_one_that_is_missed_and_the_head_t
     one.attention(1).q.weight[:12] = torch.outer(normal(12, rng=generator(3)), v)
     other = one.attention(0).out.weight[:, 12:]
     other -= torch.outer(v, v @ other)
-    lost = feeding(one, prompts, (1, 0)).abs().mean(-1)[0]
+    lost = s_inhibition(one, prompts, (1, 0)).abs().mean(-1)[0]
     assert lost[0] > 1e-3 and lost[1] < 1e-12
     found = cut(one, prompts, (1, 0), (0, 0)).abs().mean(-1)
     assert found[3] > 1e-3 and found[torch.arange(12) != 3].max() < 1e-12
@@ -220,8 +231,8 @@ def test_rows_are_of_heads_found_on_one_half_and_measured_on_the_other():
     one, prompts = model(seed=4, n_layer=2), task.sample(40, generator(5))
     found = told(one, task, prompts)
     finding, held = named(prompts[:20]), named(prompts[20:])
-    of = mover(one, finding)
-    feeder = (0, int(feeding(one, finding, of).mean(-1).argmax()))
+    of = name_mover_head(one, finding)
+    feeder = (0, int(s_inhibition(one, finding, of).mean(-1).argmax()))
     assert found["mover_inhibition"] == pytest.approx(score_of(one, held, of).mean().item())
     lost = (
         score_of(one, held, of).mean()

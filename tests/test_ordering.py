@@ -18,7 +18,7 @@ from iclab.tasks.ordering import walk
 
 def taken_apart(task, prompts):
     """Items and answer of each prompt, read from its tokens, and the questions: targets where they are asked."""
-    lists = (x.tolist() for x in (prompts.tokens, prompts.asked, prompts.targets))
+    lists = (x.tolist() for x in (prompts.tokens, prompts.answer_mask, prompts.targets))
     for row, asked, targets in zip(*lists, strict=True):
         at = row.index(task.items + 1)
         assert row[0] == task.items
@@ -94,5 +94,5 @@ def test_a_pointer_that_closes_can_name_every_answer_and_one_that_does_not_never
         said = config.build(task.vocab, task.n, generator())(prompts.tokens).exp()
         right = said.gather(2, prompts.targets.unsqueeze(2)).squeeze(2)
         at_end = prompts.targets == task.vocab - 1
-        assert (right[prompts.asked & ~at_end] > 1e-6).all()
-        assert (right[prompts.asked & at_end] > 1e-6).all() == ends
+        assert (right[prompts.answer_mask & ~at_end] > 1e-6).all()
+        assert (right[prompts.answer_mask & at_end] > 1e-6).all() == ends

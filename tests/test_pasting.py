@@ -9,7 +9,7 @@ from test_models import assert_causal, assert_uses_the_past
 
 from iclab.analysis import Stitched, new_read_in, paste, pasting
 from iclab.analysis.pasting import READ_INS
-from iclab.learning.training import Recipe, train
+from iclab.learning.training import TrainingConfig, train
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.tasks import LinearRegression
@@ -70,8 +70,8 @@ def test_read_ins_are_what_they_are_called():
     xs[:, 0] = other.xs[:, 0]
     for kind, (own, after) in changed.items():
         read_in = new_read_in(kind, upper, 3, 6, generator())
-        *_, before = read_in.stream(drawn.xs, drawn.ys)
-        *_, now = read_in.stream(xs, drawn.ys)
+        *_, before = read_in.residual_stream(drawn.xs, drawn.ys)
+        *_, now = read_in.residual_stream(xs, drawn.ys)
         moved = (before - now).abs().amax((0, 2)) > 1e-6
         assert moved[own] and moved[1] == bool(after) and moved[2:].any() == (kind == "one_layer")
         assert read_in.config.d_model == 16 and read_in.config.n_layer == (kind == "one_layer")
@@ -90,7 +90,7 @@ def test_training_a_pasted_model_changes_no_bit_of_the_frozen_part_and_all_of_th
     upper = source()
     pasted = paste(new_read_in(kind, upper, 3, 6, generator()), upper, 1)
     given, below, above = weights(upper), weights(pasted.lower), weights(pasted.upper)
-    train(pasted, TASK, Recipe(steps=5, warmup=0), generator())
+    train(pasted, TASK, TrainingConfig(steps=5, warmup=0), generator())
     for before, now in ((given, weights(upper)), (given, weights(pasted.upper)), (above, weights(pasted.upper))):
         assert all(torch.equal(before[name], now[name]) for name in before)
     moved = {name for name, value in pasted.lower.state_dict().items() if not torch.equal(value, below[name])}
@@ -102,7 +102,7 @@ def test_training_a_pasted_model_changes_no_bit_of_the_frozen_part_and_all_of_th
 def test_freezing_matters():
     upper = source()
     thawed = Stitched(new_read_in("linear", upper, 3, 6, generator()), upper, 0, 1, learns=["lower", "upper"])
-    train(thawed, TASK, Recipe(steps=1, warmup=0), generator())
+    train(thawed, TASK, TrainingConfig(steps=1, warmup=0), generator())
     assert any(not torch.equal(value, upper.state_dict()[name]) for name, value in thawed.upper.state_dict().items())
 
 

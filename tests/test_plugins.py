@@ -18,13 +18,13 @@ from iclab.analysis import answer, identify
 from iclab.cli import main
 from iclab.commands import report
 from iclab.commands.sweep import prepare
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.experiments import experiment, plugins, trials
 from iclab.experiments.config import kinds
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import Import
 from iclab.experiments.study import Study
-from iclab.models import AnyArchitecture, Architecture, FrozenArchitecture, TransformerConfig
+from iclab.models import AnyModelConfig, FrozenModelConfig, ModelConfig, TransformerConfig
 from iclab.predictors import LeastSquares
 from iclab.runs import worker
 from iclab.runs.environment import write_environment
@@ -50,11 +50,11 @@ MODEL = """from dataclasses import dataclass
 import torch
 from torch import nn
 
-from iclab.models import Architecture
+from iclab.models import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyConfig(Architecture):
+class MyConfig(ModelConfig):
     def build(self, d, n, rng=None):
         return MyModel(d, rng)
 
@@ -98,7 +98,7 @@ def study_of(folder, files, imports=None, task="Mine", more=SMALL):
 
 def refused(path):
     """The one line by which a task file is refused."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UsageError) as caught:
         Study.read(path)
     lines = str(caught.value).splitlines()
     assert len(lines) == 1, lines
@@ -152,7 +152,7 @@ def test_a_comment_in_the_file_is_another_id_and_its_name_is_not(tmp_path):
     assert len(set(ids)) == 2
     settings = {"task": {"kind": "Mine"}, "imports": [{"name": "a.py", "digest": "0"}]}
     renamed = {**settings, "imports": [{"name": "b.py", "digest": "0"}]}
-    assert experiment.identity(settings) == experiment.identity(renamed)
+    assert experiment.run_id(settings) == experiment.run_id(renamed)
 
 
 def test_no_imports_leave_the_id_and_the_mapping_as_they_were():
@@ -160,7 +160,7 @@ def test_no_imports_leave_the_id_and_the_mapping_as_they_were():
     assert "imports" not in plain.mapping()
     other = experiment.Experiment(LinearRegression(2, 3), imports=(Import("sys"),))
     assert plain.id != other.id
-    assert experiment.identity({**plain.mapping(), "imports": []}) == plain.id
+    assert experiment.run_id({**plain.mapping(), "imports": []}) == plain.id
 
 
 def test_a_module_is_recorded_by_name_and_its_version_in_the_environment(tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_an_entry_point_gives_kinds_without_imports(entry, tmp_path, monkeypatch
 
 def test_a_broken_entry_point_is_one_line_that_names_it(entry, tmp_path):
     entry("no_such_module_at_all")
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UsageError) as caught:
         Study.read(study_of(tmp_path, {"own_tasks.py": TASK}))
     assert "mine" in str(caught.value) and "no_such_module_at_all" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -295,13 +295,13 @@ def test_what_cannot_be_imported_is_told_in_a_line(files, imports, words, tmp_pa
 
 
 def test_all_imports_that_fail_are_told_at_once(tmp_path):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UsageError) as caught:
         Study.read(study_of(tmp_path, {"broken.py": "1 / 0\n"}, ["broken.py", "absent.py"]))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_imports_belong_to_the_file(tmp_path):
-    with pytest.raises(Refusal, match="imports: belongs at the top of the file"):
+    with pytest.raises(UsageError, match="imports: belongs at the top of the file"):
         Study.read(study_of(tmp_path, {"own_tasks.py": TASK}), ["imports=other.py"])
 
 
@@ -441,22 +441,22 @@ class Masked(torch.nn.Module):
 
 def test_buffers_are_read_as_they_were_written(tmp_path):
     saved, path = Masked(7), tmp_path / "weights"
-    AnyArchitecture.save(SimpleNamespace(), saved, path)
+    AnyModelConfig.save(SimpleNamespace(), saved, path)
     shape = SimpleNamespace(build=lambda: Masked(0))
-    found = AnyArchitecture.load(shape, path).state_dict()
+    found = AnyModelConfig.load(shape, path).state_dict()
     assert all(torch.equal(found[name], value) for name, value in saved.state_dict().items())
     save_file({**found, "count": found["count"].float()}, path)
     with pytest.raises(ValueError, match="count is of F32, not of whole numbers"):
-        AnyArchitecture.load(shape, path)
+        AnyModelConfig.load(shape, path)
 
 
-OURS = [kind for kind in kinds(AnyArchitecture).values() if kind.__module__.startswith("iclab.") and kind.trainable]
+OURS = [kind for kind in kinds(AnyModelConfig).values() if kind.__module__.startswith("iclab.") and kind.trainable]
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
 def test_every_architecture_reads_what_it_has_written(kind, tmp_path):
-    sizes = {"d": 2, "n": 4} if issubclass(kind, Architecture) else {"vocab": 5, "n": 4}
-    shape, rng = kind(heads=3) if issubclass(kind, FrozenArchitecture) else kind(), torch.Generator().manual_seed(1)
+    sizes = {"d": 2, "n": 4} if issubclass(kind, ModelConfig) else {"vocab": 5, "n": 4}
+    shape, rng = kind(heads=3) if issubclass(kind, FrozenModelConfig) else kind(), torch.Generator().manual_seed(1)
     model = shape.build(**sizes, rng=rng)
     with torch.no_grad():
         for weights in model.parameters():

@@ -20,7 +20,7 @@ from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, VonOsw
 from iclab.constructed.start import shape as shape_of
 from iclab.experiments.config import kinds
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.measures import Workspace
 from iclab.tasks import LinearRegression, Uniform
 
@@ -69,7 +69,9 @@ def started(construction, d, n, **settings):
     evaluation = Evaluation(prompts=64, bootstrap=2, analyses=("precision",), **settings)
     task = LinearRegression(d, n, noise=0.1, inputs=Uniform())
     shape = shape_of(construction, d, n)
-    return Experiment(task, shape, Recipe(steps=0), evaluation, start=Start(construction=construction), device="cpu")
+    return Experiment(
+        task, shape, TrainingConfig(steps=0), evaluation, start=Start(construction=construction), device="cpu"
+    )
 
 
 def test_an_experiment_that_starts_from_a_construction_measures_the_same(rows):

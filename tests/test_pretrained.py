@@ -11,7 +11,7 @@ from iclab.analysis.circuits import ov
 from iclab.analysis.composition import compositions
 from iclab.analysis.edits import with_components
 from iclab.analysis.folding import folded
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.models.pretrained import load_pretrained
 from iclab.models.transformer import Attention
@@ -114,10 +114,10 @@ def test_patterns_and_the_residual_stream_equal_those_of_the_library(saved):
     for found, expected in zip(one.read(TOKENS, names).values(), said.attentions, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     *stream, last = said.hidden_states  # the last of theirs is normalised
-    for found, expected in zip(one.stream(TOKENS), [*stream, None], strict=True):
+    for found, expected in zip(one.residual_stream(TOKENS), [*stream, None], strict=True):
         if expected is not None:
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(one.norm(list(one.stream(TOKENS))[-1]), last, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(one.norm(list(one.residual_stream(TOKENS))[-1]), last, atol=1e-6, rtol=1e-6)
 
 
 @torch.no_grad()
@@ -269,7 +269,7 @@ def test_settings_that_are_odd_are_refused_with_the_file_and_the_key(changes, to
     original("gpt2", {}).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | changes))
-    with pytest.raises(Refusal, match=f"^{tmp_path}.*: .*{told}"):
+    with pytest.raises(UsageError, match=f"^{tmp_path}.*: .*{told}"):
         load_pretrained(tmp_path)
 
 
@@ -281,7 +281,7 @@ def test_weights_that_are_not_finite_or_not_floating_point_are_refused_by_name(t
     odd = [(infinite, "not finite"), (infinite.nan_to_num(torch.nan, torch.nan), "not finite")]
     for value, told in [*odd, (1e200 * kept.double(), "not finite"), *((kept.to(dtype), "is of") for dtype in whole)]:
         rewrite(tmp_path, lambda weights, value=value: weights.update({"transformer.h.1.ln_1.bias": value}))
-        with pytest.raises(Refusal, match=rf"model\.safetensors: transformer\.h\.1\.ln_1\.bias .*{told}"):
+        with pytest.raises(UsageError, match=rf"model\.safetensors: transformer\.h\.1\.ln_1\.bias .*{told}"):
             load_pretrained(tmp_path)
 
 

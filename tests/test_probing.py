@@ -14,13 +14,13 @@ from iclab.analysis import (
     algorithm_state,
     attention_probes,
     bare_prompt,
+    bootstrap_weights,
     estimate,
     features,
     layer_readouts,
     probe,
     probe_terms,
     ratio,
-    resampled,
     visible,
 )
 from iclab.analysis.probing import fit_map
@@ -348,7 +348,7 @@ def planted_r2(*by_layer, seed=0):
 
 def test_the_best_layer_is_told_with_its_depth_and_its_lead_over_controls():
     found = {"": planted_r2(0.1, 0.3, 0.8, 0.5, 0.2), "_untrained": planted_r2(0.1, 0.6, seed=1)}
-    rows = list(best_rows("moment", "p", found, [1, 4], resampled(400, 100, generator())))
+    rows = list(best_rows("moment", "p", found, [1, 4], bootstrap_weights(400, 100, generator())))
     value = {row["quantity"]: row["value"] for row in rows}
     expected = {"p_best": 0.8, "p_rise": 0.7, "p_over_untrained": 0.2, "p_depth": 0.5}
     assert {k: round(value[k], 9) for k in expected} == expected
@@ -356,7 +356,7 @@ def test_the_best_layer_is_told_with_its_depth_and_its_lead_over_controls():
     assert [(row["layer"], row["position"], row["value"]) for row in looks] == [(2, t, 2.0) for t in range(3)]
     assert next(row["stderr"] for row in rows if row["quantity"] == "p_depth") == 0
     doubtful = list(
-        best_rows("moment", "p", {"": planted_r2(0.1, 0.501, 0.5)}, [1, 4], resampled(400, 100, generator()))
+        best_rows("moment", "p", {"": planted_r2(0.1, 0.501, 0.5)}, [1, 4], bootstrap_weights(400, 100, generator()))
     )
     assert next(row["stderr"] for row in doubtful if row["quantity"] == "p_depth") > 0.1
 

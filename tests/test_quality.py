@@ -6,7 +6,7 @@ from conftest import generator
 
 from iclab.analysis import answer, excess
 from iclab.experiments.study import recipe
-from iclab.learning.training import Recipe, train
+from iclab.learning.training import TrainingConfig, train
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import LinearRegression
 from iclab.theory.posterior import bayes
@@ -23,25 +23,27 @@ def reached(task, shape, plan, seed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_default_recipe_comes_within_one_percent_of_bayes_at_d_5(seed):
-    found = reached(LinearRegression(5, 17, noise=0.5), TransformerConfig(), Recipe(), seed)
+    found = reached(LinearRegression(5, 17, noise=0.5), TransformerConfig(), TrainingConfig(), seed)
     assert found.value + 2 * found.stderr < 0.01
 
 
 def test_the_default_recipe_comes_within_two_percent_of_bayes_at_d_8():
-    found = reached(LinearRegression(8, 17, noise=0.5), TransformerConfig(d_model=48), Recipe(), 0)
+    found = reached(LinearRegression(8, 17, noise=0.5), TransformerConfig(d_model=48), TrainingConfig(), 0)
     assert found.value + 2 * found.stderr < 0.02
 
 
 @pytest.mark.parametrize("name", ["softmax", "interleaved"])
 def test_softmax_attention_with_an_mlp_comes_within_five_percent_of_bayes(name):
     settings = recipe(name)
-    shape, plan = TransformerConfig(**settings["model"]), Recipe(**settings["train"])
+    shape, plan = TransformerConfig(**settings["model"]), TrainingConfig(**settings["train"])
     found = reached(LinearRegression(5, 17, noise=0.5), shape, plan, 0)
     assert found.value + 2 * found.stderr < 0.05
 
 
 def test_the_default_recipe_does_not_leave_the_plateau_of_the_interleaved_layout():
     """Linear attention cannot pick out the token before: y is never bound to x, and the model answers zero."""
-    found = reached(LinearRegression(5, 17, noise=0.5), TransformerConfig(layout="interleaved"), Recipe(steps=3000), 0)
+    found = reached(
+        LinearRegression(5, 17, noise=0.5), TransformerConfig(layout="interleaved"), TrainingConfig(steps=3000), 0
+    )
     assert found.value > 0.5
     assert torch.isfinite(found.value)

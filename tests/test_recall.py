@@ -12,13 +12,13 @@ from test_composition import normal
 
 from iclab.analysis.circuits import ov, qk
 from iclab.analysis.composition import compositions
-from iclab.analysis.feeders import Dissection, composed, duplicate_head
-from iclab.errors import Refusal
+from iclab.analysis.s_inhibition import Dissection, composed, duplicate_head
+from iclab.errors import UsageError
 from iclab.experiments.claims import Cell, judge
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measurable import claim_problems
 from iclab.experiments.study import GIVEN, Study, given_study
-from iclab.learning.token_training import TokenRecipe, TokenTraining
+from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
 from iclab.measures import measure
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.runs.store import load
@@ -28,8 +28,8 @@ from iclab.tasks.text import HEADS, MIDDLES, NAMES, OBJECTS, PLACES, TAIL, TEMPL
 CONTROL = "Control: among unrelated names half of the time"
 BY_LUCK = {  # of random weights, as the README has it: in 5, 1 and 1 of 12 models
     "and no others than the first and the last",
-    "In half of the feeding heads the top component is missed most",
-    "One component lets the mover choose between two slots of five",
+    "In half of the S-inhibition heads the top component is missed most",
+    "One component lets the name-mover head choose between two slots of five",
 }
 TEXTS = (
     *HEADS,
@@ -64,7 +64,7 @@ def words(tmp_path_factory):
     return folder
 
 
-ANALYSES = ("shopping_lists", "indirect_objects", "text_heads", "feeders", "steering")
+ANALYSES = ("shopping_lists", "indirect_objects", "text_heads", "s_inhibition_heads", "steering")
 
 
 def experiment_of(words, prompts=40, lengths=(3, 5, 10), **shape):
@@ -72,7 +72,7 @@ def experiment_of(words, prompts=40, lengths=(3, 5, 10), **shape):
     config = TokenTransformerConfig(**({"n_layer": 2, "n_head": 2, "d_model": 24, "d_mlp": 24} | shape))
     evaluation = Evaluation(prompts=prompts, analyses=ANALYSES, dissection=Dissection(heads=2, points=5))
     task = RecallText(str(words), 200, lengths)
-    return Experiment(task, config, TokenRecipe(steps=0), evaluation, device="cpu")
+    return Experiment(task, config, TokenTrainingConfig(steps=0), evaluation, device="cpu")
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def test_rotary_queries_have_no_composition_and_the_claims_that_need_it_are_not_
     missing = {claim.name for claim in CLAIMS if claim.quantity in ("drop", "correlation", "agrees", "slope", "ends")}
     assert {name for name, outcome in told.items() if outcome == "not measured"} >= missing
     named = {one["quantity"] for one in rows}
-    assert "feeding_head" not in named and "mover_head" in named
+    assert "s_inhibition_head" not in named and "name_mover_head" in named
     assert [line for line in experiment.notes if "rotary" in line] and not experiment_of(words).notes
 
 
@@ -193,7 +193,7 @@ def test_the_duplicate_head_is_the_one_that_was_made_to_look_at_equal_tokens():
 def test_a_model_that_learned_indirect_objects_is_found_to_have(words):
     experiment = experiment_of(words, prompts=80, n_head=4, d_model=64, d_mlp=0, position_spread=1.0)
     model = TokenTransformer(200, 80, experiment.model, generator())
-    training = TokenTraining(model, experiment.task, TokenRecipe(steps=1500), generator(1))
+    training = TokenTraining(model, experiment.task, TokenTrainingConfig(steps=1500), generator(1))
     for _ in range(1500):
         training.advance()
     rows = measure(experiment, model)
@@ -213,7 +213,7 @@ def test_settings_that_measure_nothing_are_refused(words):
         RecallText(str(words), 200, (1,))
     with pytest.raises(ValueError, match=r"'steering' needs eval\.prompts of 8 or more, given 2"):
         experiment_of(words, prompts=2)
-    with pytest.raises(ValueError, match="'feeders' needs 2 layers or more"):
+    with pytest.raises(ValueError, match="'s_inhibition_heads' needs 2 layers or more"):
         experiment_of(words, n_layer=1)
     with pytest.raises(ValueError, match="'text_heads' needs softmax attention"):
         experiment_of(words, attention="linear")
@@ -225,7 +225,7 @@ def test_a_tokenizer_that_has_changed_is_another_task(words, tmp_path):
     settings = json.loads((words / "tokenizer.json").read_text())
     settings["model"]["vocab"]["more"] = 199
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
-    with pytest.raises(Refusal, match=f"has changed: it is .*, not {task.digest}"):
+    with pytest.raises(UsageError, match=f"has changed: it is .*, not {task.digest}"):
         replace(task, path=str(tmp_path))
 
 
@@ -269,7 +269,7 @@ def test_the_command_prints_verdicts_and_writes_all_numbers(folder, tmp_path, ca
 def test_the_shipped_study_is_checked_before_anything_is_measured(folder, tmp_path):
     path = given_study("recall")
     assert path == Path(__file__).parents[1] / "tasks" / "given" / "recall.toml" and path.parent in GIVEN
-    with pytest.raises(Refusal, match=r"missing key 'task\.path'"):
+    with pytest.raises(UsageError, match=r"missing key 'task\.path'"):
         Study.read(path)
     vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
     given = [f'model.path="{folder}"', f'task.path="{folder}"', f"task.vocab={vocab}"]
@@ -277,13 +277,13 @@ def test_the_shipped_study_is_checked_before_anything_is_measured(folder, tmp_pa
     assert study.heading.claims == tuple(CLAIMS) and len(study.cells) == 1
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(path.read_text().replace('quantity = "inhibition"', 'quantity = "inhibitions"'))
-    with pytest.raises(Refusal, match=r"A mover looks.*unknown quantity 'inhibitions'. Did you mean 'inhibition'"):
+    with pytest.raises(UsageError, match=r"A name-mover head attends.*unknown quantity 'inhibitions'. Did you mean 'inhibition'"):
         Study.read(wrong, given)
-    with pytest.raises(Refusal, match=f"has a vocabulary of {vocab}, and task.vocab is {vocab + 1}"):
+    with pytest.raises(UsageError, match=f"has a vocabulary of {vocab}, and task.vocab is {vocab + 1}"):
         Study.read(path, [*given[:2], f"task.vocab={vocab + 1}"])
     settings = (folder / "config.json").read_text()
     (folder / "config.json").write_text(settings.replace(": 160,", ": 90,"))
-    with pytest.raises(Refusal, match="reads at most 90 tokens, and prompts have up to"):
+    with pytest.raises(UsageError, match="reads at most 90 tokens, and prompts have up to"):
         Study.read(path, given)
 
 

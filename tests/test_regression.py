@@ -17,7 +17,7 @@ from iclab.learning.random_feature_ridge import (
     fit,
     least_errors,
 )
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.models import LinearAttentionConfig, RandomAttention, RandomAttentionConfig, RandomNetwork, random_features
 from iclab.predictors import AttentionKernel
 from iclab.tasks import Alternating, KeyAverage, LinearRegression, Power, QueryAndKeys, QueryFunction, Sphere, labels
@@ -229,7 +229,7 @@ def test_what_is_no_learning_curve_is_refused():
         "FrozenRidge needs a model of random features, given LinearAttentionConfig",
     ]
     assert FrozenRidge().problems_for(QueryAndKeys(3, 3), RandomAttentionConfig()) == []
-    (problem,) = Recipe().problems_for(QueryAndKeys(3, 3), RandomAttentionConfig())
+    (problem,) = TrainingConfig().problems_for(QueryAndKeys(3, 3), RandomAttentionConfig())
     assert "takes a query with its keys" in problem
 
 

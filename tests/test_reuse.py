@@ -12,9 +12,9 @@ import pytest
 
 from iclab import cli
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
-from iclab.files import write_whole
-from iclab.learning.token_training import TokenRecipe
-from iclab.learning.training import Recipe, Training
+from iclab.files import atomic_write
+from iclab.learning.token_training import TokenTrainingConfig
+from iclab.learning.training import Training, TrainingConfig
 from iclab.models import TokenTransformerConfig, TransformerConfig
 from iclab.runs import store as stores
 from iclab.runs import worker
@@ -50,7 +50,7 @@ TASK = LinearRegression(2, 3, noise=0.5)
 WHOLE = Experiment(
     TASK,
     TransformerConfig(n_layer=2, n_head=1, d_model=8),
-    Recipe(steps=6, batch=4),
+    TrainingConfig(steps=6, batch=4),
     Evaluation(prompts=16, bootstrap=2, every=2, shifts=(("larger", ScaledInputs(TASK, 2.0)),)),
     device="cpu",
 )
@@ -151,14 +151,14 @@ SAME = {
     "bootstrap": changed(bootstrap=3),
     "analyses": changed(prompts=400, analyses=("weights", "layers", "probes")),
     "shifts": changed(shifts=()),
-    "surgery": changed(surgery=Recipe(steps=3)),
+    "surgery": changed(surgery=TrainingConfig(steps=3)),
     "recipe": replace(WHOLE, recipe="fast"),
 }
 OTHER = {
     "seed": replace(WHOLE, seed=1),
     "task": replace(WHOLE, task=LinearRegression(2, 3, noise=0.25)),
-    "steps": replace(WHOLE, train=Recipe(steps=7, batch=4)),
-    "rate": replace(WHOLE, train=Recipe(steps=6, batch=4, lr=1e-3)),
+    "steps": replace(WHOLE, train=TrainingConfig(steps=7, batch=4)),
+    "rate": replace(WHOLE, train=TrainingConfig(steps=6, batch=4, lr=1e-3)),
     "model": replace(WHOLE, model=TransformerConfig(n_layer=1, n_head=1, d_model=8)),
     "every": changed(every=3),
     "evolution": changed(analyses=("evolution",)),
@@ -185,7 +185,7 @@ def test_the_order_of_shifts_that_are_followed_is_that_of_the_rows():
 
 def test_a_model_of_tokens_is_made_for_the_longest_shift():
     task = LaundryList(items=12, shortest=4, longest=6)
-    model, recipe = TokenTransformerConfig(n_layer=1, n_head=1, d_model=8), TokenRecipe(steps=4, batch=4)
+    model, recipe = TokenTransformerConfig(n_layer=1, n_head=1, d_model=8), TokenTrainingConfig(steps=4, batch=4)
 
     def training(**settings):
         return training_id(Experiment(task, model, recipe, Evaluation(**settings)))
@@ -297,7 +297,7 @@ def test_a_run_from_before_trainings_had_names_is_known_by_its_settings(study, s
     assert sweep(study) == 0
     run = by_prompts(study, 16)
     told = json.loads((run.folder / "status.json").read_text())
-    write_whole(run.folder / "status.json", json.dumps({k: v for k, v in told.items() if k != "training"}).encode())
+    atomic_write(run.folder / "status.json", json.dumps({k: v for k, v in told.items() if k != "training"}).encode())
     assert training_of(run) == told["training"]
     assert sweep(study, "eval.prompts=24") == 0
     assert steps.taken == 6
@@ -308,7 +308,7 @@ def test_a_training_of_another_kind_of_device_is_not_taken(study, steps):
     run = by_prompts(study, 16)
     told = {**json.loads((run.folder / "environment.json").read_text()), "device": "cuda:0"}
     content = json.dumps(told).encode()
-    write_whole(run.folder / "environment.json", content)
+    atomic_write(run.folder / "environment.json", content)
     status = run.recorded()
     digests = {**status.digests, "environment.json": stores._digest(content)}
     run.record(status, digests=digests)
@@ -393,10 +393,10 @@ def test_a_kill_in_the_midst_of_the_copy_leaves_no_half_of_a_training(study, mad
             (path.parent / f".{path.name}.{os.getpid()}.tmp").write_bytes(content[: len(content) // 2])
             raise Killed
         written += 1
-        write_whole(path, content)
+        atomic_write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "write_whole", until)
+        patch.setattr(stores, "atomic_write", until)
         try:
             with run.hold():
                 take(run, source, wanted)
@@ -434,9 +434,11 @@ def test_parts_that_were_trained_beside_the_model_are_taken_where_they_would_be_
 
 
 def test_of_another_partner_and_of_other_surgery_no_parts_are_taken(study, steps):
-    evaluation = changed(prompts=64, analyses=("stitching",), partners=(("twin", Partner(7)),), surgery=Recipe(steps=2))
+    evaluation = changed(
+        prompts=64, analyses=("stitching",), partners=(("twin", Partner(7)),), surgery=TrainingConfig(steps=2)
+    )
     other = replace(evaluation, eval=replace(evaluation.eval, partners=(("twin", Partner(8)),)))
-    longer = replace(evaluation, eval=replace(evaluation.eval, surgery=Recipe(steps=3)))
+    longer = replace(evaluation, eval=replace(evaluation.eval, surgery=TrainingConfig(steps=3)))
     same = replace(evaluation, eval=replace(evaluation.eval, prompts=80))
     source = Run(study.parent / evaluation.id)
     source.create(evaluation.mapping())

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
 from iclab.commands.bench import baselines, devices, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.streams import STREAMS, resolve, stream
+from iclab.experiments.streams import STREAMS, experiment_generator, resolve
 from iclab.learning.fitting import RidgeFit
-from iclab.learning.training import Recipe, Training
+from iclab.learning.training import Training, TrainingConfig
 from iclab.measures import measure
 from iclab.measures.monitor import curve
 from iclab.measures.rows import regions
@@ -39,7 +39,7 @@ TASK = LinearRegression(2, 6, noise=0.5)
 SMALL = Experiment(
     task=TASK,
     model=TransformerConfig(n_layer=1, n_head=1, d_model=8),
-    train=Recipe(steps=12, batch=4, warmup=0.2),
+    train=TrainingConfig(steps=12, batch=4, warmup=0.2),
     eval=Evaluation(prompts=300, every=3, shifts=(("larger", ScaledInputs(TASK, 2.0)),)),
     device="cpu",
 )
@@ -104,7 +104,7 @@ def test_a_run_cut_short_ends_with_the_same_rows_and_weights_as_an_uninterrupted
 
 def test_rows_agree_with_what_they_are_measured_from(untrained):
     model, rows = SMALL.initial(), untrained
-    prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
+    prompts = TASK.sample(300, experiment_generator(SMALL, "test", distribution="own"))
     errors = (model(prompts.xs, prompts.ys) - prompts.ys).square()
     best = (bayes(TASK)(prompts.xs, prompts.ys) - prompts.ys).square()
     assert value(rows, predictor="transformer", quantity="risk") == pytest.approx(errors.mean().item(), rel=1e-5)
@@ -117,7 +117,7 @@ def test_rows_agree_with_what_they_are_measured_from(untrained):
     )
     wide = replace(SMALL, task=LinearRegression(2, 9, noise=0.5), eval=Evaluation(prompts=300))
     over = value(measure(wide, wide.initial()), predictor="least_squares", quantity="risk", position="over")
-    drawn = wide.task.sample(300, stream(wide, "test", distribution="own"))
+    drawn = wide.task.sample(300, experiment_generator(wide, "test", distribution="own"))
     exact = (LeastSquares()(drawn.xs, drawn.ys) - drawn.ys)[:, 6:].square().mean().item()
     assert over == pytest.approx(exact, rel=1e-5)
     for row in rows:
@@ -130,7 +130,7 @@ def test_rows_agree_with_what_they_are_measured_from(untrained):
 def test_a_risk_is_told_in_units_of_the_labels_and_of_the_model(untrained, position):
     model, part = SMALL.initial(), slice(None) if position is None else slice(position, position + 1)
     rows = untrained
-    prompts = TASK.sample(300, stream(SMALL, "test", distribution="own"))
+    prompts = TASK.sample(300, experiment_generator(SMALL, "test", distribution="own"))
     labels, learned, fit = (
         (f(prompts.xs, prompts.ys) - prompts.ys)[:, part].square().mean().item()
         for f in (lambda xs, ys: 0 * ys, model, LeastSquares())
@@ -149,7 +149,7 @@ def test_classes_are_missed_as_often_as_signs_are_wrong_and_real_labels_have_no_
     few = replace(SMALL, task=task, eval=Evaluation(prompts=200, shifts=(("real", LinearRegression(2, 6)),)))
     model = few.initial()
     rows = measure(few, model)
-    prompts = task.sample(200, stream(few, "test", distribution="own"))
+    prompts = task.sample(200, experiment_generator(few, "test", distribution="own"))
     said = {"transformer": model(prompts.xs, prompts.ys), "least_squares": LeastSquares()(prompts.xs, prompts.ys)}
     wrong = {name: ((f > 0) != (prompts.ys > 0)).double().mean().item() for name, f in said.items()}
     for name, share in wrong.items():
@@ -182,7 +182,7 @@ def test_positions_are_averaged_in_regions_that_part_them_at_the_threshold():
 
 def test_a_model_whose_last_error_alone_counted_is_judged_by_its_last_answer(tmp_path):
     last = replace(SMALL, train=replace(SMALL.train, positions="last"), model=replace(SMALL.model, layout="encoder"))
-    assert last.at_query and not SMALL.at_query
+    assert last.query_only and not SMALL.query_only
     rows = perform(last, tmp_path, lambda point: None, lambda line: None)
     at_the_end = last.task.n - 1
     mean, there = (value(rows, predictor="transformer", quantity="risk", position=i) for i in (None, at_the_end))
@@ -222,20 +222,22 @@ def test_every_number_is_finite_also_where_the_best_risk_is_zero():
 
 
 def test_streams_of_randomness_are_apart_and_belong_to_the_seed():
-    first = {name: torch.rand(3, generator=stream(SMALL, name)).tolist() for name in STREAMS}
-    again = {name: torch.rand(3, generator=stream(SMALL, name)).tolist() for name in STREAMS}
-    other = {name: torch.rand(3, generator=stream(replace(SMALL, seed=1), name)).tolist() for name in STREAMS}
+    first = {name: torch.rand(3, generator=experiment_generator(SMALL, name)).tolist() for name in STREAMS}
+    again = {name: torch.rand(3, generator=experiment_generator(SMALL, name)).tolist() for name in STREAMS}
+    other = {
+        name: torch.rand(3, generator=experiment_generator(replace(SMALL, seed=1), name)).tolist() for name in STREAMS
+    }
     assert first == again
     assert len({tuple(draw) for draw in [*first.values(), *other.values()]}) == 2 * len(STREAMS)
 
 
 def test_the_curve_is_measured_on_other_prompts_than_the_end():
-    curve, test = (TASK.sample(4, stream(SMALL, name)).xs for name in ("curve", "test"))
+    curve, test = (TASK.sample(4, experiment_generator(SMALL, name)).xs for name in ("curve", "test"))
     assert not torch.equal(curve, test)
 
 
 def test_the_curve_counts_every_step_once():
-    training = Training(SMALL.initial(), TASK, SMALL.train, stream(SMALL, "train"))
+    training = Training(SMALL.initial(), TASK, SMALL.train, experiment_generator(SMALL, "train"))
     points = list(curve(SMALL, training))
     assert [p["step"] for p in points] == [3, 6, 9, 12] and all(p["steps"] == 12 for p in points)
     assert all(np.isfinite(p["loss"]) and p["excess"] > 0 for p in points)
@@ -341,7 +343,7 @@ def test_the_margin_is_positive_for_what_the_model_is_and_negative_for_all_other
 
 def test_the_margin_is_that_of_the_nearest_other_with_the_error_of_the_pairs():
     model = answering(Ridge(0.5))
-    prompts = LONG.task.sample(400, stream(LONG, "test", distribution="own"))
+    prompts = LONG.task.sample(400, experiment_generator(LONG, "test", distribution="own"))
     learned = Ridge(0.5)(prompts.xs, prompts.ys).double()
     distance = {k: (f(prompts.xs, prompts.ys).double() - learned)[:, 9:].square().mean(-1) for k, f in NAMED}
     nearest = sorted(distance, key=lambda k: distance[k].mean())
@@ -477,7 +479,7 @@ def test_the_last_layer_read_out_is_near_what_the_model_is_near():
 
 
 def test_the_evolution_is_followed_at_powers_of_two():
-    training = Training(ANALYSED.initial(), TASK, ANALYSED.train, stream(ANALYSED, "train"))
+    training = Training(ANALYSED.initial(), TASK, ANALYSED.train, experiment_generator(ANALYSED, "train"))
     points = list(curve(ANALYSED, training))
     assert [p["step"] for p in points] == [1, 2, 3, 4, 6, 8, 9, 12]
     assert all({"ridge", "zero", "gradient_descent_1"} <= set(p["distances"]) for p in points)
@@ -487,13 +489,13 @@ def test_the_evolution_is_followed_at_powers_of_two():
     assert all(p["probes"].keys() == targets for p in points if "probes" in p)
     assert all(len(by_layer) == 2 for p in points for by_layer in p.get("probes", {}).values())
     plain = replace(ANALYSED, eval=replace(ANALYSED.eval, analyses=("evolution",)))
-    unprobed = list(curve(plain, Training(plain.initial(), TASK, plain.train, stream(plain, "train"))))
+    unprobed = list(curve(plain, Training(plain.initial(), TASK, plain.train, experiment_generator(plain, "train"))))
     assert not any("probes" in p for p in unprobed)
 
 
 def test_where_all_prompts_have_one_w_the_curve_has_no_r2_of_it(tmp_path):
     pool = replace(ANALYSED, task=FinitePool(TASK, size=1))
-    training = Training(pool.initial(), pool.task, pool.train, stream(pool, "train"))
+    training = Training(pool.initial(), pool.task, pool.train, experiment_generator(pool, "train"))
     probed = next(curve(pool, training))["probes"]
     assert "w" not in probed and "moment" in probed
 

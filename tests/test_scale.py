@@ -146,12 +146,14 @@ def test_what_is_ruled_out_adds_nothing_to_a_divergence():
 def test_hard_zeros_where_nothing_is_asked_cost_nothing():
     prompts = MultiQueryRecall(16, 16, 2).sample(8, generator())
     logs = torch.full((8, 16, 16), -inf).double()
-    logs.scatter_(2, torch.where(prompts.asked, prompts.targets, 15).unsqueeze(2), 0.0)  # right wherever it is asked
+    logs.scatter_(
+        2, torch.where(prompts.answer_mask, prompts.targets, 15).unsqueeze(2), 0.0
+    )  # right wherever it is asked
     terms = losses(logs, prompts)
-    assert not terms[~prompts.asked].isfinite().all()
+    assert not terms[~prompts.answer_mask].isfinite().all()
     assert mean_asked(terms, prompts).value == 0 and mean_asked(terms, prompts).stderr == 0
     assert all(one.value == 0 for one in by_place(terms, prompts).values())
-    unsure = torch.where(prompts.asked, torch.tensor(0.5).double().log(), nan)
+    unsure = torch.where(prompts.answer_mask, torch.tensor(0.5).double().log(), nan)
     assert mean_asked(-unsure, prompts).value.item() == pytest.approx(0.693147, abs=1e-6)
     wrong = replace(prompts, targets=(prompts.targets + 1) % 16)
     assert mean_asked(losses(logs, wrong), wrong).value == inf

@@ -16,7 +16,7 @@ from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai202
 from iclab.experiments import config
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.study import Study
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge, StochasticGradientDescent
@@ -48,7 +48,9 @@ SPECIFIED = {
 
 
 def untrained(start, model=None, **changes):
-    return Experiment(TASK, model or shape(start.construction, TASK.d, TASK.n), Recipe(steps=0), start=start, **changes)
+    return Experiment(
+        TASK, model or shape(start.construction, TASK.d, TASK.n), TrainingConfig(steps=0), start=start, **changes
+    )
 
 
 def value(rows, predictor, quantity):
@@ -84,7 +86,7 @@ def test_no_steps_measure_the_construction_as_it_is(tmp_path):
 
 
 def test_training_moves_the_weights_and_resumes_from_what_it_reached(tmp_path):
-    experiment = replace(untrained(Start(construction=GD)), train=Recipe(steps=4, batch=8))
+    experiment = replace(untrained(Start(construction=GD)), train=TrainingConfig(steps=4, batch=8))
     perform(replace(experiment, eval=Evaluation(24, bootstrap=5)), tmp_path, lambda point: None, lambda line: None)
     moved = Transformer.load(tmp_path / "weights.safetensors")
     start = experiment.initial()

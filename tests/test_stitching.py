@@ -9,7 +9,7 @@ from test_models import LAID_OUT, LAYOUT_NAMES, assert_causal, assert_uses_the_p
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
 from iclab.analysis.stitching import least_squares_map, tokens_after
 from iclab.constructed import ahn, guo, vonoswald
-from iclab.learning.training import Recipe, Training, train
+from iclab.learning.training import Training, TrainingConfig, train
 from iclab.models import Transformer
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Predictor
 from iclab.tasks import LinearRegression
@@ -253,7 +253,7 @@ def moved(module, before):
 def test_training_moves_what_learns_and_not_a_bit_of_the_rest(optimizer):
     one, other = model("interleaved", BARE).float(), model("interleaved", BARE, seed=1).float()
     kept = weights(one), weights(other)
-    recipe = Recipe(steps=5, warmup=0, optimizer=optimizer)
+    recipe = TrainingConfig(steps=5, warmup=0, optimizer=optimizer)
     expected = {
         "lower": {n for n in kept[0] if n.startswith(("read_in", "position", "blocks.0"))},
         "bridge": {"weight", "bias"},
@@ -272,7 +272,7 @@ def test_a_bridge_is_trained_and_a_part_that_should_be_frozen_but_learns_would_b
     one, other = model("interleaved", BARE).float(), model("interleaved", BARE, seed=1).float()
     leaky = Stitched(one, other, 1, learns=["lower", "upper"])
     before = weights(leaky.upper)
-    train(leaky, TASK, Recipe(steps=1, warmup=0), generator())
+    train(leaky, TASK, TrainingConfig(steps=1, warmup=0), generator())
     assert moved(leaky.upper, before)
 
 
@@ -280,7 +280,7 @@ def test_a_stitched_training_is_resumed_to_the_bit_and_its_checkpoint_holds_what
     def fresh():
         one, other = model("interleaved", BARE).float(), model("interleaved", BARE, seed=1).float()
         stitched = Stitched(one, other, 1, learns=["lower"])
-        return Training(stitched, TASK, Recipe(steps=6), generator(5))
+        return Training(stitched, TASK, TrainingConfig(steps=6), generator(5))
 
     whole, killed, resumed = fresh(), fresh(), fresh()
     losses = [whole.advance() for _ in range(6)]
@@ -295,7 +295,7 @@ def test_a_stitched_training_is_resumed_to_the_bit_and_its_checkpoint_holds_what
 def test_nothing_to_learn_is_refused():
     one = model("interleaved", BARE)
     with pytest.raises(ValueError, match="no parameter of the model requires a gradient"):
-        Training(Stitched(one, one, 1), TASK, Recipe(), generator())
+        Training(Stitched(one, one, 1), TASK, TrainingConfig(), generator())
 
 
 def test_parts_that_do_not_fit_are_refused_all_at_once():

@@ -15,9 +15,9 @@ import pytest
 
 import iclab
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.identity import identity
-from iclab.files import write_whole
-from iclab.runs.store import COLUMNS, Curve, Run, Status, find, load, runs, sweeps, telling
+from iclab.experiments.identity import run_id
+from iclab.files import atomic_write
+from iclab.runs.store import COLUMNS, Curve, Run, Status, distinguishing_keys, find, load, runs, sweeps
 from iclab.tasks import LinearRegression
 
 TASK = LinearRegression(3, 4)
@@ -45,14 +45,14 @@ def made(folder, state="done", rows=(), error="", **settings):
 @pytest.mark.parametrize("fault", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fault):
     path = tmp_path / "status.json"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, fault, full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -229,10 +229,13 @@ def test_the_table_is_tidy(tmp_path):
 def test_of_the_settings_of_another_kind_only_those_are_shown_that_tell_runs_apart():
     line = {"kind": "LinearRegression", "seed": 0, "noise": 0.1, "d": 5}
     mixed = {"kind": "OneOf", "seed": 0, "tasks": [{"noise": 0.1}, {"noise": 0.5}], "base.d": 5}
-    assert telling([mixed, line]) == ["kind"]
-    assert telling([mixed, line, {**line, "noise": 0.5}]) == ["kind", "noise"]
-    assert telling([mixed, {**mixed, "tasks": [{"noise": 1}]}]) == ["tasks"]
-    assert telling([line, {**line, "seed": 1, "d": 6}]) == ["seed", "d"]  # what all have is shown, needed or not
+    assert distinguishing_keys([mixed, line]) == ["kind"]
+    assert distinguishing_keys([mixed, line, {**line, "noise": 0.5}]) == ["kind", "noise"]
+    assert distinguishing_keys([mixed, {**mixed, "tasks": [{"noise": 1}]}]) == ["tasks"]
+    assert distinguishing_keys([line, {**line, "seed": 1, "d": 6}]) == [
+        "seed",
+        "d",
+    ]  # what all have is shown, needed or not
 
 
 def test_a_run_without_results_has_one_row_that_says_why(tmp_path):
@@ -289,7 +292,7 @@ def test_of_hundreds_of_runs_every_result_is_read_once(tmp_path, monkeypatch):
     content = {path.name: path.read_text() for path in first.folder.iterdir()}
     for i in range(1, 300):
         changed = {name: text.replace("seed = 0", f"seed = {i}", 1) for name, text in content.items()}
-        folder = tmp_path / identity(tomllib.loads(changed["config.toml"]))
+        folder = tmp_path / run_id(tomllib.loads(changed["config.toml"]))
         folder.mkdir()
         for name, text in changed.items():
             (folder / name).write_text(text)

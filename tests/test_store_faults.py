@@ -16,7 +16,7 @@ from iclab.commands import report
 from iclab.errors import Damaged
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.study import Study
-from iclab.learning.training import BrokenCheckpoint, Recipe, Training
+from iclab.learning.training import BrokenCheckpoint, Training, TrainingConfig
 from iclab.models import Transformer, TransformerConfig
 from iclab.runs import disk, worker
 from iclab.runs.engine import Engine
@@ -341,7 +341,7 @@ def test_a_folder_in_the_place_of_a_file_is_not_thrown_away(store, capsys):
 def training(seed=0):
     rng = torch.Generator().manual_seed(seed)
     model = Transformer(2, 3, TransformerConfig(n_layer=1, n_head=1, d_model=8), rng)
-    return Training(model, LinearRegression(2, 3), Recipe(steps=9, batch=4, optimizer="muon"), rng)
+    return Training(model, LinearRegression(2, 3), TrainingConfig(steps=9, batch=4, optimizer="muon"), rng)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from iclab.analysis import Stitched, affine_bridge, answer, excess, paste, pasti
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
 from iclab.experiments.findings import Findings
 from iclab.features import Representation
-from iclab.learning.training import Recipe, Training
+from iclab.learning.training import Training, TrainingConfig
 from iclab.measures import measure
-from iclab.measures.beside import Beside
+from iclab.measures.auxiliary import AuxiliaryTrainer
 from iclab.measures.pasting import chosen_cut, pasted_task
 from iclab.measures.stitching import FITTED, partners, stitching_rows
 from iclab.models import Transformer, TransformerConfig
@@ -22,7 +22,7 @@ from iclab.runs.store import Run
 from iclab.tasks import LinearRegression, ReLUNetwork, RepresentationRegression
 from iclab.theory.posterior import bayes
 
-BRIEF = Recipe(steps=4, batch=4, warmup=0.2)
+BRIEF = TrainingConfig(steps=4, batch=4, warmup=0.2)
 SHAPE = TransformerConfig(n_layer=3, n_head=2, d_model=8, d_mlp=8, layout="interleaved", attention="softmax")
 PASTED = Experiment(
     task=RepresentationRegression(2, 5, noise=0.5, representation=Representation(width=3)),
@@ -84,11 +84,14 @@ def test_a_run_that_is_stopped_during_surgery_goes_on_from_there_and_ends_with_t
 
 def test_pasting_rows_agree_with_the_read_ins_that_were_kept(tmp_path):
     rows = rows_of(perform(PASTED, tmp_path, silent, silent), "pasting")
-    model, beside = Transformer.load(tmp_path / "weights.safetensors"), Beside(PASTED, tmp_path, "cpu", silent)
+    model, trainer = (
+        Transformer.load(tmp_path / "weights.safetensors"),
+        AuxiliaryTrainer(PASTED, tmp_path, "cpu", silent),
+    )
     task = pasted_task(PASTED)
     assert (task.d, task.n, task.noise) == (3, 5, 0.5)
     (read_in,) = (
-        m for (name, cut), m in pasting(model, [], 3, 5, beside.rng("init")).items() if name == "linear_alone"
+        m for (name, cut), m in pasting(model, [], 3, 5, trainer.rng("init")).items() if name == "linear_alone"
     )
     assert isinstance(read_in, Transformer)
     pasted = paste(read_in, model, 2)
@@ -96,7 +99,7 @@ def test_pasting_rows_agree_with_the_read_ins_that_were_kept(tmp_path):
     learned = {k.removeprefix("parameter."): v for k, v in stored.items() if k.startswith("parameter.")}
     assert learned.keys() == {name for name, p in pasted.named_parameters() if p.requires_grad}
     pasted.load_state_dict(pasted.state_dict() | learned)
-    prompts = task.sample(40, beside.rng("test"))
+    prompts = task.sample(40, trainer.rng("test"))
     said = answer({"pasted": pasted, "bayes": bayes(task)}, prompts)
     expected = risk(said["pasted"], prompts.ys).value.tolist()
     found = [value(rows, predictor="linear", quantity="pasting_risk", layer=2, position=i) for i in range(5)]
@@ -115,24 +118,27 @@ def test_pasting_rows_agree_with_the_read_ins_that_were_kept(tmp_path):
 
 def test_rows_of_the_cut_that_probes_choose_are_there_once_more_without_a_layer(tmp_path):
     rows = rows_of(perform(PASTED, tmp_path, silent, silent), "pasting")
-    model, beside = Transformer.load(tmp_path / "weights.safetensors"), Beside(PASTED, tmp_path, "cpu", silent)
+    model, trainer = (
+        Transformer.load(tmp_path / "weights.safetensors"),
+        AuxiliaryTrainer(PASTED, tmp_path, "cpu", silent),
+    )
     cut = value(rows, predictor="representation", quantity="pasting_cut")
-    assert cut == chosen_cut(model, beside) and cut in (1, 2)
+    assert cut == chosen_cut(model, trainer) and cut in (1, 2)
     bare = [row for row in rows if row["layer"] is None and row["predictor"] in ("linear", "one_layer_untrained")]
     assert bare and all({**row, "layer": cut} in rows for row in bare)
 
 
 def test_probes_choose_the_cut_after_which_the_representation_stands_at_the_labels(tmp_path):
     """Where the second block writes noise over everything, what the first one left is read best."""
-    model, beside = PASTED.initial(), Beside(PASTED, tmp_path, "cpu", silent)
+    model, trainer = PASTED.initial(), AuxiliaryTrainer(PASTED, tmp_path, "cpu", silent)
     with torch.no_grad():
         model.blocks[1].mlp_out.weight.normal_(std=1e3, generator=generator())
-    assert chosen_cut(model, beside) == 1
+    assert chosen_cut(model, trainer) == 1
 
 
 @BOTH
 def test_what_diverges_is_said_and_the_rest_is_there(experiment, tmp_path):
-    wild = Recipe(steps=40, batch=4, lr=1e30, warmup=0, clip=None)
+    wild = TrainingConfig(steps=40, batch=4, lr=1e30, warmup=0, clip=None)
     heard = []
     rows = perform(replace(experiment, eval=replace(experiment.eval, surgery=wild)), tmp_path, silent, heard.append)
     assert any("has no result: training diverged" in line for line in heard)
@@ -154,14 +160,17 @@ def test_a_run_that_starts_anew_forgets_all_that_was_trained_beside(tmp_path):
 
 def test_stitching_rows_agree_with_the_partner_that_was_kept(tmp_path):
     rows = perform(STITCHED, tmp_path, silent, silent)
-    model, beside = Transformer.load(tmp_path / "weights.safetensors"), Beside(STITCHED, tmp_path, "cpu", silent)
-    trained = {name: partner for name, partner, _ in partners(beside)}
+    model, trainer = (
+        Transformer.load(tmp_path / "weights.safetensors"),
+        AuxiliaryTrainer(STITCHED, tmp_path, "cpu", silent),
+    )
+    trained = {name: partner for name, partner, _ in partners(trainer)}
     (tmp_path / "alone").mkdir()
     perform(OTHERS[1][1].experiment(STITCHED), tmp_path / "alone", silent, silent)
     alone = Transformer.load(tmp_path / "alone" / "weights.safetensors")  # a partner is the model of a run of its own
     assert all(map(torch.equal, alone.parameters(), trained["other_noise"].parameters()))
-    prompts = LINEAR.sample(40, beside.rng("test"))
-    bridge = affine_bridge(model, alone, LINEAR.sample(FITTED, beside.rng("fit")), 2)
+    prompts = LINEAR.sample(40, trainer.rng("test"))
+    bridge = affine_bridge(model, alone, LINEAR.sample(FITTED, trainer.rng("fit")), 2)
     made = {"other_noise": alone, "other_noise_direct": Stitched(model, alone, 2)}
     made["other_noise_affine"] = Stitched(model, alone, 2, bridge=bridge)
     said = answer({"bayes": bayes(LINEAR), **made}, prompts)
@@ -174,9 +183,9 @@ def test_stitching_rows_agree_with_the_partner_that_was_kept(tmp_path):
 
 
 def test_a_model_that_is_its_own_partner_loses_nothing_and_an_untrained_one_is_not_alike(tmp_path):
-    model, beside = STITCHED.initial(), Beside(STITCHED, tmp_path, "cpu", silent)
+    model, trainer = STITCHED.initial(), AuxiliaryTrainer(STITCHED, tmp_path, "cpu", silent)
     other = replace(STITCHED, seed=3).initial()
-    rows = list(stitching_rows(model, other, [("itself", model, LINEAR)], beside))
+    rows = list(stitching_rows(model, other, [("itself", model, LINEAR)], trainer))
     own = value(rows, predictor="itself", quantity="stitching_excess")
     for cut in (1, 2):
         for bridge in ("direct", "affine"):

@@ -15,6 +15,7 @@ from iclab import tasks
 from iclab.features import Representation
 from iclab.tasks import (
     Alternating,
+    CovarianceShift,
     DecisionTree,
     DynamicalSystem,
     FinitePool,
@@ -34,7 +35,6 @@ from iclab.tasks import (
     Power,
     QueryAndKeys,
     RandomOrthant,
-    Recoloured,
     ReLUNetwork,
     RepeatedQuery,
     RepresentationMixture,
@@ -118,8 +118,8 @@ def test_every_concrete_kind_is_in_the_matrix():
 def test_prompts_have_the_shapes_they_promise(task):
     prompts = task.sample(7, generator())
     assert prompts.xs.shape == (7, task.n, task.d)
-    assert prompts.ys.shape == prompts.fs.shape == (7, task.n) + (() if task.labels is None else (task.labels,))
-    assert not task.moving or torch.equal(prompts.ys[:, :-1], prompts.xs[:, 1:])
+    assert prompts.ys.shape == prompts.fs.shape == (7, task.n) + (() if task.label_dim is None else (task.label_dim,))
+    assert not task.labels_are_next_inputs or torch.equal(prompts.ys[:, :-1], prompts.xs[:, 1:])
     assert prompts.xs.dtype == prompts.ys.dtype == torch.float32
 
 
@@ -179,7 +179,7 @@ def test_contexts_have_the_second_moment_and_rank_that_their_task_states(task):
     if isinstance(task, DynamicalSystem):
         return  # of the first state, which is that of its input law; the others depend on the functions
     xs = task.sample(60_000, generator(), torch.float64).xs
-    xs = xs[:, :-1] if task.at_query else xs
+    xs = xs[:, :-1] if task.query_only else xs
     moments = xs.mT @ xs / xs.shape[1]
     error = moments.std(0) / len(moments) ** 0.5
     assert ((moments.mean(0) - task.input_second_moment()).abs() <= 5 * error + 1e-12).all()
@@ -190,14 +190,14 @@ def assert_fourth_moment(task, stated):
     """E (xᵀSx) x xᵀ of a context is what is stated, for a form S that is not diagonal."""
     form = torch.eye(task.d, dtype=torch.float64) + 0.5
     xs = task.sample(60_000, generator(1), torch.float64).xs
-    xs = xs[:, :-1] if task.at_query else xs
+    xs = xs[:, :-1] if task.query_only else xs
     terms = (xs.mT * ((xs @ form) * xs).sum(-1, keepdim=True).mT) @ xs / xs.shape[1]
     error = terms.std(0) / len(terms) ** 0.5
     assert ((terms.mean(0) - stated(form)).abs() <= 5 * error + 1e-12).all()
 
 
 def test_contexts_have_the_fourth_moment_that_their_task_states(task):
-    if isinstance(task, Orthant) and isinstance(task.base, Recoloured):
+    if isinstance(task, Orthant) and isinstance(task.base, CovarianceShift):
         return  # stated is that of the base, which is exact for independent coordinates alone
     if isinstance(task, DynamicalSystem):
         return  # of the first state

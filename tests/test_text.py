@@ -56,7 +56,7 @@ class Words:
 def told(encode, prompts):
     """Each prompt as text, up to where it asks, with its answer."""
     for row, asked, target in zip(
-        prompts.tokens.tolist(), prompts.asked.tolist(), prompts.targets.tolist(), strict=True
+        prompts.tokens.tolist(), prompts.answer_mask.tolist(), prompts.targets.tolist(), strict=True
     ):
         end = asked.index(True)
         assert sum(asked) == 1 and set(row[end:]) == {row[end]}  # beyond the end nothing is said
@@ -70,7 +70,7 @@ def with_article(word):
 def assert_one_is_missing(encode, prompts):
     """The text is a list, and then all of it but the answer; gives the openers that were used."""
     heads, middles = set(), set()
-    for (text, answer), place in zip(told(encode, prompts), prompts.places[:, 0].tolist(), strict=True):
+    for (text, answer), place in zip(told(encode, prompts), prompts.case_ids[:, 0].tolist(), strict=True):
         head = next(h for h in HEADS if text.startswith(f"{h} a"))
         middle = next(m for m in MIDDLES if m in text)
         first, second = text.removeprefix(head).split(middle)
@@ -96,7 +96,7 @@ def test_the_answer_is_the_only_listed_word_that_is_not_named_again(length):
 def test_the_law_of_lists_can_fail():
     encode = Words()
     prompts = LaundryText(encode, 500, 4).sample(12, generator())
-    for cheat in ({"targets": prompts.targets.roll(1, 0)}, {"places": prompts.places.roll(1, 0)}):
+    for cheat in ({"targets": prompts.targets.roll(1, 0)}, {"case_ids": prompts.case_ids.roll(1, 0)}):
         with pytest.raises(AssertionError):
             assert_one_is_missing(encode, replace(prompts, **cheat))
 
@@ -107,13 +107,13 @@ def test_the_tokens_are_those_of_the_whole_text_and_slots_are_where_the_words_ar
         prompts = task.sample(task.balanced_batch(60), generator(2))
         for row, (text, _) in zip(prompts.tokens.tolist(), told(encode, prompts), strict=True):
             assert encode(text) == row[: len(encode(text))]
-        assert torch.equal(named(prompts).index, prompts.places[:, 0])
+        assert torch.equal(named(prompts).index, prompts.case_ids[:, 0])
 
 
 def test_each_slot_is_asked_equally_often_and_orders_of_the_second_list_differ():
     task = LaundryText(Words(), 500, 4)
     prompts = task.sample(task.balanced_batch(101), generator())
-    assert Counter(prompts.places[:, 0].tolist()) == {slot: 26 for slot in range(4)}
+    assert Counter(prompts.case_ids[:, 0].tolist()) == {slot: 26 for slot in range(4)}
     assert len({tuple(row) for row in prompts.tokens.tolist()}) == 104
 
 
@@ -135,7 +135,7 @@ def test_two_prompts_in_a_row_differ_in_the_order_of_names_alone():
         swapped = re.findall("|".join(NAMES), other)
         assert swapped == [names[1], names[0], names[2]]
         assert re.sub("|".join(NAMES), "_", one) == re.sub("|".join(NAMES), "_", other)
-    assert prompts.places[:, 0].tolist() == [0, 1] * 200
+    assert prompts.case_ids[:, 0].tolist() == [0, 1] * 200
     frames = {re.sub("|".join(NAMES), "_", text) for text, _ in texts}
     assert all(any(frame.startswith(one.head) for frame in frames) for one in TEMPLATES) and len(TEMPLATES) == 15
 

@@ -47,8 +47,8 @@ def test_prompts_are_within_what_the_task_promises(seed, batch):
         drawn = task.sample(batch, generator(seed))
         assert drawn.tokens.shape == drawn.targets.shape and drawn.tokens.shape[1] <= task.n
         assert drawn.tokens.min() >= 0 and drawn.tokens.max() < task.vocab
-        assert drawn.asked.any(1).all() and drawn.options.shape == (batch, task.vocab)
-        assert drawn.options.gather(1, drawn.targets)[drawn.asked].all()
+        assert drawn.answer_mask.any(1).all() and drawn.options.shape == (batch, task.vocab)
+        assert drawn.options.gather(1, drawn.targets)[drawn.answer_mask].all()
 
 
 def test_the_same_generator_state_gives_the_same_prompts_and_another_does_not(task):
@@ -64,7 +64,7 @@ def test_the_same_generator_state_gives_the_same_prompts_and_another_does_not(ta
 def taken_apart(task, prompts):
     """Each prompt as plain lists, found by reading the tokens alone: list 1, list 2, opener, separator, answer."""
     for row, asked, targets in zip(
-        *(x.tolist() for x in (prompts.tokens, prompts.asked, prompts.targets)), strict=True
+        *(x.tolist() for x in (prompts.tokens, prompts.answer_mask, prompts.targets)), strict=True
     ):
         end = row.index(task.vocab - 1)
         at = next(i for i in range(1, end) if row[i] >= task.items + task.openers)
@@ -80,7 +80,7 @@ def test_the_answer_is_the_only_listed_item_that_is_not_named_again(seed, holds_
         assert len(set(listed)) == len(listed) and set(listed) - set(named) == {answer}
         assert len(named) == len(listed) - 1 and set(named) < set(listed)
         assert 0 <= opener < task.openers and 0 <= separator < task.separators
-        assert listed.index(answer) == drawn.places[i, 0]
+        assert listed.index(answer) == drawn.case_ids[i, 0]
         assert set(listed) == set(drawn.options[i].nonzero().flatten().tolist())
 
 
@@ -192,9 +192,9 @@ def test_a_list_grows_up_to_its_longest_and_no_further():
 def test_an_indirect_object_is_the_one_who_does_not_give_in_either_order():
     task = IndirectObject(names=5)
     drawn = task.sample(task.balanced_batch(99), generator())
-    assert_even(Counter(drawn.places[:, 0].tolist()), 2)
+    assert_even(Counter(drawn.case_ids[:, 0].tolist()), 2)
     for row, target, place in zip(
-        drawn.tokens.tolist(), drawn.targets[:, -1].tolist(), drawn.places[:, 0].tolist(), strict=True
+        drawn.tokens.tolist(), drawn.targets[:, -1].tolist(), drawn.case_ids[:, 0].tolist(), strict=True
     ):
         assert {row[1], row[3]} - {row[5]} == {target} and [row[1], row[3]][place] == target
 
@@ -218,7 +218,7 @@ def test_pairs_of_names_that_are_held_out_are_never_seen_in_either_order_and_all
 
 def looked_up(task, prompts):
     """The value of each asked key, from the pairs at the start of its prompt."""
-    for row, asked in zip(prompts.tokens.tolist(), prompts.asked.tolist(), strict=True):
+    for row, asked in zip(prompts.tokens.tolist(), prompts.answer_mask.tolist(), strict=True):
         memory = dict(zip(row[: 2 * task.pairs : 2], row[1 : 2 * task.pairs : 2], strict=True))
         yield [memory.get(token, -1) if a else None for token, a in zip(row, asked, strict=True)]
 
@@ -230,8 +230,8 @@ def test_the_value_of_every_asked_key_is_in_the_context_and_each_key_is_asked_on
     for row, target, asked, place, found in zip(
         drawn.tokens.tolist(),
         drawn.targets.tolist(),
-        drawn.asked.tolist(),
-        drawn.places.tolist(),
+        drawn.answer_mask.tolist(),
+        drawn.case_ids.tolist(),
         looked_up(task, drawn),
         strict=True,
     ):
@@ -261,8 +261,8 @@ def test_a_repeated_sequence_is_certain_to_who_counts_what_followed():
     task = RepeatedSequence(vocab=9, shortest=4, longest=6)
     drawn = task.sample(32, generator())
     said = Bigram(9, 1e-9)(drawn.tokens)
-    assert torch.equal(said.argmax(-1)[drawn.asked], drawn.targets[drawn.asked])
-    for row, asked in zip(drawn.tokens.tolist(), drawn.asked.tolist(), strict=True):
+    assert torch.equal(said.argmax(-1)[drawn.answer_mask], drawn.targets[drawn.answer_mask])
+    for row, asked in zip(drawn.tokens.tolist(), drawn.answer_mask.tolist(), strict=True):
         m = asked.index(True)
         assert 4 <= m <= 6 and len(set(row[:m])) == m and row == (row[:m] * 3)[:12]
         assert asked == [False] * m + [True] * (11 - m) + [False]

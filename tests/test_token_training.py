@@ -15,7 +15,7 @@ from iclab.analysis.references import SURE
 from iclab.constructed.induction import induction_head
 from iclab.experiments import config, experiment
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.learning.token_training import SizeCurriculum, TokenRecipe, TokenTraining, token_loss
+from iclab.learning.token_training import SizeCurriculum, TokenTraining, TokenTrainingConfig, token_loss
 from iclab.models import PointerTransformer, PointerTransformerConfig, TokenTransformerConfig
 from iclab.predictors import Bigram
 from iclab.runs.perform import perform
@@ -24,10 +24,10 @@ from iclab.tasks import IndirectObject, LaundryList, MarkovChain, MultiQueryReca
 LISTS = LaundryList(items=6, longest=4)
 SHAPE = TokenTransformerConfig(n_head=2, d_model=8)
 RECIPES = {
-    "default": TokenRecipe(steps=12, batch=4),
-    "muon": TokenRecipe(steps=12, batch=4, optimizer="muon"),
-    "curriculum": TokenRecipe(steps=12, batch=4, curriculum=SizeCurriculum(size=2, every=5)),
-    "bfloat16": TokenRecipe(steps=12, batch=4, precision="bfloat16"),
+    "default": TokenTrainingConfig(steps=12, batch=4),
+    "muon": TokenTrainingConfig(steps=12, batch=4, optimizer="muon"),
+    "curriculum": TokenTrainingConfig(steps=12, batch=4, curriculum=SizeCurriculum(size=2, every=5)),
+    "bfloat16": TokenTrainingConfig(steps=12, batch=4, precision="bfloat16"),
 }
 
 
@@ -57,11 +57,11 @@ def test_a_resumed_training_over_tokens_ends_with_the_same_bits(recipe, cut, tmp
 def test_the_loss_is_the_mean_surprise_at_asked_positions_alone():
     model, prompts = SHAPE.build(LISTS.vocab, LISTS.n, generator()), LISTS.sample(5, generator())
     logs = model(prompts.tokens).log_softmax(-1)
-    asked = prompts.asked.nonzero().tolist()
+    asked = prompts.answer_mask.nonzero().tolist()
     expected = -sum(logs[b, t, prompts.targets[b, t]] for b, t in asked) / len(asked)
     parameters = dict(model.named_parameters())
     torch.testing.assert_close(token_loss(model, parameters, prompts), expected)
-    elsewhere = replace(prompts, targets=torch.where(prompts.asked, prompts.targets, 0))
+    elsewhere = replace(prompts, targets=torch.where(prompts.answer_mask, prompts.targets, 0))
     assert token_loss(model, parameters, elsewhere) == token_loss(model, parameters, prompts)
     other = {name: value + 1 for name, value in parameters.items()}
     assert token_loss(model, other, prompts) != token_loss(model, parameters, prompts)
@@ -70,7 +70,7 @@ def test_the_loss_is_the_mean_surprise_at_asked_positions_alone():
 def test_lists_grow_with_the_steps_and_a_task_without_sizes_cannot():
     growing = SizeCurriculum(size=2, step=1, every=5)
     assert [growing.stage(LISTS, step).longest for step in (0, 4, 5, 9, 10, 99)] == [2, 2, 3, 3, 4, 4]
-    recipe = TokenRecipe(curriculum=growing)
+    recipe = TokenTrainingConfig(curriculum=growing)
     with pytest.raises(ValueError, match="MarkovChain has none"):
         TokenTraining(SHAPE.build(3, 64), MarkovChain(), recipe, generator())
     with pytest.raises(ValueError, match="size must be at least 1, given 0; every must be at least 1, given 0"):
@@ -81,7 +81,7 @@ def test_lists_grow_with_the_steps_and_a_task_without_sizes_cannot():
 def test_a_model_learns_to_recall():
     task = MultiQueryRecall(vocab=16, n=16, pairs=2)
     model = TokenTransformerConfig(n_head=1, d_model=32, position_spread=1.0).build(16, 16, generator())
-    training = TokenTraining(model, task, TokenRecipe(steps=1500, batch=32, lr=3e-3), generator())
+    training = TokenTraining(model, task, TokenTrainingConfig(steps=1500, batch=32, lr=3e-3), generator())
     for _ in range(1500):
         training.advance()
     prompts = task.sample(200, generator(1))
@@ -108,7 +108,7 @@ def test_a_pointer_is_causal(pointer):
 def test_pointing_equals_plain_loops(pointer):
     tokens = torch.tensor([[7, 2, 4, 2, 11, 4, 2, 13, 13, 13], [6, 1, 10, 13, 0, 1, 2, 3, 4, 5]])
     found = pointer.read(tokens, ["pointer.q", "prediction"])
-    h = pointer.norm(list(pointer.stream(tokens))[-1])
+    h = pointer.norm(list(pointer.residual_stream(tokens))[-1])
     lengths = (3, 1)  # slots are the items that follow position 0
     for b, length in enumerate(lengths):
         for i in range(tokens.shape[1]):
@@ -170,8 +170,8 @@ def test_accuracy_and_loss_by_place_equal_plain_loops(seed):
     by_hand = {hits: lambda row, target: float(row.argmax() == target), losses: lambda row, target: float(-row[target])}
     for measured, one in by_hand.items():
         terms, seen = measured(logs, prompts), {}
-        for b, t in prompts.asked.nonzero().tolist():
-            seen.setdefault(int(prompts.places[b, t]), []).append(one(logs[b, t], prompts.targets[b, t]))
+        for b, t in prompts.answer_mask.nonzero().tolist():
+            seen.setdefault(int(prompts.case_ids[b, t]), []).append(one(logs[b, t], prompts.targets[b, t]))
         found = by_place(terms, prompts)
         assert found.keys() == seen.keys()
         for place, values in seen.items():
@@ -183,7 +183,7 @@ def test_accuracy_and_loss_by_place_equal_plain_loops(seed):
 def test_where_places_are_balanced_their_differences_are_no_error():
     task = LaundryList(items=6, longest=4).of_length(4)
     prompts = task.sample(400, generator())
-    always = (prompts.places < 2).double()  # right in two slots of four, never in the others: 1/2, without any doubt
+    always = (prompts.case_ids < 2).double()  # right in two slots of four, never in the others: 1/2, without any doubt
     found, naive = mean_of_places(always, prompts), mean_asked(always, prompts)
     assert (found.value, found.stderr) == (0.5, 0) and naive.value == 0.5 and naive.stderr > 0.02
     said = torch.stack(
@@ -229,7 +229,7 @@ TASKS = {
 
 
 def small(task, **more):
-    recipe, evaluation = TokenRecipe(steps=4, batch=2), Evaluation(prompts=12)
+    recipe, evaluation = TokenTrainingConfig(steps=4, batch=2), Evaluation(prompts=12)
     return Experiment(task, SHAPE, recipe, evaluation, device="cpu", **more)
 
 

@@ -74,7 +74,9 @@ def test_every_activation_over_tokens_can_be_read_and_put_back_without_a_trace(s
     torch.testing.assert_close(one.replaced(tokens, values), plain)
     assert not torch.allclose(one.replaced(tokens, {"blocks.1.attn_out": torch.tensor(0.0)}), plain)
     assert torch.equal(one(tokens), plain)
-    for here, name in zip(one.stream(tokens), ["embed", "blocks.0.resid_post", "blocks.1.resid_post"], strict=False):
+    for here, name in zip(
+        one.residual_stream(tokens), ["embed", "blocks.0.resid_post", "blocks.1.resid_post"], strict=False
+    ):
         torch.testing.assert_close(here, values[name])
 
 

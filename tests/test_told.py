@@ -110,7 +110,7 @@ def test_no_command_writes_json_by_itself():
     """Files that a command is asked for go through `write_json`; those of the store have a reader of their own."""
     home = Path(cli.__file__).parent / "commands"
     for name in ("channels", "recall", "bench", "precision", "theorems"):
-        assert not re.search(r"write_whole|json\.dump\(", (home / f"{name}.py").read_text())
+        assert not re.search(r"atomic_write|json\.dump\(", (home / f"{name}.py").read_text())
 
 
 def test_a_dry_run_refuses_a_device_that_is_not_there(tmp_path, capsys, monkeypatch):

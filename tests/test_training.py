@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import iclab
-from iclab.learning.training import Curriculum, Diverged, Recipe, Training, loss, train
+from iclab.learning.training import Curriculum, Diverged, Training, TrainingConfig, loss, train
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Ridge
 from iclab.tasks import DecisionTree, LinearRegression, Truncated
@@ -19,13 +19,13 @@ from iclab.tasks import DecisionTree, LinearRegression, Truncated
 TASK = LinearRegression(3, 6, noise=0.5)
 CONFIG = TransformerConfig(n_layer=2, n_head=2, d_model=8)
 RECIPES = {
-    "default": Recipe(steps=12, warmup=0.25),
-    "muon": Recipe(steps=12, warmup=0.25, optimizer="muon", lr=1e-2),
-    "posterior mean": Recipe(steps=12, targets="posterior_mean"),
-    "curriculum": Recipe(steps=12, curriculum=Curriculum(dims=1, points=2, every=3)),
-    "unclipped, decayed": Recipe(steps=12, clip=None, weight_decay=0.1, schedule="linear"),
-    "bfloat16": Recipe(steps=12, precision="bfloat16"),
-    "last position": Recipe(steps=12, positions="last"),
+    "default": TrainingConfig(steps=12, warmup=0.25),
+    "muon": TrainingConfig(steps=12, warmup=0.25, optimizer="muon", lr=1e-2),
+    "posterior mean": TrainingConfig(steps=12, targets="posterior_mean"),
+    "curriculum": TrainingConfig(steps=12, curriculum=Curriculum(dims=1, points=2, every=3)),
+    "unclipped, decayed": TrainingConfig(steps=12, clip=None, weight_decay=0.1, schedule="linear"),
+    "bfloat16": TrainingConfig(steps=12, precision="bfloat16"),
+    "last position": TrainingConfig(steps=12, positions="last"),
 }
 
 
@@ -136,7 +136,7 @@ def test_posterior_mean_targets_have_the_gradient_of_sampled_ones_on_average_and
 
 # ---- a step, written out --------------------------------------------------------------------------------------------
 
-BASE = Recipe(steps=5, batch=4, lr=0.02, clip=0.5, warmup=0.4, weight_decay=0.3, schedule="linear")
+BASE = TrainingConfig(steps=5, batch=4, lr=0.02, clip=0.5, warmup=0.4, weight_decay=0.3, schedule="linear")
 CHANGES = {
     "steps": 9,
     "batch": 7,
@@ -201,7 +201,7 @@ def test_a_step_has_the_loss_and_the_update_that_the_recipe_says(changed):
 
 
 def test_every_field_of_a_recipe_changes_where_five_steps_lead():
-    assert set(CHANGES) == {field.name for field in fields(Recipe)}
+    assert set(CHANGES) == {field.name for field in fields(TrainingConfig)}
     ends = []
     for change in [{}, *({name: value} for name, value in CHANGES.items())]:
         training = fresh(replace(BASE, **change))
@@ -241,12 +241,12 @@ def test_bfloat16_keeps_float32_weights_and_the_loss_within_its_accuracy():
 
 
 def test_the_rate_warms_up_and_falls_as_its_schedule_says():
-    cosine = Recipe(steps=110, warmup=1 / 11, lr=1.0)
+    cosine = TrainingConfig(steps=110, warmup=1 / 11, lr=1.0)
     assert [cosine.rate(s) for s in (0, 9)] == [0.1, 1.0]
     assert isclose(cosine.rate(60), 0.5) and cosine.rate(109) < 1e-3
-    linear = Recipe(steps=20, warmup=0.5, lr=1.0, schedule="linear")  # the triangle of Raventós et al.
+    linear = TrainingConfig(steps=20, warmup=0.5, lr=1.0, schedule="linear")  # the triangle of Raventós et al.
     assert isclose(linear.rate(15), 0.5)
-    assert Recipe(steps=20, warmup=0, lr=1.0, schedule="constant").rate(19) == 1.0
+    assert TrainingConfig(steps=20, warmup=0, lr=1.0, schedule="constant").rate(19) == 1.0
 
 
 def test_a_curriculum_grows_to_the_full_task_and_stays_there():
@@ -258,7 +258,7 @@ def test_a_curriculum_grows_to_the_full_task_and_stays_there():
 
 @pytest.mark.parametrize("lr", [1e4, 1e30])
 def test_a_training_that_diverges_says_so_with_its_step(lr):
-    training, losses = fresh(Recipe(steps=200, lr=lr, warmup=0, clip=None)), []
+    training, losses = fresh(TrainingConfig(steps=200, lr=lr, warmup=0, clip=None)), []
     with pytest.raises(Diverged) as caught:
         for _ in range(200):
             losses.append(training.advance())
@@ -267,7 +267,7 @@ def test_a_training_that_diverges_says_so_with_its_step(lr):
 
 
 def test_one_wild_batch_is_no_divergence_and_a_row_of_them_is_counted_across_checkpoints(monkeypatch, tmp_path):
-    training, wild = fresh(Recipe(steps=200)), [3]
+    training, wild = fresh(TrainingConfig(steps=200)), [3]
     monkeypatch.setattr(training, "_targets", lambda prompts: prompts.ys + 1e4 * (training.step in wild))
     monkeypatch.setattr(training, "_check", lambda value, _: Training._check(training, value, 1.0))
     for _ in range(6):
@@ -277,7 +277,7 @@ def test_one_wild_batch_is_no_divergence_and_a_row_of_them_is_counted_across_che
     while training.step < 25:
         training.advance()
     training.save(tmp_path / "checkpoint")
-    resumed = fresh(Recipe(steps=200))
+    resumed = fresh(TrainingConfig(steps=200))
     resumed.resume(tmp_path / "checkpoint")
     assert resumed.wild == training.wild == 5
     with pytest.raises(Diverged) as caught:
@@ -292,7 +292,7 @@ def test_training_lowers_the_excess_risk():
     model = Transformer(3, 6, TransformerConfig(n_layer=2, n_head=2, d_model=16), generator())
     before = (model(prompts.xs, prompts.ys) - best).square().mean()
     steps = []
-    assert train(model, TASK, Recipe(steps=600), generator(1), lambda step, value: steps.append(step)) is model
+    assert train(model, TASK, TrainingConfig(steps=600), generator(1), lambda step, value: steps.append(step)) is model
     after = (model(prompts.xs, prompts.ys) - best).square().mean()
     risk = (best - prompts.ys).square().mean()
     assert steps == list(range(600))
@@ -303,13 +303,13 @@ def test_training_lowers_the_excess_risk():
 def test_targets_without_a_known_posterior_are_refused_before_the_first_step(seed):
     model = Transformer(2, 3, CONFIG, generator(seed))
     with pytest.raises(ValueError, match="no closed form of the Bayes predictor is known for DecisionTree"):
-        Training(model, DecisionTree(2, 3), Recipe(targets="posterior_mean"), generator())
+        Training(model, DecisionTree(2, 3), TrainingConfig(targets="posterior_mean"), generator())
 
 
 def test_bad_recipes_are_refused_with_everything_that_is_wrong():
     with pytest.raises(ValueError, match=r"steps.*given -1.*batch.*given 0.*lr.*given 0.0.*clip.*betas"):
-        Recipe(steps=-1, batch=0, lr=0.0, clip=0.0, betas=(0.9, 1.0))
+        TrainingConfig(steps=-1, batch=0, lr=0.0, clip=0.0, betas=(0.9, 1.0))
     with pytest.raises(ValueError, match=r"lr.*given inf.*weight_decay.*given nan"):
-        Recipe(lr=float("inf"), weight_decay=float("nan"))
+        TrainingConfig(lr=float("inf"), weight_decay=float("nan"))
     with pytest.raises(ValueError, match=r"dims.*every"):
         Curriculum(dims=0, points=1, every=0)

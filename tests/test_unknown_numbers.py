@@ -67,7 +67,7 @@ def test_vectors_that_are_unknown_reach_no_earlier_logits():
         later[:, 5:] = what
         torch.testing.assert_close(one(later)[:, :5], one(tokens)[:, :5])
         assert one(later)[:, 5:].isnan().all() and one(later, 2).isnan().all()
-        assert not any(h[:, :5].isnan().any() for h in one.stream(later))
+        assert not any(h[:, :5].isnan().any() for h in one.residual_stream(later))
 
 
 def test_blindness_can_fail(monkeypatch):
@@ -87,7 +87,7 @@ def test_streams_before_what_is_unknown_are_those_of_known_prompts():
     one, prompts = model("paired", {}), task_of("").sample(2, generator(), torch.float64)
     ys = prompts.ys.clone()
     ys[:, 3] = nan
-    for h, known in zip(one.stream(prompts.xs, ys), one.stream(prompts.xs, prompts.ys), strict=True):
+    for h, known in zip(one.residual_stream(prompts.xs, ys), one.residual_stream(prompts.xs, prompts.ys), strict=True):
         lost = h.isnan().all(-1)
         torch.testing.assert_close(h[~lost], known[~lost])
         assert lost[0].nonzero().flatten().tolist() == [3, 4, 9, 10]  # examples 3 and 4, and the queries after them

@@ -23,7 +23,7 @@ from iclab.analysis import (
 from iclab.analysis.one_layer import best_step
 from iclab.constructed import named, vonoswald
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.learning.training import Recipe
+from iclab.learning.training import TrainingConfig
 from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Ridge
@@ -110,7 +110,7 @@ def test_several_labels_are_answered_at_once_unless_the_query_shows_one_or_value
 def test_plus_plus_maps_each_eigenvalue_of_the_gram_matrix_as_published():
     gamma, prompts = 0.05, drawn()
     model = vonoswald.gradient_descent(3, 8, 1, 0.2, gamma)
-    before, after = (h.reshape(6, 8, 8, 5)[:, -1, :-1, :3] for h in model.stream(prompts.xs, prompts.ys))
+    before, after = (h.reshape(6, 8, 8, 5)[:, -1, :-1, :3] for h in model.residual_stream(prompts.xs, prompts.ys))
     old, new = (torch.linalg.eigvalsh(xs.mT @ xs) for xs in (before, after))
     torch.testing.assert_close(new.sort().values, (old * (1 - gamma * old) ** 2).sort().values)
     assert not torch.allclose(new, old, rtol=0.01)
@@ -154,7 +154,7 @@ def test_separate_tokens_are_brought_together_and_descend_one_step(d, n, seed):
     prompts = drawn(LinearRegression(d, n, noise=0.5), seed=seed)
     model = vonoswald.separate_tokens(d, n, 0.1)
     torch.testing.assert_close(asked(model, prompts), asked(GradientDescent(1, 0.1), prompts), **EXACT)
-    _, merged, _ = model.stream(prompts.xs, prompts.ys)
+    _, merged, _ = model.residual_stream(prompts.xs, prompts.ys)
     assert torch.equal(merged[..., 1 + d : 1 + 2 * d], prompts.xs.repeat_interleave(2, 1)[:, :-1])
     assert torch.equal(merged[:, 1::2, 0], prompts.ys[:, :-1]) and not merged[:, ::2, 0].any()
 
@@ -163,7 +163,7 @@ def test_a_softmax_copies_only_where_the_scores_are_large():
     prompts, place = drawn(), slice(4, 7)
     for sharpness, least, most in ((1.0, 0.1, 2.0), (10.0, 1e-5, 2e-3), (50.0, 0.0, 1e-15)):
         model = vonoswald.merging(3, 8, 1, "softmax", sharpness)
-        *_, held = model.stream(prompts.xs, prompts.ys)
+        *_, held = model.residual_stream(prompts.xs, prompts.ys)
         assert least <= (held[..., place] - prompts.xs.repeat_interleave(2, 1)[:, :-1]).abs().max() <= most
 
 
@@ -323,7 +323,7 @@ def test_the_last_position_costs_one_sequence_for_each_query(monkeypatch):
     monkeypatch.setattr(
         Transformer,
         "_stream",
-        lambda self, xs, ys, taps, m=None: seen.append(len(xs) * (m or 8)) or stream(self, xs, ys, taps, m),
+        lambda self, xs, ys, hooks, m=None: seen.append(len(xs) * (m or 8)) or stream(self, xs, ys, hooks, m),
     )
     implicit_weights(model, prompts, torch.eye(3, dtype=torch.float64), 1)
     assert sum(seen) == 6 * 3
@@ -342,7 +342,7 @@ def test_the_cosine_is_of_the_angle_alone_and_of_no_number_without_weights():
 STUDY = Experiment(
     LinearRegression(3, 8, inputs=Uniform(half_width=0.5)),
     vonoswald.config(3, 2),
-    Recipe(steps=1, batch=2, positions="last"),
+    TrainingConfig(steps=1, batch=2, positions="last"),
     Evaluation(
         24,
         (("scaled", ScaledInputs(LinearRegression(3, 8, inputs=Uniform(half_width=0.5)), 2.0)),),

@@ -47,7 +47,7 @@ from iclab.analysis.composition import Channel, channels, composition_score, com
 from iclab.analysis.descent import Constants, best_descent, read_off, tuned_descent
 from iclab.analysis.edits import with_components, with_reading
 from iclab.analysis.folding import folded
-from iclab.analysis.identify import Family, Lineup, Match, families, identify
+from iclab.analysis.identify import AlgorithmPanel, Family, Match, families, identify
 from iclab.analysis.interpolation import Products, interpolated, products
 from iclab.analysis.iterations import Matched, match_iterations
 from iclab.analysis.linear_attention import exact_risk
@@ -70,7 +70,7 @@ from iclab.analysis.reach import reach, sampled_reach, slot_margins
 from iclab.analysis.readout import LayerReadout, layer_readouts
 from iclab.analysis.references import references
 from iclab.analysis.report import Report, report
-from iclab.analysis.risk import Estimate, answer, band, estimate, excess, ratio, resampled, risk
+from iclab.analysis.risk import Estimate, answer, band, bootstrap_weights, estimate, excess, ratio, risk
 from iclab.analysis.roles import attribution, roles
 from iclab.analysis.similarity import linear_cka
 from iclab.analysis.steering import Direction, held_out, traverse, write
@@ -78,8 +78,10 @@ from iclab.analysis.stitching import Relative, Stitched, affine_bridge, relative
 from iclab.analysis.symmetries import weight_distance, weight_distances
 from iclab.analysis.token_probes import TokenProbe, token_probes
 from iclab.analysis.word_sensitivity import word_sensitivity
+from iclab.renamed import old_names
 
 __all__ = [
+    "AlgorithmPanel",
     "AttentionProbes",
     "Channel",
     "Components",
@@ -90,7 +92,6 @@ __all__ = [
     "LayerReadout",
     "Levels",
     "LinearStep",
-    "Lineup",
     "LowRank",
     "Match",
     "Matched",
@@ -113,6 +114,7 @@ __all__ = [
     "best_preconditioner",
     "best_predicted_error",
     "best_step",
+    "bootstrap_weights",
     "channels",
     "composition_score",
     "compositions",
@@ -158,7 +160,6 @@ __all__ = [
     "references",
     "relative_bridge",
     "report",
-    "resampled",
     "risk",
     "rkhs_norm",
     "roles",
@@ -178,3 +179,5 @@ __all__ = [
     "word_sensitivity",
     "write",
 ]
+
+__getattr__ = old_names(__name__, Lineup="AlgorithmPanel", resampled="bootstrap_weights")

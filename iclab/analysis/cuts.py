@@ -1,6 +1,6 @@
 """Effect on a head of ablating what another head writes: all of it, one component, or all but one.
 
-A watch is what is seen of a model on fixed prompts, one number each: the weight that a head gives to places that it
+A metric is what is seen of a model on fixed prompts, one number each: the weight that a head gives to places that it
 should find (`attention_of`), or whether the answer is right. The writer's W_OV = Σ_i s_i u_i v_iᵀ is cut in three ways.
 
     cut i        s_i → 0                        keep i     all others → 0            scale i    s_i → c s_i
@@ -28,33 +28,34 @@ from iclab.analysis.patching import Head, Part, path
 from iclab.analysis.steering import random_direction, scale
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
+from iclab.renamed import old_names
 from iclab.tasks import TokenPrompts
 
-Watch = Callable[[TokenTransformer, Mapping[str, Replacement]], Tensor]  # [b]
+Metric = Callable[[TokenTransformer, Mapping[str, Replacement]], Tensor]  # [b]
 
 
-def attention_of(reader: Head, prompts: TokenPrompts, places: Bool[Tensor, "b t s"]) -> Watch:
-    """Returns a watch on the mean weight of a head, over the target positions of each prompt, on the places that these
+def attention_of(reader: Head, prompts: TokenPrompts, places: Bool[Tensor, "b t s"]) -> Metric:
+    """Returns a metric on the mean weight of a head, over the target positions of each prompt, on the places that these
     should find."""
     name = f"blocks.{reader[0]}.attn.pattern"
 
     @torch.no_grad()
-    def watch(model: TokenTransformer, edits: Mapping[str, Replacement]) -> Float[Tensor, " b"]:
+    def metric(model: TokenTransformer, edits: Mapping[str, Replacement]) -> Float[Tensor, " b"]:
         seen = model.read(prompts.tokens, name, edits)[name][:, reader[1], :, -prompts.tokens.shape[1] :]
-        return ((seen * places).sum(-1) * prompts.asked).sum(-1).double() / prompts.asked.sum(-1)
+        return ((seen * places).sum(-1) * prompts.answer_mask).sum(-1).double() / prompts.answer_mask.sum(-1)
 
-    return watch
+    return metric
 
 
-def accuracy_of(prompts: TokenPrompts) -> Watch:
+def accuracy_of(prompts: TokenPrompts) -> Metric:
     """Returns a metric: the accuracy at target positions."""
 
     @torch.no_grad()
-    def watch(model: TokenTransformer, edits: Mapping[str, Replacement]) -> Float[Tensor, " b"]:
+    def metric(model: TokenTransformer, edits: Mapping[str, Replacement]) -> Float[Tensor, " b"]:
         hit = model.replaced(prompts.tokens, edits).argmax(-1) == prompts.targets
-        return (hit & prompts.asked).sum(-1).double() / prompts.asked.sum(-1)
+        return (hit & prompts.answer_mask).sum(-1).double() / prompts.answer_mask.sum(-1)
 
-    return watch
+    return metric
 
 
 def size(model: TokenTransformer, writer: Head) -> int:
@@ -62,9 +63,9 @@ def size(model: TokenTransformer, writer: Head) -> int:
     return len(ov(model)[writer].svd().S)
 
 
-def scaled(watch: Watch, model: TokenTransformer, writer: Head, chosen: Float[Tensor, "k e"]) -> Float[Tensor, "k b"]:
+def scaled(metric: Metric, model: TokenTransformer, writer: Head, chosen: Float[Tensor, "k e"]) -> Float[Tensor, "k b"]:
     """Returns what is seen with the components of the writer multiplied by each row of factors."""
-    return torch.stack([watch(with_components(model, writer, factors), {}) for factors in chosen])
+    return torch.stack([metric(with_components(model, writer, factors), {}) for factors in chosen])
 
 
 def cuts(e: int) -> Float[Tensor, "e e"]:
@@ -78,21 +79,21 @@ def keeps(e: int) -> Float[Tensor, "e e"]:
 
 
 def along_random(
-    watch: Watch, model: TokenTransformer, writer: Head, factor: float, draws: int, rng: torch.Generator
+    metric: Metric, model: TokenTransformer, writer: Head, factor: float, draws: int, rng: torch.Generator
 ) -> Float[Tensor, "draws b"]:
     """Returns what is seen with what the writer writes along random directions of its own multiplied by a factor."""
     directions = [random_direction(model, writer, rng) for _ in range(draws)]
-    return torch.stack([watch(model, scale(model, each, factor)) for each in directions])
+    return torch.stack([metric(model, scale(model, each, factor)) for each in directions])
 
 
 def without_path(
-    watch: Watch, model: TokenTransformer, prompts: TokenPrompts, writer: Head, reader: Head, into: Part
+    metric: Metric, model: TokenTransformer, prompts: TokenPrompts, writer: Head, reader: Head, into: Part
 ) -> Float[Tensor, " b"]:
     """Returns the metric if the reader, in its queries, keys or values, receives from the writer what it writes on
     average."""
     name = f"blocks.{writer[0]}.attn.z"
     z = model.read(prompts.tokens, name)[name][:, writer[1]]
-    return watch(model, path(model, prompts.tokens, writer, reader, z.mean(0).expand_as(z), into))
+    return metric(model, path(model, prompts.tokens, writer, reader, z.mean(0).expand_as(z), into))
 
 
 def correlation(x: Float[Tensor, " e"], y: Float[Tensor, " e"]) -> float:
@@ -100,3 +101,6 @@ def correlation(x: Float[Tensor, " e"], y: Float[Tensor, " e"]) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale_of_both = x.norm() * y.norm()
     return float(x @ y / scale_of_both) if scale_of_both > 0 else 0.0
+
+
+__getattr__ = old_names(__name__, Watch="Metric")

@@ -26,8 +26,8 @@ from torch import Tensor
 from iclab.algorithm_names import MOST_STEPS, algorithm, rivals, sentence, told_apart
 from iclab.analysis import spectra
 from iclab.analysis.minima import minima
-from iclab.analysis.references import references, right_penalty
-from iclab.analysis.risk import answer, estimate, not_finite, ratio, resampled, squared, vanishes
+from iclab.analysis.references import bayes_penalty, references
+from iclab.analysis.risk import answer, bootstrap_weights, estimate, not_finite, ratio, squared, vanishes
 from iclab.analysis.spectra import Between, Spectra, filtered
 from iclab.errors import refuse
 from iclab.predictors import (
@@ -44,6 +44,7 @@ from iclab.predictors import (
     Zero,
 )
 from iclab.predictors.spectral import answers_of_each
+from iclab.renamed import old_names
 from iclab.tasks import Prompts, Task
 from iclab.theory.posterior import bayes_where_known, same_posterior
 
@@ -92,7 +93,7 @@ class Family:
 
     def words(self, value: float) -> str:
         """Returns the member with a parameter, in words."""
-        return algorithm(self.name, value if self.parameter else None, self.edge(value))
+        return algorithm(self.name, value if self.parameter else None, self.grid_bound_mark(value))
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
@@ -101,7 +102,7 @@ class Family:
             return None, None
         return None if self.counts else self.grid[0].item(), self.grid[-1].item()
 
-    def edge(self, value: float) -> str:
+    def grid_bound_mark(self, value: float) -> str:
         """Returns "≤" or "≥" where a fitted parameter is an end of the grid, so that it is a bound and no estimate."""
         low, high = self.ends
         return "≤" if value == low else "≥" if value == high else ""
@@ -129,8 +130,9 @@ class Match:
     relative to the reference risk (which `scale` names), the probability that no other family is nearer (its error is
     that of the bootstrap; the parameters are not fitted again), at each position as `shares`, and the median parameter
     with the standard error of a single position as its `resolution` (half a step for one that counts, or has no other
-    members than those of its grid); `edge` is "≤" or "≥" where it is an end of the grid. `alike` names the families
-    that these prompts cannot distinguish from this one: each is the nearest in some of the bootstrap's resamples."""
+    members than those of its grid); `grid_bound_mark` is "≤" or "≥" where it is an end of the grid. `alike` names the
+    families that these prompts cannot distinguish from this one: each is the nearest in some of the bootstrap's
+    resamples."""
 
     family: str
     parameter: str
@@ -144,7 +146,7 @@ class Match:
     probability: float
     probability_stderr: float
     shares: Float[Tensor, " n"]
-    edge: str
+    grid_bound_mark: str
     scale: str
     alike: tuple[str, ...] = ()
 
@@ -155,14 +157,14 @@ class Match:
     @property
     def words(self) -> str:
         """Returns the family and its typical parameter in words."""
-        return algorithm(self.family, self.typical if self.parameter else None, self.edge)
+        return algorithm(self.family, self.typical if self.parameter else None, self.grid_bound_mark)
 
     def sentence(self, where: str) -> str:
         """Returns a sentence about the match."""
         return sentence(where, self.words, self.relative, self.probability, self.scale, self.alike)
 
 
-def single(name: str, predictor: Predictor) -> Family:
+def fixed_family(name: str, predictor: Predictor) -> Family:
     """Returns a family of one, with nothing to fit."""
     return Family(name, "", torch.zeros(1), [predictor])
 
@@ -182,12 +184,12 @@ def families(task: Task, training: Task | None = None, points: int = 33) -> list
     """
     v = task.input_second_moment().trace().item() / task.rank
     unit = 1 / (v * (torch.arange(task.n, dtype=torch.float64) + task.rank + 1))
-    penalties = _penalties(right_penalty(task), v, task.n)
+    penalties = _penalties(bayes_penalty(task), v, task.n)
     rates = torch.logspace(-1.5, 0.75, points, dtype=torch.float64)
     closed_forms = [
-        single("zero", Zero()),
-        single("averaging", Averaging()),
-        single("least_squares", LeastSquares()),
+        fixed_family("zero", Zero()),
+        fixed_family("averaging", Averaging()),
+        fixed_family("least_squares", LeastSquares()),
         _family("ridge", "lam", penalties, Ridge, filtered(spectra.ridge)),
         *(_descent(k, rates, unit) for k in range(1, MOST_STEPS + 1)),
         _family("one_pass_sgd", "lr", rates / (v * (task.rank + 2)), StochasticGradientDescent, spectra.one_pass),
@@ -204,7 +206,7 @@ def known_names(task: Task, training: Task) -> set[str]:
     return {"transformer", "oracle", "bayes", "trained_bayes", *references(task, training), *named}
 
 
-class Lineup:
+class AlgorithmPanel:
     """The answers of families of algorithms to fixed prompts, with which any number of predictors can be compared: a
     model, its layers, its checkpoints. Raises ``ValueError`` for fewer than 20 prompts (a thousand make it sharp), and
     for prompts that are not the task's or not finite.
@@ -218,7 +220,7 @@ class Lineup:
         self.scale = "Bayes risk" if bayes_where_known(task) else LABELS
         self.reference = _reference_errors(task, prompts)
         # The region that is averaged over by default: a shift of the query is about the query alone.
-        self.part = slice(task.n - 1, task.n) if task.at_query else slice(task.n)
+        self.part = slice(task.n - 1, task.n) if task.query_only else slice(task.n)
 
     def identify(
         self, predictor: Predictor, rng: torch.Generator, draws: int = 500, part: slice | None = None
@@ -231,7 +233,7 @@ class Lineup:
         """Returns what `identify` does for a predictor that is already fitted, so that several regions share the
         fits."""
         part = part or self.part
-        weights = resampled(len(self.reference), draws, rng)
+        weights = bootstrap_weights(len(self.reference), draws, rng)
         terms, rounding = torch.stack([fit.terms for fit in fits]), fits[0].rounding
         whole = _nearest(weights, terms[..., part].mean(-1, keepdim=True), rounding[part].mean(-1, keepdim=True))
         shares = dict(zip((family.name for family in self.families), whole.squeeze(-1).tolist(), strict=True))
@@ -293,7 +295,7 @@ class Lineup:
             probability=probability,
             probability_stderr=(shrunk * (1 - shrunk) / (draws + 2)) ** 0.5,
             shares=shares,
-            edge=family.edge(typical.item()),
+            grid_bound_mark=family.grid_bound_mark(typical.item()),
             scale=scale,
             alike=rivals(probabilities, family.name),
         )
@@ -326,7 +328,7 @@ def identify(
     >>> nearest.family, nearest.probability, round(nearest.typical, 3)
     ('ridge', 1.0, 0.5)
     """
-    return Lineup(task, prompts, among).identify(predictor, rng, draws)
+    return AlgorithmPanel(task, prompts, among).identify(predictor, rng, draws)
 
 
 def _family(name: str, parameter: str, grid: Tensor, make: Callable[[float], Predictor], between: Between) -> Family:
@@ -355,11 +357,13 @@ def _posterior_means(task: Task, training: Task | None) -> list[Family]:
     """The Bayes predictors that are not among the other families: here where it is no ridge, and of the training where
     it is another one."""
     here = bayes_where_known(task)
-    result = [] if here is None or isinstance(here, Ridge | LeastSquares) else [single("bayes", here)]
+    result = [] if here is None or isinstance(here, Ridge | LeastSquares) else [fixed_family("bayes", here)]
     if training is None or same_posterior(task, training):
         return result
     there = bayes_where_known(training)
-    return result if there is None or isinstance(there, LeastSquares) else [*result, single("trained_bayes", there)]
+    return (
+        result if there is None or isinstance(there, LeastSquares) else [*result, fixed_family("trained_bayes", there)]
+    )
 
 
 def _unusable(task: Task, prompts: Prompts) -> list[str]:
@@ -465,3 +469,6 @@ def _nearest(
     means = torch.einsum("rb,kbm->rkm", weights, terms)
     wins = (means <= means.amin(1, keepdim=True) + rounding).double()
     return (wins / wins.sum(1, keepdim=True)).mean(0)
+
+
+__getattr__ = old_names(__name__, Lineup="AlgorithmPanel", single="fixed_family")

@@ -30,8 +30,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis.agreement import error_cosines
-from iclab.analysis.identify import Family, Lineup
-from iclab.analysis.risk import Estimate, answer, estimate, not_finite, resampled
+from iclab.analysis.identify import AlgorithmPanel, Family
+from iclab.analysis.risk import Estimate, answer, bootstrap_weights, estimate, not_finite
 from iclab.errors import refuse, unknown
 from iclab.predictors import Predictor
 
@@ -53,26 +53,26 @@ class Matched:
 
 
 def match_iterations(
-    lineup: Lineup,
+    panel: AlgorithmPanel,
     layers: Sequence[Predictor],
     rng: torch.Generator,
     draws: int = 500,
     part: slice | None = None,
     names: Sequence[str] = ("newton", "landweber"),
 ) -> list[Matched]:
-    """Finds for each named family of a lineup the members that layers (the input projection first) are most like.
-    Raises ``ValueError`` for a layer whose answers are not finite, and for a family that the lineup has not."""
-    part = part or lineup.part
-    predictions = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, lineup.prompts)
-    by_name = {family.name: (family, answers) for family, answers in zip(lineup.families, lineup.answers, strict=True)}
+    """Finds for each named family of a panel the members that layers (the input projection first) are most like.
+    Raises ``ValueError`` for a layer whose answers are not finite, and for a family that the panel has not."""
+    part = part or panel.part
+    predictions = answer({f"layer {i}": layer for i, layer in enumerate(layers)}, panel.prompts)
+    by_name = {family.name: (family, answers) for family, answers in zip(panel.families, panel.answers, strict=True)}
     missing = [unknown("family", name, by_name) for name in names if name not in by_name]
     bad = [
         problem for layer, answers in predictions.items() for problem in not_finite(f"the answer of {layer}", answers)
     ]
     refuse("match_iterations", missing + bad)
-    learned, ys = torch.stack(list(predictions.values()))[..., part], lineup.prompts.ys[:, part]
+    learned, ys = torch.stack(list(predictions.values()))[..., part], panel.prompts.ys[:, part]
     half = len(ys) // 2
-    weights = resampled(half, draws, rng)
+    weights = bootstrap_weights(half, draws, rng)
     return [
         _matched(by_name[name][0], error_cosines(learned, by_name[name][1][..., part], ys), weights) for name in names
     ]
@@ -90,7 +90,7 @@ def _matched(family: Family, cosines: Float[Tensor, "layers k batch"], weights: 
         estimate(here.mT),
         Estimate(slope(scale[chosen]), slope(scale[again]).std(0)),
         here,
-        tuple(family.edge(steps) for steps in grid[chosen].tolist()),
+        tuple(family.grid_bound_mark(steps) for steps in grid[chosen].tolist()),
     )
 
 

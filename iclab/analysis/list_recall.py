@@ -37,6 +37,7 @@ from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
 from iclab.predictors import TokenPredictor
+from iclab.renamed import old_names
 from iclab.tasks import TokenPrompts
 
 Lists = TokenPrompts
@@ -46,7 +47,7 @@ HOWS: tuple[How, ...] = ("zero", "mean", "resample")
 
 def length(prompts: Lists) -> int:
     """Returns N, where all lists have one length. Raises ``ValueError`` where they do not."""
-    whole = prompts.asked[:, -1].all() and prompts.asked.sum() == len(prompts.tokens)
+    whole = prompts.answer_mask[:, -1].all() and prompts.answer_mask.sum() == len(prompts.tokens)
     refuse(
         "list_recall", [] if whole else ["lists must be of one length, so that the target of all is at the last token"]
     )
@@ -65,14 +66,14 @@ def second(prompts: Lists) -> slice:
 
 def missing_slot(prompts: Lists) -> Int[Tensor, " b"]:
     """Returns the slot whose item is not named again, from 0."""
-    return prompts.places[:, -1]
+    return prompts.case_ids[:, -1]
 
 
 # ---- where heads look at the end -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionFromEnd:
     """Of each head at the end of each prompt: the weight on either list, whether the largest on the first one is on the
     missing item, and the weight of this beyond the mean of the other slots."""
 
@@ -82,14 +83,14 @@ class Looks:
     inhibition: Float[Tensor, "l a b"]
 
 
-def looks(model: TokenTransformer, prompts: Lists) -> Looks:
+def attention_from_end(model: TokenTransformer, prompts: Lists) -> AttentionFromEnd:
     """Returns the looks of all heads."""
     seen, k = patterns(model, prompts.tokens).double(), missing_slot(prompts)
     row, N = seen[..., -1, :], length(prompts)
     slots = torch.arange(1, N, device=k.device)
     others = 1 + (slots - 1) + (slots - 1 >= k.unsqueeze(1)).long()  # all slots of the list but the missing one
     last = torch.full_like(k, seen.shape[-1] - 1)
-    return Looks(
+    return AttentionFromEnd(
         row[..., first(prompts)].sum(-1),
         row[..., second(prompts)].sum(-1),
         (row[..., first(prompts)].argmax(-1) == k).double(),
@@ -97,7 +98,7 @@ def looks(model: TokenTransformer, prompts: Lists) -> Looks:
     )
 
 
-def mover(looks: Looks, prompts: Lists) -> tuple[Head, Estimate]:
+def mover_head(looks: AttentionFromEnd, prompts: Lists) -> tuple[Head, Estimate]:
     """Returns the head that hits the missing item most often on the first half of prompts, whatever it writes, and how
     much more often than 1/N it does on the other half."""
     half = len(prompts.tokens) // 2
@@ -252,3 +253,11 @@ def fit(model: TokenPredictor, prompts: Lists, items: int, of: Callable[[Tensor,
     coefficients = torch.linalg.pinv(gram, hermitian=True, rtol=1e-9) @ einsum(X[:half], y[:half], "b v k, b v -> k")
     left = y[half:] - X[half:] @ coefficients
     return Fit(coefficients, 1 - ratio_terms(left.square().sum(1), y[half:].square().sum(1)))
+
+
+__getattr__ = old_names(
+    __name__,
+    looks="attention_from_end",
+    Looks="AttentionFromEnd",
+    mover="mover_head",
+)

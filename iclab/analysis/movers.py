@@ -6,7 +6,7 @@ the answer and writes it into the logits. Heads are found by what they do, never
     inhibition   A_{end, answer} − mean over the other options of A_{end, option}      where each is named first
     direct       what the head adds to logit(answer) − mean logit(other options), the last LayerNorm kept in scale
     mover        the head of most inhibition among those whose direct effect is above zero
-    feeding      what of the mover's inhibition is lost when its queries at the end no longer hear an earlier head,
+    feeding      what of the name-mover head's inhibition is lost when its queries at the end no longer hear an earlier head,
                  everything else as it was
     cut          what is lost when component i of an earlier head is taken out, with all that follows from it
 
@@ -31,6 +31,7 @@ from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
 from iclab.models.transformer import Block
+from iclab.renamed import old_names
 from iclab.tasks import TokenPrompts
 
 
@@ -74,10 +75,10 @@ def named(prompts: TokenPrompts) -> Named:
     option = prompts.options.gather(1, prompts.tokens)
     first = option & ~duplicate(prompts.tokens).any(-1)
     counts = first.sum(1)
-    problems = [] if (prompts.asked.sum(1) == 1).all() else ["each prompt must have one target position"]
+    problems = [] if (prompts.answer_mask.sum(1) == 1).all() else ["each prompt must have one target position"]
     problems += [] if counts.min() == counts.max() >= 2 else ["all prompts must name equally many options, two or more"]
     refuse("named", problems)
-    slots, end = first.nonzero()[:, 1].reshape(len(first), -1), prompts.asked.long().argmax(1)
+    slots, end = first.nonzero()[:, 1].reshape(len(first), -1), prompts.answer_mask.long().argmax(1)
     answers = prompts.tokens.gather(1, slots) == prompts.targets.gather(1, end.unsqueeze(1))
     refuse("named", [] if answers.any(1).all() else ["an answer is none of the options that its prompt names"])
     return Named(prompts.tokens, end, slots, answers.long().argmax(1))
@@ -108,7 +109,7 @@ def written(model: TokenTransformer, prompts: Named, layers: int) -> Float[Tenso
 @torch.no_grad()
 def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
     """Returns what each head adds at the end to logit(answer) − mean logit(other options)."""
-    *_, last = model.stream(prompts.tokens)
+    *_, last = model.residual_stream(prompts.tokens)
     W_U = model.read_out.weight[prompts.options]
     wanted = W_U[:, 0] - W_U[:, 1:].mean(1)
     divide, _ = last_norm(model.norm, prompts.at_end(last))
@@ -116,7 +117,7 @@ def direct(model: TokenTransformer, prompts: Named) -> Float[Tensor, "l a b"]:
 
 
 @torch.no_grad()
-def mover(model: TokenTransformer, prompts: Named) -> Head:
+def name_mover_head(model: TokenTransformer, prompts: Named) -> Head:
     """Returns the head of most inhibition among those that write for the answer, from the second layer on: one of the
     first hears no other head. Raises ``ValueError`` for a model of one layer."""
     refuse("mover", [] if model.config.n_layer > 1 else ["in a model of one layer no head hears another"])
@@ -161,8 +162,8 @@ def _turned(block: Block, q: Float[Tensor, "w b c"], prompts: Named) -> Float[Te
 
 
 @torch.no_grad()
-def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, "l a b"]:
-    """Returns what of a mover's inhibition each earlier head gives it by its queries: what is lost without it."""
+def s_inhibition(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, "l a b"]:
+    """Returns what of a name-mover head's inhibition each earlier head gives it by its queries: what is lost without it."""
     heads = written(model, prompts, of[0])
     whole = without(model, prompts, of, torch.zeros_like(heads[0, :1]))
     return (whole - without(model, prompts, of, heads.flatten(0, 1))).unflatten(0, heads.shape[:2])
@@ -170,7 +171,7 @@ def feeding(model: TokenTransformer, prompts: Named, of: Head) -> Float[Tensor, 
 
 @torch.no_grad()
 def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[Tensor, "e b"]:
-    """Returns what of a mover's inhibition is lost when a component of an earlier head is taken out, for each in the
+    """Returns what of a name-mover head's inhibition is lost when a component of an earlier head is taken out, for each in the
     order of singular values. Those that are but rounding are left out."""
     count = int(ov(model)[head].svd().directions().any(-2).sum())
     edits = (scale(model, component(model, head, i), 0.0) for i in range(count))
@@ -182,7 +183,7 @@ def cut(model: TokenTransformer, prompts: Named, of: Head, head: Head) -> Float[
 def steered(
     model: TokenTransformer, prompts: Named, of: Head, direction: Direction, alphas: Float[Tensor, " p"]
 ) -> Float[Tensor, "p b k"]:
-    """Returns what a mover gives to each slot where another head writes α v at the end and nothing else."""
+    """Returns what a name-mover head gives to each slot where another head writes α v at the end and nothing else."""
     return traverse(
         lambda replace: prompts.seen(pattern(model, prompts, of, replace)),
         [direction],
@@ -199,3 +200,6 @@ def pattern(
     alone."""
     name = f"blocks.{head[0]}.attn.pattern"
     return model.read(prompts.tokens, name, replace, m=1)[name][:, head[1], :, -prompts.tokens.shape[1] :]
+
+
+__getattr__ = old_names(__name__, mover="name_mover_head", feeding="s_inhibition")

@@ -39,9 +39,9 @@ def ended(
     model: TokenPredictor, prompts: TokenPrompts, chunk: int = 16
 ) -> tuple[TokenPrompts, Float[Tensor, "batch 1 vocab"]]:
     """Returns prompts that ask once as that position alone, with the log-probabilities that a model gives there."""
-    at = prompts.asked.long().argmax(1, keepdim=True)
+    at = prompts.answer_mask.long().argmax(1, keepdim=True)
     tokens, targets, asked, places = (
-        each.gather(1, at) for each in (prompts.tokens, prompts.targets, prompts.asked, prompts.places)
+        each.gather(1, at) for each in (prompts.tokens, prompts.targets, prompts.answer_mask, prompts.case_ids)
     )
     pieces = zip(prompts.tokens.split(chunk), at[:, 0].split(chunk), strict=True)
     logits = torch.cat([logits_at(model, piece, end) for piece, end in pieces])
@@ -54,7 +54,7 @@ def logits_at(model: TokenPredictor, tokens: Tensor, end: Int[Tensor, " batch"])
     at = torch.arange(len(end), device=end.device)
     if not isinstance(model, TokenTransformer):
         return model(tokens)[at, end]
-    *_, last = model.stream(tokens)
+    *_, last = model.residual_stream(tokens)
     return model.read_out(model.norm(last[at, end]))
 
 
@@ -73,7 +73,7 @@ def hits(
 
 def whole(logs: Float[Tensor, "batch n vocab"], prompts: TokenPrompts) -> Float[Tensor, " batch"]:
     """Returns 1 where the likeliest token is the target at every target position."""
-    return ((logs.argmax(-1) == prompts.targets) | ~prompts.asked).all(1).double()
+    return ((logs.argmax(-1) == prompts.targets) | ~prompts.answer_mask).all(1).double()
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def decoded(model: TokenPredictor, tokens: Int[Tensor, "batch n"], steps: int) -
 
 def chances(prompts: TokenPrompts) -> Float[Tensor, "batch n"]:
     """Returns how often a guess among the options is right."""
-    return (1 / prompts.options.double().sum(1)).unsqueeze(1).expand(prompts.asked.shape)
+    return (1 / prompts.options.double().sum(1)).unsqueeze(1).expand(prompts.answer_mask.shape)
 
 
 def divergence(
@@ -100,16 +100,16 @@ def divergence(
 
 def mean_asked(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> Estimate:
     """Returns the mean over target positions; values at others, infinite or NaN, are ignored."""
-    return ratio(terms.masked_fill(~prompts.asked, 0.0).sum(1), prompts.asked.double().sum(1))
+    return ratio(terms.masked_fill(~prompts.answer_mask, 0.0).sum(1), prompts.answer_mask.double().sum(1))
 
 
 def by_place(terms: Float[Tensor, "batch n"], prompts: TokenPrompts) -> dict[int, Estimate]:
     """Returns the mean over target positions, by place."""
-    places = torch.where(prompts.asked, prompts.places, 0)
+    places = torch.where(prompts.answer_mask, prompts.case_ids, 0)
     shape = (len(terms), int(places.max()) + 1)
     sums, counts = (
         torch.zeros(shape, dtype=torch.float64, device=terms.device).scatter_add(
-            1, places, each.masked_fill(~prompts.asked, 0.0)
+            1, places, each.masked_fill(~prompts.answer_mask, 0.0)
         )
         for each in (terms.double(), torch.ones_like(terms, dtype=torch.float64))
     )
@@ -137,4 +137,4 @@ class HeadScores:
 def head_scores(model: TokenTransformer, prompts: TokenPrompts) -> HeadScores:
     """Returns the scores of all heads, averaged over positions and prompts; a null slot counts for nothing."""
     seen, tokens = patterns(model, prompts.tokens).double(), prompts.tokens
-    return HeadScores(attention_to(seen, induction(tokens), prompts.asked), attention_to(seen, previous(tokens)))
+    return HeadScores(attention_to(seen, induction(tokens), prompts.answer_mask), attention_to(seen, previous(tokens)))

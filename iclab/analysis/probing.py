@@ -54,7 +54,7 @@ def features(model: Layered, prompts: Prompts, tokens: str = "answers") -> Float
     Raises ``ValueError`` for other tokens."""
     known = ("answers", "all")
     refuse("features", [] if tokens in known else [unknown("choice of tokens", tokens, known)])
-    stream = model.stream if tokens == "all" and isinstance(model, Transformer) else model.answering_stream
+    stream = model.residual_stream if tokens == "all" and isinstance(model, Transformer) else model.answering_stream
     return torch.stack(list(stream(prompts.xs, prompts.ys))).double()
 
 

@@ -27,6 +27,7 @@ from iclab.predictors import (
     Unigram,
     Zero,
 )
+from iclab.renamed import old_names
 from iclab.tasks import (
     AnyTask,
     DecisionTree,
@@ -77,7 +78,7 @@ def _of_examples(task: Task, training: Task | None = None) -> dict[str, Any]:
         "gradient_descent": one_step(task),
     }
     if task.noise > 0:
-        predictors["ridge"] = Ridge(right_penalty(task))
+        predictors["ridge"] = Ridge(bayes_penalty(task))
     predictors |= class_baselines(source(task)) | of_features(task)
     known = {"bayes": bayes_where_known(task)}
     if training is not None and not same_posterior(task, training):
@@ -155,7 +156,7 @@ def of_features(task: Task) -> dict[str, Predictor]:
         predictors: dict[str, Predictor] = {"features_least_squares": Featurised(LeastSquares(), features)}
         if task.noise > 0:
             both = Concatenated((Identity(), features))
-            predictors["input_and_features_ridge"] = Featurised(Ridge(right_penalty(task)), both)
+            predictors["input_and_features_ridge"] = Featurised(Ridge(bayes_penalty(task)), both)
         return predictors
     if len(components(task)) == 1 or bayes_where_known(task) is None:
         return {}
@@ -163,11 +164,11 @@ def of_features(task: Task) -> dict[str, Predictor]:
     validated = HalfSplit(beliefs)
     predictors = {"half_split": validated if features == Identity() else Featurised(validated, features)}
     if isinstance(features, Concatenated):
-        predictors["concatenated_ridge"] = Featurised(Ridge(len(features.parts) * right_penalty(task)), features)
+        predictors["concatenated_ridge"] = Featurised(Ridge(len(features.parts) * bayes_penalty(task)), features)
     return predictors
 
 
-def right_penalty(task: Task) -> float:
+def bayes_penalty(task: Task) -> float:
     """Returns lam = noise² / E w_j²: for normal weights ridge with this penalty is the Bayes predictor."""
     return task.noise**2 / weight_variance(task)
 
@@ -176,3 +177,6 @@ def one_step(task: Task) -> GradientDescent:
     """Returns one step of gradient descent from zero with the step size lr_i that is best after i examples."""
     examples = torch.arange(task.n, dtype=torch.float64)
     return GradientDescent(1, best_step(task, examples))
+
+
+__getattr__ = old_names(__name__, right_penalty="bayes_penalty")

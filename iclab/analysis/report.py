@@ -16,7 +16,7 @@ from itertools import groupby
 import torch
 
 from iclab.algorithm_names import CERTAIN
-from iclab.analysis.identify import Family, Lineup, Match
+from iclab.analysis.identify import AlgorithmPanel, Family, Match
 from iclab.analysis.readout import layer_readouts
 from iclab.models import Transformer
 from iclab.predictors import Predictor
@@ -61,10 +61,10 @@ def report(
 ) -> Report:
     """Returns the families nearest to a predictor and, where it is a transformer, to each of its layers, read out by a
     linear map that is fitted on as many other prompts. Raises ``ValueError`` for fewer than 20 prompts."""
-    lineup = Lineup(task, prompts, among)
-    whole = lineup.identify(predictor, rng, draws)
+    panel = AlgorithmPanel(task, prompts, among)
+    whole = panel.identify(predictor, rng, draws)
     layers: dict[int, list[Match]] = {}
     if isinstance(predictor, Transformer):
         others = task.sample(len(prompts.xs), rng, prompts.xs.dtype)
-        layers = {f.layer: lineup.identify(f, rng, draws) for f in layer_readouts(predictor, others)}
-    return Report({family.name: family for family in lineup.families}, whole, layers)
+        layers = {f.layer: panel.identify(f, rng, draws) for f in layer_readouts(predictor, others)}
+    return Report({family.name: family for family in panel.families}, whole, layers)

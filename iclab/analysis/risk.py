@@ -19,6 +19,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.predictors import Predictor
+from iclab.renamed import old_names
 from iclab.tasks import Prompts
 
 BEYOND_CHANCE = 3.0  # standard errors at which a single difference is reported, before correction for several
@@ -172,13 +173,16 @@ def band(
     >>> bool(low < 49.5 < high)
     True
     """
-    means = resampled(len(terms), draws, rng).to(terms) @ terms
+    means = bootstrap_weights(len(terms), draws, rng).to(terms) @ terms
     low, high = means.quantile(torch.tensor([(1 - mass) / 2, (1 + mass) / 2]).to(means), dim=0)
     return low, high
 
 
-def resampled(batch: int, draws: int, rng: torch.Generator) -> Float[Tensor, "draws batch"]:
+def bootstrap_weights(batch: int, draws: int, rng: torch.Generator) -> Float[Tensor, "draws batch"]:
     """Draws bootstrap weights: each row holds how often each prompt was drawn, divided by the number of prompts."""
     drawn = torch.randint(batch, (draws, batch), generator=rng, device=rng.device)
     counts = torch.zeros(draws, batch, dtype=torch.float64, device=rng.device)
     return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64)) / batch
+
+
+__getattr__ = old_names(__name__, resampled="bootstrap_weights")

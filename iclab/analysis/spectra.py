@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from iclab.predictors.door import apart, together
+from iclab.predictors.door import merge_label_dims, split_label_dims
 from iclab.predictors.prefixes import in_chunks, moments
 
 Gain = Callable[[Float[Tensor, "prompts n d"], Float[Tensor, "n 1"]], Float[Tensor, "prompts n d"]]
@@ -54,16 +54,16 @@ class Spectra:
     def singly(self) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
         """Returns prompts whose labels are numbers, in float64."""
         xs, ys = self.xs.double(), self.ys.double()
-        return apart(xs, ys) if ys.ndim == 3 else (xs, ys)
+        return split_label_dims(xs, ys) if ys.ndim == 3 else (xs, ys)
 
-    def together(self, answers: Float[Tensor, "prompts n"]) -> Float[Tensor, "batch n *labels"]:
+    def merge_label_dims(self, answers: Float[Tensor, "prompts n"]) -> Float[Tensor, "batch n *labels"]:
         """Returns answers as labels are."""
-        return together(answers, self.ys.shape[2]) if self.ys.ndim == 3 else answers
+        return merge_label_dims(answers, self.ys.shape[2]) if self.ys.ndim == 3 else answers
 
     def answers(self, gain: Gain, parameters: Float[Tensor, " n"]) -> Float[Tensor, "batch n *labels"]:
         """Returns Σ_v g(λ; θ_i) (v·h_i) (v·x_i)."""
         levels, weights = self.decomposed
-        return self.together((gain(levels, parameters.to(levels).unsqueeze(-1)) * weights).sum(-1))
+        return self.merge_label_dims((gain(levels, parameters.to(levels).unsqueeze(-1)) * weights).sum(-1))
 
 
 # The answers of an algorithm to prompts, with a parameter for each position.
@@ -86,7 +86,7 @@ def one_pass(spectra: Spectra, sizes: Float[Tensor, " n"]) -> Float[Tensor, "bat
         errors = solve_triangular(systems, labels, upper=False, unitriangular=True).squeeze(-1)[:, which]
         return sizes.to(xs) * (kernel * errors.where(kernel != 0, 0.0)).sum(-1)  # later ones may overflow
 
-    return spectra.together(in_chunks(answers, *spectra.singly, 3 * len(distinct) * spectra.xs.shape[1] ** 2))
+    return spectra.merge_label_dims(in_chunks(answers, *spectra.singly, 3 * len(distinct) * spectra.xs.shape[1] ** 2))
 
 
 def ridge(levels: Float[Tensor, "prompts n d"], lam: Float[Tensor, "n 1"]) -> Float[Tensor, "prompts n d"]:

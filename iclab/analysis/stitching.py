@@ -71,7 +71,7 @@ class Stitched(nn.Module):
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
         """Returns predictions at every position, or at the last m alone."""
-        h = next(islice(self.lower.stream(xs, ys, m), self.cut, None))
+        h = next(islice(self.lower.residual_stream(xs, ys, m), self.cut, None))
         return self.upper.finish(self.bridge(h), self.into, xs.shape[1], m).to(xs.dtype)
 
 
@@ -109,7 +109,7 @@ def _misfits(
 @torch.no_grad()
 def tokens_after(model: Transformer, cut: int, prompts: Prompts) -> Float[Tensor, "tokens D"]:
     """Returns the stream after the first `cut` blocks, all tokens of all prompts in a row, float64."""
-    return next(islice(model.stream(prompts.xs, prompts.ys), cut, None)).flatten(0, 1).double()
+    return next(islice(model.residual_stream(prompts.xs, prompts.ys), cut, None)).flatten(0, 1).double()
 
 
 def affine_bridge(

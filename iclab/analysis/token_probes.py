@@ -96,7 +96,7 @@ def token_probes(
     refuse("token_probes", [unknown("kind of tokens", kind, KINDS) for kind in kinds if kind not in KINDS])
     pairs = [(name, kind) for name in targets for kind in kinds]
     by_layer: list[list[Tensor]] = [[] for _ in pairs]
-    for h in model.stream(prompts.xs, prompts.ys):
+    for h in model.residual_stream(prompts.xs, prompts.ys):
         tokens = {"x": model.layout.answers(h), "y": model.layout.labels(h)}
         for probes, (name, kind) in zip(by_layer, pairs, strict=True):
             probes.append(pooled_errors(tokens[kind], targets[name])[0])

@@ -32,10 +32,10 @@ from iclab.analysis.probing import fit_map
 from iclab.commands.report import console, table
 from iclab.errors import refuse
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.experiments.study import recipe
 from iclab.files import write_json
-from iclab.learning.training import Diverged, Recipe, Training
+from iclab.learning.training import Diverged, Training, TrainingConfig
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, Predictor, Ridge
 from iclab.runs.environment import environment
@@ -237,7 +237,7 @@ def _stepper(width: int, layout: Any, attention: Any, d: int, n: int, batch: int
 def _stepping(
     config: TransformerConfig, d: int, n: int, batch: int, device: str = "cpu", precision: Precision = "float32"
 ) -> Callable[[], object]:
-    recipe = Recipe(batch=batch, lr=1e-4, precision=precision)
+    recipe = TrainingConfig(batch=batch, lr=1e-4, precision=precision)
     model, rng = Transformer(d, n, config).to(device), torch.Generator(device)
     training = Training(model, LinearRegression(d, n, 0.5), recipe, rng)
 
@@ -305,8 +305,8 @@ def _experiment(name: str, d: int, n: int, changes: Mapping[str, Mapping], seed:
 def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Training]:
     """Trains until the steps or the seconds are used up; the time at which each level was first seen, and the total."""
     task, how = experiment.task, experiment.train
-    assert isinstance(task, Task) and isinstance(how, Recipe)
-    training = Training(experiment.initial(), task, how, stream(experiment, "train"))
+    assert isinstance(task, Task) and isinstance(how, TrainingConfig)
+    training = Training(experiment.initial(), task, how, experiment_generator(experiment, "train"))
     spent, looked, times = 0.0, 0, {}
     while training.step < training.recipe.steps and spent < budget:
         start = perf_counter()
@@ -326,6 +326,6 @@ def _race(experiment: Experiment, budget: float) -> tuple[dict[Any, float], Trai
 def _excess(experiment: Experiment, model: Predictor, which: str, prompts: int) -> float:
     """The excess risk on a fixed set of prompts."""
     assert isinstance(experiment.task, Task)
-    drawn = experiment.task.sample(prompts, stream(experiment, which))
+    drawn = experiment.task.sample(prompts, experiment_generator(experiment, which))
     answers = answer({"model": model, "bayes": bayes(experiment.task)}, drawn)
     return excess(answers["model"], answers["bayes"], drawn.ys).value.item()

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from iclab.commands.progress import shown
-from iclab.errors import Refusal, refuse, unknown
+from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments import grid
 from iclab.experiments.experiment import Experiment, known_keys
 from iclab.experiments.mappings import Nested, flatten, put
@@ -47,7 +47,7 @@ def chosen(texts: Iterable[str], settings: Nested) -> dict[str, Any]:
         problems += _problems(key, full, values, settings) + ([f"{full} is given twice"] if full in changes else [])
         changes[full] = _listed(values) if full in LISTED else values[0]
     if problems:
-        raise Refusal("\n".join(f"measure: {text}" for text in problems))
+        raise UsageError("\n".join(f"measure: {text}" for text in problems))
     return changes
 
 
@@ -84,7 +84,7 @@ def _check_training(source: Run, before: Experiment, after: Experiment, given: M
         needed = {key: value for key, value in given.items() if _matters(before, key, value, training)} or given
         command = f"iclab sweep {source.folder.parent / 'study.toml'} {' '.join(_spelled(needed))}"
         what = f"{', '.join(needed)} would need {_missing(before, after)}"
-        raise Refusal(f"measure: {what}; this trains anew: {command}")
+        raise UsageError(f"measure: {what}; this trains anew: {command}")
     source.trained()
 
 
@@ -92,7 +92,7 @@ def _matters(before: Experiment, key: str, value: Any, training: str) -> bool:
     """Whether a setting alone would need another training."""
     try:
         return training_id(_changed(before, {key: value})) != training
-    except Refusal:  # it is no experiment without the others
+    except UsageError:  # it is no experiment without the others
         return False
 
 

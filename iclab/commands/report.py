@@ -11,12 +11,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from iclab.errors import Refusal, refuse
+from iclab.errors import UsageError, refuse
 from iclab.experiments.claims import TRAINED, Verdict
 from iclab.experiments.config import dump, load
 from iclab.experiments.findings import Findings, beaten, number
 from iclab.experiments.mappings import flatten
-from iclab.runs.store import STATES, Run, Status, runs, sweeps, telling, verdicts
+from iclab.runs.store import STATES, Run, Status, distinguishing_keys, runs, sweeps, verdicts
 
 Row = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def of_runs(title: str, runs: Sequence[Run], to: Console) -> Group:
     where that predictor is not known."""
     looks = [run.look() for run in runs]
     settings = [flatten(each) for _, each, _ in looks]
-    keys = [key for key in telling([each for each in settings if each]) if key not in LABELS.values()]
+    keys = [key for key in distinguishing_keys([each for each in settings if each]) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
     body = [
         _run_row(run, status, rows, [chosen.get(key) for key in [*keys, *LABELS.values()]])
@@ -133,7 +133,7 @@ def _rows_of_sweep(sweep: Path) -> list[list[str]]:
     """The rows of a sweep; a single one that says so where what it keeps of them is damaged."""
     try:
         return list(_claim_rows(sweep, verdicts(sweep, CLAIMS[1:-1])))
-    except Refusal as error:
+    except UsageError as error:
         return [[str(sweep), str(error).splitlines()[0], "", "", "damaged", ""]]
 
 
@@ -274,7 +274,7 @@ def _distance_table(rows: Sequence[Row], findings: Findings, labels: str, to: Co
         [
             row["predictor"],
             *(value(own, row["predictor"], q) for q in FITTED),
-            f"{findings.edge(row['predictor'], fitted)} {number(fitted)}".strip(),
+            f"{findings.grid_bound_mark(row['predictor'], fitted)} {number(fitted)}".strip(),
         ]
         for row in fits
         for fitted in [findings.one("fit_parameter", row["predictor"])]

@@ -20,11 +20,11 @@ from iclab.experiments.outside import of_users
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
-from iclab.files import write_whole
-from iclab.models import AnyArchitecture
+from iclab.files import atomic_write
+from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
-from iclab.runs.store import Run, Status, telling, tidy
+from iclab.runs.store import Run, Status, distinguishing_keys, tidy
 from iclab.runs.trainings import Trainings
 
 MOST = 60  # runs that the table at the end of a sweep lists
@@ -74,14 +74,14 @@ def sweep(
     _print_heading(study, to)
     with shown(labels, len(runs), to) as display:
         outcomes = Engine(runs, jobs, display, retry, trainings(study, folder, reused)).execute()
-    to.print(report.of_runs(*_worth_telling(folder, runs, outcomes), to))
+    to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, to, outcomes)
     if verdicts:
         to.print(report.of_verdicts(verdicts, to))
     return outcomes, verdicts
 
 
-def _worth_telling(folder: Path, runs: list[Run], outcomes: Mapping[str, Status]) -> tuple[str, list[Run]]:
+def _runs_to_list(folder: Path, runs: list[Run], outcomes: Mapping[str, Status]) -> tuple[str, list[Run]]:
     """The runs to list at the end: all, or those that are not done where all would fill many screens."""
     if len(runs) <= MOST:
         return str(folder), runs
@@ -122,7 +122,7 @@ def _keep(path: Path, text: str, to: Console, needed: bool = False) -> None:
     content = text.encode()
     try:
         if not path.is_file() or path.read_bytes() != content:
-            write_whole(path, content)
+            atomic_write(path, content)
     except OSError as error:
         if needed:
             raise
@@ -145,7 +145,7 @@ def _measured(run: Run, settings: Mapping[str, Any], outcomes: Mapping[str, Stat
 def _varied(study: Study) -> list[dict[str, Any]]:
     """What sets each cell apart from the others."""
     settings = [cell.flat for cell in study.cells]
-    keys = telling(settings)
+    keys = distinguishing_keys(settings)
     return [{key: chosen.get(key) for key in keys} for chosen in settings]
 
 
@@ -159,7 +159,7 @@ def _parameters(experiment: Experiment) -> int:
 
 
 @cache
-def _parameters_of(model: AnyArchitecture, **sizes: Any) -> int:
+def _parameters_of(model: AnyModelConfig, **sizes: Any) -> int:
     with torch.device("cpu" if of_users(model) else "meta"):  # foreign code may read numbers
         return sum(weights.numel() for weights in model.start(**sizes).parameters())
 

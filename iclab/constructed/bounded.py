@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.models import Transformer
-from iclab.models.activations import Taps
+from iclab.models.activations import HookContext
 
 
 class Bounded(Transformer):
@@ -43,9 +43,9 @@ class Bounded(Transformer):
         shifts = [like.new_zeros(shape, requires_grad=True) for _ in range(self.config.n_layer)]
         names = [f"blocks.{i}.resid_mid" for i in range(self.config.n_layer)]
         moved = {f"blocks.{i}.mlp_out": partial(torch.add, shift) for i, shift in enumerate(shifts)}
-        taps = Taps(frozenset(names), moved)
-        answers = self._answer(xs, ys, taps)
-        read = torch.stack([self._read_error(taps.values[name].detach().double()) for name in names])
+        hooks = HookContext(frozenset(names), moved)
+        answers = self._answer(xs, ys, hooks)
+        read = torch.stack([self._read_error(hooks.values[name].detach().double()) for name in names])
         per_layer = "layers width -> layers 1 1 width"
         made, reading = (rearrange(each.to(read), per_layer) for each in (self.made, self.reading))
         carried = torch.stack(
@@ -62,8 +62,8 @@ class Bounded(Transformer):
         eps = torch.finfo(next(self.parameters()).dtype).eps
         return bent + pad * eps * (1 + 4 * self.config.n_layer / self.config.d_model)
 
-    def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
-        super()._check(xs, ys, taps)
+    def _check(self, xs: Tensor, ys: Tensor, hooks: HookContext) -> None:
+        super()._check(xs, ys, hooks)
         sizes = {"inputs": (xs, self.largest_x), "labels": (ys[:, :-1], self.largest_y)}
         problems = [
             f"the weights were set for {name} of at most {bound:.4g} in size, given {_largest(values):.4g}"

@@ -16,7 +16,7 @@ import torch
 
 from iclab.constructed import akyurek, bai, fu, vonoswald
 from iclab.errors import refuse
-from iclab.models import Architecture, Transformer, TransformerConfig
+from iclab.models import ModelConfig, Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Predictor, Ridge, StochasticGradientDescent
 
 
@@ -36,7 +36,7 @@ class Construction(ABC):
         """Returns what it answers the query of n examples with, as its proof says; none where no predictor is that."""
         return None
 
-    def problems_for(self, d: int, n: int, model: Architecture) -> list[str]:
+    def problems_for(self, d: int, n: int, model: ModelConfig) -> list[str]:
         """Returns why a model of this shape is not the construction's."""
         name, layers = type(self).__name__, self.layers(n)
         if not isinstance(model, TransformerConfig):

@@ -32,10 +32,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 from jaxtyping import AbstractArray
 
-from iclab.errors import Refusal, unknown
+from iclab.errors import UsageError, unknown
 from iclab.experiments.mappings import Nested, join
 from iclab.experiments.outside import RETIRED, blamed, outside, place, told
 from iclab.files import read_text
+from iclab.renamed import kind_name
 
 T = TypeVar("T")
 
@@ -52,9 +53,9 @@ def parse(text: str, source: object) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise Refusal(f"{source}: not TOML that can be read: nested too deeply") from None
+        raise UsageError(f"{source}: not TOML that can be read: nested too deeply") from None
     except ValueError as error:
-        raise Refusal(f"{source}: not TOML: {error}") from None
+        raise UsageError(f"{source}: not TOML: {error}") from None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _without_tensors(hint: Any) -> Any:
 def kinds(base: type) -> dict[str, type]:
     """Returns the classes that can stand where `base` is annotated, by name: itself and all below it that are not
     abstract. A class whose objects are compared by identity holds what a file cannot (tensors), and is left out."""
-    return {kind.__name__: kind for kind in every_kind(base)}
+    return {kind_name(kind): kind for kind in every_kind(base)}
 
 
 def every_kind(base: type) -> Iterator[type]:
@@ -336,7 +337,7 @@ class Reader:
         if final is None:
             return self._no_kind(base, given, key)
         if unfit := kind_problems(final) if outside(final) and has_kinds(base) else []:
-            return self.fail(key, f"{key}: {final.__name__} {'; '.join(unfit)} ({place(final)})")
+            return self.fail(key, f"{key}: {kind_name(final)} {'; '.join(unfit)} ({place(final)})")
         fields = {k: v for k, v in given.items() if not (k == "kind" and has_kinds(base))}
         value = self._build(final, fields, key, {"kind"} if has_kinds(base) else set())
         if value is not FAILED and outside(final) and has_kinds(base):
@@ -359,7 +360,7 @@ class Reader:
         kind = given["kind"]
         if not isinstance(kind, str):
             return self.wrong(join(key, "kind"), str, kind)
-        same = (cls for cls in _all_below(base) if cls.__name__ == kind and outside(cls) and cls not in RETIRED)
+        same = (cls for cls in _all_below(base) if kind_name(cls) == kind and outside(cls) and cls not in RETIRED)
         why = next((f"{kind} {_no_kind_because(cls)} ({place(cls)})" for cls in same), "")
         return self.fail(join(key, "kind"), f"{join(key, 'kind')}: {why or unknown(_in_words(base), kind, names)}")
 
@@ -403,7 +404,7 @@ def _all_below(base: type) -> Iterator[type]:
 
 
 def _in_words(base: type) -> str:
-    """The name of a class as it is said: "architecture" of an `AnyArchitecture`."""
+    """The name of a class as it is said: "architecture" of an `AnyModelConfig`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", base.__name__).lower().removeprefix("any ")
 
 
@@ -431,7 +432,7 @@ def refuse_lines(problems: Iterable[str], most: int = 40) -> None:
     lines = list(dict.fromkeys(map(_on_one_line, problems)))
     if lines:
         more = [f"… and {len(lines) - most} more problems"] if len(lines) > most else []
-        raise Refusal("\n".join(lines[:most] + more))
+        raise UsageError("\n".join(lines[:most] + more))
 
 
 def _on_one_line(text: str) -> str:
@@ -451,7 +452,7 @@ def to_mapping(value: Any, hint: Any = None) -> Any:
         return value
     hint = next((m for m in members(hint) if is_table(m) or (m is float and int not in members(hint))), hint)
     if dataclasses.is_dataclass(value):
-        kind = {"kind": type(value).__name__} if has_kinds(hint or type(value)) else {}
+        kind = {"kind": kind_name(type(value))} if has_kinds(hint or type(value)) else {}
         return kind | {name: to_mapping(v, h) for name, v, h in _set_fields(value)}
     if named(hint) is not None:
         return {name: to_mapping(v, named(hint)) for name, v in dict(value).items()}

@@ -20,7 +20,7 @@ from torch import nn
 
 import iclab.learning.attention_training  # noqa: F401  so that files can name its learner
 from iclab.analysis.attention_probes import ProbeRecipe
-from iclab.analysis.feeders import Dissection
+from iclab.analysis.s_inhibition import Dissection
 from iclab.analysis.identify import known_names
 from iclab.constructed import Construction, Start
 from iclab.constructed.start import shape
@@ -29,14 +29,15 @@ from iclab.experiments import analysis, config, plugins
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import Reader
-from iclab.experiments.identity import Import, identity, machine_problems
+from iclab.experiments.identity import Import, machine_problems, run_id
 from iclab.experiments.mappings import Nested, merge
 from iclab.experiments.prompting import KINDS, NAME, Prompting, prompting, prompting_of
 from iclab.experiments.streams import generator
 from iclab.features import Features
-from iclab.learning.training import AnyLearner, Recipe
-from iclab.models import AnyArchitecture, Transformer, TransformerConfig
+from iclab.learning.training import AnyLearner, TrainingConfig
+from iclab.models import AnyModelConfig, Transformer, TransformerConfig
 from iclab.predictors import Predictor
+from iclab.renamed import kind_name
 from iclab.tasks import AnyTask, Derived, LinearFunctions, Task
 
 BY_KIND: Any = None  # the default of what the kind of prompts decides
@@ -66,7 +67,7 @@ class Evaluation:
     besides those that every task has. `every` is the number of steps between two points of the training curve (chosen
     by the number of steps unless given), and `bootstrap` the number of resamplings behind a band. `analyses` are those
     that take longer, by name (`iclab.measures`); `probe` says how probes that attend are trained, `surgery` how parts
-    that are trained beside the model are, and `dissection` how much of the heads that feed a mover is taken apart.
+    that are trained beside the model are, and `dissection` how much of the S-inhibition heads is taken apart.
     `partners` are models by name for stitching. `constructions` are weights from proofs by name: how far the model's
     weights are from them, and references as predictors.
     """
@@ -79,7 +80,7 @@ class Evaluation:
     predictors: tuple[tuple[str, Predictor], ...] = field(default=(), metadata={"since": "0.1"})
     probe: ProbeRecipe | None = None
     constructions: tuple[tuple[str, Construction], ...] = field(default=(), metadata={"since": "0.1"})
-    surgery: Recipe | None = None
+    surgery: TrainingConfig | None = None
     partners: tuple[tuple[str, Partner], ...] = field(default=(), metadata={"since": "0.1"})
     dissection: Dissection | None = None
 
@@ -135,7 +136,7 @@ class Experiment:
     """
 
     task: AnyTask
-    model: AnyArchitecture = BY_KIND
+    model: AnyModelConfig = BY_KIND
     train: AnyLearner = BY_KIND
     eval: Evaluation = field(default_factory=Evaluation)
     seed: int = 0
@@ -169,7 +170,7 @@ class Experiment:
         kind, reason = self.prompting, f"{type(self.task).__name__} is about {self.prompting.words}"
         made = {"model": (self.model, kind.models), "train": (self.train, kind.learners)}
         wrong = {key: one for key, (one, base) in made.items() if one is not None and not isinstance(one, base)}
-        problems = [f"{key}.kind = {type(one).__name__} is for other prompts: {reason}" for key, one in wrong.items()]
+        problems = [f"{key}.kind = {kind_name(type(one))} is for other prompts: {reason}" for key, one in wrong.items()]
         shifts = [name for name, shift in self.eval.shifts if not isinstance(shift, kind.tasks)]
         problems += [f"shift {name!r} has other prompts: {reason}" for name in shifts]
         unasked = [key for key in kind.unasked if getattr(self.eval, key)]
@@ -222,7 +223,7 @@ class Experiment:
         if self.train.frozen:
             sections = ("shifts", "predictors", "constructions", "analyses", "probe")
             unfit = [key for key in sections if getattr(self.eval, key)]
-            return [f"eval.{key} has nothing to say of {type(self.train).__name__}" for key in unfit]
+            return [f"eval.{key} has nothing to say of {kind_name(type(self.train))}" for key in unfit]
         known = analysis.known()
         can = {name: one for name, one in known.items() if not one.always and issubclass(one.tasks, self._root)}
         problems = []
@@ -255,7 +256,7 @@ class Experiment:
             yield f"cannot be made: {model} has no layers"
         elif one.blocks and not isinstance(self.model, TransformerConfig):
             yield f"needs the blocks of a TransformerConfig, given {model}"
-        if one.scalar and isinstance(self.task, Task) and self.task.labels is not None:
+        if one.scalar and isinstance(self.task, Task) and self.task.label_dim is not None:
             yield f"is about labels that are numbers; those of {task} are vectors"
         if self.eval.prompts < one.least:
             yield f"needs eval.prompts of {one.least} or more, given {self.eval.prompts}"
@@ -278,9 +279,9 @@ class Experiment:
     # ---- references ------------------------------------------------------------------------------------------------
 
     @property
-    def at_query(self) -> bool:
+    def query_only(self) -> bool:
         """Returns whether all is about the last position: because of the task, or because only its errors counted."""
-        return self.train.at_query or (isinstance(self.task, Task) and self.task.at_query)
+        return self.train.query_only or (isinstance(self.task, Task) and self.task.query_only)
 
     def _predictor_problems(self) -> list[str]:
         """A name must be free in the table of results, and what is made for d dimensions must fit the task."""
@@ -334,7 +335,7 @@ class Experiment:
     @cached_property
     def id(self) -> str:
         """Returns twelve digits that stand for everything that can change the numbers."""
-        return identity(self._settings)
+        return run_id(self._settings)
 
     def mapping(self) -> dict[str, Any]:
         """Returns the settings as a file holds them, every default spelled out."""
@@ -363,7 +364,7 @@ class Experiment:
         return experiment
 
 
-SECTIONS: Mapping[str, type] = {"model": AnyArchitecture, "train": AnyLearner}
+SECTIONS: Mapping[str, type] = {"model": AnyModelConfig, "train": AnyLearner}
 
 
 def _words(one: Analysis) -> str:
@@ -397,7 +398,7 @@ def _with_usual_kinds(settings: Nested) -> Nested:
         if isinstance(given, Mapping) and "kind" not in given:
             result[section] = {"kind": kind, **given}
     named = result.get("model", {})
-    shape = config.kinds(AnyArchitecture).get(str(named.get("kind"))) if isinstance(named, Mapping) else type(named)
+    shape = config.kinds(AnyModelConfig).get(str(named.get("kind"))) if isinstance(named, Mapping) else type(named)
     if isinstance(result.get("train"), Mapping):
         result["train"] = {**_usual_training(shape), **result["train"]}
     return result

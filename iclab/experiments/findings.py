@@ -80,9 +80,9 @@ class Findings:
     def words(self, family: str, **place: Any) -> str:
         """Returns a family with the parameter that was fitted at a place, marked where that is an end of the grid."""
         fitted = self.one("fit_parameter", family, **place)
-        return algorithm(family, fitted["value"] if fitted else None, self.edge(family, fitted))
+        return algorithm(family, fitted["value"] if fitted else None, self.grid_bound_mark(family, fitted))
 
-    def edge(self, family: str, fitted: Row | None) -> str:
+    def grid_bound_mark(self, family: str, fitted: Row | None) -> str:
         """Returns "≤" or "≥" where a parameter lies at an end of its grid."""
         for quantity, sign in (("fit_low", "≤"), ("fit_high", "≥")):
             end = self.one(quantity, family)
@@ -167,7 +167,7 @@ class Findings:
     def _matched(self, name: str, layer: int) -> Iterator[str]:
         """A layer's number of steps, marked where more were not tried, and SimE."""
         steps = self.one("matched_steps", name, layer=layer)
-        yield f"{self.edge(name, steps)} {number(steps)}".strip()
+        yield f"{self.grid_bound_mark(name, steps)} {number(steps)}".strip()
         yield number(self.one("sime", name, layer=layer))
 
     def probes(self) -> Section:

@@ -20,7 +20,7 @@ from itertools import product
 from math import exp, isfinite, log, prod
 from typing import Any
 
-from iclab.errors import Refusal, refuse
+from iclab.errors import UsageError, refuse
 from iclab.experiments.config import shown
 from iclab.experiments.mappings import Nested, flatten
 
@@ -38,11 +38,11 @@ def setting(text: str) -> tuple[str, list[Any]]:
     """Returns key and values of one `key=value` of the command line. Raises ``ValueError`` where it is malformed."""
     key, equals, values = text.partition("=")
     if not equals or not KEY.fullmatch(key):
-        raise Refusal(f"{text!r} is not a setting; expected key=value, e.g. model.n_layer=1,2,4")
+        raise UsageError(f"{text!r} is not a setting; expected key=value, e.g. model.n_layer=1,2,4")
     try:
         return key, parse(values)
     except (ValueError, OverflowError) as error:  # Python refuses numbers of too many digits in words of its own
-        raise Refusal(f"{key}: {error}") from None
+        raise UsageError(f"{key}: {error}") from None
 
 
 def parse(text: str) -> list[Any]:
@@ -137,7 +137,7 @@ def _scalar(item: str) -> Any:
     try:
         return float(item)
     except ValueError:
-        raise Refusal(f"{item!r} is not a value; put a text with unusual characters into quotes") from None
+        raise UsageError(f"{item!r} is not a value; put a text with unusual characters into quotes") from None
 
 
 def axes_of(table: Nested) -> tuple[Axes, list[str]]:
@@ -164,7 +164,7 @@ def _rows(values: Any, width: int) -> list[Any]:
     rows = _listed(values)
     for row in rows:
         if not isinstance(row, list) or len(row) != width:
-            raise Refusal(f"expected {width} values, one for each key, given {shown(row)}")
+            raise UsageError(f"expected {width} values, one for each key, given {shown(row)}")
     return rows
 
 
@@ -181,9 +181,9 @@ def _listed(values: Any) -> list[Any]:
     if isinstance(values, str) and (ranged := span(values)) is not None:
         return ranged
     if not isinstance(values, list):
-        raise Refusal(f"expected a list of values or a range, given {shown(values)}")
+        raise UsageError(f"expected a list of values or a range, given {shown(values)}")
     if not values:
-        raise Refusal("the list is empty")
+        raise UsageError("the list is empty")
     return values
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iclab.renamed import old_names
+
 STUDY, KEPT = "study.toml", "imports"  # of a sweep: its task file; the folder with copies of the user's own files
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
@@ -39,7 +41,7 @@ def machine_problems(seed: int, device: str) -> list[str]:
     return problems if named else [*problems, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
 
 
-def identity(settings: Mapping[str, Any]) -> str:
+def run_id(settings: Mapping[str, Any]) -> str:
     """Returns twelve digits that stand for everything that can change the numbers. The settings may come from an
     experiment or from the `config.toml` of a run, of either kind. Raises ``ValueError`` for what no experiment has
     written."""
@@ -62,3 +64,6 @@ def _codes(imports: Any) -> list[str]:
     """What imports can do to the numbers: a file by its text, whatever its name, a module by its name."""
     each = [one if isinstance(one, Mapping) else {"name": one} for one in imports]
     return sorted({str(one.get("digest") or one.get("name")) for one in each})
+
+
+__getattr__ = old_names(__name__, identity="run_id")

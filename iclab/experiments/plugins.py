@@ -27,12 +27,13 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from iclab.constructed import THEOREMS, Theorem
-from iclab.errors import Damaged, Refusal, refuse
+from iclab.errors import Damaged, UsageError, refuse
 from iclab.experiments import analysis, config
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.identity import KEPT, STUDY, Import, remedy
 from iclab.experiments.outside import BROUGHT, RETIRED, blamed, place, told
-from iclab.files import read_bytes, write_whole
+from iclab.files import atomic_write, read_bytes
+from iclab.renamed import kind_name
 
 GROUP = "iclab.kinds"
 LARGEST = 2**20  # bytes of a source file
@@ -77,7 +78,7 @@ def bring(names: Any, file: Path) -> tuple[Import, ...]:
     for name in dict.fromkeys(names):
         try:
             imports.append(_bring(name, file))
-        except Refusal as error:
+        except UsageError as error:
             problems.append(f"{file}: imports: {error}")
     config.refuse_lines(problems)
     return tuple(imports)
@@ -126,7 +127,7 @@ def bring_text(path: Path, content: bytes) -> Source:
     try:
         with _sound(str(path)):
             exec(compile(content, str(path), "exec"), vars(module))
-    except Refusal:
+    except UsageError:
         sys.modules.pop(name, None)
         raise
     SOURCES[name] = Source(path, content, module, _kinds_of(name))
@@ -189,7 +190,7 @@ def _sound(what: str) -> Iterator[None]:
     problems = problems or _clashes(new)
     if problems:
         RETIRED.update(new)
-        raise Refusal("; ".join(problems))
+        raise UsageError("; ".join(problems))
 
 
 def _why(what: str, error: BaseException) -> str:
@@ -215,7 +216,7 @@ def load_entry_points() -> tuple[str, ...]:
             with _sound(each.value):
                 each.load()
             loaded.append(each.module)
-        except Refusal as error:
+        except UsageError as error:
             problems.append(f"the package {_package(each)} names a plug-in that cannot be used, {each.name}: {error}")
     config.refuse_lines(problems)
     return tuple(dict.fromkeys(loaded))
@@ -249,12 +250,12 @@ def _clashes(new: Iterable[type]) -> list[str]:
     twice = [(kind, other) for kind, other in named if kind is not other and kind.name == other.name]
     problems = [f"two analyses have the name {kind.name!r}: {place(kind)} and {place(other)}" for kind, other in twice]
     pairs: dict[tuple[type, type], type] = {}
-    for kind in sorted(new, key=lambda kind: kind.__name__):
+    for kind in sorted(new, key=kind_name):
         for base in (base for base in kind.__mro__ if base in _roots()):  # the narrowest first
-            same = (other for other in config.every_kind(base) if other.__name__ == kind.__name__)
+            same = (other for other in config.every_kind(base) if kind_name(other) == kind_name(kind))
             pairs |= {(kind, other): base for other in same if other is not kind and (kind, other) not in pairs}
     return problems + [
-        f"{kind.__name__} is the name of two kinds of {base.__name__}: {place(kind)} and {place(other)}"
+        f"{kind_name(kind)} is the name of two kinds of {base.__name__}: {place(kind)} and {place(other)}"
         for (kind, other), base in pairs.items()
     ]
 
@@ -268,7 +269,7 @@ def keep(folder: Path, imports: Iterable[Import]) -> None:
         path = folder / KEPT / each.name
         if each.digest and not (path.is_file() and digest_of(path.read_bytes()) == each.digest):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, SOURCES[Path(each.name).stem].content)
+            atomic_write(path, SOURCES[Path(each.name).stem].content)
 
 
 def bring_back(settings: Mapping[str, Any], folder: Path) -> None:
@@ -293,7 +294,7 @@ def _unchanged(path: Path, digest: str, folder: Path) -> bytes:
     """Returns the text of a copy. Raises `Damaged` where it is not the text of this digest."""
     try:
         content = read_bytes(path, LARGEST)
-    except Refusal as error:
+    except UsageError as error:
         raise Damaged(f"{error}; {remedy(folder)}") from None
     if digest_of(content) != digest:
         raise Damaged(f"{path} is damaged: its text is not what the run was made with; {remedy(folder)}")

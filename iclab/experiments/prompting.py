@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from iclab.experiments import config
 from iclab.experiments.mappings import Nested
-from iclab.learning.token_training import TokenRecipe
+from iclab.learning.token_training import TokenTrainingConfig
 from iclab.learning.training import AnyLearner, Learner
-from iclab.models import AnyArchitecture, Architecture, TokenArchitecture, TransformerConfig
+from iclab.models import AnyModelConfig, ModelConfig, TokenModelConfig, TransformerConfig
 from iclab.tasks import AnyTask, Task, TokenTask
 
 NAME = re.compile(r"[A-Za-z_][\w-]*")  # of what an experiment names, such as shifts, predictors and partners
@@ -22,7 +22,7 @@ class Prompting(ABC):
 
     words: ClassVar[str]  # what they are called
     tasks: ClassVar[type[AnyTask]]
-    models: ClassVar[type[AnyArchitecture]]
+    models: ClassVar[type[AnyModelConfig]]
     learners: ClassVar[type[AnyLearner]]
     usual: ClassVar[Mapping[str, str]]  # the kinds that are meant where a section names none
     evaluation: ClassVar[Mapping[str, int]]  # the settings of eval that have a usual value
@@ -46,18 +46,18 @@ class Examples(Prompting):
 
     words = "prompts of examples"
     tasks = Task
-    models = Architecture
+    models = ModelConfig
     learners = Learner
     usual: ClassVar = {"model": "TransformerConfig", "train": "Recipe"}
     evaluation: ClassVar = {"prompts": 2048, "bootstrap": 200}
 
     def sizes(self, experiment: Any) -> dict[str, Any]:
         task = experiment.task
-        labels = {"labels": task.labels} if isinstance(experiment.model, TransformerConfig) else {}
+        labels = {"labels": task.label_dim} if isinstance(experiment.model, TransformerConfig) else {}
         return {"d": task.d, "n": task.n, **labels}
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        yield from experiment.model.problems_for(experiment.task.d, experiment.task.labels)
+        yield from experiment.model.problems_for(experiment.task.d, experiment.task.label_dim)
         unfit = [name for name, _ in experiment.eval.shifts if not NAME.fullmatch(name)]
         yield from (f"a shift needs a name of letters, digits, - and _, given {name!r}" for name in unfit)
         yield from self._shift_problems(experiment)
@@ -78,12 +78,12 @@ class Examples(Prompting):
         task, model = experiment.task, experiment.model
         partners = {name: partner.task or task for name, partner in experiment.eval.partners}
         for name, other in [*experiment.eval.shifts, *partners.items()]:
-            if other.labels != task.labels:
+            if other.label_dim != task.label_dim:
                 yield f"the labels of {name!r} are not of the task's kind"
-        if task.labels is None:
+        if task.label_dim is None:
             return
         tasks = (*experiment.distributions.values(), *partners.values())
-        still = [type(one).__name__ for one in tasks if not one.moving]
+        still = [type(one).__name__ for one in tasks if not one.labels_are_next_inputs]
         if still and isinstance(model, TransformerConfig) and model.layout == "states":
             yield f"model.layout = states is for labels that are the next input; {still[0]} has others"
         if experiment.start or experiment.eval.constructions:
@@ -96,8 +96,8 @@ class Tokens(Prompting):
 
     words = "sequences of tokens"
     tasks = TokenTask
-    models = TokenArchitecture
-    learners = TokenRecipe
+    models = TokenModelConfig
+    learners = TokenTrainingConfig
     usual: ClassVar = {"model": "TokenTransformerConfig", "train": "TokenRecipe"}
     evaluation: ClassVar = {"prompts": 1024}
     unasked = ("bootstrap", "predictors", "probe", "constructions", "surgery", "partners")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from iclab.errors import refuse
+from iclab.renamed import old_names
 
 STREAMS = ("init", "train", "curve", "test", "fit", "bootstrap")
 
@@ -33,6 +34,11 @@ def generator(seed: int, name: str, device: torch.device | str = "cpu", distribu
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(origin).generate_state(1)[0]))
 
 
-def stream(experiment: Any, name: str, device: torch.device | str = "cpu", distribution: str = "") -> torch.Generator:
+def experiment_generator(
+    experiment: Any, name: str, device: torch.device | str = "cpu", distribution: str = ""
+) -> torch.Generator:
     """Returns the generator of one stream of an experiment's seed."""
     return generator(experiment.seed, name, device, distribution)
+
+
+__getattr__ = old_names(__name__, stream="experiment_generator")

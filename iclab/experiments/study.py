@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from iclab.errors import Refusal, refuse, unknown
+from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments import config, experiment, grid, plugins, trials
 from iclab.experiments.claims import Claim
 from iclab.experiments.config import FAILED, Reader
@@ -163,7 +163,7 @@ class Draft:
         """Returns the cells that can be read, each experiment once."""
         try:
             choices = list(grid.cross(self.axes))
-        except Refusal as error:
+        except UsageError as error:
             self.note(str(error))
             return ()
         made = [(values, self._experiment(values)) for values in choices]
@@ -243,7 +243,7 @@ class Draft:
         """The settings of the recipe that a cell names; anything but a text is refused where the cell is read."""
         try:
             return recipe(name) if name and isinstance(name, str) else {}
-        except Refusal as error:
+        except UsageError as error:
             self.note(str(error), self._source("recipe"))
             return {}
 

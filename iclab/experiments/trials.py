@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.outside import of_users, outside, place, told
 from iclab.learning.token_training import token_loss
-from iclab.learning.training import Recipe, loss
-from iclab.models import FrozenArchitecture
+from iclab.learning.training import TrainingConfig, loss
+from iclab.models import FrozenModelConfig
 from iclab.predictors import Predictor
 from iclab.tasks import Functions, Prompts, Task, TokenPrompts, TokenTask
 
@@ -49,8 +49,8 @@ def of_experiment(experiment: Experiment, before: dict[Any, list[str]]) -> list[
         if key not in before and _has_foreign(predictor):
             before[key] = _tried(predictor, lambda given=predictor: _try_predictor(given, experiment.task))
         problems += [f"eval.predictors.{name}: {text}" for text in before.get(key, [])]
-    if of_users(model) and not isinstance(model, FrozenArchitecture):
-        key = ("model", model, task, train.at_query, type(train))
+    if of_users(model) and not isinstance(model, FrozenModelConfig):
+        key = ("model", model, task, train.query_only, type(train))
         if key not in before:
             before[key] = _tried(model, lambda: _try_model(experiment))
         problems += [f"model: {text}" for text in before[key]]
@@ -113,7 +113,7 @@ def _drawn(task: Task | TokenTask, seed: int) -> Prompts | TokenPrompts:
 
 
 def _shapes(task: Any, prompts: Any) -> dict[str, Any]:
-    labels = (BATCH, task.n, *([] if task.labels is None else [task.labels]))
+    labels = (BATCH, task.n, *([] if task.label_dim is None else [task.label_dim]))
     square = (task.d, task.d)
     moments = {
         "input_second_moment": (task.input_second_moment(), square),
@@ -128,17 +128,17 @@ def _token_shapes(task: Any, prompts: Any) -> dict[str, Any]:
     if n > task.n:
         raise Fault(f"draw: sequences of {n} tokens, and n = {task.n}")
     width = [task.width] if task.width else []
-    each = {name: (getattr(prompts, name), (BATCH, n)) for name in ("targets", "asked", "places")}
+    each = {name: (getattr(prompts, name), (BATCH, n)) for name in ("targets", "answer_mask", "case_ids")}
     return {"tokens": (prompts.tokens, (BATCH, n, *width)), **each, "options": (prompts.options, (BATCH, task.vocab))}
 
 
 def _check_tokens(prompts: TokenPrompts, task: Any) -> None:
-    inside = prompts.targets[prompts.asked]
+    inside = prompts.targets[prompts.answer_mask]
     tensors = [("targets", inside), *([] if task.width else [("tokens", prompts.tokens)])]
     for name, value in tensors:
         if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < task.vocab):
             raise Fault(f"draw: {name} must lie in 0..{task.vocab - 1}, the vocabulary")
-    if not prompts.asked.any():
+    if not prompts.answer_mask.any():
         raise Fault("draw: no position is asked")
 
 
@@ -201,7 +201,7 @@ def _try_model(experiment: Experiment) -> None:
         return
     drawn = experiment.task.sample(BATCH, generator(0))
     _try_answers(model, drawn.xs, drawn.ys)
-    if isinstance(experiment.train, Recipe) and experiment.model.trainable:
+    if isinstance(experiment.train, TrainingConfig) and experiment.model.trainable:
         positions = experiment.train.asked
         _try_gradient(model, lambda weights: loss(model, weights, drawn, drawn.ys, positions))
 

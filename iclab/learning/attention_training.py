@@ -22,7 +22,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.learning.random_feature_ridge import CurveLearner, FrozenRidge
-from iclab.models import Architecture, RandomAttention, RandomAttentionConfig, RandomFeatures
+from iclab.models import ModelConfig, RandomAttention, RandomAttentionConfig, RandomFeatures
 from iclab.models.random_features import with_one
 from iclab.tasks import Task
 
@@ -82,7 +82,7 @@ class AttentionDescent(CurveLearner):
         problems += [] if 0 < self.lr < inf else [f"lr must be positive and finite, given {self.lr}"]
         return super()._problems() + problems
 
-    def problems_for(self, task: Task, model: Architecture) -> list[str]:
+    def problems_for(self, task: Task, model: ModelConfig) -> list[str]:
         relu = isinstance(model, RandomAttentionConfig) and model.activation == "relu"
         problems = [] if relu else [f"AttentionDescent trains ReLU attention, given {type(model).__name__}"]
         return super().problems_for(task, model) + problems

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from iclab.errors import refuse, unknown_choices
 from iclab.learning.training import Learner, Place
-from iclab.models import Architecture, LinearArchitecture, LinearModel
+from iclab.models import LinearModel, LinearModelConfig, ModelConfig
 from iclab.tasks import Task
 
 CHUNK = 2**22  # numbers that are formed at once, inputs and features
@@ -42,8 +42,8 @@ class RidgeFit(Learner):
             problems.append(f"penalty must be 0 or more and finite, given {self.penalty}")
         refuse("RidgeFit", problems + unknown_choices(self))
 
-    def problems_for(self, task: Task, model: Architecture) -> list[str]:
-        linear = isinstance(model, LinearArchitecture)
+    def problems_for(self, task: Task, model: ModelConfig) -> list[str]:
+        linear = isinstance(model, LinearModelConfig)
         return (
             [] if linear else [f"RidgeFit needs a model that is linear in its parameters, given {type(model).__name__}"]
         )
@@ -112,7 +112,7 @@ def _examples(
 ) -> Iterator[tuple[Float[Tensor, "examples p"], Float[Tensor, " examples"]]]:
     """Features and labels of all prompts in turn. Each chunk is drawn by itself, so that the size of a chunk is part of
     the definition of a fit and not a matter of the machine."""
-    at = slice(task.n - 1, task.n) if fit.at_query else slice(None)
+    at = slice(task.n - 1, task.n) if fit.query_only else slice(None)
     size = task.n * task.d + len(range(task.n)[at]) * len(model.theta)
     batch = max(1, CHUNK // size)
     for start in range(0, fit.prompts, batch):

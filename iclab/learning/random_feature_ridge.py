@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from iclab.errors import refuse, unknown_choices
 from iclab.learning.training import Learner, Place
-from iclab.models import Architecture, FrozenArchitecture, RandomFeatures
+from iclab.models import FrozenModelConfig, ModelConfig, RandomFeatures
 from iclab.predictors import Kernel
 from iclab.tasks import QueryAndKeys, Task
 
@@ -291,7 +291,7 @@ class FrozenLearner(Learner):
     """Learning with frozen weights on `QueryAndKeys`. `beside` are further models, by name, with weights of their
     own. All is about one query and its keys, so that `positions` has no effect."""
 
-    beside: tuple[tuple[str, FrozenArchitecture], ...] = ()
+    beside: tuple[tuple[str, FrozenModelConfig], ...] = ()
 
     def __post_init__(self) -> None:
         refuse(type(self).__name__, unknown_choices(self) + self._problems())
@@ -307,12 +307,12 @@ class FrozenLearner(Learner):
     def learn(self, model: object, task: Task, place: Place) -> None:
         """Leaves the model as it was drawn: what is learned on its features is measured (`iclab.measures`)."""
 
-    def problems_for(self, task: Task, model: Architecture) -> list[str]:
+    def problems_for(self, task: Task, model: ModelConfig) -> list[str]:
         name = type(self).__name__
         problems = (
             [] if isinstance(task, QueryAndKeys) else [f"{name} is about QueryAndKeys, given {type(task).__name__}"]
         )
-        frozen = isinstance(model, FrozenArchitecture)
+        frozen = isinstance(model, FrozenModelConfig)
         return problems + ([] if frozen else [f"{name} needs a model of random features, given {type(model).__name__}"])
 
 

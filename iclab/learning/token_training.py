@@ -8,6 +8,7 @@ The loss is a pure function of (parameters, prompts), as for prompts of examples
 
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
-from iclab.learning.training import AnyLearner, Descent, GradientTraining, Parameters, Place
+from iclab.learning.training import AnyLearner, GradientTraining, OptimizerConfig, Parameters, Place
+from iclab.renamed import old_names
 from iclab.tasks import SizedTask, TokenPrompts, TokenTask
 
 
@@ -39,8 +41,10 @@ class SizeCurriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenRecipe(Descent, AnyLearner):
+class TokenTrainingConfig(OptimizerConfig, AnyLearner):
     """Settings of gradient training on tokens; the defaults are this project's."""
+
+    file_kind: ClassVar = "TokenRecipe"
 
     steps: int = 2000
     batch: int = 64
@@ -64,13 +68,13 @@ class TokenRecipe(Descent, AnyLearner):
 def token_loss(model: nn.Module, parameters: Parameters, prompts: TokenPrompts) -> Float[Tensor, ""]:
     """Returns the mean cross-entropy at the target positions, in nats, as a pure function of the parameters."""
     logits = functional_call(model, dict(parameters), (prompts.tokens,))
-    return cross_entropy(logits[prompts.asked], prompts.targets[prompts.asked])
+    return cross_entropy(logits[prompts.answer_mask], prompts.targets[prompts.answer_mask])
 
 
 class TokenTraining(GradientTraining):
     """The training of one model on one task of tokens."""
 
-    def __init__(self, model: nn.Module, task: TokenTask, recipe: TokenRecipe, rng: torch.Generator) -> None:
+    def __init__(self, model: nn.Module, task: TokenTask, recipe: TokenTrainingConfig, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)
         refuse("TokenTraining", recipe.problems_for(task))
         self.task, self.curriculum = task, recipe.curriculum
@@ -81,3 +85,6 @@ class TokenTraining(GradientTraining):
         with self._autocast():
             value = token_loss(self.model, self.parameters, prompts)
         return value, log(max(2, self.task.vocab))
+
+
+__getattr__ = old_names(__name__, TokenRecipe="TokenTrainingConfig")

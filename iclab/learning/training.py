@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, inf, isfinite, pi
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,10 +24,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from iclab.errors import Refusal, refuse, unknown_choices
-from iclab.files import write_whole
-from iclab.models import Architecture, FrozenArchitecture
+from iclab.errors import UsageError, refuse, unknown_choices
+from iclab.files import atomic_write
+from iclab.models import FrozenModelConfig, ModelConfig
 from iclab.models.stored import open_weights
+from iclab.renamed import kind_name, old_names
 from iclab.tasks import Prompts, Task, Truncated
 from iclab.theory.posterior import bayes
 
@@ -56,7 +57,7 @@ class AnyLearner(ABC):
     """A way of learning a task, from prompts of examples or of tokens."""
 
     @property
-    def at_query(self) -> bool:
+    def query_only(self) -> bool:
         """Returns whether the loss counts the last position only."""
         return False
 
@@ -82,7 +83,7 @@ class AnyLearner(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(AnyLearner):
-    """A way of learning from examples: by gradient descent (`Recipe`), or in closed form (`iclab.learning.fitting`).
+    """A way of learning from examples: by gradient descent (`TrainingConfig`), or in closed form (`RidgeFit`).
 
     `positions` are those whose errors count: "all", or the "last" alone, as in papers whose prompts have one query.
     """
@@ -90,7 +91,7 @@ class Learner(AnyLearner):
     positions: Literal["all", "last"] = "all"
 
     @property
-    def at_query(self) -> bool:
+    def query_only(self) -> bool:
         return self.positions == "last"
 
 
@@ -121,7 +122,7 @@ class Curriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent:
+class OptimizerConfig:
     """Optimisation settings for any loss.
 
     `lr` is the peak rate, reached after a share `warmup` of the steps and then kept or lowered to 0 at the last step
@@ -165,9 +166,11 @@ class Descent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Descent, Learner):
+class TrainingConfig(OptimizerConfig, Learner):
     """Settings of gradient training on examples. The defaults are the fastest recipe found that uses sampled labels
     alone."""
+
+    file_kind: ClassVar = "Recipe"
 
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
@@ -184,8 +187,8 @@ class Recipe(Descent, Learner):
         """Returns the number of last positions whose errors count; none where all do."""
         return 1 if self.positions == "last" else None
 
-    def problems_for(self, task: Task, model: Architecture) -> list[str]:
-        if isinstance(model, FrozenArchitecture):
+    def problems_for(self, task: Task, model: ModelConfig) -> list[str]:
+        if isinstance(model, FrozenModelConfig):
             return [f"Recipe trains what answers prompts; {type(model).__name__} takes a query with its keys"]
         if self.targets == "posterior_mean":
             try:
@@ -232,7 +235,7 @@ class GradientTraining(ABC):
     optimizer state, the state of the prompt generator, the step, and how many losses in a row were out of bounds.
     """
 
-    def __init__(self, model: nn.Module, recipe: Descent, rng: torch.Generator) -> None:
+    def __init__(self, model: nn.Module, recipe: OptimizerConfig, rng: torch.Generator) -> None:
         self.model, self.recipe, self.rng = model, recipe, rng
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -280,10 +283,15 @@ class GradientTraining(ABC):
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
-        metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": repr(self.recipe)}
+        metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": self._described()}
         metadata["digest"] = _digest(state, metadata)
         kept = {name: json.dumps(value) for name, value in metadata.items()}
-        write_whole(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
+        atomic_write(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
+
+    def _described(self) -> str:
+        """The recipe in words, by the name that files have for its class."""
+        kind = type(self.recipe)
+        return repr(self.recipe).replace(kind.__qualname__, kind_name(kind), 1)
 
     def resume(self, path: Path) -> None:
         """Resumes from a checkpoint of the same model, task and recipe. Raises `BrokenCheckpoint`, and changes nothing,
@@ -304,7 +312,7 @@ class GradientTraining(ABC):
         """The problems of the counts of a checkpoint."""
         most = {"step": self.recipe.steps, "wild": PATIENCE}
         given = {"wild": 0, **metadata}
-        if given.get("recipe", repr(self.recipe)) != repr(self.recipe):
+        if given.get("recipe", self._described()) != self._described():
             return [f"it is of another recipe, {given['recipe']}"]
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
         return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
@@ -361,7 +369,7 @@ COUNTED = ("adamw",)
 COUNT = torch.zeros(())
 
 
-class BrokenCheckpoint(Refusal):
+class BrokenCheckpoint(UsageError):
     """A file that is no checkpoint of the training that should go on from it."""
 
 
@@ -396,7 +404,7 @@ def _digest(state: Parameters, metadata: Mapping[str, Any]) -> str:
 class Training(GradientTraining):
     """The training of one model on one task of examples."""
 
-    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, rng: torch.Generator) -> None:
+    def __init__(self, model: nn.Module, task: Task, recipe: TrainingConfig, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)
         self.task, self.asked, self.curriculum = task, recipe.asked, recipe.curriculum
         # Made here, so that a task that has none is refused before the first step.
@@ -416,7 +424,7 @@ class Training(GradientTraining):
         return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
 
 
-def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Descent) -> dict[str, torch.optim.Optimizer]:
+def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by name, each with its share of the parameters."""
     matrices = {name for name, p in parameters.items() if p.ndim == 2 and ".blocks." in f".{name}"}
     inside = matrices if recipe.optimizer == "muon" else set()
@@ -432,7 +440,7 @@ def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: Descent) -> dict
 def train(
     model: nn.Module,
     task: Task,
-    recipe: Recipe | None = None,
+    recipe: TrainingConfig | None = None,
     rng: torch.Generator | None = None,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> nn.Module:
@@ -456,11 +464,14 @@ def train(
     ...     answers = answer({"model": model, "bayes": bayes(task)}, prompts)
     ...     return excess(answers["model"], answers["bayes"], prompts.ys).value
     >>> before = distance()
-    >>> model = train(model, task, Recipe(steps=40), rng)
+    >>> model = train(model, task, TrainingConfig(steps=40), rng)
     >>> bool(distance() < before)
     True
     """
-    training = Training(model, task, recipe or Recipe(), rng or torch.Generator().manual_seed(0))
+    training = Training(model, task, recipe or TrainingConfig(), rng or torch.Generator().manual_seed(0))
     while training.step < training.recipe.steps:
         progress(training.step, training.advance())
     return model
+
+
+__getattr__ = old_names(__name__, Recipe="TrainingConfig", Descent="OptimizerConfig")

@@ -13,7 +13,7 @@ from iclab.measures.descent import DescentConstants, StepsOfWeights
 from iclab.measures.edits import Edits
 from iclab.measures.evolution import Evolution, TrainingCurve
 from iclab.measures.exact_risk import ExactRisk
-from iclab.measures.feeders import Feeders
+from iclab.measures.s_inhibition import SInhibitionHeads
 from iclab.measures.implicit_weights import ImplicitWeights
 from iclab.measures.indirect_objects import IndirectObjects
 from iclab.measures.iterations import Iterations

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis import Estimate, Lineup, Match, families
+from iclab.analysis import AlgorithmPanel, Estimate, Match, families
 from iclab.analysis.identify import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
@@ -39,10 +39,10 @@ class NearestAlgorithms(Analysis):
         return super().applies(of) and of.experiment.eval.prompts >= LEAST
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        fits = of.lineup.fit(of.model)
-        yield from _end_rows(of.lineup)
+        fits = of.panel.fit(of.model)
+        yield from _end_rows(of.panel)
         for region, part in of.parts.items():
-            for match in of.lineup.rank(fits, of.rng("bootstrap"), of.draws, part):
+            for match in of.panel.rank(fits, of.rng("bootstrap"), of.draws, part):
                 yield from match_rows(match, region)
                 yield from _share_rows(match) if region is None else ()
 
@@ -71,8 +71,8 @@ def _share_rows(match: Match) -> Iterator[Row]:
     yield from (row(match.family, "fit_probability", i, value) for i, value in enumerate(match.shares.tolist()))
 
 
-def _end_rows(lineup: Lineup) -> Iterator[Row]:
+def _end_rows(panel: AlgorithmPanel) -> Iterator[Row]:
     """The ends of each grid: a parameter that was fitted there is a bound and no estimate."""
-    for family in lineup.families:
+    for family in panel.families:
         ends = zip(("fit_low", "fit_high"), family.ends, strict=True)
         yield from (row(family.name, name, None, end) for name, end in ends if end is not None)

@@ -11,7 +11,7 @@ from iclab.analysis.composition import Compositions, Way, compositions, earlier
 from iclab.analysis.folding import folded
 from iclab.analysis.patching import Head
 from iclab.experiments.analysis import Row
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.heads import OfHeads, circuit_of
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row
@@ -41,7 +41,7 @@ class Channels(OfHeads):
     def of_heads(
         self, model: TokenTransformer, of: Measurement, prompts: TokenPrompts, rng: torch.Generator
     ) -> Iterator[Row]:
-        untrained: Any = of.experiment.build(stream(of.experiment, "init"))
+        untrained: Any = of.experiment.build(experiment_generator(of.experiment, "init"))
         circuit = circuit_of(model, prompts) if isinstance(of.task, RepeatedSequence) else None
         yield from channel_rows(model, untrained, circuit)
 

@@ -25,13 +25,13 @@ from iclab.analysis import (
 from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.learning.attention_training import AttentionDescent, TrainedAttention, asked
 from iclab.learning.random_feature_ridge import CurveLearner
 from iclab.measures.measurement import Measurement, Workspace
 from iclab.measures.rows import MODEL, row
 from iclab.measures.rows import rows as rows_of
-from iclab.models import FrozenArchitecture, RandomAttentionConfig, RandomNetworkConfig
+from iclab.models import FrozenModelConfig, RandomAttentionConfig, RandomNetworkConfig
 from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
 
 DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}
@@ -94,7 +94,7 @@ class Curves:
 
     task: QueryAndKeys
     sizes: tuple[int, ...]
-    models: dict[str, FrozenArchitecture]
+    models: dict[str, FrozenModelConfig]
     errors: dict[str, Float[Tensor, "sizes inputs targets"]]
     deviations: Float[Tensor, "inputs targets"]
     count: int  # test inputs of a draw
@@ -109,10 +109,13 @@ class Curves:
         workspace: Workspace,
     ) -> "Curves":
         """Draws inputs and models, as often as the learner requires, and trains them."""
-        assert isinstance(experiment.model, FrozenArchitecture)
+        assert isinstance(experiment.model, FrozenModelConfig)
         models = {MODEL: experiment.model, **dict(learner.beside)}
-        train, test = (stream(experiment, name, workspace.device) for name in ("train", "test"))
-        init = {name: stream(experiment, "init", distribution="" if name == MODEL else name) for name in models}
+        train, test = (experiment_generator(experiment, name, workspace.device) for name in ("train", "test"))
+        init = {
+            name: experiment_generator(experiment, "init", distribution="" if name == MODEL else name)
+            for name in models
+        }
         parts = [
             cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
         ]
@@ -125,7 +128,7 @@ class Curves:
         cls,
         learner: CurveLearner,
         task: QueryAndKeys,
-        models: dict[str, FrozenArchitecture],
+        models: dict[str, FrozenModelConfig],
         train: torch.Generator,
         test: torch.Generator,
         init: dict[str, torch.Generator],
@@ -219,7 +222,7 @@ class Curves:
                     yield {"distribution": target, **row(name, f"predicted_exponent_{what}", None, log2(many / few))}
 
 
-def predicted_levels(architecture: FrozenArchitecture, task: QueryAndKeys, function: Target) -> Levels | None:
+def predicted_levels(architecture: FrozenModelConfig, task: QueryAndKeys, function: Target) -> Levels | None:
     """Returns the spectrum of a model's limit with the energies of a target, where both are known."""
     if task.inputs != Sphere() or task.d < 3 or not isinstance(function, KeyAverage | QueryFunction):
         return None

@@ -26,7 +26,7 @@ from iclab.analysis.risk import squared
 from iclab.constructed import vonoswald
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import Parts, averaged, relative, row, rows
 from iclab.models import Transformer, TransformerConfig
@@ -111,7 +111,8 @@ def tuned(experiment: Experiment, steps: int) -> dict[str, GradientDescentPlusPl
     kinds = {"tuned_gradient_descent": False} | ({"tuned_gradient_descent_plus_plus": True} if steps > 1 else {})
     task: Any = experiment.task
     return {
-        name: tuned_descent(task, steps, stream(experiment, "fit"), contracting) for name, contracting in kinds.items()
+        name: tuned_descent(task, steps, experiment_generator(experiment, "fit"), contracting)
+        for name, contracting in kinds.items()
     }
 
 

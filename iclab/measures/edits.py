@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iclab.analysis.cuts import (
-    Watch,
+    Metric,
     accuracy_of,
     along_random,
     attention_of,
@@ -81,8 +81,8 @@ def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generat
     scores = weights_of(model).scores["K"][writer][:, reader[0], reader[1]]
     top = int(scores.argmax())
     watches = {"score": attention_of(reader, others, induction(others.tokens)), "accuracy": accuracy_of(others)}
-    cut = {k: scaled(watch, one, writer, cuts(len(scores))) for k, watch in watches.items()}
-    by_quantity = {k: _edits(one, watch, cut[k], others, writer, reader, top, rng) for k, watch in watches.items()}
+    cut = {k: scaled(metric, one, writer, cuts(len(scores))) for k, metric in watches.items()}
+    by_quantity = {k: _edits(one, metric, cut[k], others, writer, reader, top, rng) for k, metric in watches.items()}
     for quantity, by_edit in by_quantity.items():
         for name, terms in by_edit.items():
             yield from rows(name, f"edit_{quantity}", estimate(terms))
@@ -95,7 +95,7 @@ def edit_rows(model: TokenTransformer, prompts: TokenPrompts, rng: torch.Generat
 
 def _edits(
     one: TokenTransformer,
-    watch: Watch,
+    metric: Metric,
     cut: Tensor,
     prompts: TokenPrompts,
     writer: Head,
@@ -105,12 +105,12 @@ def _edits(
 ) -> dict[str, Tensor]:
     """What is seen after each edit [b]; `cut` [e b] is that without each component."""
     others = [i for i in range(len(cut)) if i != top]
-    kept = scaled(watch, one, writer, keeps(len(cut)))
-    by_edit = {MODEL: watch(one, {}), "cut_top": cut[top], "cut_others": cut[others].mean(0)}
-    by_edit["cut_random"] = along_random(watch, one, writer, 0.0, DRAWS, rng).mean(0)
+    kept = scaled(metric, one, writer, keeps(len(cut)))
+    by_edit = {MODEL: metric(one, {}), "cut_top": cut[top], "cut_others": cut[others].mean(0)}
+    by_edit["cut_random"] = along_random(metric, one, writer, 0.0, DRAWS, rng).mean(0)
     by_edit |= {"keep_top": kept[top], "keep_first": kept[0], "keep_others": kept[others].mean(0)}
-    by_edit |= {f"path_{p}": without_path(watch, one, prompts, writer, reader, p) for p in ("q", "k", "v")}
-    return by_edit | {"cut_writer": watch(one, ablation(one, [writer], "mean", prompts.tokens))}
+    by_edit |= {f"path_{p}": without_path(metric, one, prompts, writer, reader, p) for p in ("q", "k", "v")}
+    return by_edit | {"cut_writer": metric(one, ablation(one, [writer], "mean", prompts.tokens))}
 
 
 def _component_rows(lost: Tensor, scores: Tensor, top: int) -> Iterator[Row]:
@@ -122,14 +122,14 @@ def _component_rows(lost: Tensor, scores: Tensor, top: int) -> Iterator[Row]:
     yield row(MODEL, "edit_rank", None, 1 + int((drop > drop[top]).sum()))
 
 
-def _several_rows(one: TokenTransformer, watch: Watch, writer: Head, scores: Tensor) -> Iterator[Row]:
+def _several_rows(one: TokenTransformer, metric: Metric, writer: Head, scores: Tensor) -> Iterator[Row]:
     """Without several components at once, the numbers being eighths of all where there are so many."""
     e = len(scores)
     numbers = sorted({e * i // 8 for i in range(9)})
     place = torch.empty(e, dtype=torch.long).scatter(0, scores.argsort(descending=True), torch.arange(e))
     orders = {"strongest": place, "weakest": e - 1 - place}
     by_edit = {
-        name: scaled(watch, one, writer, torch.stack([(order >= m).double() for m in numbers]))
+        name: scaled(metric, one, writer, torch.stack([(order >= m).double() for m in numbers]))
         for name, order in orders.items()
     }
     for name, left in by_edit.items():
@@ -139,11 +139,11 @@ def _several_rows(one: TokenTransformer, watch: Watch, writer: Head, scores: Ten
     yield from rows(MODEL, "edit_several_lead", estimate(by_edit["weakest"][half] - by_edit["strongest"][half]))
 
 
-def _scaled_rows(one: TokenTransformer, watch: Watch, writer: Head, top: int, rng: torch.Generator) -> Iterator[Row]:
+def _scaled_rows(one: TokenTransformer, metric: Metric, writer: Head, top: int, rng: torch.Generator) -> Iterator[Row]:
     factors = torch.ones(len(FACTORS), size(one, writer), dtype=torch.float64)
     factors[:, top] = torch.tensor(FACTORS, dtype=torch.float64)
-    for factor, terms in zip(FACTORS, scaled(watch, one, writer, factors), strict=True):
-        drawn = along_random(watch, one, writer, factor, DRAWS, rng).mean(0)
+    for factor, terms in zip(FACTORS, scaled(metric, one, writer, factors), strict=True):
+        drawn = along_random(metric, one, writer, factor, DRAWS, rng).mean(0)
         for name, each in {"top": terms, "random": drawn}.items():
             (made,) = rows(name, "edit_scaled", estimate(each))
             yield {**made, "position": factor}

@@ -61,7 +61,7 @@ def limit(experiment: Experiment, model: object, task: Task) -> float | None:
     trained, fit = experiment.task, experiment.train
     pooled = isinstance(trained, FinitePool)
     new = TruePrior(trained) if pooled else trained
-    if not isinstance(fit, RidgeFit) or fit.penalty or not fit.at_query or task != new or exact(model, task) is None:
+    if not isinstance(fit, RidgeFit) or fit.penalty or not fit.query_only or task != new or exact(model, task) is None:
         return None
     d, kappa = task.d, trained.size / task.d if pooled else inf
     result = icl_risk(fit.prompts / d**2, (task.n - 1) / d, kappa, task.noise**2)

@@ -13,7 +13,7 @@ import torch
 from iclab.analysis.next_token import head_scores
 from iclab.analysis.patching import Head
 from iclab.experiments.analysis import Analysis, Row
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import finite
 from iclab.models import TokenTransformer, TokenTransformerConfig
@@ -46,7 +46,7 @@ class OfHeads(Analysis):
         yield from ()
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        rng = stream(of.experiment, "fit", "cpu", of.name)
+        rng = experiment_generator(of.experiment, "fit", "cpu", of.name)
         prompts = of.task.sample(of.task.balanced_batch(of.experiment.eval.prompts), rng)
         yield from finite(self.of_heads(deepcopy(of.model).cpu().eval(), of, prompts, rng))
 

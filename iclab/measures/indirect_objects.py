@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.feeders import of_pairs
+from iclab.analysis.s_inhibition import of_pairs
 from iclab.analysis.movers import Named, answered, named
 from iclab.analysis.risk import estimate
 from iclab.experiments.analysis import Row
@@ -20,8 +20,8 @@ class IndirectObjects(OfTexts):
 
     name = "indirect_objects"
     quantities: ClassVar = {
-        "above": "how often logit(indirect object) − logit(giver) is above 0, between 0 and 1",
-        "logit_difference": "logit(indirect object) − logit(giver), mean",
+        "above": "how often logit(indirect object) − logit(subject) is above 0, between 0 and 1",
+        "logit_difference": "logit(indirect object) − logit(subject), mean",
         "probability": "p(indirect object) among all tokens, mean",
     }
 

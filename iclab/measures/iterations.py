@@ -27,7 +27,7 @@ class Iterations(Analysis):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         for region, part in of.parts.items():
-            newton, plain = match_iterations(of.lineup, of.readouts, of.rng("bootstrap"), of.draws, part)
+            newton, plain = match_iterations(of.panel, of.readouts, of.rng("bootstrap"), of.draws, part)
             for match in (newton, plain):
                 yield from by_layer(match.family, "matched_steps", match.steps, region)
                 yield from by_layer(match.family, "sime", match.similarity, region)

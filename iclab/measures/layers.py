@@ -24,5 +24,5 @@ class Layers(Analysis):
     def rows(self, of: Measurement) -> Iterator[Row]:
         rng = of.rng("bootstrap")
         for readout in of.readouts:
-            for match in of.lineup.identify(readout, rng, of.draws, of.parts[None]):
+            for match in of.panel.identify(readout, rng, of.draws, of.parts[None]):
                 yield from ({**row, "layer": readout.layer} for row in match_rows(match))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iclab.analysis import Lineup, answer, families, layer_readouts
+from iclab.analysis import AlgorithmPanel, answer, families, layer_readouts
 from iclab.analysis.next_token import continued, ended
 from iclab.analysis.readout import LayerReadout
 from iclab.analysis.references import references
@@ -21,7 +21,7 @@ from iclab.analysis.risk import Answers
 from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.rows import MODEL, Parts, regions
 from iclab.models import Transformer
 from iclab.tasks import AnyTask, TokenPrompts
@@ -68,7 +68,7 @@ class Measurement:
 
     def rng(self, name: str) -> torch.Generator:
         """Returns a stream of this distribution, from its start."""
-        return stream(self.experiment, name, self.workspace.device, self.name)
+        return experiment_generator(self.experiment, name, self.workspace.device, self.name)
 
     @property
     def draws(self) -> int:
@@ -82,19 +82,19 @@ class Measurement:
 
     def untrained(self) -> Any:
         """Returns the model before its training."""
-        return self.experiment.build(stream(self.experiment, "init")).to(self.workspace.device)
+        return self.experiment.build(experiment_generator(self.experiment, "init")).to(self.workspace.device)
 
     # ---- prompts of examples ---------------------------------------------------------------------------------------
 
     @cached_property
     def parts(self) -> Parts:
         """Returns the positions that are averaged over."""
-        return regions(self.task, self.experiment.at_query)
+        return regions(self.task, self.experiment.query_only)
 
     @cached_property
-    def lineup(self) -> Lineup:
+    def panel(self) -> AlgorithmPanel:
         """Returns the algorithms that the model and its layers are compared with."""
-        return Lineup(self.task, self.prompts, families(self.task, self.trained_on))
+        return AlgorithmPanel(self.task, self.prompts, families(self.task, self.trained_on))
 
     @cached_property
     def references(self) -> dict[str, Any]:
@@ -142,10 +142,14 @@ def measure(
 ) -> list[Row]:
     """Returns all result rows of a trained model: on its own task, on the parts of that, and on every shift."""
     at = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    return [row for name, task in experiment.distributions.items() for row in _on(experiment, model, name, task, at)]
+    return [
+        row
+        for name, task in experiment.distributions.items()
+        for row in _analysis_rows(experiment, model, name, task, at)
+    ]
 
 
-def _on(experiment: Experiment, model: Any, name: str, task: AnyTask, workspace: Workspace) -> Iterator[Row]:
+def _analysis_rows(experiment: Experiment, model: Any, name: str, task: AnyTask, workspace: Workspace) -> Iterator[Row]:
     """The rows of one distribution."""
     of = Measurement(experiment, model, name, task, workspace)
     for analysis in experiment.analyses:

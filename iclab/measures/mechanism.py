@@ -70,8 +70,8 @@ def mechanism_rows(
     """Yields all rows of one length."""
     N = list_recall.length(prompts)
     few = prompts[: max(N, FEW // N * N)]  # each slot as often
-    looks = list_recall.looks(model, few)
-    yield from rows(MODEL, "mechanism_mover", list_recall.mover(looks, few)[1])
+    looks = list_recall.attention_from_end(model, few)
+    yield from rows(MODEL, "mechanism_mover", list_recall.mover_head(looks, few)[1])
     for name, terms in list_recall.written(model, few).items():
         yield from rows(name.replace("blocks.", "").replace(".head.", "."), "mechanism_written", estimate(terms))
     before = list_recall.right(model, few, {})
@@ -87,7 +87,7 @@ def _head_rows(
     model: TokenTransformer,
     task: LaundryList,
     few: TokenPrompts,
-    looks: list_recall.Looks,
+    looks: list_recall.AttentionFromEnd,
     before: Tensor,
     rng: torch.Generator,
 ) -> Iterator[Row]:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iclab.analysis import Lineup, answer, excess, families, risk
+from iclab.analysis import AlgorithmPanel, answer, excess, families, risk
 from iclab.analysis.next_token import continued, divergence, head_scores, hits, losses, mean_asked
-from iclab.analysis.references import references, right_penalty
+from iclab.analysis.references import bayes_penalty, references
 from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.learning.training import GradientTraining
 from iclab.measures.following import due, early, learning_curve
 from iclab.measures.probes import r2_by_layer
@@ -74,7 +74,7 @@ class ExampleMonitor:
     """
 
     answers: dict[str, torch.Tensor]
-    lineup: Lineup | None
+    panel: AlgorithmPanel | None
     prompts: Prompts
     part: slice
     probed_with: float | None
@@ -86,11 +86,13 @@ class ExampleMonitor:
         own: Any = experiment.task
         task: Any = dict(experiment.eval.shifts).get(shift, own)
         follows = "evolution" in experiment.eval.analyses
-        lam = right_penalty(task) if follows and not shift and "probes" in experiment.eval.analyses else None
-        prompts = task.sample(WATCHED if lam is None else PROBED, stream(experiment, "curve", device, shift))
+        lam = bayes_penalty(task) if follows and not shift and "probes" in experiment.eval.analyses else None
+        prompts = task.sample(
+            WATCHED if lam is None else PROBED, experiment_generator(experiment, "curve", device, shift)
+        )
         best = {name: f for name, f in references(task).items() if name == "bayes"}
-        lineup = Lineup(task, prompts, families(task, own)) if follows else None
-        return cls(answer(best, prompts), lineup, prompts, regions(task, experiment.at_query)[None], lam)
+        panel = AlgorithmPanel(task, prompts, families(task, own)) if follows else None
+        return cls(answer(best, prompts), panel, prompts, regions(task, experiment.query_only)[None], lam)
 
     def __call__(self, model: Predictor) -> dict[str, Any]:
         learned = answer({"model": model}, self.prompts)["model"]
@@ -99,8 +101,8 @@ class ExampleMonitor:
         best = self.answers["bayes"][:, part] if "bayes" in self.answers else None
         if best is not None and not vanishes(squared(best, ys), ys):
             found["excess"] = excess(learned[:, part], best, ys).value.item()
-        if self.lineup:
-            found["distances"] = self.lineup.distances(model, self.part)
+        if self.panel:
+            found["distances"] = self.panel.distances(model, self.part)
         return found
 
     def probed(self, model: Any) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class TokenMonitor:
     def of(cls, experiment: Experiment, device: torch.device) -> "TokenMonitor":
         """Draws the prompts, and answers them by what the model is compared with."""
         task: Any = experiment.task
-        rng = stream(experiment, "curve", device)
+        rng = experiment_generator(experiment, "curve", device)
         prompts = task.sample(task.balanced_batch(OF_TOKENS), rng)
         followed = {
             name: part.sample(part.balanced_batch(OF_TOKENS), rng) for name, part in task.monitored_parts().items()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclab.analysis.movers import Named, feeding, mover, named, pattern
+from iclab.analysis.movers import Named, name_mover_head, named, pattern, s_inhibition
 from iclab.analysis.patching import Head, ablation
 from iclab.analysis.risk import estimate, ratio
 from iclab.experiments.analysis import Analysis, Row
@@ -26,11 +26,11 @@ class Movers(Analysis):
     always = True
     tasks = IndirectObject
     quantities: ClassVar = {
-        "mover_inhibition": "what the mover gives, from the end, to the indirect object less what it gives to the "
+        "mover_inhibition": "what the name-mover head gives, from the end, to the indirect object less what it gives to the "
         "subject; between −1 and 1",
         "mover_fed": "what of it is lost when its queries do not hear the head that feeds it most",
         "logit_difference": "logit(indirect object) − logit(subject)",
-        "kept_without_mover": "the share of it that is left when the mover writes what it writes on average",
+        "kept_without_mover": "the share of it that is left when the name-mover head writes what it writes on average",
         "kept_without_feeder": "the share of it that is left when the head that feeds it most does",
     }
 
@@ -45,10 +45,10 @@ def mover_rows(model: nn.Module, task: TokenTask, prompts: TokenPrompts) -> Iter
         return
     half = len(prompts.tokens) // 2
     finding, held = named(prompts[:half]), named(prompts[half:])
-    of = mover(model, finding)
-    feeder = divmod(int(feeding(model, finding, of).mean(-1).argmax()), model.config.n_head)
+    of = name_mover_head(model, finding)
+    feeder = divmod(int(s_inhibition(model, finding, of).mean(-1).argmax()), model.config.n_head)
     yield from rows(MODEL, "mover_inhibition", estimate(held.score(pattern(model, held, of))))
-    yield from rows(MODEL, "mover_fed", estimate(feeding(model, held, of)[feeder]))
+    yield from rows(MODEL, "mover_fed", estimate(s_inhibition(model, held, of)[feeder]))
     whole = _difference(model, held)
     yield from rows(MODEL, "logit_difference", estimate(whole))
     for name, head in (("kept_without_mover", of), ("kept_without_feeder", feeder)):

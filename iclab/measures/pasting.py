@@ -18,7 +18,7 @@ from iclab.analysis.probing import LEAST
 from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
-from iclab.measures.beside import Beside
+from iclab.measures.auxiliary import AuxiliaryTrainer
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import Parts, averaged, regions, relative, row, rows
 from iclab.models import Transformer, TransformerConfig
@@ -63,7 +63,7 @@ class Pasting(Analysis):
         return super().applies(of) and of.workspace.folder is not None
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        yield from pasting_rows(of.model, Beside.of(of))
+        yield from pasting_rows(of.model, AuxiliaryTrainer.of(of))
 
 
 def pasted_task(experiment: Experiment) -> LinearRegression:
@@ -79,27 +79,27 @@ def trained_task(experiment: Experiment) -> RepresentationRegression:
     return experiment.task
 
 
-def pasting_rows(model: Transformer, beside: Beside) -> Iterator[Row]:
+def pasting_rows(model: Transformer, trainer: AuxiliaryTrainer) -> Iterator[Row]:
     """Trains all input projections and controls, and measures them on the same prompts."""
-    task = pasted_task(beside.experiment)
-    chosen = chosen_cut(model, beside)
+    task = pasted_task(trainer.experiment)
+    chosen = chosen_cut(model, trainer)
     yield row("representation", "pasting_cut", None, chosen)
-    made = pasting(model, range(1, model.config.n_layer), task.d, task.n, beside.rng("init"))
+    made = pasting(model, range(1, model.config.n_layer), task.d, task.n, trainer.rng("init"))
     learned: dict[Name, Predictor] = {}
     for (name, cut), module in made.items():
-        if beside.train(f"pasting_{name}" + ("" if cut is None else f"_{cut}"), module, task):
+        if trainer.train(f"pasting_{name}" + ("" if cut is None else f"_{cut}"), module, task):
             learned[name, cut] = module
-    prompts = task.sample(beside.experiment.eval.prompts, beside.rng("test"))
+    prompts = task.sample(trainer.experiment.eval.prompts, trainer.rng("test"))
     predictors: dict[Name, Predictor] = {("bayes", None): bayes(task), ("zero", None): Zero(), **learned}
     answers = {name: answer({"one": f}, prompts)["one"] for name, f in predictors.items()}
     yield from _all_rows(answers, prompts.ys, regions(task), chosen)
 
 
-def chosen_cut(model: Transformer, beside: Beside) -> int:
+def chosen_cut(model: Transformer, trainer: AuxiliaryTrainer) -> int:
     """Returns the block, of those that have one above, after which the representation is read best in tokens of
     labels."""
-    task = trained_task(beside.experiment)
-    prompts = task.sample(beside.experiment.eval.prompts, beside.rng("fit"))
+    task = trained_task(trainer.experiment)
+    prompts = task.sample(trainer.experiment.eval.prompts, trainer.rng("fit"))
     (probe,) = token_probes(model, prompts, {"representation": task.representation(prompts.xs)}, ["y"])
     return 1 + int(probe.r2.value[1:-1].argmax())
 

@@ -16,7 +16,7 @@ from iclab.analysis.cuts import correlation
 from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
 from iclab.analysis.risk import Estimate
 from iclab.experiments.analysis import Analysis, Row
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row, rows
 from iclab.models import PointerTransformer
@@ -44,7 +44,9 @@ class Pointing(Analysis):
     }
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        yield from pointed(of.model, of.task, of.among, stream(of.experiment, "bootstrap", distribution=of.name))
+        yield from pointed(
+            of.model, of.task, of.among, experiment_generator(of.experiment, "bootstrap", distribution=of.name)
+        )
 
 
 def pointed(model: object, task: TokenTask, rows: Iterable[Row], rng: torch.Generator) -> Iterator[Row]:
@@ -57,11 +59,11 @@ def pointed(model: object, task: TokenTask, rows: Iterable[Row], rng: torch.Gene
         keys = model.slot_keys[1 : N + 1].detach().cpu().double()
         right, answered = (_by_slot(rows, quantity, N) for quantity in ("accuracy", "answered"))
         shares, lifted = _reach(keys, rng), slot_margins(keys)
-        yield from _could(MODEL, keys, shares, lifted)
-        yield from _did(shares.value, lifted, right, answered)
+        yield from _reach_rows(MODEL, keys, shares, lifted)
+        yield from _behaviour_rows(shares.value, lifted, right, answered)
         others = {"legendre": legendre(N, r)} | ({"circle": circle(N)} if r == 2 else {})
         for name, each in others.items():
-            yield from _could(name, each, _reach(each, rng), slot_margins(each))
+            yield from _reach_rows(name, each, _reach(each, rng), slot_margins(each))
 
 
 def _by_slot(rows: Iterable[Row], quantity: str, N: int) -> Float[Tensor, " N"]:
@@ -80,7 +82,7 @@ def _reach(keys: Float[Tensor, "N r"], rng: torch.Generator) -> Estimate:
     return Estimate(shares, (shares * (1 - shares) / DRAWS).sqrt())
 
 
-def _could(name: str, keys: Float[Tensor, "N r"], shares: Estimate, lifted: Float[Tensor, " N"]) -> Iterator[Row]:
+def _reach_rows(name: str, keys: Float[Tensor, "N r"], shares: Estimate, lifted: Float[Tensor, " N"]) -> Iterator[Row]:
     """Geometry of the keys: their reach and their margins."""
     ends = (shares.value[0] + shares.value[-1]).item()
     spread = (keys - keys.mean(0)).square().sum(1).mean().sqrt()
@@ -91,7 +93,7 @@ def _could(name: str, keys: Float[Tensor, "N r"], shares: Estimate, lifted: Floa
     yield row(name, "reachable_slots", None, (lifted > 0).sum().item())
 
 
-def _did(
+def _behaviour_rows(
     shares: Float[Tensor, " N"],
     lifted: Float[Tensor, " N"],
     right: Float[Tensor, " N"],

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iclab.constructed import Construction
 from iclab.experiments.analysis import Analysis, Row
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import row
 from iclab.predictors import Predictor
@@ -48,7 +48,7 @@ class Precision(Analysis):
     def rows(self, of: Measurement) -> Iterator[Row]:
         start, count = of.experiment.start, of.experiment.eval.prompts
         assert start is not None
-        prompts = of.task.sample(count, stream(of.experiment, "test", "cpu", of.name), torch.float64)
+        prompts = of.task.sample(count, experiment_generator(of.experiment, "test", "cpu", of.name), torch.float64)
         for name in DTYPES:
             try:
                 error = rounding_error(start.construction, prompts.xs, prompts.ys, name)

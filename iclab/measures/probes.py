@@ -23,14 +23,14 @@ from iclab.analysis import (
     answer,
     attention_probes,
     bare_prompt,
+    bootstrap_weights,
     estimate,
     features,
     probe_terms,
-    resampled,
     visible,
 )
 from iclab.analysis.probing import LEAST
-from iclab.analysis.references import right_penalty
+from iclab.analysis.references import bayes_penalty
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import by_layer, finite, row, rows
@@ -125,7 +125,7 @@ class Probing:
     @classmethod
     def of(cls, of: Measurement) -> "Probing":
         """Returns the probes of one distribution."""
-        return cls(of.model, of.untrained(), of.prompts, right_penalty(of.task))
+        return cls(of.model, of.untrained(), of.prompts, bayes_penalty(of.task))
 
     @cached_property
     def states(self) -> dict[str, Tensor]:
@@ -171,7 +171,7 @@ class Probing:
         n, device = self.prompts.xs.shape[1], self.prompts.xs.device
         lengths = lengths_of(n)
         shown, single = visible(self.model, n)[lengths], torch.eye(n, dtype=torch.bool, device=device)[lengths]
-        weights = resampled(len(self.prompts.xs) - len(self.prompts.xs) // 2, draws, rng)
+        weights = bootstrap_weights(len(self.prompts.xs) - len(self.prompts.xs) // 2, draws, rng)
         deep: dict[str, dict[str, Tensor]] = {head: {} for head in HEADS}
         sources = {name: (h, single if name == "_bare" else shown) for name, h in self.sources.items()}
         for target in ATTENDED:

@@ -51,7 +51,7 @@ def finite(rows: Iterable[Row]) -> Iterator[Row]:
     return (one for one in rows if isfinite(one["value"]))
 
 
-def regions(task: Task, at_query: bool = False) -> Parts:
+def regions(task: Task, query_only: bool = False) -> Parts:
     """Returns the positions that are averaged over: all of them (None), and apart from each other those around the
     number r of dimensions that inputs have. The risk of noisy least squares is infinite at r−1..r+1 examples, and its
     squared error has no variance, so that no error bar can be trusted, at r−3..r+3: the *threshold*. *under* and *over*
@@ -59,7 +59,7 @@ def regions(task: Task, at_query: bool = False) -> Parts:
     alone.
     """
     n, r = task.n, task.rank
-    if task.at_query or at_query:
+    if task.query_only or query_only:
         return {None: slice(n - 1, n)}
     cut, end = max(0, r - 3), min(n, r + 4)
     parts = {None: slice(n), "under": slice(cut), "threshold": slice(cut, end), "over": slice(end, n)}

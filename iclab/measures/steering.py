@@ -1,12 +1,12 @@
-"""Whether one component of a head steers a mover: what it looks at where the strongest feeding head writes along its
+"""Whether one component of a head steers a name-mover head: what it looks at where the strongest S-inhibition head writes along its
 top component, and nothing else (Merullo et al. 2024, arXiv 2406.09519, Fig. 4 and 5).
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.feeders import along, chosen, feeders, slopes, top_component
-from iclab.analysis.movers import Named, mover, named
+from iclab.analysis.s_inhibition import along, chosen, s_inhibition_heads, slopes, top_component
+from iclab.analysis.movers import Named, name_mover_head, named
 from iclab.analysis.patching import Head
 from iclab.analysis.risk import estimate
 from iclab.analysis.steering import Direction, component, random_direction
@@ -17,7 +17,7 @@ from iclab.measures.rows import MODEL, row, rows
 from iclab.measures.texts import OfTexts, dissection_of, folded_model, found_on, measured_on
 from iclab.models import TokenTransformer
 
-SLOTS = 5  # of the lists that a mover is steered on
+SLOTS = 5  # of the lists that a name-mover head is steered on
 CHANCE = "random direction"
 
 
@@ -28,10 +28,10 @@ class Steering(OfTexts):
     name = "steering"
     composing = True
     quantities: ClassVar = {
-        "slope": "of the mover's inhibition, by standard deviation of what is written; position 0: the indirect object "
+        "slope": "of the name-mover head's inhibition, by standard deviation of what is written; position 0: the indirect object "
         "was named first. The sign of a component is free: taken is that with which the slope at 0 is positive where "
         "heads are found",
-        "ends": "the share of points at which the mover looks most, on average, at the first or the last slot",
+        "ends": "the share of points at which the name-mover head attends most, on average, at the first or the last slot",
         "chosen": "at how many slots it looks most, one after the other, along all points",
     }
 
@@ -44,8 +44,8 @@ class Steering(OfTexts):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         model, (finding, rng) = folded_model(of), found_on(of)
-        head = mover(model, finding)
-        (feeder,) = feeders(model, finding, head, 1)
+        head = name_mover_head(model, finding)
+        (feeder,) = s_inhibition_heads(model, finding, head, 1)
         top = component(model, feeder, top_component(model, feeder, head))
         if of.name == TRAINED:
             yield from _slopes(of, model, finding, head, top)

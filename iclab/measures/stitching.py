@@ -34,7 +34,7 @@ from iclab.analysis.similarity import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.identity import SEEDS
 from iclab.experiments.prompting import NAME
-from iclab.measures.beside import Beside
+from iclab.measures.auxiliary import AuxiliaryTrainer
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import row, rows
 from iclab.models import Transformer, TransformerConfig
@@ -81,8 +81,8 @@ class Stitching(Analysis):
         return super().applies(of) and of.workspace.folder is not None
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        beside, untrained = Beside.of(of), of.experiment.initial(of.workspace.device)
-        yield from stitching_rows(of.model, untrained, partners(beside), beside)
+        trainer, untrained = AuxiliaryTrainer.of(of), of.experiment.initial(of.workspace.device)
+        yield from stitching_rows(of.model, untrained, partners(trainer), trainer)
 
 
 def _partner_problems(experiment: Any) -> Iterator[str]:
@@ -99,22 +99,25 @@ def _partner_problems(experiment: Any) -> Iterator[str]:
             yield f"{name!r} whose seed must lie in 0..{SEEDS - 1}, given {partner.seed}"
 
 
-def partners(beside: Beside) -> Iterator[tuple[str, Transformer, Task]]:
+def partners(trainer: AuxiliaryTrainer) -> Iterator[tuple[str, Transformer, Task]]:
     """Yields the partners of an experiment, trained, and what on; but for those whose training diverged, as the log
     says."""
-    for name, partner in beside.experiment.eval.partners:
-        other = partner.experiment(beside.experiment)
-        if (model := beside.trained(name, other)) is not None:
-            yield name, model.eval(), partner.task or beside.trained_on
+    for name, partner in trainer.experiment.eval.partners:
+        other = partner.experiment(trainer.experiment)
+        if (model := trainer.trained(name, other)) is not None:
+            yield name, model.eval(), partner.task or trainer.trained_on
 
 
 def stitching_rows(
-    model: Transformer, untrained: Transformer, partners: Iterable[tuple[str, Transformer, Task]], beside: Beside
+    model: Transformer,
+    untrained: Transformer,
+    partners: Iterable[tuple[str, Transformer, Task]],
+    trainer: AuxiliaryTrainer,
 ) -> Iterator[Row]:
     """Yields the rows of the model with each partner, and of its layers beside those before training."""
     for name, partner, task in partners:
-        yield from Pairing(model, untrained, name, partner, task, beside).rows()
-    prompts = beside.trained_on.sample(beside.experiment.eval.prompts, beside.rng("test"))
+        yield from Pairing(model, untrained, name, partner, task, trainer).rows()
+    prompts = trainer.trained_on.sample(trainer.experiment.eval.prompts, trainer.rng("test"))
     yield from cka_rows("untrained", model, untrained, prompts)
 
 
@@ -127,17 +130,17 @@ class Pairing:
     name: str
     partner: Transformer
     partner_task: Task
-    beside: Beside
+    trainer: AuxiliaryTrainer
 
     @property
     def task(self) -> Task:
         """Returns the model's own task."""
-        return self.beside.trained_on
+        return self.trainer.trained_on
 
     @cached_property
     def prompts(self) -> Prompts:
         """Returns the prompts that everything is measured on."""
-        return self.task.sample(self.beside.experiment.eval.prompts, self.beside.rng("test"))
+        return self.task.sample(self.trainer.experiment.eval.prompts, self.trainer.rng("test"))
 
     @cached_property
     def best(self) -> Tensor:
@@ -182,18 +185,18 @@ class Pairing:
             affine = affine_bridge(lower, self.partner, self.own_prompts(), cut)
             yield f"affine{ending}", Stitched(lower, self.partner, cut, bridge=affine)
             learning = Stitched(lower, self.partner, cut, bridge=affine, learns=["bridge"])
-            if self.beside.train(f"stitching_{self.name}_trained{ending}_{cut}", learning, self.task):
+            if self.trainer.train(f"stitching_{self.name}_trained{ending}_{cut}", learning, self.task):
                 yield f"trained{ending}", learning
         yield from self.by_relative(cut)
 
     def by_relative(self, cut: int) -> Iterator[tuple[str, Predictor]]:
         """Yields bridges by way of relative representations."""
         one, other = self.partner, self.partner
-        seen = self.partner_task.sample(FITTED, self.beside.rng("fit"))
+        seen = self.partner_task.sample(FITTED, self.trainer.rng("fit"))
         reader = fitted_bridge(one, other, self.anchors(), seen, cut)
         yield from self.both("relative", Stitched(one, other, cut, bridge=reader))
         learning = Stitched(one, other, cut, bridge=reader, learns=["bridge", "upper"])
-        if self.beside.train(f"stitching_{self.name}_relative_{cut}", learning, self.partner_task):
+        if self.trainer.train(f"stitching_{self.name}_relative_{cut}", learning, self.partner_task):
             yield from self.both("relative_trained", learning)
 
     def both(self, bridge: str, own: Stitched) -> Iterator[tuple[str, Predictor]]:
@@ -205,11 +208,11 @@ class Pairing:
 
     def own_prompts(self) -> Prompts:
         """Returns what affine bridges are fitted on."""
-        return self.task.sample(FITTED, self.beside.rng("fit"))
+        return self.task.sample(FITTED, self.trainer.rng("fit"))
 
     def anchors(self) -> Prompts:
         """Returns the same prompts for both models."""
-        return self.task.sample(ANCHORS, self.beside.rng("curve"))
+        return self.task.sample(ANCHORS, self.trainer.rng("curve"))
 
 
 def others(bridge: str) -> dict[str, str]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.feeders import duplicate_head, of_pairs, second_to_first
-from iclab.analysis.movers import mover, named, pattern
+from iclab.analysis.s_inhibition import duplicate_head, of_pairs, second_to_first
+from iclab.analysis.movers import name_mover_head, named, pattern
 from iclab.analysis.patching import Head
 from iclab.analysis.risk import estimate
 from iclab.experiments.analysis import Row
@@ -14,14 +14,14 @@ from iclab.measures.texts import OfTexts, folded_model, found_on, measured_on
 
 
 class TextHeads(OfTexts):
-    """Finds, by what they do on other texts, the mover and the head of equal tokens (among random ones)."""
+    """Finds, by what they do on other texts, the name-mover head and the duplicate-token head (among random ones)."""
 
     name = "text_heads"
     quantities: ClassVar = {
-        "inhibition": "what the mover gives to the indirect object less what it gives to the giver, between −1 and 1",
-        "duplicate_attention": "what the head that looks most at earlier equal tokens gives, from the giver's second "
+        "inhibition": "what the name-mover head gives to the indirect object less what it gives to the subject, between −1 and 1",
+        "duplicate_attention": "what the head that attends most to earlier equal tokens gives, from the subject's second "
         "mention, to the first; between 0 and 1",
-        "{mover,duplicate}_head": "the number of that head; `layer` is its layer",
+        "{name_mover,duplicate}_head": "the number of that head; `layer` is its layer",
     }
 
     def predictors(self, experiment: Any) -> Iterable[str]:
@@ -29,10 +29,10 @@ class TextHeads(OfTexts):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         model, prompts, (finding, rng) = folded_model(of), named(measured_on(of)), found_on(of)
-        head, twice = mover(model, finding), duplicate_head(model, rng)
+        head, twice = name_mover_head(model, finding), duplicate_head(model, rng)
         yield from rows(MODEL, "inhibition", estimate(of_pairs(prompts.score(pattern(model, prompts, head)))))
         yield from rows(MODEL, "duplicate_attention", estimate(of_pairs(second_to_first(model, prompts, twice))))
-        yield head_row("mover_head", head)
+        yield head_row("name_mover_head", head)
         yield head_row("duplicate_head", twice)
 
 

@@ -10,7 +10,7 @@ from iclab.analysis.folding import folded
 from iclab.analysis.movers import Named, named
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.claims import TRAINED
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.measures.heads import LEAST
 from iclab.measures.measurement import Measurement
 from iclab.models import Pretrained, TokenTransformer, TokenTransformerConfig
@@ -70,13 +70,13 @@ def dissection_of(of: Measurement) -> Dissection:
 
 def measured_on(of: Measurement) -> TokenPrompts:
     """Returns the prompts of a distribution, on the CPU."""
-    rng = stream(of.experiment, "test", "cpu", of.name)
+    rng = experiment_generator(of.experiment, "test", "cpu", of.name)
     return of.task.sample(of.task.balanced_batch(of.experiment.eval.prompts), rng)
 
 
 def found_on(of: Measurement) -> tuple[Named, torch.Generator]:
     """Returns other texts with an indirect object, on which heads are found, and the stream that they were drawn
     from."""
-    rng = stream(of.experiment, "fit", "cpu", TRAINED)
+    rng = experiment_generator(of.experiment, "fit", "cpu", TRAINED)
     task = of.trained_on
     return named(task.sample(task.balanced_batch(of.experiment.eval.prompts), rng)), rng

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis import TokenProbe, estimate, resampled, token_probes
+from iclab.analysis import TokenProbe, bootstrap_weights, estimate, token_probes
 from iclab.analysis.concepts import UNRELATED, Concepts, concept_problems, concepts
 from iclab.analysis.probing import LEAST
 from iclab.analysis.token_probes import second_half, split
@@ -68,7 +68,7 @@ def token_probe_rows(
     """Yields all of them; `draws` is the number of resamples of the bootstrap."""
     of_inputs = {kind: _probes(model, prompts, concepts.of_inputs, concepts, kind) for kind in concepts.kinds}
     answers = _probes(model, prompts, concepts.answers, concepts, "x")
-    weights = resampled(second_half(len(prompts.xs)).stop - second_half(len(prompts.xs)).start, draws, rng)
+    weights = bootstrap_weights(second_half(len(prompts.xs)).stop - second_half(len(prompts.xs)).start, draws, rng)
     means = {kind: {k: resampled_r2(one, weights) for k, one in of_inputs[kind].items()} for kind in concepts.kinds}
     for kind, probes in of_inputs.items():
         for name, one in probes.items():

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from iclab.analysis import Estimate, estimate, word_sensitivity
 from iclab.experiments.analysis import Analysis, Row
-from iclab.experiments.streams import stream
+from iclab.experiments.streams import experiment_generator
 from iclab.learning.random_feature_ridge import Unlearned
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, rows
@@ -34,12 +34,14 @@ class WordSensitivity(Analysis):
     def rows(self, of: Measurement) -> Iterator[Row]:
         experiment, task, device = of.experiment, of.task, of.workspace.device
         learner: Any = experiment.train
-        xs, _, _ = task.tokens(experiment.eval.prompts, stream(experiment, "test", device))
+        xs, _, _ = task.tokens(experiment.eval.prompts, experiment_generator(experiment, "test", device))
         for name, architecture in {MODEL: experiment.model, **dict(learner.beside)}.items():
-            drawn = stream(experiment, "init", distribution="" if name == MODEL else name)
+            drawn = experiment_generator(experiment, "init", distribution="" if name == MODEL else name)
             features = architecture.build(task.d, task.n, drawn).to(device)
             for quantity, word in (("word_sensitivity", task.n - 1), ("query_sensitivity", 0)):
-                sensitivity = estimate(word_sensitivity(features, xs, stream(experiment, "fit", device, name), word))
+                sensitivity = estimate(
+                    word_sensitivity(features, xs, experiment_generator(experiment, "fit", device, name), word)
+                )
                 times = Estimate(sensitivity.value * task.n**0.5, sensitivity.stderr * task.n**0.5)
                 yield from (*rows(name, quantity, sensitivity), *rows(name, f"{quantity}_times_root", times))
             of.workspace.log(f"{name}: {features.size} features of {task.n} words")

@@ -11,14 +11,14 @@ Pretrained            a model that is there already: from a file, a folder, or t
 load_pretrained       GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
 """
 
-from iclab.models.architecture import AnyArchitecture, Architecture, Layered, TokenArchitecture
+from iclab.models.architecture import AnyModelConfig, Layered, ModelConfig, TokenModelConfig
 from iclab.models.given import Given, Pretrained
 from iclab.models.layouts import LAYOUTS, Layout
-from iclab.models.linear import LinearArchitecture, LinearAttention, LinearAttentionConfig, LinearModel
+from iclab.models.linear import LinearAttention, LinearAttentionConfig, LinearModel, LinearModelConfig
 from iclab.models.pointer import PointerTransformer, PointerTransformerConfig
 from iclab.models.pretrained import load_pretrained
 from iclab.models.random_features import (
-    FrozenArchitecture,
+    FrozenModelConfig,
     RandomAttention,
     RandomAttentionConfig,
     RandomFeatures,
@@ -30,19 +30,20 @@ from iclab.models.random_features import (
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import Transformer, TransformerConfig
 from iclab.models.vectors import VectorTransformer, VectorTransformerConfig
+from iclab.renamed import old_names
 
 __all__ = [
     "LAYOUTS",
-    "AnyArchitecture",
-    "Architecture",
-    "FrozenArchitecture",
+    "AnyModelConfig",
+    "FrozenModelConfig",
     "Given",
     "Layered",
     "Layout",
-    "LinearArchitecture",
     "LinearAttention",
     "LinearAttentionConfig",
     "LinearModel",
+    "LinearModelConfig",
+    "ModelConfig",
     "PointerTransformer",
     "PointerTransformerConfig",
     "Pretrained",
@@ -53,7 +54,7 @@ __all__ = [
     "RandomNetworkConfig",
     "RandomSelfAttention",
     "RandomSelfAttentionConfig",
-    "TokenArchitecture",
+    "TokenModelConfig",
     "TokenTransformer",
     "TokenTransformerConfig",
     "Transformer",
@@ -62,3 +63,12 @@ __all__ = [
     "VectorTransformerConfig",
     "load_pretrained",
 ]
+
+__getattr__ = old_names(
+    __name__,
+    AnyArchitecture="AnyModelConfig",
+    Architecture="ModelConfig",
+    TokenArchitecture="TokenModelConfig",
+    FrozenArchitecture="FrozenModelConfig",
+    LinearArchitecture="LinearModelConfig",
+)

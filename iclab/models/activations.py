@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from iclab.renamed import old_names
+
 Replacement = Tensor | Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Taps:
+class HookContext:
     """The activations that one call caches (in `values`) and patches, by name.
 
     A replacement is a tensor, or a function of the activation. What is read is what the model went on with.
@@ -37,15 +39,18 @@ class Taps:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """The taps as a part of the model sees them, which does not know its own name: a layer may stand in many places."""
+class ScopedHooks:
+    """The hooks as a part of the model sees them, which does not know its own name: layers may be tied."""
 
-    taps: Taps
+    hooks: HookContext
     place: str
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        return self.taps(f"{self.place}.{name}", value)
+        return self.hooks(f"{self.place}.{name}", value)
 
     def touch(self, name: str) -> bool:
         """Returns whether the call reads or replaces this activation."""
-        return self.taps.touch(f"{self.place}.{name}")
+        return self.hooks.touch(f"{self.place}.{name}")
+
+
+__getattr__ = old_names(__name__, Taps="HookContext", Inside="ScopedHooks")

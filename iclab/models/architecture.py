@@ -1,5 +1,5 @@
-"""Model configurations: an `Architecture` builds an untrained model for prompts of d dimensions and n examples, a
-`TokenArchitecture` one for sequences of n tokens.
+"""Model configurations: a `ModelConfig` builds an untrained model for prompts of d dimensions and n examples, a
+`TokenModelConfig` one for sequences of n tokens.
 
 What is larger than `LARGEST` is a slip of the pen, and refused before anything is allocated. Each bound is far above
 what is trained (GPT-3: 96 layers of 96 heads, d_model 12288) or built from a proof (2048 random heads). A model that is
@@ -18,8 +18,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, refuse
-from iclab.files import write_whole
+from iclab.files import atomic_write
 from iclab.models.stored import compare_each, open_weights, stored
+from iclab.renamed import old_names
 
 LARGEST = {
     "n_layer": 2**10,
@@ -32,7 +33,7 @@ MOST_WEIGHTS = 2**31  # 8 GiB in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnyArchitecture(ABC):
+class AnyModelConfig(ABC):
     """The shape of a model, whatever its prompts are made of. What it builds has weights that depend on `rng` alone.
 
     Law (files): ``load(path, **sizes)`` after ``save(model, path)`` answers as the model does, for a model that was
@@ -68,7 +69,7 @@ class AnyArchitecture(ABC):
     def save(self, model: Any, path: Path) -> None:
         """Writes the weights of a model that this built to one safetensors file, whole or not at all."""
         weights = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
-        write_whole(path, to_bytes(weights))
+        atomic_write(path, to_bytes(weights))
 
     def load(self, path: Path, **sizes: Any) -> nn.Module:
         """Builds the model for such sizes (as `build` takes them) with the weights that `save` wrote to a file, on the
@@ -98,12 +99,12 @@ class Layered(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture(AnyArchitecture):
+class ModelConfig(AnyModelConfig):
     """The shape of a model of examples; what it builds is a `Predictor`."""
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
         """Returns the problems of a model of this shape for inputs of d dimensions and such labels
-        (`Task.labels`)."""
+        (`Task.label_dim`)."""
         name = type(self).__name__
         return [] if labels is None else [f"{name} answers numbers, and labels are vectors of {labels} coordinates"]
 
@@ -113,7 +114,7 @@ class Architecture(AnyArchitecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenArchitecture(AnyArchitecture):
+class TokenModelConfig(AnyModelConfig):
     """The shape of a model over tokens. What it builds answers with logits at every position."""
 
     def problems_for(self, vocab: int, n: int, width: int = 0) -> list[str]:
@@ -134,3 +135,11 @@ def refuse_sizes(what: str, given: Mapping[str, int]) -> None:
 def refuse_weights(what: str, count: int) -> None:
     """Refuses a model of more weights than any is drawn with."""
     refuse(what, [] if count <= MOST_WEIGHTS else [f"at most {MOST_WEIGHTS} weights are drawn, {count} are needed"])
+
+
+__getattr__ = old_names(
+    __name__,
+    AnyArchitecture="AnyModelConfig",
+    Architecture="ModelConfig",
+    TokenArchitecture="TokenModelConfig",
+)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclab.errors import refuse, unknown
-from iclab.models.architecture import Architecture, TokenArchitecture
+from iclab.models.architecture import ModelConfig, TokenModelConfig
 from iclab.models.pointer import PointerTransformer
 from iclab.models.pretrained import Sizes, load_pretrained, pretrained_sizes
 from iclab.models.stored import open_weights
@@ -36,7 +36,7 @@ SAVED: dict[str, type[Stack]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Architecture, TokenArchitecture):
+class Pretrained(ModelConfig, TokenModelConfig):
     """A model that is measured and not trained; give either `path` or `module`.
 
     `layers` are names of submodules of the module (as in ``named_modules``): their outputs [batch n width] are what

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from iclab.files import write_whole
-from iclab.models.architecture import Architecture, refuse_sizes, refuse_weights
+from iclab.files import atomic_write
+from iclab.models.architecture import ModelConfig, refuse_sizes, refuse_weights
 from iclab.models.door import examples_in
 
 EVERYWHERE = slice(None)
@@ -56,11 +56,11 @@ class LinearModel(nn.Module, ABC):
         """Writes weights and shape to one safetensors file, whole or not at all."""
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
         shape = json.dumps({"d": self.d, "n": self.n})
-        write_whole(Path(path), to_bytes(weights, metadata={type(self).__name__: shape}))
+        atomic_write(Path(path), to_bytes(weights, metadata={type(self).__name__: shape}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearArchitecture(Architecture):
+class LinearModelConfig(ModelConfig):
     """The shape of a model that is linear in its parameters."""
 
     def save(self, model: LinearModel, path: Path) -> None:
@@ -71,7 +71,7 @@ class LinearArchitecture(Architecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearAttentionConfig(LinearArchitecture):
+class LinearAttentionConfig(LinearModelConfig):
     """Linear attention of one layer, reduced to what decides its answers: the matrix Γ."""
 
     def build(self, d: int, n: int, rng: torch.Generator | None = None) -> "LinearAttention":

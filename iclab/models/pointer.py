@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from iclab.errors import out_of_bounds
-from iclab.models.activations import Taps
+from iclab.models.activations import HookContext
 from iclab.models.architecture import LARGEST
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 from iclab.models.transformer import linear_map
@@ -85,13 +85,13 @@ class PointerTransformer(TokenTransformer):
         return [*super().activations()[:-1], "pointer.q", "pointer.scores", "prediction"]
 
     def _read_out(
-        self, tokens: Int[Tensor, "batch n"], h: Float[Tensor, "batch n d_model"], taps: Taps, m: int | None
+        self, tokens: Int[Tensor, "batch n"], h: Float[Tensor, "batch n d_model"], hooks: HookContext, m: int | None
     ) -> Float[Tensor, "batch m vocab"]:
         n = tokens.shape[1]
         keys = self.key(h) if self.config.keys == "content" else self.slot_keys[:n].expand(len(tokens), -1, -1)
-        q = taps("pointer.q", self.query(h))
+        q = hooks("pointer.q", self.query(h))
         seen = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril() & self.slots(tokens).unsqueeze(1)
-        scores = taps("pointer.scores", q @ keys.mT / self.config.rank**0.5)
+        scores = hooks("pointer.scores", q @ keys.mT / self.config.rank**0.5)
         scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)[:, -(m or n) :]
         weights = (scores - scores.amax(-1, keepdim=True).detach()).exp() * seen[:, -(m or n) :]
         meant = torch.cat([torch.full_like(tokens[:, :1], self.vocab - 1), tokens[:, 1:]], dim=1)

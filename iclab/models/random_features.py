@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, refuse, unknown_choices, wrong_fields
-from iclab.models.architecture import LARGEST, Architecture, refuse_sizes, refuse_weights
+from iclab.models.architecture import LARGEST, ModelConfig, refuse_sizes, refuse_weights
 from iclab.models.door import inputs_in
 
 CHUNK = 2**22  # numbers that are formed at once
@@ -271,7 +271,7 @@ def _order_problems(orders: int) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenArchitecture(Architecture):
+class FrozenModelConfig(ModelConfig):
     """The shape of a model with frozen weights, as large as `heads` attention heads.
 
     What it builds takes a query with its keys (prompts of n examples have n − 1), and no labels.
@@ -292,7 +292,7 @@ class FrozenArchitecture(Architecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomAttentionConfig(FrozenArchitecture):
+class RandomAttentionConfig(FrozenModelConfig):
     """RFA, and BRFA where `bias` is not 0: M (d + 1) learned values."""
 
     bias: float = 0.0
@@ -303,7 +303,7 @@ class RandomAttentionConfig(FrozenArchitecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSelfAttentionConfig(FrozenArchitecture):
+class RandomSelfAttentionConfig(FrozenModelConfig):
     """Self-attention without pooling: M n d learned values, if any are learned."""
 
     heads: int = 1
@@ -314,7 +314,7 @@ class RandomSelfAttentionConfig(FrozenArchitecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomNetworkConfig(FrozenArchitecture):
+class RandomNetworkConfig(FrozenModelConfig):
     """RFMLP with M (d + 1) neurons, each averaged over so many `orders` of the keys where these are not 0."""
 
     orders: int = 0

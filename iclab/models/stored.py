@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from iclab.errors import Refusal, refuse, shown
+from iclab.errors import UsageError, refuse, shown
 from iclab.files import readable, regular
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -31,7 +31,7 @@ def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
         with opened as file:
             yield file
     except SafetensorError as error:
-        raise Refusal(f"{path}: no file of weights (safetensors): {error}") from None
+        raise UsageError(f"{path}: no file of weights (safetensors): {error}") from None
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from iclab.errors import refuse
-from iclab.models.activations import Replacement, Taps
-from iclab.models.architecture import TokenArchitecture, refuse_sizes
+from iclab.models.activations import HookContext, Replacement
+from iclab.models.architecture import TokenModelConfig, refuse_sizes
 from iclab.models.door import tokens_in
 from iclab.models.transformer import BlockConfig, Stack, layer_norm, linear_map
+from iclab.renamed import method
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenTransformerConfig(BlockConfig, TokenArchitecture):
+class TokenTransformerConfig(BlockConfig, TokenModelConfig):
     """The shape of a transformer over tokens. The default is attention alone, in two layers of softmax: the smallest in
     which heads can compose (Elhage et al. 2021, transformer-circuits.pub/2021/framework).
 
@@ -126,14 +127,16 @@ class TokenTransformer(Stack):
     @tokens_in
     def forward(self, tokens: Shaped[Tensor, "batch n *width"], m: int | None = None) -> Float[Tensor, "batch m vocab"]:
         """Returns the logits of the next token at every position, or at the last m alone."""
-        return self._answer(tokens, Taps(), m)
+        return self._answer(tokens, HookContext(), m)
 
     @tokens_in
-    def stream(self, tokens: Shaped[Tensor, "batch n *width"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
+    def residual_stream(self, tokens: Shaped[Tensor, "batch n *width"]) -> Iterator[Float[Tensor, "batch n d_model"]]:
         """Yields the residual stream: after the embedding, then after each block."""
-        self._check(tokens, Taps())
+        self._check(tokens, HookContext())
         tokens, lost = self._known(tokens)
-        return (_without(lost, h) for h in self._stream(tokens, Taps()))
+        return (_without(lost, h) for h in self._stream(tokens, HookContext()))
+
+    stream = method("stream", "residual_stream")
 
     @tokens_in
     def read(
@@ -148,23 +151,23 @@ class TokenTransformer(Stack):
         The logits are named "prediction", and formed at the last m positions alone where m is given. Raises
         ``ValueError`` for a name that is not in `activations()`.
         """
-        taps = Taps(frozenset([names] if isinstance(names, str) else names), replace or {})
-        self._answer(tokens, taps, m)
-        return taps.values
+        hooks = HookContext(frozenset([names] if isinstance(names, str) else names), replace or {})
+        self._answer(tokens, hooks, m)
+        return hooks.values
 
     @tokens_in
     def replaced(
         self, tokens: Shaped[Tensor, "batch n *width"], replace: Mapping[str, Replacement]
     ) -> Float[Tensor, "batch n vocab"]:
         """Returns the logits when the named activations are replaced by a tensor or by a function of themselves."""
-        return self._answer(tokens, Taps(replace=replace))
+        return self._answer(tokens, HookContext(replace=replace))
 
-    def _stream(self, tokens: Tensor, taps: Taps) -> Iterator[Tensor]:
+    def _stream(self, tokens: Tensor, hooks: HookContext) -> Iterator[Tensor]:
         n = tokens.shape[1]
         h = self._embedded(tokens)
         if self.config.positions:
             h = h + self.position[:n]
-        return self._through(h, self._mask(tokens), True, taps)
+        return self._through(h, self._mask(tokens), True, hooks)
 
     def _mask(self, tokens: Tensor) -> Bool[Tensor, "n n"]:
         n = tokens.shape[1]
@@ -178,19 +181,19 @@ class TokenTransformer(Stack):
         """Tokens as vectors of the stream, without their positions."""
         return self.read_in(tokens)
 
-    def _answer(self, tokens: Tensor, taps: Taps, m: int | None = None) -> Tensor:
-        self._check(tokens, taps)
+    def _answer(self, tokens: Tensor, hooks: HookContext, m: int | None = None) -> Tensor:
+        self._check(tokens, hooks)
         tokens, lost = self._known(tokens)
-        *_, last = self._stream(tokens, taps)
-        logits = self._read_out(tokens, self.norm(last), taps, m)
-        return taps("prediction", _without(lost if lost is None else lost[:, -logits.shape[1] :], logits))
+        *_, last = self._stream(tokens, hooks)
+        logits = self._read_out(tokens, self.norm(last), hooks, m)
+        return hooks("prediction", _without(lost if lost is None else lost[:, -logits.shape[1] :], logits))
 
-    def _read_out(self, tokens: Tensor, h: Tensor, taps: Taps, m: int | None) -> Tensor:
+    def _read_out(self, tokens: Tensor, h: Tensor, hooks: HookContext, m: int | None) -> Tensor:
         """Logits from the normalised residual stream."""
         return self.read_out(h if m is None else h[:, -m:])
 
-    def _check(self, tokens: Tensor, taps: Taps) -> None:
-        problems = self._unknown(taps) + self._unreadable(tokens)
+    def _check(self, tokens: Tensor, hooks: HookContext) -> None:
+        problems = self._unknown(hooks) + self._unreadable(tokens)
         if self.config.bounded and tokens.ndim > 1 and tokens.shape[1] > self.n:
             problems.append(f"sequences of n = {tokens.shape[1]} are longer than the learned positions, n = {self.n}")
         refuse(type(self).__name__, problems)

@@ -36,12 +36,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from iclab.errors import out_of_bounds, prefixed, refuse, unknown, unknown_choices, wrong_fields, wrong_kinds
-from iclab.files import parse_json, write_whole
-from iclab.models.activations import Inside, Replacement, Taps
-from iclab.models.architecture import LARGEST, Architecture, refuse_weights
+from iclab.files import atomic_write, parse_json
+from iclab.models.activations import HookContext, Replacement, ScopedHooks
+from iclab.models.architecture import LARGEST, ModelConfig, refuse_weights
 from iclab.models.door import examples_in, known
 from iclab.models.layouts import LAYOUTS
 from iclab.models.stored import FLOATS, compare, fill, open_weights, stored
+from iclab.renamed import method
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 Model = TypeVar("Model", bound="Stack")
@@ -115,7 +116,7 @@ class BlockConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(BlockConfig, Architecture):
+class TransformerConfig(BlockConfig, ModelConfig):
     """The shape of a transformer. The default is the smallest that reaches the Bayes risk in seconds on one core.
 
     `layout` is how prompts become tokens. `read_in = "identity"` leaves out both learned maps, to and from the residual
@@ -185,15 +186,15 @@ class Attention(nn.Module):
         self.out = linear_map(inner, config.d_model, config)
 
     def forward(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, hooks: ScopedHooks
     ) -> Float[Tensor, "b t d_model"]:
         q, k, v = (
-            taps(f"attn.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
+            hooks(f"attn.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
             for letter, part in (("q", self.q), ("k", self.k), ("v", self.v))
         )
         if self.config.rotary:
             q, k = self.turned(q), self.turned(k)
-        z = taps("attn.z", self.mix(q, k, v, mask, causal, taps))
+        z = hooks("attn.z", self.mix(q, k, v, mask, causal, hooks))
         return self.out(rearrange(z, "b a t c -> b t (a c)"))
 
     def turned(self, x: Float[Tensor, "b a t c"]) -> Float[Tensor, "b a t c"]:
@@ -213,21 +214,21 @@ class Attention(nn.Module):
         v: Float[Tensor, "b a t c"],
         mask: Bool[Tensor, "*prefixes t t"],
         causal: bool,
-        taps: Inside,
+        hooks: ScopedHooks,
     ) -> Float[Tensor, "b a t c"]:
         """Returns Σ_j pattern_tj v_j; the pattern is formed only where it is needed. A null slot is its column 0."""
         if self.config.null_slot:
             k, v, mask, causal = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True), False
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
         inside = ["attn.scores", "attn.pattern"]
-        if self.config.attention == "softmax" and not any(map(taps.touch, inside)):
+        if self.config.attention == "softmax" and not any(map(hooks.touch, inside)):
             return F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal, scale=1.0)
-        if self.config.attention == "linear" and self.config.shared and not any(map(taps.touch, inside)):
+        if self.config.attention == "linear" and self.config.shared and not any(map(hooks.touch, inside)):
             # q_t (Σ_j k_j v_jᵀ) with one sum for all t, which costs t·c² where a pattern would cost t²·c
             seen = mask[..., :1, :]
             return q @ ((k * self.pattern(seen.to(k.dtype), seen).mT).mT @ v)
-        scores = taps(inside[0], q @ k.mT)
-        return taps(inside[1], self.pattern(scores, mask)) @ v
+        scores = hooks(inside[0], q @ k.mT)
+        return hooks(inside[1], self.pattern(scores, mask)) @ v
 
     def pattern(self, scores: Float[Tensor, "*b q t"], mask: Bool[Tensor, "*prefixes q t"]) -> Float[Tensor, "*b q t"]:
         """Returns the attention weights from the scores."""
@@ -253,19 +254,19 @@ class Block(nn.Module):
             self.mlp_out = linear_map(config.d_mlp, config.d_model, config)
 
     def forward(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, taps: Inside
+        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, hooks: ScopedHooks
     ) -> Float[Tensor, "b t d_model"]:
-        h = before = taps("resid_pre", h)
-        h = h + taps("attn_out", self.attn(self.norm_attn(h), mask, causal, taps))
+        h = before = hooks("resid_pre", h)
+        h = h + hooks("attn_out", self.attn(self.norm_attn(h), mask, causal, hooks))
         if self.config.d_mlp:
-            h = taps("resid_mid", h)
-            h = h + taps("mlp_out", self.mlp(self.norm_mlp(before if self.config.parallel else h), taps))
-        return taps("resid_post", h)
+            h = hooks("resid_mid", h)
+            h = h + hooks("mlp_out", self.mlp(self.norm_mlp(before if self.config.parallel else h), hooks))
+        return hooks("resid_post", h)
 
-    def mlp(self, h: Float[Tensor, "b t d_model"], taps: Inside) -> Float[Tensor, "b t d_model"]:
+    def mlp(self, h: Float[Tensor, "b t d_model"], hooks: ScopedHooks) -> Float[Tensor, "b t d_model"]:
         """Returns mlp_out(activation(mlp_in(h)))."""
-        before = taps("mlp.pre", self.mlp_in(h))
-        return self.mlp_out(taps("mlp.post", ACTIVATIONS[self.config.activation](before)))
+        before = hooks("mlp.pre", self.mlp_in(h))
+        return self.mlp_out(hooks("mlp.post", ACTIVATIONS[self.config.activation](before)))
 
 
 class Stack(nn.Module):
@@ -379,19 +380,19 @@ class Stack(nn.Module):
         h: Float[Tensor, "b t d_model"],
         mask: Bool[Tensor, "*prefixes t t"],
         causal: bool,
-        taps: Taps,
+        hooks: HookContext,
         cut: int = 0,
     ) -> Iterator[Float[Tensor, "b t d_model"]]:
         """The residual stream after the first `cut` blocks, which is h, and after each block above."""
-        h = h if cut else taps("embed", h)
+        h = h if cut else hooks("embed", h)
         yield h
         for i in range(cut, self.config.n_layer):
             block = self.blocks[0 if self.config.tied else i]
-            h = block(h, mask, causal, Inside(taps, f"blocks.{i}"))
+            h = block(h, mask, causal, ScopedHooks(hooks, f"blocks.{i}"))
             yield h
 
-    def _unknown(self, taps: Taps) -> list[str]:
-        return [unknown("activation", name, self.activations()) for name in taps.names() - set(self.activations())]
+    def _unknown(self, hooks: HookContext) -> list[str]:
+        return [unknown("activation", name, self.activations()) for name in hooks.names() - set(self.activations())]
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -401,7 +402,7 @@ class Stack(nn.Module):
         weights = {
             name: value.clone(memory_format=torch.contiguous_format) for name, value in self.state_dict().items()
         }
-        write_whole(Path(path), to_bytes(weights, metadata={self.kind: json.dumps(shape)}))
+        atomic_write(Path(path), to_bytes(weights, metadata={self.kind: json.dumps(shape)}))
 
     @classmethod
     def load(cls: type[Model], path: Path | str, device: torch.device | str = "cpu") -> Model:
@@ -495,22 +496,24 @@ class Transformer(Stack):
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Float[Tensor, "batch m *labels"]:
         """Returns the predictions at every position, or at the last m alone."""
-        return self._answer(xs, ys, Taps(), m)
+        return self._answer(xs, ys, HookContext(), m)
 
     @examples_in
-    def stream(
+    def residual_stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"], m: int | None = None
     ) -> Iterator[Float[Tensor, "sequences length d_model"]]:
         """Yields the residual stream: after the input projection, then after each block. `m` as in `forward`."""
-        self._check(xs, ys, Taps())
-        stream, lost = self._stream(xs, ys, Taps(), m)
+        self._check(xs, ys, HookContext())
+        stream, lost = self._stream(xs, ys, HookContext(), m)
         return (h.masked_fill(lost, nan) for h in stream)
+
+    stream = method("stream", "residual_stream")
 
     def answering_stream(
         self, xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n *labels"]
     ) -> Iterator[Float[Tensor, "batch n d_model"]]:
         """Yields the residual stream at the tokens that answer, after the input projection and after each block."""
-        return (self.layout.answers(h) for h in self.stream(xs, ys))
+        return (self.layout.answers(h) for h in self.residual_stream(xs, ys))
 
     def finish(
         self, h: Float[Tensor, "sequences length d_model"], cut: int, n: int, m: int | None = None
@@ -519,7 +522,7 @@ class Transformer(Stack):
         blocks: what the blocks above make of a stream, whatever wrote it."""
         mask = self._mask(len(h), n, m, h.device)
         h, lost = known(h, mask, self.config.shared)
-        *_, last = self._through(h, mask, self.layout.causal, Taps(), cut)
+        *_, last = self._through(h, mask, self.layout.causal, HookContext(), cut)
         return self._read_out(last, lost, m)
 
     @examples_in
@@ -534,9 +537,9 @@ class Transformer(Stack):
 
         The prediction itself is named "prediction". Raises ``ValueError`` for a name that is not in `activations()`.
         """
-        taps = Taps(frozenset([names] if isinstance(names, str) else names), replace or {})
-        self._answer(xs, ys, taps)
-        return taps.values
+        hooks = HookContext(frozenset([names] if isinstance(names, str) else names), replace or {})
+        self._answer(xs, ys, hooks)
+        return hooks.values
 
     @examples_in
     def replaced(
@@ -544,9 +547,11 @@ class Transformer(Stack):
     ) -> Float[Tensor, "batch n *labels"]:
         """Returns the predictions when the named activations are replaced by a tensor or by a function of
         themselves."""
-        return self._answer(xs, ys, Taps(replace=replace))
+        return self._answer(xs, ys, HookContext(replace=replace))
 
-    def _stream(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> tuple[Iterator[Tensor], Tensor]:
+    def _stream(
+        self, xs: Tensor, ys: Tensor, hooks: HookContext, m: int | None = None
+    ) -> tuple[Iterator[Tensor], Tensor]:
         """The residual stream, in which what is not finite is zero, and which of its tokens are lost by that."""
         n, tokens = xs.shape[1], self.layout.tokens(xs, ys, m).to(next(self.parameters()).dtype)
         mask = self._mask(len(tokens), n, m, xs.device)
@@ -554,7 +559,7 @@ class Transformer(Stack):
         h = self._embedded(tokens)
         if self.config.positions:
             h = h + self.position[self.layout.positions(n, xs.device)]
-        return self._through(h, mask, self.layout.causal, taps), lost
+        return self._through(h, mask, self.layout.causal, hooks), lost
 
     def _mask(self, sequences: int, n: int, m: int | None, device: torch.device) -> Bool[Tensor, "*prefixes t t"]:
         """Who may see whom; one mask for each position where each has a sequence, which are laid out prompt by
@@ -580,14 +585,14 @@ class Transformer(Stack):
         label = answers[..., range(self.layout.width(self.d))[self.layout.label or 0]]
         return (-label if self.config.negated else label).masked_fill(gone.squeeze(-1), nan)
 
-    def _answer(self, xs: Tensor, ys: Tensor, taps: Taps, m: int | None = None) -> Tensor:
-        self._check(xs, ys, taps)
-        stream, lost = self._stream(xs, ys, taps, m)
+    def _answer(self, xs: Tensor, ys: Tensor, hooks: HookContext, m: int | None = None) -> Tensor:
+        self._check(xs, ys, hooks)
+        stream, lost = self._stream(xs, ys, hooks, m)
         *_, last = stream
-        return taps("prediction", self._read_out(last, lost, m)).to(xs.dtype)
+        return hooks("prediction", self._read_out(last, lost, m)).to(xs.dtype)
 
-    def _check(self, xs: Tensor, ys: Tensor, taps: Taps) -> None:
-        problems, wanted = self._unknown(taps), [] if self.labels is None else [self.labels]
+    def _check(self, xs: Tensor, ys: Tensor, hooks: HookContext) -> None:
+        problems, wanted = self._unknown(hooks), [] if self.labels is None else [self.labels]
         if list(ys.shape[2:]) != wanted:
             problems.append(
                 f"the labels are {_label_words(ys.shape[2:])}, the model was made for {_label_words(wanted)}"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from iclab.arrays import prompts, real
 from iclab.errors import refuse
+from iclab.renamed import old_names
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 
@@ -47,7 +48,7 @@ def in_double(method: Callable[..., Tensor] | None = None, *, query: bool = True
     def widened(self: object, xs: Any, *ys: Any) -> Tensor:
         doubles, precision = admitted(type(self).__name__, xs, *ys)
         if ys and doubles[1].ndim == 3:
-            return together(widened(self, *apart(*doubles)), doubles[1].shape[-1]).to(precision)
+            return merge_label_dims(widened(self, *split_label_dims(*doubles)), doubles[1].shape[-1]).to(precision)
         shielded = partial(_shielded, partial(method, self), [query, label])
         return (Folded.apply(shielded, *doubles) if _constant(doubles) else shielded(*doubles)).to(precision)
 
@@ -92,15 +93,15 @@ def _earlier(unknown: Bool[Tensor, "batch n"]) -> Bool[Tensor, "batch n"]:
     return torch.cat([torch.zeros_like(unknown[:, :1]), unknown[:, :-1]], dim=1)
 
 
-def apart(
+def split_label_dims(
     xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n c"]
 ) -> tuple[Float[Tensor, "prompts n d"], Float[Tensor, "prompts n"]]:
     """Returns each coordinate of the labels as a prompt of its own."""
     return xs.repeat_interleave(ys.shape[-1], dim=0), rearrange(ys, "batch n c -> (batch c) n")
 
 
-def together(answers: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
-    """Returns what was found `apart`, with the coordinate as the last axis."""
+def merge_label_dims(answers: Float[Tensor, "prompts n ..."], c: int) -> Float[Tensor, "batch n ..."]:
+    """Returns what was found `split_label_dims`, with the coordinate as the last axis."""
     return rearrange(answers, "(batch c) n ... -> batch n ... c", c=c)
 
 
@@ -127,3 +128,6 @@ class Folded(torch.autograd.Function):
         ]
         answers = cast(Tensor, Folded.apply(call, *[each.flatten(0, 1) for each in whole]))
         return answers.unflatten(0, (replicas, whole[0].shape[1])), 0
+
+
+__getattr__ = old_names(__name__, apart="split_label_dims", together="merge_label_dims")

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.predictors.door import apart, in_double, together
+from iclab.predictors.door import in_double, merge_label_dims, split_label_dims
 from iclab.predictors.predictor import Linear
 from iclab.predictors.prefixes import in_chunks, moments
 
@@ -47,8 +47,8 @@ def answers_of_each(
 ) -> Float[Tensor, "k batch n *labels"]:
     """Returns what each iteration answers, in float64, from one decomposition of the prefixes."""
     if ys.ndim == 3:
-        result = answers_of_each(iterations, *apart(xs, ys))
-        return torch.stack([together(each, ys.shape[-1]) for each in result])
+        result = answers_of_each(iterations, *split_label_dims(xs, ys))
+        return torch.stack([merge_label_dims(each, ys.shape[-1]) for each in result])
 
     def answers(xs: Float[Tensor, "batch n d"], ys: Float[Tensor, "batch n"]) -> Float[Tensor, "batch k n"]:
         ratio, vectors, along = _decomposed(xs, ys)

@@ -6,7 +6,7 @@ A full disk, a quota, a limit on the size of files and a disk that became read-o
 
 import errno
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 
 AGAIN = "and give the same command again"
 PASSING = {
@@ -30,5 +30,5 @@ def told(error: Exception) -> str:
         where = f"cannot use {error.filename}" if error.filename else "cannot use a file"
         advice = ADVICE.get(error.errno or 0, "")
         return f"{where}: {error.strerror or error}" + (f"; {advice}" if advice else "")
-    text = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
     return text.strip().splitlines()[-1]

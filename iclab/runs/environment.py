@@ -19,7 +19,7 @@ import torch
 import iclab
 from iclab.experiments.identity import Import
 from iclab.experiments.plugins import versions
-from iclab.files import write_whole
+from iclab.files import atomic_write
 
 
 def environment(device: str = "auto") -> dict[str, Any]:
@@ -44,7 +44,7 @@ def write_environment(path: Path, device: str, imports: Iterable[Import] = ()) -
     """Keeps the environment beside a run, with the versions of what it imports from outside the package."""
     imported = versions(imports)
     content = environment(device) | ({"imports": imported} if imported else {})
-    write_whole(path, json.dumps(content, indent=1).encode())
+    atomic_write(path, json.dumps(content, indent=1).encode())
 
 
 def usable_cores() -> int:

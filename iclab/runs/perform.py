@@ -11,8 +11,8 @@ from safetensors.torch import save as to_bytes
 from iclab.experiments.analysis import Row
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.findings import beaten
-from iclab.experiments.streams import resolve, stream
-from iclab.files import write_whole
+from iclab.experiments.streams import experiment_generator, resolve
+from iclab.files import atomic_write
 from iclab.learning.training import GradientTraining
 from iclab.measures import Workspace, measure
 from iclab.measures.following import Say, follow
@@ -34,7 +34,7 @@ class Learning:
 
     def generator(self, name: str) -> torch.Generator:
         """Returns the stream of that name, from its start."""
-        return stream(self.experiment, name, self.workspace.device)
+        return experiment_generator(self.experiment, name, self.workspace.device)
 
     def log(self, text: str) -> None:
         """Writes a line to the log."""
@@ -84,7 +84,7 @@ def perform(
 def keep_constants(task: AnyTask, folder: Path) -> None:
     """Writes what was drawn once for all prompts of a task, where there is such a thing, to `constants.safetensors`."""
     if constants := task.constants():
-        write_whole(folder / "constants.safetensors", to_bytes(constants))
+        atomic_write(folder / "constants.safetensors", to_bytes(constants))
 
 
 def unknown_bayes(task: AnyTask) -> list[str]:

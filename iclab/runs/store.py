@@ -38,11 +38,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from iclab.errors import Damaged, Refusal, refuse, unknown
+from iclab.errors import Damaged, UsageError, refuse, unknown
 from iclab.experiments import config
-from iclab.experiments.identity import identity, remedy
+from iclab.experiments.identity import remedy, run_id
 from iclab.experiments.mappings import flatten
-from iclab.files import naming, read_json, regular, write_whole
+from iclab.files import atomic_write, naming, read_json, regular
+from iclab.renamed import old_names
 from iclab.runs.disk import AGAIN
 
 if TYPE_CHECKING:
@@ -134,11 +135,11 @@ class Run:
         self.tidy(mine=False)
         path, content = self.folder / "config.toml", config.dump(settings).encode()
         if not path.exists():
-            write_whole(path, content)
+            atomic_write(path, content)
         elif _content(path) != content and not (self.recorded().state == "done" and self._has_settings()):
             with self.hold(patience=0.5) as mine:
                 if mine:
-                    write_whole(path, content)
+                    atomic_write(path, content)
 
     def settings(self) -> dict[str, Any]:
         """Returns the configuration as nested settings. Raises `Damaged` where they are not those that the id stands
@@ -146,7 +147,7 @@ class Run:
         path = self.folder / "config.toml"
         try:
             settings = config.load(path)
-            digest = identity(settings)
+            digest = run_id(settings)
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} is damaged: {error}; {self.remedy}") from None
         if digest != self.id:
@@ -204,14 +205,14 @@ class Run:
             content = read_json(path)
             refuse(f"{path}", [] if isinstance(content, dict) else ["expected a table"])
             return config.read(Status, {key: value for key, value in content.items() if value is not None}, path)
-        except Refusal as error:
+        except UsageError as error:
             why = str(error).splitlines()[0]
             return Status("damaged", error=f"not the status of a run: {why}; {self.remedy}")
 
     def record(self, status: Status, **changes: Any) -> Status:
         """Writes a status with some entries changed; only who holds the lock may do so."""
         status = _with(status, **changes)
-        write_whole(self.folder / "status.json", json.dumps(asdict(status), indent=1).encode())
+        atomic_write(self.folder / "status.json", json.dumps(asdict(status), indent=1).encode())
         return status
 
     # ---- the lock --------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class Run:
             with open(regular(self.folder / CURVE), "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
                 return next(filter(None, map(_point, reversed(file.read().split(b"\n")))), {})
-        except Refusal:
+        except UsageError:
             return {}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -281,7 +282,7 @@ class Run:
         """Writes the result rows; returns the entries of a status by which they, and all files beside them, are known
         again."""
         content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-        write_whole(self.folder / RESULTS, content)
+        atomic_write(self.folder / RESULTS, content)
         others = {name: _digest(_content(self.folder / name)) for name in RECORDED if (self.folder / name).exists()}
         return {"rows": content.count(b"\n"), "digests": others | {RESULTS: _digest(content)}}
 
@@ -324,7 +325,7 @@ class Run:
         for path in left - {self.folder / name for name in files}:
             path.unlink(missing_ok=True)
         for name, content in {**parts, **files}.items():
-            write_whole(self.folder / name, content)
+            atomic_write(self.folder / name, content)
         status, digests = self.recorded(), {name: _digest(content) for name, content in files.items()}
         if status.state in ("done", "damaged"):  # whose results are not those of these files
             status = _with(status, state="pending", error="")
@@ -337,7 +338,7 @@ class Run:
             return {}
         try:
             content = read_json(path)
-        except Refusal as error:
+        except UsageError as error:
             raise Damaged(f"{error}; {self.remedy}") from None
         if not isinstance(content, dict) or self.changed(status, [path.name]):
             raise Damaged(f"{path} is damaged: it is not what was recorded; {self.remedy}")
@@ -386,7 +387,7 @@ def _content(path: Path) -> bytes:
     """The content of a regular file, empty where there is none."""
     try:
         return regular(path).read_bytes()
-    except Refusal:
+    except UsageError:
         return b""
 
 
@@ -494,7 +495,7 @@ class Curve:
         goes_on = self.checkpoint is None or self.checkpoint.exists()
         kept = [point for point in _lines(self.path) if goes_on and _before(point.get("step", 0), step)]
         content = "".join(f"{json.dumps(point)}\n" for point in kept).encode()
-        write_whole(self.path, content)
+        atomic_write(self.path, content)
         return hashlib.sha256(content)
 
     def back_to(self, mark: str) -> bool:
@@ -504,7 +505,7 @@ class Curve:
             so_far.update(line)
             end += len(line)
             if so_far.hexdigest() == mark:
-                _ = len(content) > end and write_whole(self.path, content[:end])
+                _ = len(content) > end and atomic_write(self.path, content[:end])
                 return True
         return False
 
@@ -543,7 +544,7 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     remedy = f"`iclab sweep {sweep / 'study.toml'}` judges again"
     try:
         content = read_json(path)
-    except Refusal as error:
+    except UsageError as error:
         raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
     whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
     if not whole or not all(isinstance(one.get(column), str) for one in content for column in columns):
@@ -621,7 +622,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
 
 
-def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
     have, as another kind of task has other settings, each that distinguishes runs which the ones before do not."""
     keys = differing(settings)
@@ -651,3 +652,6 @@ def _table_rows(
         position = "mean" if row and row.get("position") is None else row.get("position")
         entries = {**row, "position": position}
         yield (*head, *(entries.get(column) for column in COLUMNS), *tail)
+
+
+__getattr__ = old_names(__name__, telling="distinguishing_keys")

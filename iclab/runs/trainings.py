@@ -22,9 +22,9 @@ from typing import Any
 
 from torch import nn
 
-from iclab.errors import Refusal, refuse
+from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.identity import identity
+from iclab.experiments.identity import run_id
 from iclab.experiments.streams import resolve
 from iclab.runs.store import WEIGHTS, Run, is_run, runs, sweeps
 from iclab.tasks import TokenTask
@@ -42,7 +42,7 @@ def training_id(experiment: Experiment) -> str:
         return ""
     settings = experiment.mapping()
     decisive = {name: settings[name] for name in DECISIVE if name in settings}
-    return identity({**decisive, "curve": _followed(experiment, settings["eval"])})
+    return run_id({**decisive, "curve": _followed(experiment, settings["eval"])})
 
 
 def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str
 
 
 def experiment_of(run: Run) -> Experiment:
-    """Returns the experiment that a run's settings describe. Raises `Refusal`."""
+    """Returns the experiment that a run's settings describe. Raises `UsageError`."""
     return Experiment.from_mapping(run.settings(), run.folder / "config.toml")
 
 
@@ -85,16 +85,16 @@ def training_of(run: Run) -> str:
         return status.training
     try:
         return training_id(experiment_of(run))
-    except Refusal:
+    except UsageError:
         return ""
 
 
 def take(run: Run, source: Run, experiment: Experiment) -> None:
-    """Copies a finished training into a run that the caller holds, with where it comes from. Raises `Refusal` where it
-    is not whole, or not that of the experiment."""
+    """Copies a finished training into a run that the caller holds, with where it comes from. Raises `UsageError` where
+    it is not whole, or not that of the experiment."""
     other, files, training = experiment_of(source), source.trained(), training_id(experiment)
     if not training or training_id(other) != training:
-        raise Refusal(f"{source.folder} has another training")
+        raise UsageError(f"{source.folder} has another training")
     run.take(files, _parts(source, other, experiment), training=training, origin=source.origin())
     run.note(f"takes the training of {source.folder}")
 
@@ -109,7 +109,7 @@ def _parts(source: Run, other: Experiment, experiment: Experiment) -> dict[str, 
 
 def stores(folder: Path) -> list[Path]:
     """Returns the sweeps in a folder whose trainings may be used: itself, those in it, or a single run. Raises
-    `Refusal`."""
+    `UsageError`."""
     folders = [folder] if is_run(folder) else sweeps(folder)
     refuse("--reuse", [] if folders else [f"{folder} holds no runs; expected a sweep's folder or a folder of sweeps"])
     return folders
@@ -148,7 +148,7 @@ class Trainings:
             for source in sources if mine else ():
                 try:
                     return take(run, source, self.experiments[run.id])
-                except Refusal as error:
+                except UsageError as error:
                     run.note(f"does not take the training of {source.folder}: {str(error).splitlines()[0]}")
 
     def ended(self, run: Run) -> None:
@@ -196,5 +196,5 @@ def _kind(device: str) -> str:
     """The kind of device that a name means here; that which it names, where there is none of it."""
     try:
         return resolve(device).type
-    except Refusal:
+    except UsageError:
         return device.partition(":")[0]

@@ -23,8 +23,10 @@ These are `TokenTask`s, and both kinds are `AnyTask`. `iclab.tasks.text` has the
 text into tokens.
 """
 
+from iclab.renamed import old_names
 from iclab.tasks.classification import LinearClassification, SignFunctions
 from iclab.tasks.derived import (
+    CovarianceShift,
     Derived,
     FinitePool,
     HalfSubspace,
@@ -36,7 +38,6 @@ from iclab.tasks.derived import (
     OrthogonalQuery,
     QueryShift,
     RandomOrthant,
-    Recoloured,
     RepeatedQuery,
     ScaledInputs,
     ScaledWeights,
@@ -79,6 +80,7 @@ __all__ = [
     "Arctangent",
     "ConvexHull",
     "Cosine",
+    "CovarianceShift",
     "Custom",
     "DecisionTree",
     "Derived",
@@ -119,7 +121,6 @@ __all__ = [
     "RandomOrthant",
     "ReLUNetwork",
     "RecallText",
-    "Recoloured",
     "RepeatedQuery",
     "RepeatedSequence",
     "RepresentationMixture",
@@ -147,3 +148,5 @@ __all__ = [
     "law",
     "same_labels",
 ]
+
+__getattr__ = old_names(__name__, Recoloured="CovarianceShift")

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.limits import admit
+from iclab.renamed import method, old_names
 from iclab.tasks.inputs import rotation
 from iclab.tasks.linear import LinearRegression
 from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions
@@ -32,7 +33,7 @@ class Derived(Task):
         keyed = isinstance(self.base, QueryAndKeys)  # whose functions belong to the keys that they were drawn with
         problems = ["no task is derived from QueryAndKeys, whose inputs and functions belong together"] if keyed else []
         moving = f"base cannot be a {type(self.base).__name__}, whose inputs are drawn with its functions"
-        problems += [moving] if getattr(self.base, "moving", False) else []
+        problems += [moving] if getattr(self.base, "labels_are_next_inputs", False) else []
         admit(self, lambda: problems or self._problems())
 
     def factors(self) -> dict[str, float]:
@@ -55,19 +56,19 @@ class Derived(Task):
         return self.base.noise
 
     @property
-    def at_query(self) -> bool:
-        return self.base.at_query
+    def query_only(self) -> bool:
+        return self.base.query_only
 
-    def colour(self) -> Float[Tensor, "d d"]:
+    def input_transform(self) -> Float[Tensor, "d d"]:
         """Returns C, float64, where inputs are C x for inputs x of the base; the identity unless they are changed."""
         return torch.eye(self.d, dtype=torch.float64)
 
     def input_second_moment(self) -> Float[Tensor, "d d"]:
-        return self.colour() @ self.base.input_second_moment() @ self.colour().mT
+        return self.input_transform() @ self.base.input_second_moment() @ self.input_transform().mT
 
     def input_fourth_moment(self, form: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-        colour = self.colour()
-        return colour @ self.base.input_fourth_moment(colour.mT @ form @ colour) @ colour.mT
+        transform = self.input_transform()
+        return transform @ self.base.input_fourth_moment(transform.mT @ form @ transform) @ transform.mT
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.base.draw_inputs(batch, rng, dtype)
@@ -80,6 +81,8 @@ class Derived(Task):
 
     def constants(self) -> dict[str, Float[Tensor, "..."]]:
         return self.base.constants()
+
+    colour = method("colour", "input_transform")
 
 
 # ---- other functions -----------------------------------------------------------------------------------------------
@@ -259,7 +262,7 @@ class Truncated(Derived):
     def n(self) -> int:
         return self.points
 
-    def colour(self) -> Float[Tensor, "d d"]:
+    def input_transform(self) -> Float[Tensor, "d d"]:
         return (torch.arange(self.d) < self.dims).double().diag()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
@@ -306,8 +309,8 @@ class ScaledInputs(Derived):
     def factors(self) -> dict[str, float]:
         return _times(super().factors(), self.scale)
 
-    def colour(self) -> Float[Tensor, "d d"]:
-        return self.scale * super().colour()
+    def input_transform(self) -> Float[Tensor, "d d"]:
+        return self.scale * super().input_transform()
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         return self.scale * super().draw_inputs(batch, rng, dtype)
@@ -315,7 +318,7 @@ class ScaledInputs(Derived):
 
 @same_labels
 @dataclass(frozen=True)
-class Recoloured(Derived):
+class CovarianceShift(Derived):
     """x ← C x with C = U diag(scales) Uᵀ, Σ scales² = d, U drawn from `seed`: an isotropic distribution keeps its
     trace."""
 
@@ -328,18 +331,18 @@ class Recoloured(Derived):
     def scales(self) -> Float[Tensor, " d"]:
         """Returns the scales along the axes of U, up to a factor."""
 
-    def colour(self) -> Float[Tensor, "d d"]:
+    def input_transform(self) -> Float[Tensor, "d d"]:
         scales, basis = self.scales(), rotation(self.d, self.seed)
         return basis * scales * (self.d / scales.square().sum()).sqrt() @ basis.mT
 
     def draw_inputs(self, batch: int, rng: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "batch n d"]:
         xs = super().draw_inputs(batch, rng, dtype)
-        return xs @ self.colour().to(xs)
+        return xs @ self.input_transform().to(xs)
 
 
 @same_labels
 @dataclass(frozen=True)
-class SkewedInputs(Recoloured):
+class SkewedInputs(CovarianceShift):
     """Covariance with eigenvalues proportional to 1/i² in a random basis drawn from `seed`, and the same trace, where
     the base is isotropic."""
 
@@ -349,7 +352,7 @@ class SkewedInputs(Recoloured):
 
 @same_labels
 @dataclass(frozen=True)
-class HalfSubspace(Recoloured):
+class HalfSubspace(CovarianceShift):
     """Inputs confined to a random subspace of ⌊d/2⌋ dimensions, drawn from `seed`; an isotropic distribution keeps its
     trace."""
 
@@ -363,7 +366,7 @@ class HalfSubspace(Recoloured):
 
 def _query_below(base: Task) -> list[str]:
     """A task that moves inputs or drops the last one would undo a shift of the query that it is derived from."""
-    return [f"a shift of the query must be outermost, given base {type(base).__name__}"] if base.at_query else []
+    return [f"a shift of the query must be outermost, given base {type(base).__name__}"] if base.query_only else []
 
 
 @same_labels
@@ -375,7 +378,7 @@ class QueryShift(Derived):
         return _query_below(self.base)
 
     @property
-    def at_query(self) -> bool:
+    def query_only(self) -> bool:
         return True
 
     @abstractmethod
@@ -458,3 +461,6 @@ class RepeatedQuery(QueryShift):
         xs = super().draw_inputs(batch, rng, dtype)
         chosen = torch.randint(self.n - 1, (batch,), generator=rng, device=rng.device)
         return _with_query(xs, xs[torch.arange(batch, device=xs.device), chosen])
+
+
+__getattr__ = old_names(__name__, Recoloured="CovarianceShift")

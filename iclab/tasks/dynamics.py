@@ -56,11 +56,11 @@ class DynamicalSystem(RepresentationRegression):
         return self.window * self.d
 
     @property
-    def labels(self) -> int:
+    def label_dim(self) -> int:
         return self.d
 
     @property
-    def moving(self) -> bool:
+    def labels_are_next_inputs(self) -> bool:
         return True
 
     @property

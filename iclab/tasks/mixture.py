@@ -41,7 +41,7 @@ class TaskMixture(Task):
 
     def _unmixable(self) -> list[str]:
         """The problems of the components: inputs are drawn before it is known whose functions label them."""
-        moving = sorted({type(task).__name__ for task in self.components if task.moving})
+        moving = sorted({type(task).__name__ for task in self.components if task.labels_are_next_inputs})
         return [f"no component can be a {name}, whose inputs are drawn with its functions" for name in moving]
 
     @property

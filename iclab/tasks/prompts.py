@@ -58,7 +58,7 @@ class Prompts:
 
     `xs` are the inputs, `ys` the labels as the learner sees them, `fs` the labels before noise and `truth` the
     functions that made them. At position i a predictor has seen i examples and answers for x_i. A label is a number, or
-    a vector of c coordinates: see `Task.labels`.
+    a vector of c coordinates: see `Task.label_dim`.
 
     >>> import torch
     >>> from iclab.tasks import LinearRegression

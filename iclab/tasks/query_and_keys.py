@@ -52,7 +52,7 @@ class QueryAndKeys(FunctionClass):
         return {"targets": max((target.size(self.inputs.reach(self.d)) for _, target in self.targets), default=1.0)}
 
     @property
-    def at_query(self) -> bool:
+    def query_only(self) -> bool:
         return True
 
     @property

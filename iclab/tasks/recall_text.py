@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.files import read_text
 from iclab.limits import admit
 from iclab.tasks.text import LEAST_NAMES, NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, Text, single_tokens
@@ -139,11 +139,11 @@ def _read(file: Path, text: str) -> Tokenizer:
     try:
         import tokenizers
     except ImportError:
-        raise Refusal("text needs the package tokenizers: pip install 'iclab[text]'") from None
+        raise UsageError("text needs the package tokenizers: pip install 'iclab[text]'") from None
     try:
         read = tokenizers.Tokenizer.from_str(text)
         read.encode(" ".join((*OBJECTS, *NAMES)), add_special_tokens=False)  # words that it does not know may be errors
     except Exception as error:  # the library has no kind of its own
-        raise Refusal(f"{file}: no tokenizer: {error}") from None
+        raise UsageError(f"{file}: no tokenizer: {error}") from None
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Tokenizer(lambda text: read.encode(text, add_special_tokens=False).ids, read.get_vocab_size(), digest)

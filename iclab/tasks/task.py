@@ -19,7 +19,7 @@ from torch import Tensor
 
 from iclab.errors import refuse
 from iclab.limits import admit
-from iclab.renamed import method
+from iclab.renamed import adopt, attribute, method
 from iclab.tasks.inputs import Inputs, Normal
 from iclab.tasks.prompts import Functions, Prompts
 
@@ -63,24 +63,31 @@ class AnyTask(ABC):
     followed = method("followed", "monitored_parts")
 
 
+_OLD = {"at_query": "query_only", "labels": "label_dim", "moving": "labels_are_next_inputs"}
+
+
 class Task(AnyTask):
     """A distribution over prompts of n examples in d dimensions, with label noise of standard deviation `noise`."""
 
     d: int
     noise: float
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        adopt(cls, _OLD)
+
     @property
-    def at_query(self) -> bool:
+    def query_only(self) -> bool:
         """Returns whether the task is about the last position only."""
         return False
 
     @property
-    def labels(self) -> int | None:
+    def label_dim(self) -> int | None:
         """Returns the number of coordinates of a label; none where labels are numbers."""
         return None
 
     @property
-    def moving(self) -> bool:
+    def labels_are_next_inputs(self) -> bool:
         """Returns whether the label of an input is the input after it."""
         return False
 
@@ -138,6 +145,10 @@ class Task(AnyTask):
     def noise_in(self, truth: Functions) -> float | Float[Tensor, "batch 1"]:
         """Returns the standard deviation of the label noise in the prompts of these functions."""
         return self.noise
+
+    at_query = attribute("at_query", "query_only")
+    labels = attribute("labels", "label_dim")
+    moving = attribute("moving", "labels_are_next_inputs")
 
 
 Kind = TypeVar("Kind", bound=type[Task])

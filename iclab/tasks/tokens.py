@@ -14,27 +14,32 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from iclab.errors import refuse
+from iclab.renamed import attribute, old_keywords
 from iclab.tasks.task import AnyTask
 
 
+@old_keywords(asked="answer_mask", places="case_ids")
 @dataclass(frozen=True)
 class TokenPrompts:
     """Sequences of tokens with their questions.
 
-    `asked` marks the positions with a right answer, `targets` holds it (and any number elsewhere). `places` gives the
-    case of each target position (the slot of a list, the pair of a memory): accuracy is reported by place. A guesser
-    who knows the kind of question chooses among the `options` of its prompt.
+    `answer_mask` marks the target positions, those with a right answer; `targets` holds it (and any number elsewhere).
+    `case_ids` gives the case of each target position (the slot of a list, the pair of a memory): accuracy is reported
+    by case. A guesser who knows the kind of question chooses among the `options` of its prompt.
     """
 
     tokens: Shaped[Tensor, "batch n *width"]
     targets: Int[Tensor, "batch n"]
-    asked: Bool[Tensor, "batch n"]
-    places: Int[Tensor, "batch n"]
+    answer_mask: Bool[Tensor, "batch n"]
+    case_ids: Int[Tensor, "batch n"]
     options: Bool[Tensor, "batch vocab"]
 
     def __getitem__(self, chosen: slice) -> "TokenPrompts":
         """Some of the prompts."""
         return TokenPrompts(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    asked = attribute("asked", "answer_mask")
+    places = attribute("places", "case_ids")
 
 
 class TokenTask(AnyTask):

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.errors import Refusal, refuse
+from iclab.errors import UsageError, refuse
 from iclab.features import Concatenated, Features, Identity
 from iclab.predictors import (
     DiscreteMMSE,
@@ -218,7 +218,7 @@ def _placed(covariance: Float[Tensor, "k k"], sizes: list[int], place: int) -> F
 @ByLaw
 def _gaussian(functions: Task, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
     """The features that a source's functions are linear in, and the covariance of their weights."""
-    raise Refusal(f"no closed form of the Bayes predictor is known for {type(functions).__name__} in a mixture")
+    raise UsageError(f"no closed form of the Bayes predictor is known for {type(functions).__name__} in a mixture")
 
 
 @_gaussian.register(LinearRegression, WhitenedLinearRegression)
@@ -228,7 +228,7 @@ def _(functions: LinearRegression, scale: float) -> tuple[Features, Float[Tensor
 
 @_gaussian.register(SparseLinearRegression)
 def _(functions: SparseLinearRegression, scale: float) -> tuple[Features, Float[Tensor, "D D"]]:
-    raise Refusal("sparse weights are not Gaussian")
+    raise UsageError("sparse weights are not Gaussian")
 
 
 @_gaussian.register(RepresentationRegression, DynamicalSystem)
@@ -278,7 +278,7 @@ def _(task: TruePrior) -> float:
 @ByLaw
 def _posterior(functions: Task, scale: float, noise: float) -> Predictor:
     name = type(functions).__name__
-    raise Refusal(
+    raise UsageError(
         f"no closed form of the Bayes predictor is known for {name}: iclab.theory.posterior.register({name}) gives it "
         "one, or iclab.tasks.same_labels that of the class it derives from, where only the inputs differ"
     )

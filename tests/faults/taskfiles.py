@@ -13,7 +13,7 @@ import tomli_w
 from rich.console import Console
 
 from iclab.commands.sweep import plan
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.experiments.study import Study
 
 VALUES: list[Any] = [
@@ -113,7 +113,7 @@ def outcome(path: Path, store: Path, seconds: float = 60.0) -> str:
         with at_most(seconds):
             study = Study.read(path)
             plan(study, store, Console(file=io.StringIO(), width=220))
-    except Refusal as error:
+    except UsageError as error:
         lines = str(error).splitlines()
         whole = lines and all(line.isprintable() and len(line) < 20_000 for line in lines)
         named = all(line.startswith((str(path), "… and ", "device: ")) for line in lines)

@@ -25,7 +25,7 @@ from processes import Fork, Lab, Sweep, killed_at_random, mount, mounted, shot, 
 from taskfiles import at_most, changed, outcome
 
 from iclab import cli
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 from iclab.runs.store import Run, Status, load, runs
 
 pytestmark = pytest.mark.faults
@@ -228,7 +228,7 @@ def rows_of(store: Path) -> dict[tuple, list]:
     """The rows of the runs of a store that are done, as `load` has them."""
     try:
         found = load(store)
-    except Refusal as error:
+    except UsageError as error:
         assert len(str(error).splitlines()) == 1
         return {}
     done = found[found.state == "done"]

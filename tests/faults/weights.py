@@ -5,7 +5,7 @@
     outcome(folder, load, sound)                what a loader makes of it: "loaded" or "refused"
 
 The law that `outcome` holds a loader to: its logits are those of transformers where this loads the folder whole, those
-of the sound folder where it does not, or a `Refusal` of one line. Anything else is an AssertionError.
+of the sound folder where it does not, or a `UsageError` of one line. Anything else is an AssertionError.
 """
 
 import json
@@ -21,7 +21,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from iclab.errors import Refusal
+from iclab.errors import UsageError
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -74,7 +74,7 @@ def outcome(folder: Path, load: Callable[[Path], Callable[[Tensor], Tensor]], so
     """Holds a loader to the law, and says whether it loaded the folder."""
     try:
         said = load(folder)(TOKENS)
-    except Refusal as error:
+    except UsageError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000, f"not a line: {str(error)[:2000]}"
         return "refused"
     wanted = transformed(folder)

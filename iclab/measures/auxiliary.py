@@ -10,18 +10,19 @@ import torch
 from torch import nn
 
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.streams import stream
-from iclab.learning.training import Diverged, Recipe, Training
+from iclab.experiments.streams import experiment_generator
+from iclab.learning.training import Diverged, Training, TrainingConfig
 from iclab.measures.following import Say, due, follow, learning_curve
 from iclab.measures.measurement import Measurement
+from iclab.renamed import old_names
 from iclab.tasks import Task
 
-USUAL = Recipe(steps=1500, lr=4e-3)  # of parts: ours
+USUAL = TrainingConfig(steps=1500, lr=4e-3)  # of parts: ours
 EVERY = 250  # steps between two checkpoints
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class AuxiliaryTrainer:
     """Trains auxiliary parts for the model of an experiment; `log` takes lines of text."""
 
     experiment: Experiment
@@ -30,7 +31,7 @@ class Beside:
     log: Callable[[str], None]
 
     @classmethod
-    def of(cls, of: Measurement) -> "Beside":
+    def of(cls, of: Measurement) -> "AuxiliaryTrainer":
         """Makes one beside the model that is measured; its workspace must have a folder."""
         assert of.workspace.folder is not None
         return cls(of.experiment, of.workspace.folder, of.workspace.device, of.workspace.log)
@@ -43,8 +44,8 @@ class Beside:
     def trained(self, name: str, other: Experiment) -> Any:
         """Returns the trained model of another experiment, or None where its training diverged."""
         model, recipe, task = other.initial(self.device), other.train, other.task
-        assert isinstance(recipe, Recipe) and isinstance(task, Task)  # as those of every model with blocks
-        training = Training(model, task, recipe, stream(other, "train", self.device))
+        assert isinstance(recipe, TrainingConfig) and isinstance(task, Task)  # as those of every model with blocks
+        training = Training(model, task, recipe, experiment_generator(other, "train", self.device))
         self.log(f"trains the partner {name}")
         points = learning_curve(training, lambda step: due(other, step, training.recipe.steps), lambda step: {})
         return model if self._followed(name, training, points, lambda point: None) else None
@@ -71,4 +72,7 @@ class Beside:
 
     def rng(self, name: str) -> torch.Generator:
         """Returns a stream of the experiment for surgery; weights are drawn on the CPU."""
-        return stream(self.experiment, name, "cpu" if name == "init" else self.device, "surgery")
+        return experiment_generator(self.experiment, name, "cpu" if name == "init" else self.device, "surgery")
+
+
+__getattr__ = old_names(__name__, Beside="AuxiliaryTrainer")

@@ -1,5 +1,5 @@
-"""What the components of the heads that feed a mover carry: what it loses without each (Merullo et al. 2024, arXiv
-2406.09519, Fig. 2 and App. F). `position` is the rank of a feeding head, from 0, the strongest first; rows without one
+"""What the components of the S-inhibition heads carry: what it loses without each (Merullo et al. 2024, arXiv
+2406.09519, Fig. 2 and App. F). `position` is the rank of an S-inhibition head, from 0, the strongest first; rows without one
 are of all of them.
 """
 
@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from iclab.analysis.feeders import Losses, feeders, of_pairs
-from iclab.analysis.movers import Named, mover, named, pattern
+from iclab.analysis.s_inhibition import Losses, s_inhibition_heads, of_pairs
+from iclab.analysis.movers import Named, name_mover_head, named, pattern
 from iclab.analysis.risk import ratio
 from iclab.experiments.analysis import Row
 from iclab.measures.measurement import Measurement
@@ -21,17 +21,17 @@ from iclab.models import TokenTransformer
 TOP, OTHERS = "top component", "other components"
 
 
-class Feeders(OfTexts):
-    """Cuts the components of feeding heads one after the other: the "top component", which composes most with the
-    mover's queries, and the "other components", on average. Nothing is told of rotary positions."""
+class SInhibitionHeads(OfTexts):
+    """Cuts the components of S-inhibition heads one after the other: the "top component", which composes most with the
+    name-mover head's queries, and the "other components", on average. Nothing is told of rotary positions."""
 
-    name = "feeders"
+    name = "s_inhibition_heads"
     composing = True
     quantities: ClassVar = {
-        "drop": "the share of the mover's inhibition that is lost when a component is cut",
+        "drop": "the share of the name-mover head's inhibition that is lost when a component is cut",
         "correlation": "of composition score and loss over the components of a head, mean over heads; between −1 and 1",
         "agrees": "in how many of the heads the top component is the one with the largest loss, between 0 and 1",
-        "feeding_head": "the number of a head that feeds the mover; `layer` is its layer",
+        "s_inhibition_head": "the number of an S-inhibition head; `layer` is its layer",
         "top_component": "the number of its component that composes most",
     }
 
@@ -40,9 +40,9 @@ class Feeders(OfTexts):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         model, plan, (finding, _) = folded_model(of), dissection_of(of), found_on(of)
-        head = mover(model, finding)
+        head = name_mover_head(model, finding)
         prompts = named(measured_on(of)[: plan.prompts - plan.prompts % 2])
-        yield from _drops(model, prompts, head, feeders(model, finding, head, plan.heads))
+        yield from _drops(model, prompts, head, s_inhibition_heads(model, finding, head, plan.heads))
 
 
 def _drops(
@@ -51,7 +51,7 @@ def _drops(
     whole = of_pairs(prompts.score(pattern(model, prompts, of)))
     each = [Losses.of(model, prompts, of, head) for head in heads]
     for rank, (head, losses) in enumerate(zip(heads, each, strict=True)):
-        yield head_row("feeding_head", head, rank)
+        yield head_row("s_inhibition_head", head, rank)
         yield {**row(MODEL, "top_component", rank, float(losses.top)), "layer": head[0]}
         for name, lost in ((TOP, losses.of_top), (OTHERS, losses.of_others)):
             yield from ({**one, "layer": head[0]} for one in rows(name, "drop", ratio(of_pairs(lost), whole), rank))

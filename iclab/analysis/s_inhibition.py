@@ -1,11 +1,11 @@
 """Feeders: the heads that tell a mover where to look, taken apart into components (rank-1 terms of what they write).
 
-    feeders      the earlier heads that give the mover most of its inhibition by its queries
+    feeders      the earlier heads that give the name-mover head most of its inhibition by its queries
     composed     CS of every component of a head with the queries of a later one; the largest is the top component
-    loss         what the mover loses of its inhibition when a component is cut
+    loss         what the name-mover head loses of its inhibition when a component is cut
     slope        of the inhibition, by standard deviation of what a head writes along a direction at the end, where it
                  writes that and nothing else; least squares over evenly spaced points
-    chosen       to which slots, one after the other, a mover looks most, on average, along these points
+    chosen       to which slots, one after the other, a name-mover head attends most, on average, along these points
 
 Movers, inhibition and cuts are those of `iclab.analysis.movers`. Source: Merullo et al. 2024, arXiv 2406.09519, §3, 4
 and Fig. 2, 4, 5; how many heads, prompts and points are looked at is this project's.
@@ -20,7 +20,7 @@ from torch import Tensor
 from iclab.analysis.circuits import ov, qk
 from iclab.analysis.composition import component_scores
 from iclab.analysis.cuts import correlation
-from iclab.analysis.movers import Named, cut, feeding, pattern, steered
+from iclab.analysis.movers import Named, cut, pattern, s_inhibition, steered
 from iclab.analysis.patching import Head
 from iclab.analysis.roles import beyond, duplicate, roles
 from iclab.analysis.steering import Direction, projections
@@ -33,7 +33,7 @@ WIDEST = 4.0  # standard deviations of what is written by itself, to either side
 
 @dataclass(frozen=True, kw_only=True)
 class Dissection:
-    """How much of a mover's feeders is taken apart: how many `heads`, on at most how many `prompts` (each cut is a run
+    """How much of a name-mover head's feeders is taken apart: how many `heads`, on at most how many `prompts` (each cut is a run
     of the whole model), and at how many `points` along a component."""
 
     heads: int = 4
@@ -66,9 +66,9 @@ def second_to_first(model: TokenTransformer, prompts: Named, head: Head) -> Floa
     return (pattern(model, prompts, head) * (duplicate(prompts.tokens) & option)).sum((-2, -1))
 
 
-def feeders(model: TokenTransformer, prompts: Named, of: Head, count: int) -> list[Head]:
-    """Returns the heads that give a mover most of its inhibition, the strongest first."""
-    fed = feeding(model, prompts, of).mean(-1)
+def s_inhibition_heads(model: TokenTransformer, prompts: Named, of: Head, count: int) -> list[Head]:
+    """Returns the heads that give a name-mover head most of its inhibition, the strongest first."""
+    fed = s_inhibition(model, prompts, of).mean(-1)
     places = fed.flatten().topk(min(count, fed.numel())).indices
     return [divmod(int(place), model.config.n_head) for place in places]
 
@@ -89,7 +89,7 @@ def top_component(model: TokenTransformer, head: Head, of: Head) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What a mover loses without each component of a head, with their composition scores."""
+    """What a name-mover head loses without each component of a head, with their composition scores."""
 
     lost: Float[Tensor, "e b"]
     scores: Float[Tensor, " e"]
@@ -148,7 +148,7 @@ def slopes(
 def chosen(
     model: TokenTransformer, prompts: Named, of: Head, direction: Direction, points: Float[Tensor, " p"]
 ) -> Int[Tensor, " p"]:
-    """Returns the slot to which a mover looks most, on average, at each point."""
+    """Returns the slot to which a name-mover head attends most, on average, at each point."""
     return steered(model, prompts, of, direction, points).mean(1).argmax(1)
 
 
