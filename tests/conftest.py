@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxtyping import config
-from typechecker import install, now
+
+from tests.typechecker import install, now
 
 install("iclab")
 

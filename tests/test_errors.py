@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 import torch
-from conftest import unchecked
 
 import iclab.learning.training
 import iclab.models
 from iclab.errors import refuse, unknown, unknown_choices
+from tests.conftest import unchecked
 
 
 def test_a_refusal_lists_every_problem_and_no_problem_refuses_nothing():

@@ -34,7 +34,7 @@ now = Now()
 
 def install(package):
     """Checks every function and dataclass of a package that is imported from now on."""
-    jaxtyping.install_import_hook(package, "typechecker.checked")
+    jaxtyping.install_import_hook(package, "tests.typechecker.checked")
     jaxtyping.jaxtyped = lambda *, typechecker: typechecker  # the hook writes @jaxtyping.jaxtyped(typechecker=...)
 
 

@@ -20,8 +20,8 @@ from torch import nn
 
 import iclab.learning.attention_training  # noqa: F401  so that files can name its learner
 from iclab.analysis.attention_probes import ProbeRecipe
-from iclab.analysis.s_inhibition import Dissection
 from iclab.analysis.identify import known_names
+from iclab.analysis.s_inhibition import Dissection
 from iclab.constructed import Construction, Start
 from iclab.constructed.start import shape
 from iclab.errors import refuse, unknown

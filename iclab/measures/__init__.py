@@ -13,7 +13,6 @@ from iclab.measures.descent import DescentConstants, StepsOfWeights
 from iclab.measures.edits import Edits
 from iclab.measures.evolution import Evolution, TrainingCurve
 from iclab.measures.exact_risk import ExactRisk
-from iclab.measures.s_inhibition import SInhibitionHeads
 from iclab.measures.implicit_weights import ImplicitWeights
 from iclab.measures.indirect_objects import IndirectObjects
 from iclab.measures.iterations import Iterations
@@ -28,6 +27,7 @@ from iclab.measures.precision import Precision
 from iclab.measures.probes import AttentionProbesOfLayers, Probes
 from iclab.measures.risks import Risks
 from iclab.measures.rows import averaged, by_layer, relative, row, rows
+from iclab.measures.s_inhibition import SInhibitionHeads
 from iclab.measures.shopping_lists import ShoppingLists
 from iclab.measures.steering import Steering
 from iclab.measures.stitching import Stitching

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from iclab.analysis.s_inhibition import Losses, s_inhibition_heads, of_pairs
 from iclab.analysis.movers import Named, name_mover_head, named, pattern
 from iclab.analysis.risk import ratio
+from iclab.analysis.s_inhibition import Losses, of_pairs, s_inhibition_heads
 from iclab.experiments.analysis import Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row, rows

@@ -5,10 +5,10 @@ top component, and nothing else (Merullo et al. 2024, arXiv 2406.09519, Fig. 4 a
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.s_inhibition import along, chosen, s_inhibition_heads, slopes, top_component
 from iclab.analysis.movers import Named, name_mover_head, named
 from iclab.analysis.patching import Head
 from iclab.analysis.risk import estimate
+from iclab.analysis.s_inhibition import along, chosen, s_inhibition_heads, slopes, top_component
 from iclab.analysis.steering import Direction, component, random_direction
 from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.s_inhibition import duplicate_head, of_pairs, second_to_first
 from iclab.analysis.movers import name_mover_head, named, pattern
 from iclab.analysis.patching import Head
 from iclab.analysis.risk import estimate
+from iclab.analysis.s_inhibition import duplicate_head, of_pairs, second_to_first
 from iclab.experiments.analysis import Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row, rows

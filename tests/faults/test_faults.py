@@ -19,14 +19,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import unchecked
-from mutations import MUTATIONS
-from processes import Fork, Lab, Sweep, killed_at_random, mount, mounted, shot, still_done, unmount
-from taskfiles import at_most, changed, outcome
 
 from iclab import cli
 from iclab.errors import UsageError
 from iclab.runs.store import Run, Status, load, runs
+from tests.conftest import unchecked
+from tests.faults.mutations import MUTATIONS
+from tests.faults.processes import Fork, Lab, Sweep, killed_at_random, mount, mounted, shot, still_done, unmount
+from tests.faults.taskfiles import at_most, changed, outcome
 
 pytestmark = pytest.mark.faults
 
