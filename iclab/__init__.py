@@ -25,9 +25,12 @@ Symbols
 Names are imported when they are first used, so that the command line answers at once.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from iclab.renamed import Finder
 
 if TYPE_CHECKING:
     from iclab.learning.training import train
@@ -44,6 +47,8 @@ _HOMES = {
     "load_model": "iclab.runs.trainings",
     "train": "iclab.learning.training",
 }
+
+sys.meta_path.append(Finder())
 
 
 def __getattr__(name: str) -> Any:

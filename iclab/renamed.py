@@ -1,6 +1,6 @@
 """Names that have changed. An old one works for one more version, with a warning that gives the new one:
 
-    modules             `moved`         methods, properties     `method`, `attribute`
+    modules             `MOVED`         methods, properties     `method`, `attribute`
     what they define    `old_names`     keywords                `old_keywords`
 
 In files a class keeps the name that it had (`kind_name`, from ``file_kind``), so that no file and no id changes.
@@ -10,10 +10,50 @@ A subclass of the user's that defines a property under its old name is understoo
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, TypeVar
 from warnings import warn
 
 Class = TypeVar("Class", bound=type)
+
+
+MOVED = {
+    "iclab.training": "iclab.learning.training",
+    "iclab.token_training": "iclab.learning.token_training",
+    "iclab.fitting": "iclab.learning.fitting",
+    "iclab.regression": "iclab.learning.random_feature_ridge",
+    "iclab.descent": "iclab.learning.attention_training",
+    "iclab.posterior": "iclab.theory.posterior",
+    "iclab.words": "iclab.algorithm_names",
+    "iclab.measures.beside": "iclab.measures.auxiliary",
+    "iclab.features": "iclab.tasks.features",
+}
+ROOMS = (  # of modules that went from one package to another: the old one, the new one, names
+    ("iclab.analysis", "iclab.theory", "asymptotics linear_attention one_layer random_features references"),
+    ("iclab.analysis", "iclab.analysis.algorithms", "agreement identify iterations minima spectra report evolution"),
+    ("iclab.analysis", "iclab.analysis.layers", "attention attention_probes concepts descent interpolation pasting"),
+    ("iclab.analysis", "iclab.analysis.layers", "probing readout similarity stitching symmetries token_probes"),
+    ("iclab.analysis", "iclab.analysis.heads", "circuits composition cuts edits folding list_recall low_rank movers"),
+    ("iclab.analysis", "iclab.analysis.heads", "patching reach roles steering"),
+    ("iclab.tasks", "iclab.tasks.examples", "classification derived dynamics inputs linear mixture nonlinear prompts"),
+    ("iclab.tasks", "iclab.tasks.examples", "query_and_keys representation targets"),
+    ("iclab.tasks", "iclab.tasks.tokens", "gaussian_classes laundry markov ordering recall"),
+)
+MOVED |= {f"{old}.{name}": f"{new}.{name}" for old, new, names in ROOMS for name in names.split()}
+
+
+class Finder(MetaPathFinder, Loader):
+    """Makes a module that was moved from the new one, when it is imported by its old name."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Returns how to make a module of `MOVED`; nothing for any other."""
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Lets a module look up its content where that is now."""
+        vars(module)["__getattr__"] = moved(module.__name__, MOVED[module.__name__])
 
 
 def _warn(old: str, new: str) -> None:

@@ -7,7 +7,6 @@ import torch
 
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.features import Representation
 from iclab.learning.token_training import TokenTrainingConfig
 from iclab.learning.training import Training, TrainingConfig
 from iclab.models import (
@@ -32,6 +31,7 @@ from iclab.tasks import (
     RepeatedSequence,
     SparseLinearRegression,
 )
+from iclab.tasks.features import Representation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

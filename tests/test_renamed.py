@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 
 import iclab
-from iclab.analysis.identify import AlgorithmPanel
+from iclab import renamed
+from iclab.analysis.algorithms.identify import AlgorithmPanel
 from iclab.experiments.config import kinds
 from iclab.learning.token_training import TokenTrainingConfig
 from iclab.learning.training import AnyLearner, Training, TrainingConfig
@@ -64,6 +65,24 @@ def test_no_module_imports_by_an_old_name():
     old = {name for _, name, _ in NAMES}
     assert all(old.isdisjoint(names_used(source.read_text())) for source in SOURCES)
     assert "Refusal" in names_used("from iclab.errors import Refusal")  # it would be seen
+
+
+@pytest.mark.parametrize(("old", "new"), renamed.MOVED.items())
+def test_a_module_that_was_moved_is_found_by_its_old_name(old, new):
+    before, now = importlib.import_module(old), importlib.import_module(new)
+    name = next(name for name, each in vars(now).items() if getattr(each, "__module__", "") == new)
+    with pytest.warns(DeprecationWarning, match=rf"{old} is now {new}"):
+        assert getattr(before, name) is getattr(now, name)
+
+
+def test_old_modules_are_there_by_import_alone_and_no_others():
+    from iclab.analysis import movers
+
+    with pytest.warns(DeprecationWarning, match=r"iclab\.analysis\.movers is now iclab\.analysis\.heads\.movers"):
+        assert movers.name_mover_head
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("iclab.analysis.mover")
+    assert not {f"{module_of(source)}" for source in SOURCES} & renamed.MOVED.keys()
 
 
 # ---- members -------------------------------------------------------------------------------------------------------

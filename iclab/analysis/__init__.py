@@ -24,11 +24,11 @@ Heads of models over tokens
     ov, qk, folded, compositions, channels  circuits as factors; which heads read which, by the weights, against chance
     with_components, with_reading, traverse components cut, scaled or alone kept; what a head writes along a direction
     reach, sampled_reach, slot_margins      which slots of a list a query of r numbers can point at
-    `iclab.analysis.movers`, `.feeders`, `.list_recall`, `.cuts`    modules: heads that move an answer, and those that
-                                            tell them where to look; how lists are recalled; what is lost by cuts
+    `iclab.analysis.heads`: `movers`,       modules: name-mover heads, the S-inhibition heads that steer them, how lists
+    `s_inhibition`, `list_recall`, `cuts`   are recalled, the effect of ablations
 """
 
-from iclab.analysis.agreement import (
+from iclab.analysis.algorithms.agreement import (
     error_cosines,
     ilwd,
     implicit_weights,
@@ -39,24 +39,36 @@ from iclab.analysis.agreement import (
     spd,
     weight_cosine,
 )
-from iclab.analysis.asymptotics import icl_risk
-from iclab.analysis.attention import LinearStep, linear_steps
-from iclab.analysis.attention_probes import AttentionProbes, ProbeRecipe, attention_probes
-from iclab.analysis.circuits import ov, qk
-from iclab.analysis.composition import Channel, channels, composition_score, compositions
-from iclab.analysis.descent import Constants, best_descent, read_off, tuned_descent
-from iclab.analysis.edits import with_components, with_reading
-from iclab.analysis.folding import folded
-from iclab.analysis.identify import AlgorithmPanel, Family, Match, families, identify
-from iclab.analysis.interpolation import Products, interpolated, products
-from iclab.analysis.iterations import Matched, match_iterations
-from iclab.analysis.linear_attention import exact_risk
-from iclab.analysis.low_rank import Components, LowRank
-from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
-from iclab.analysis.pasting import new_read_in, paste, pasting
-from iclab.analysis.patching import ablation, path
-from iclab.analysis.probing import algorithm_state, bare_prompt, features, probe, probe_terms, r2_terms, visible
-from iclab.analysis.random_features import (
+from iclab.analysis.algorithms.identify import AlgorithmPanel, Family, Match, families, identify
+from iclab.analysis.algorithms.iterations import Matched, match_iterations
+from iclab.analysis.algorithms.report import Report, report
+from iclab.analysis.heads.circuits import ov, qk
+from iclab.analysis.heads.composition import Channel, channels, composition_score, compositions
+from iclab.analysis.heads.edits import with_components, with_reading
+from iclab.analysis.heads.folding import folded
+from iclab.analysis.heads.low_rank import Components, LowRank
+from iclab.analysis.heads.patching import ablation, path
+from iclab.analysis.heads.reach import reach, sampled_reach, slot_margins
+from iclab.analysis.heads.roles import attribution, roles
+from iclab.analysis.heads.steering import Direction, held_out, traverse, write
+from iclab.analysis.layers.attention import LinearStep, linear_steps
+from iclab.analysis.layers.attention_probes import AttentionProbes, ProbeRecipe, attention_probes
+from iclab.analysis.layers.descent import Constants, best_descent, read_off, tuned_descent
+from iclab.analysis.layers.interpolation import Products, interpolated, products
+from iclab.analysis.layers.pasting import new_read_in, paste, pasting
+from iclab.analysis.layers.probing import algorithm_state, bare_prompt, features, probe, probe_terms, r2_terms, visible
+from iclab.analysis.layers.readout import LayerReadout, layer_readouts
+from iclab.analysis.layers.similarity import linear_cka
+from iclab.analysis.layers.stitching import Relative, Stitched, affine_bridge, relative_bridge
+from iclab.analysis.layers.symmetries import weight_distance, weight_distances
+from iclab.analysis.layers.token_probes import TokenProbe, token_probes
+from iclab.analysis.risk import Estimate, answer, band, bootstrap_weights, estimate, excess, ratio, risk
+from iclab.analysis.word_sensitivity import word_sensitivity
+from iclab.renamed import old_names
+from iclab.theory.asymptotics import icl_risk
+from iclab.theory.linear_attention import exact_risk
+from iclab.theory.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
+from iclab.theory.random_features import (
     Levels,
     attention_levels,
     best_predicted_error,
@@ -66,19 +78,7 @@ from iclab.analysis.random_features import (
     predicted_error,
     rkhs_norm,
 )
-from iclab.analysis.reach import reach, sampled_reach, slot_margins
-from iclab.analysis.readout import LayerReadout, layer_readouts
-from iclab.analysis.references import references
-from iclab.analysis.report import Report, report
-from iclab.analysis.risk import Estimate, answer, band, bootstrap_weights, estimate, excess, ratio, risk
-from iclab.analysis.roles import attribution, roles
-from iclab.analysis.similarity import linear_cka
-from iclab.analysis.steering import Direction, held_out, traverse, write
-from iclab.analysis.stitching import Relative, Stitched, affine_bridge, relative_bridge
-from iclab.analysis.symmetries import weight_distance, weight_distances
-from iclab.analysis.token_probes import TokenProbe, token_probes
-from iclab.analysis.word_sensitivity import word_sensitivity
-from iclab.renamed import old_names
+from iclab.theory.references import references
 
 __all__ = [
     "AlgorithmPanel",

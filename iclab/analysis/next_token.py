@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iclab.analysis.heads.roles import attention_to, induction, patterns, previous
 from iclab.analysis.risk import Estimate, ratio
-from iclab.analysis.roles import attention_to, induction, patterns, previous
 from iclab.models import TokenTransformer
 from iclab.predictors import TokenPredictor
 from iclab.tasks import TokenPrompts

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis import algorithm_state, answer, excess, features
-from iclab.analysis.probing import fit_map
+from iclab.analysis.layers.probing import fit_map
 from iclab.commands.report import console, table
 from iclab.errors import refuse
 from iclab.experiments.experiment import Experiment

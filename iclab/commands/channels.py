@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 
-from iclab.analysis.composition import WAYS, Channel, channels, ordering_problems, ways_of
+from iclab.analysis.heads.composition import WAYS, Channel, channels, ordering_problems, ways_of
 from iclab.commands.report import table
 from iclab.errors import refuse
 from iclab.files import write_json

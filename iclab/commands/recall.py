@@ -54,7 +54,7 @@ def recall(folder: Path, prompts: int, heads: int, out: Path, to: Console, file:
     to.print(
         "; ".join(f"{name}: {', '.join('.'.join(map(str, head)) for head in each)}" for name, each in found.items())
     )
-    if "feeding" not in found:
+    if "s_inhibition" not in found:
         to.print("With rotary positions queries read by distance: what needs their composition is not measured.")
     if file is not None:
         write_json(file, {"rows": rows, "heads": found, "verdicts": [verdict.record() for verdict in verdicts]})
@@ -75,5 +75,5 @@ def heads_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
         if row["quantity"].endswith("_head"):
             found.setdefault(row["quantity"].removesuffix("_head"), []).append([row["layer"], int(row["value"])])
         if row["quantity"] == "top_component":
-            found.setdefault("top components", []).append([*found["feeding"][-1], int(row["value"])])
+            found.setdefault("top components", []).append([*found["s_inhibition"][-1], int(row["value"])])
     return found

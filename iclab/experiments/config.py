@@ -404,7 +404,7 @@ def _all_below(base: type) -> Iterator[type]:
 
 
 def _in_words(base: type) -> str:
-    """The name of a class as it is said: "architecture" of an `AnyModelConfig`."""
+    """The name of a class as it is said: "model config" of an `AnyModelConfig`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", base.__name__).lower().removeprefix("any ")
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 import iclab.learning.attention_training  # noqa: F401  so that files can name its learner
-from iclab.analysis.attention_probes import ProbeRecipe
-from iclab.analysis.identify import known_names
-from iclab.analysis.s_inhibition import Dissection
+from iclab.analysis.algorithms.identify import known_names
+from iclab.analysis.heads.s_inhibition import Dissection
+from iclab.analysis.layers.attention_probes import ProbeRecipe
 from iclab.constructed import Construction, Start
 from iclab.constructed.start import shape
 from iclab.errors import refuse, unknown
@@ -33,12 +33,12 @@ from iclab.experiments.identity import Import, machine_problems, run_id
 from iclab.experiments.mappings import Nested, merge
 from iclab.experiments.prompting import KINDS, NAME, Prompting, prompting, prompting_of
 from iclab.experiments.streams import generator
-from iclab.features import Features
 from iclab.learning.training import AnyLearner, TrainingConfig
 from iclab.models import AnyModelConfig, Transformer, TransformerConfig
 from iclab.predictors import Predictor
 from iclab.renamed import kind_name
 from iclab.tasks import AnyTask, Derived, LinearFunctions, Task
+from iclab.tasks.features import Features
 
 BY_KIND: Any = None  # the default of what the kind of prompts decides
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from iclab.analysis.next_token import by_place, chances, divergence, hits, losses, mean_asked, mean_of_places
-from iclab.analysis.references import references
 from iclab.analysis.risk import Estimate, estimate
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row, rows
 from iclab.tasks import LaundryList, TokenPrompts, TokenTask
+from iclab.theory.references import references
 
 
 class Accuracy(Analysis):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from iclab.analysis import AlgorithmPanel, Estimate, Match, families
-from iclab.analysis.identify import LEAST
+from iclab.analysis.algorithms.identify import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import row, rows
@@ -19,7 +19,7 @@ FITS = {
 
 
 class NearestAlgorithms(Analysis):
-    """Compares the model with families of algorithms (`iclab.analysis.identify`)."""
+    """Compares the model with families of algorithms (`iclab.analysis.algorithms.identify`)."""
 
     name = "algorithms"
     always = True

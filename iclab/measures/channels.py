@@ -1,4 +1,4 @@
-"""Which heads read which, by their weights after folding (`iclab.analysis.composition`), for each way W of Q, K, V."""
+"""Which heads read which, by their weights after folding (`iclab.analysis.heads.composition`): W is Q, K or V."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from iclab.analysis.composition import Compositions, Way, compositions, earlier
-from iclab.analysis.folding import folded
-from iclab.analysis.patching import Head
+from iclab.analysis.heads.composition import Compositions, Way, compositions, earlier
+from iclab.analysis.heads.folding import folded
+from iclab.analysis.heads.patching import Head
 from iclab.experiments.analysis import Row
 from iclab.experiments.streams import experiment_generator
 from iclab.measures.heads import OfHeads, circuit_of

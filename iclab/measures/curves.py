@@ -22,7 +22,6 @@ from iclab.analysis import (
     network_levels,
     ratio,
 )
-from iclab.analysis.random_features import HALF, half_error, polynomial_degree, rkhs_norm
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
@@ -33,6 +32,7 @@ from iclab.measures.rows import MODEL, row
 from iclab.measures.rows import rows as rows_of
 from iclab.models import FrozenModelConfig, RandomAttentionConfig, RandomNetworkConfig
 from iclab.tasks import KeyAverage, QueryAndKeys, QueryFunction, Sphere, Target
+from iclab.theory.random_features import HALF, half_error, polynomial_degree, rkhs_norm
 
 DOUBLED = {"d": lambda task: replace(task, d=2 * task.d), "keys": lambda task: replace(task, n=2 * task.n - 1)}
 

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from iclab.analysis import (
     answer,
-    attention,
     best_descent,
     best_preconditioner,
     interpolated,
-    interpolation,
     linear_steps,
     one_layer_optimum,
     one_layer_risk,
     read_off,
     tuned_descent,
 )
-from iclab.analysis.attention import distance_to_identity, whitened
+from iclab.analysis.layers import attention, interpolation
+from iclab.analysis.layers.attention import distance_to_identity, whitened
 from iclab.analysis.risk import squared
 from iclab.constructed import vonoswald
 from iclab.experiments.analysis import Analysis, Row

@@ -1,4 +1,4 @@
-"""What the heads that continue a repeated sequence lose if components are cut (`iclab.analysis.cuts`)."""
+"""What the heads that continue a repeated sequence lose if components are cut (`iclab.analysis.heads.cuts`)."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from iclab.analysis.cuts import (
+from iclab.analysis.heads.cuts import (
     Metric,
     accuracy_of,
     along_random,
@@ -19,10 +19,10 @@ from iclab.analysis.cuts import (
     size,
     without_path,
 )
-from iclab.analysis.folding import folded
-from iclab.analysis.patching import Head, ablation
+from iclab.analysis.heads.folding import folded
+from iclab.analysis.heads.patching import Head, ablation
+from iclab.analysis.heads.roles import induction
 from iclab.analysis.risk import Estimate, estimate
-from iclab.analysis.roles import induction
 from iclab.experiments.analysis import Row
 from iclab.measures.channels import weights_of
 from iclab.measures.heads import OfHeads, circuit_of

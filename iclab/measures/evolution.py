@@ -7,7 +7,7 @@ from itertools import chain
 from math import inf, isfinite
 from typing import Any, ClassVar
 
-from iclab.analysis.evolution import Moment, crossing, half_way, nearest, plateau_exit, transitions
+from iclab.analysis.algorithms.evolution import Moment, crossing, half_way, nearest, plateau_exit, transitions
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.claims import TRAINED
 from iclab.measures.measurement import Measurement

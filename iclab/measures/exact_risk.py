@@ -6,8 +6,6 @@ from typing import ClassVar
 
 import torch
 
-from iclab.analysis.asymptotics import icl_risk
-from iclab.analysis.linear_attention import Moments, exact_risk, normal_moments, pool_moments
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment
 from iclab.learning.fitting import RidgeFit
@@ -15,6 +13,8 @@ from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row
 from iclab.models import LinearAttention
 from iclab.tasks import FinitePool, LinearRegression, Task, TruePrior, UnitNormal
+from iclab.theory.asymptotics import icl_risk
+from iclab.theory.linear_attention import Moments, exact_risk, normal_moments, pool_moments
 
 
 class ExactRisk(Analysis):

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from iclab.analysis.heads.patching import Head
 from iclab.analysis.next_token import head_scores
-from iclab.analysis.patching import Head
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.streams import experiment_generator
 from iclab.measures.measurement import Measurement

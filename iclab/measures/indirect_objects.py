@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.movers import Named, answered, named
+from iclab.analysis.heads.movers import Named, answered, named
+from iclab.analysis.heads.s_inhibition import of_pairs
 from iclab.analysis.risk import estimate
-from iclab.analysis.s_inhibition import of_pairs
 from iclab.experiments.analysis import Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, rows

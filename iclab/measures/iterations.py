@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from iclab.analysis import estimate, match_iterations
-from iclab.analysis.identify import LEAST
+from iclab.analysis.algorithms.identify import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import by_layer, rows

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.identify import LEAST
+from iclab.analysis.algorithms.identify import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.algorithms import FITS, family_names, match_rows
 from iclab.measures.measurement import Measurement

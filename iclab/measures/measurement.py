@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from iclab.analysis import AlgorithmPanel, answer, families, layer_readouts
+from iclab.analysis.layers.readout import LayerReadout
 from iclab.analysis.next_token import continued, ended
-from iclab.analysis.readout import LayerReadout
-from iclab.analysis.references import references
 from iclab.analysis.risk import Answers
 from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED
@@ -26,6 +25,7 @@ from iclab.measures.rows import MODEL, Parts, regions
 from iclab.models import Transformer
 from iclab.tasks import AnyTask, TokenPrompts
 from iclab.tasks.text import Text
+from iclab.theory.references import references
 
 Point = Mapping[str, Any]
 

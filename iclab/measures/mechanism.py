@@ -1,4 +1,4 @@
-"""How a list is recalled: each head at the end of the prompt (`iclab.analysis.list_recall`)."""
+"""How a list is recalled: each head at the end of the prompt (`iclab.analysis.heads.list_recall`)."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from iclab.analysis import list_recall
-from iclab.analysis.patching import Head
+from iclab.analysis.heads import list_recall
+from iclab.analysis.heads.patching import Head
 from iclab.analysis.risk import estimate
 from iclab.experiments.analysis import Row
 from iclab.measures.heads import OfHeads

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from iclab.analysis import AlgorithmPanel, answer, excess, families, risk
 from iclab.analysis.next_token import continued, divergence, head_scores, hits, losses, mean_asked
-from iclab.analysis.references import bayes_penalty, references
 from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
@@ -21,6 +20,7 @@ from iclab.measures.rows import MODEL, regions
 from iclab.models import TokenTransformer
 from iclab.predictors import Predictor
 from iclab.tasks import AnyTask, Prompts, RepeatedSequence, TokenPrompts, TokenTask
+from iclab.theory.references import bayes_penalty, references
 
 WATCHED = 512  # prompts of the learning curve
 PROBED = 1024  # the same, where probes are fitted to half of them

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from iclab.analysis.movers import Named, name_mover_head, named, pattern, s_inhibition
-from iclab.analysis.patching import Head, ablation
+from iclab.analysis.heads.movers import Named, name_mover_head, named, pattern, s_inhibition
+from iclab.analysis.heads.patching import Head, ablation
 from iclab.analysis.risk import estimate, ratio
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
@@ -26,11 +26,11 @@ class Movers(Analysis):
     always = True
     tasks = IndirectObject
     quantities: ClassVar = {
-        "mover_inhibition": "what the name-mover head gives, from the end, to the indirect object less what it gives to the "
+        "mover_inhibition": "what the mover gives, from the end, to the indirect object less what it gives to the "
         "subject; between −1 and 1",
         "mover_fed": "what of it is lost when its queries do not hear the head that feeds it most",
         "logit_difference": "logit(indirect object) − logit(subject)",
-        "kept_without_mover": "the share of it that is left when the name-mover head writes what it writes on average",
+        "kept_without_mover": "the share of it that is left when the mover writes what it writes on average",
         "kept_without_feeder": "the share of it that is left when the head that feeds it most does",
     }
 

@@ -17,7 +17,7 @@ from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, rows
 from iclab.tasks import ConvexHull, TokenPrompts, TokenTask
-from iclab.tasks.ordering import Ordering
+from iclab.tasks.tokens.ordering import Ordering
 
 
 class WholeAnswers(Analysis):

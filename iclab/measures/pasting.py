@@ -4,7 +4,7 @@ projection, its _untrained and _alone controls, full; bayes, which is ridge ther
 number of blocks below that were taken away; rows of what has a cut, but without a layer, are those of the cut that
 probes choose. A training that diverged yields no rows; the log reports it.
 
-Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3; see `iclab.analysis.pasting`. Leads and choice are ours.
+Source: Guo et al. 2023, arXiv 2310.10616, §5.1.3; see `iclab.analysis.layers.pasting`. Leads and choice are ours.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from iclab.analysis import answer, pasting, ratio, token_probes
-from iclab.analysis.pasting import LAYOUTS, READ_INS
-from iclab.analysis.probing import LEAST
+from iclab.analysis.layers.pasting import LAYOUTS, READ_INS
+from iclab.analysis.layers.probing import LEAST
 from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.experiment import Experiment

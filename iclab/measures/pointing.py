@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis.cuts import correlation
-from iclab.analysis.reach import circle, legendre, reach, sampled_reach, slot_margins
+from iclab.analysis.heads.cuts import correlation
+from iclab.analysis.heads.reach import circle, legendre, reach, sampled_reach, slot_margins
 from iclab.analysis.risk import Estimate
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.streams import experiment_generator

@@ -29,8 +29,7 @@ from iclab.analysis import (
     probe_terms,
     visible,
 )
-from iclab.analysis.probing import LEAST
-from iclab.analysis.references import bayes_penalty
+from iclab.analysis.layers.probing import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import by_layer, finite, row, rows
@@ -38,6 +37,7 @@ from iclab.models import Transformer
 from iclab.models.layouts import LAYOUTS
 from iclab.predictors import Predictor
 from iclab.tasks import Prompts
+from iclab.theory.references import bayes_penalty
 
 HEADS = ("linear", "mlp")
 ATTENDED = ("moment", "least_squares")  # the targets of Akyürek et al.

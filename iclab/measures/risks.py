@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 import torch
 
 from iclab.analysis import band, margins
-from iclab.analysis.references import references
 from iclab.analysis.risk import Answers, below, squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, Parts, averaged, relative, row, rows
 from iclab.tasks import MixedFunctions
 from iclab.theory.posterior import components, oracle
+from iclab.theory.references import references
 
 BEST = "bayes"
 

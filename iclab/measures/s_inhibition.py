@@ -1,6 +1,6 @@
-"""What the components of the S-inhibition heads carry: what it loses without each (Merullo et al. 2024, arXiv
-2406.09519, Fig. 2 and App. F). `position` is the rank of an S-inhibition head, from 0, the strongest first; rows without one
-are of all of them.
+"""Components of S-inhibition heads: the inhibition that the name-mover head loses without each (Merullo et al. 2024,
+arXiv 2406.09519, Fig. 2 and App. F). `position` is the rank of an S-inhibition head, from 0, the strongest first; rows
+without one are of all of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from iclab.analysis.movers import Named, name_mover_head, named, pattern
+from iclab.analysis.heads.movers import Named, name_mover_head, named, pattern
+from iclab.analysis.heads.s_inhibition import Losses, of_pairs, s_inhibition_heads
 from iclab.analysis.risk import ratio
-from iclab.analysis.s_inhibition import Losses, of_pairs, s_inhibition_heads
 from iclab.experiments.analysis import Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row, rows

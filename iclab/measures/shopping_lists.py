@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.analysis.movers import named
+from iclab.analysis.heads.movers import named
 from iclab.analysis.next_token import hits
 from iclab.analysis.risk import Estimate, estimate
 from iclab.experiments.analysis import Row

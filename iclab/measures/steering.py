@@ -1,15 +1,15 @@
-"""Whether one component of a head steers a name-mover head: what it looks at where the strongest S-inhibition head writes along its
-top component, and nothing else (Merullo et al. 2024, arXiv 2406.09519, Fig. 4 and 5).
+"""Steering a name-mover head: its attention where the strongest S-inhibition head writes along its top component, and
+nothing else (Merullo et al. 2024, arXiv 2406.09519, Fig. 4 and 5).
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.movers import Named, name_mover_head, named
-from iclab.analysis.patching import Head
+from iclab.analysis.heads.movers import Named, name_mover_head, named
+from iclab.analysis.heads.patching import Head
+from iclab.analysis.heads.s_inhibition import along, chosen, s_inhibition_heads, slopes, top_component
+from iclab.analysis.heads.steering import Direction, component, random_direction
 from iclab.analysis.risk import estimate
-from iclab.analysis.s_inhibition import along, chosen, s_inhibition_heads, slopes, top_component
-from iclab.analysis.steering import Direction, component, random_direction
 from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED
 from iclab.measures.measurement import Measurement
@@ -28,10 +28,11 @@ class Steering(OfTexts):
     name = "steering"
     composing = True
     quantities: ClassVar = {
-        "slope": "of the name-mover head's inhibition, by standard deviation of what is written; position 0: the indirect object "
-        "was named first. The sign of a component is free: taken is that with which the slope at 0 is positive where "
-        "heads are found",
-        "ends": "the share of points at which the name-mover head attends most, on average, at the first or the last slot",
+        "slope": "of the inhibition of the name-mover head, by standard deviation of the output; position 0: the "
+        "indirect object was named first. The sign of a component is free: taken is that with which the slope at 0 is "
+        "positive where heads are found",
+        "ends": "the share of points at which the name-mover head attends most, on average, to the first or the last "
+        "slot, between 0 and 1",
         "chosen": "at how many slots it looks most, one after the other, along all points",
     }
 

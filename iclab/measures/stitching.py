@@ -15,7 +15,7 @@ itself, for the relative two); PARTNER alone is the partner itself.
 Each partner, and "untrained", the model before its training, is also compared with the model layer by layer.
 
 Sources: Moschella et al. 2022, arXiv 2209.15430, §3 and §5; Kornblith et al. 2019, arXiv 1905.00414, §6.1; see
-`iclab.analysis.stitching` and `iclab.analysis.similarity`.
+`iclab.analysis.layers.stitching` and `iclab.analysis.layers.similarity`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from iclab.analysis import Relative, Stitched, affine_bridge, answer, estimate, features, linear_cka, ratio
 from iclab.analysis import relative_bridge as fitted_bridge
+from iclab.analysis.layers.similarity import LEAST
 from iclab.analysis.risk import squared, vanishes
-from iclab.analysis.similarity import LEAST
 from iclab.experiments.analysis import Analysis, Row
 from iclab.experiments.identity import SEEDS
 from iclab.experiments.prompting import NAME

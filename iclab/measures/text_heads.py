@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from iclab.analysis.movers import name_mover_head, named, pattern
-from iclab.analysis.patching import Head
+from iclab.analysis.heads.movers import name_mover_head, named, pattern
+from iclab.analysis.heads.patching import Head
+from iclab.analysis.heads.s_inhibition import duplicate_head, of_pairs, second_to_first
 from iclab.analysis.risk import estimate
-from iclab.analysis.s_inhibition import duplicate_head, of_pairs, second_to_first
 from iclab.experiments.analysis import Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import MODEL, row, rows
@@ -18,9 +18,9 @@ class TextHeads(OfTexts):
 
     name = "text_heads"
     quantities: ClassVar = {
-        "inhibition": "what the name-mover head gives to the indirect object less what it gives to the subject, between −1 and 1",
-        "duplicate_attention": "what the head that attends most to earlier equal tokens gives, from the subject's second "
-        "mention, to the first; between 0 and 1",
+        "inhibition": "attention of the name-mover head to the indirect object minus that to the subject, from −1 to 1",
+        "duplicate_attention": "attention of the duplicate-token head from the second mention of the subject to the "
+        "first, between 0 and 1",
         "{name_mover,duplicate}_head": "the number of that head; `layer` is its layer",
     }
 

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from iclab.analysis.feeders import Dissection
-from iclab.analysis.folding import folded
-from iclab.analysis.movers import Named, named
+from iclab.analysis.heads.folding import folded
+from iclab.analysis.heads.movers import Named, named
+from iclab.analysis.heads.s_inhibition import Dissection
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.streams import experiment_generator

@@ -1,5 +1,5 @@
 """Probes of tokens of x and of y, on tasks whose functions are linear in a representation Φ*. `predictor` is the target
-(`iclab.analysis.concepts`): representation, layer_l of it, x, unrelated, bayes; for a mixture true_ and
+(`iclab.analysis.layers.concepts`): representation, layer_l of it, x, unrelated, bayes; for a mixture true_ and
 other_representation and _ridge, judged over the component that a prompt was drawn from and over the others. R² is that
 of held-out prompts, one map for all positions.
 """
@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.analysis import TokenProbe, bootstrap_weights, estimate, token_probes
-from iclab.analysis.concepts import UNRELATED, Concepts, concept_problems, concepts
-from iclab.analysis.probing import LEAST
-from iclab.analysis.token_probes import second_half, split
+from iclab.analysis.layers.concepts import UNRELATED, Concepts, concept_problems, concepts
+from iclab.analysis.layers.probing import LEAST
+from iclab.analysis.layers.token_probes import second_half, split
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
 from iclab.measures.rows import by_layer, finite, row, rows

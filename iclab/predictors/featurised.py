@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from iclab.features import Features
 from iclab.predictors.predictor import Predictor, in_double
+from iclab.tasks.features import Features
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Featurised(Predictor):
     """The answers of `predictor` to the prompts (Φ(x_i), y_i), Φ being the `features`.
 
     >>> import torch
-    >>> from iclab.features import Identity
+    >>> from iclab.tasks.features import Identity
     >>> from iclab.predictors import LeastSquares
     >>> xs, ys = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)), torch.ones(2, 5)
     >>> same = Featurised(LeastSquares(), Identity())(xs, ys)

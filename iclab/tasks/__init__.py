@@ -24,8 +24,8 @@ text into tokens.
 """
 
 from iclab.renamed import old_names
-from iclab.tasks.classification import LinearClassification, SignFunctions
-from iclab.tasks.derived import (
+from iclab.tasks.examples.classification import LinearClassification, SignFunctions
+from iclab.tasks.examples.derived import (
     CovarianceShift,
     Derived,
     FinitePool,
@@ -45,21 +45,15 @@ from iclab.tasks.derived import (
     TruePrior,
     Truncated,
 )
-from iclab.tasks.dynamics import DynamicalSystem, Transitions
-from iclab.tasks.gaussian_classes import GaussianClasses
-from iclab.tasks.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
-from iclab.tasks.laundry import IndirectObject, LaundryList
-from iclab.tasks.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
-from iclab.tasks.markov import MarkovChain
-from iclab.tasks.mixture import NoiseMixture, OneOf, RepresentationMixture, TaskMixture
-from iclab.tasks.nonlinear import DecisionTree, ReLUNetwork
-from iclab.tasks.ordering import ConvexHull, Ordering, Sorting
-from iclab.tasks.prompts import Functions, LinearFunctions, MixedFunctions, Prompts
-from iclab.tasks.query_and_keys import KeyedFunctions, QueryAndKeys
-from iclab.tasks.recall import MultiQueryRecall, RepeatedSequence
-from iclab.tasks.recall_text import RecallText
-from iclab.tasks.representation import FeatureFunctions, RepresentationRegression
-from iclab.tasks.targets import (
+from iclab.tasks.examples.dynamics import DynamicalSystem, Transitions
+from iclab.tasks.examples.inputs import Inputs, Normal, Sphere, Uniform, UnitNormal
+from iclab.tasks.examples.linear import LinearRegression, SparseLinearRegression, WhitenedLinearRegression
+from iclab.tasks.examples.mixture import NoiseMixture, OneOf, RepresentationMixture, TaskMixture
+from iclab.tasks.examples.nonlinear import DecisionTree, ReLUNetwork
+from iclab.tasks.examples.prompts import Functions, LinearFunctions, MixedFunctions, Prompts
+from iclab.tasks.examples.query_and_keys import KeyedFunctions, QueryAndKeys
+from iclab.tasks.examples.representation import FeatureFunctions, RepresentationRegression
+from iclab.tasks.examples.targets import (
     Alternating,
     Arctangent,
     Cosine,
@@ -71,8 +65,14 @@ from iclab.tasks.targets import (
     Target,
     labels,
 )
+from iclab.tasks.recall_text import RecallText
 from iclab.tasks.task import AnyTask, FunctionClass, Task, law, same_labels
-from iclab.tasks.tokens import SizedTask, TokenPrompts, TokenTask
+from iclab.tasks.tokens.gaussian_classes import GaussianClasses
+from iclab.tasks.tokens.laundry import IndirectObject, LaundryList
+from iclab.tasks.tokens.markov import MarkovChain
+from iclab.tasks.tokens.ordering import ConvexHull, Ordering, Sorting
+from iclab.tasks.tokens.prompts import SizedTask, TokenPrompts, TokenTask
+from iclab.tasks.tokens.recall import MultiQueryRecall, RepeatedSequence
 
 __all__ = [
     "Alternating",

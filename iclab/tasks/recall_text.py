@@ -16,7 +16,7 @@ from iclab.errors import UsageError
 from iclab.files import read_text
 from iclab.limits import admit
 from iclab.tasks.text import LEAST_NAMES, NAMES, OBJECTS, Encode, IndirectObjectText, LaundryText, Text, single_tokens
-from iclab.tasks.tokens import TokenPrompts, TokenTask
+from iclab.tasks.tokens.prompts import TokenPrompts, TokenTask
 
 LEAST_OBJECTS = 10  # of which the longest list that papers tell of by itself is made
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from iclab.errors import refuse
 from iclab.limits import admit
 from iclab.renamed import adopt, attribute, method
-from iclab.tasks.inputs import Inputs, Normal
-from iclab.tasks.prompts import Functions, Prompts
+from iclab.tasks.examples.inputs import Inputs, Normal
+from iclab.tasks.examples.prompts import Functions, Prompts
 
 
 class AnyTask(ABC):

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from iclab.limits import admit
-from iclab.tasks.tokens import TokenPrompts, TokenTask, marked, without_replacement
+from iclab.tasks.tokens.prompts import TokenPrompts, TokenTask, marked, without_replacement
 
 Encode = Callable[[str], list[int]]
 

@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclab.errors import UsageError, refuse
-from iclab.features import Concatenated, Features, Identity
 from iclab.predictors import (
     DiscreteMMSE,
     Featurised,
@@ -51,6 +50,7 @@ from iclab.tasks import (
     WhitenedLinearRegression,
     law,
 )
+from iclab.tasks.features import Concatenated, Features, Identity
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 

@@ -25,7 +25,7 @@ from iclab.analysis import (
     sime,
     spd,
 )
-from iclab.analysis.iterations import slope
+from iclab.analysis.algorithms.iterations import slope
 from iclab.analysis.risk import bootstrap_weights, estimate, squared
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import (

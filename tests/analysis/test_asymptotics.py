@@ -7,13 +7,14 @@ from statistics import mean
 import pytest
 import torch
 
-from iclab.analysis import asymptotics, icl_risk, risk
-from iclab.analysis.asymptotics import resolvent
+from iclab.analysis import icl_risk, risk
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.fitting import RidgeFit
 from iclab.measures.exact_risk import exact, limit
 from iclab.models import LinearAttention, LinearAttentionConfig
 from iclab.tasks import FinitePool, LinearRegression, Normal, TruePrior, UnitNormal
+from iclab.theory import asymptotics
+from iclab.theory.asymptotics import resolvent
 from tests.conftest import generator
 
 BASE = LinearRegression(3, 6, noise=0.7, inputs=UnitNormal())

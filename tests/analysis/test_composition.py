@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.analysis.circuits import ov, qk
-from iclab.analysis.composition import (
+from iclab.analysis.heads.circuits import ov, qk
+from iclab.analysis.heads.composition import (
     ORDERS,
     chance,
     chance_within,
@@ -19,8 +19,8 @@ from iclab.analysis.composition import (
     compositions,
     written_span,
 )
-from iclab.analysis.folding import folded
-from iclab.analysis.low_rank import LowRank
+from iclab.analysis.heads.folding import folded
+from iclab.analysis.heads.low_rank import LowRank
 from iclab.constructed.induction import induction_head
 from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.tasks import DynamicalSystem, LinearRegression

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from iclab.analysis import linear_steps
-from iclab.analysis.attention import distance_to_identity, whitened
-from iclab.analysis.descent import best_descent
-from iclab.analysis.one_layer import best_preconditioner
+from iclab.analysis.layers.attention import distance_to_identity, whitened
+from iclab.analysis.layers.descent import best_descent
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent
 from iclab.tasks import LinearRegression, Normal, WhitenedLinearRegression
+from iclab.theory.one_layer import best_preconditioner
 from tests.conftest import generator
 
 TASK = WhitenedLinearRegression(3, 13, inputs=Normal(spectrum=(1.0, 0.25, 2.0), rotation_seed=3))

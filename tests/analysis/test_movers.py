@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from iclab.analysis.circuits import ov
-from iclab.analysis.edits import with_components
-from iclab.analysis.movers import (
+from iclab.analysis.heads.circuits import ov
+from iclab.analysis.heads.edits import with_components
+from iclab.analysis.heads.movers import (
     answered,
     cut,
     direct,
@@ -19,9 +19,9 @@ from iclab.analysis.movers import (
     without,
     written,
 )
-from iclab.analysis.patching import ablation, path
-from iclab.analysis.roles import attribution, patterns
-from iclab.analysis.steering import component, write
+from iclab.analysis.heads.patching import ablation, path
+from iclab.analysis.heads.roles import attribution, patterns
+from iclab.analysis.heads.steering import component, write
 from iclab.measures.movers import mover_rows
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.tasks import IndirectObject, LaundryList, MultiQueryRecall

@@ -5,13 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.analysis import estimate, linear_steps, one_layer
-from iclab.analysis.attention import distance_to_identity, whitened
-from iclab.analysis.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
+from iclab.analysis import estimate, linear_steps
+from iclab.analysis.layers.attention import distance_to_identity, whitened
 from iclab.analysis.risk import squared
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent
 from iclab.tasks import LinearRegression, Normal, ScaledInputs, Sphere, Uniform, WhitenedLinearRegression
+from iclab.theory import one_layer
+from iclab.theory.one_layer import best_preconditioner, best_step, one_layer_optimum, one_layer_risk
 from tests.conftest import generator
 
 UNEVEN = {"spectrum": (1.0, 0.5, 2.0), "rotation_seed": 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from iclab.analysis import Stitched, new_read_in, paste, pasting
-from iclab.analysis.pasting import READ_INS
+from iclab.analysis.layers.pasting import READ_INS
 from iclab.learning.training import TrainingConfig, train
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Predictor

@@ -22,7 +22,7 @@ from iclab.analysis import (
     ratio,
     visible,
 )
-from iclab.analysis.probing import fit_map
+from iclab.analysis.layers.probing import fit_map
 from iclab.measures.probes import Probing, best_rows, lengths_of, r2_by_layer
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, Ridge

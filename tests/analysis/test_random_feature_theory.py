@@ -9,22 +9,6 @@ from math import exp, factorial, log
 import pytest
 import torch
 
-from iclab.analysis import random_features as theory
-from iclab.analysis.random_features import (
-    attention_levels,
-    attention_spectrum,
-    best_predicted_error,
-    energies,
-    harmonics,
-    inputs_to_learn,
-    interpolation_norms,
-    network_levels,
-    polynomials,
-    predicted_error,
-    rkhs_norm,
-    shapes,
-    tensor_norm,
-)
 from iclab.constructed.random_features import REPRESENTERS
 from iclab.learning.random_feature_ridge import least_errors
 from iclab.models import RandomAttention
@@ -39,6 +23,22 @@ from iclab.tasks import (
     QueryFunction,
     Sphere,
     labels,
+)
+from iclab.theory import random_features as theory
+from iclab.theory.random_features import (
+    attention_levels,
+    attention_spectrum,
+    best_predicted_error,
+    energies,
+    harmonics,
+    inputs_to_learn,
+    interpolation_norms,
+    network_levels,
+    polynomials,
+    predicted_error,
+    rkhs_norm,
+    shapes,
+    tensor_norm,
 )
 from tests.conftest import generator
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from scipy.spatial import ConvexHull
 
-from iclab.analysis.reach import (
+from iclab.analysis.heads.reach import (
     ceiling,
     circle,
     circle_attention,

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.analysis.patching import ablation, path, with_heads
-from iclab.analysis.roles import PLACES, attention_to, attribution, copying, inhibition, patterns, roles
+from iclab.analysis.heads.patching import ablation, path, with_heads
+from iclab.analysis.heads.roles import PLACES, attention_to, attribution, copying, inhibition, patterns, roles
 from iclab.constructed.induction import induction_head
 from tests.analysis.test_composition import EXACT, SHAPES, TOKENS, model, normal
 from tests.conftest import generator

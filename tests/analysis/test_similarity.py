@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iclab.analysis import features, linear_cka
-from iclab.analysis.similarity import _unbiased_hsic
+from iclab.analysis.layers.similarity import _unbiased_hsic
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import LinearRegression
 from tests.conftest import generator

@@ -5,10 +5,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.analysis.circuits import ov
-from iclab.analysis.composition import component_scores, composition_score, compositions
-from iclab.analysis.edits import with_components, with_reading
-from iclab.analysis.steering import component, grid, held_out, projections, random_direction, scale, traverse, write
+from iclab.analysis.heads.circuits import ov
+from iclab.analysis.heads.composition import component_scores, composition_score, compositions
+from iclab.analysis.heads.edits import with_components, with_reading
+from iclab.analysis.heads.steering import (
+    component,
+    grid,
+    held_out,
+    projections,
+    random_direction,
+    scale,
+    traverse,
+    write,
+)
 from iclab.constructed.induction import induction_head
 from tests.analysis.test_composition import EXACT, SHAPES, TOKENS, model, normal
 from tests.conftest import generator

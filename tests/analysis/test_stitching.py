@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from iclab.analysis import Relative, Stitched, affine_bridge, relative_bridge
-from iclab.analysis.stitching import least_squares_map, tokens_after
+from iclab.analysis.layers.stitching import least_squares_map, tokens_after
 from iclab.constructed import ahn, guo, vonoswald
 from iclab.learning.training import Training, TrainingConfig, train
 from iclab.models import Transformer

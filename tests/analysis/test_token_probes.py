@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import LinearRegression as SklearnLinear
 
 from iclab.analysis import estimate, token_probes
-from iclab.analysis.token_probes import pooled_terms
+from iclab.analysis.layers.token_probes import pooled_terms
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import Ridge
 from iclab.tasks import LinearRegression

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from iclab.analysis.composition import channels, compositions
-from iclab.analysis.folding import folded
+from iclab.analysis.heads.composition import channels, compositions
+from iclab.analysis.heads.folding import folded
 from iclab.commands.channels import ranked
 from tests.analysis.test_composition import model, planted
 from tests.commands.test_cli import call

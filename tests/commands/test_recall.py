@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from iclab.analysis.circuits import ov, qk
-from iclab.analysis.composition import compositions
-from iclab.analysis.s_inhibition import Dissection, composed, duplicate_head
+from iclab.analysis.heads.circuits import ov, qk
+from iclab.analysis.heads.composition import compositions
+from iclab.analysis.heads.s_inhibition import Dissection, composed, duplicate_head
 from iclab.errors import UsageError
 from iclab.experiments.claims import Cell, judge
 from iclab.experiments.experiment import Evaluation, Experiment
@@ -23,7 +23,7 @@ from iclab.tasks import RecallText
 from iclab.tasks.text import HEADS, MIDDLES, NAMES, OBJECTS, PLACES, TAIL, TEMPLATES, THINGS
 from tests.analysis.test_composition import normal
 from tests.commands.test_cli import call
-from tests.conftest import generator
+from tests.conftest import generator, unchecked
 
 CONTROL = "Control: among unrelated names half of the time"
 BY_LUCK = {  # of random weights, as the README has it: in 5, 1 and 1 of 12 models
@@ -219,6 +219,19 @@ def test_settings_that_measure_nothing_are_refused(words):
         experiment_of(words, attention="linear")
 
 
+@pytest.mark.parametrize("value", [0, -1, 1, 2**31, 10**10, 10**400, 1.5, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("name", ["vocab", "lengths"])
+def test_every_size_is_refused_in_lines_or_sound(words, name, value):
+    sizes = {"vocab": 200, "lengths": (3,), name: value if name == "vocab" else (value,)}
+    with unchecked():
+        try:
+            task = RecallText(str(words / "tokenizer.json"), **sizes)
+        except ValueError as error:
+            assert len(str(error)) < 400
+        else:
+            assert task.sample(2, generator()).tokens.shape[0] == 2
+
+
 def test_a_tokenizer_that_has_changed_is_another_task(words, tmp_path):
     task = RecallText(str(words), 200)
     assert RecallText(str(words / "tokenizer.json"), 200) == task
@@ -258,7 +271,7 @@ def test_the_command_prints_verdicts_and_writes_all_numbers(folder, tmp_path, ca
     assert [one["claim"] for one in found["verdicts"]] == [claim.name for claim in CLAIMS]
     assert {one["distribution"] for one in found["rows"]} >= {"2_items", "20_items", "own"}
     assert all(claim.name[:30] in told for claim in CLAIMS)
-    assert ("feeding" in found["heads"]) is not rotary and len(found["heads"]["mover"]) == 1
+    assert ("s_inhibition" in found["heads"]) is not rotary and len(found["heads"]["name_mover"]) == 1
     if not rotary:
         kept = load(out)  # it is a sweep like any other, and what is done is not done again
         assert len(kept) == len(found["rows"]) and set(kept["quantity"]) >= {claim.quantity for claim in CLAIMS}

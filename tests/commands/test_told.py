@@ -2,15 +2,17 @@
 
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from iclab import cli
+from iclab.commands.recall import COLUMNS
 from iclab.files import write_json
 from iclab.models import TokenTransformer, TokenTransformerConfig
+from iclab.runs.store import Status
 from tests.commands.test_cli import call
 
 TOKENS = """title = "t"
@@ -66,18 +68,7 @@ def test_the_channels_of_a_head_that_writes_nothing_are_json(tmp_path, capsys):
         assert len(found) == 3 * 3 * 2 * 2 * 6 and all(one["writer"][0] < one["reader"][0] for one in found)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a model was found to do, with a row that is not finite."""
-
-    rows: list = field(default_factory=lambda: [dict.fromkeys(("distribution", "predictor", "quantity"), "x")])
-    heads: dict = field(default_factory=lambda: {"mover": (0, 1)})
-
-    def __post_init__(self):
-        self.rows[0] |= {"position": None, "value": float("nan"), "stderr": float("inf")}
-
-    def judged(self, name):
-        return []
+STUDIED = SimpleNamespace(id="0" * 12, task=SimpleNamespace(left_out={}))  # by `iclab recall`
 
 
 def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, monkeypatch):
@@ -88,9 +79,12 @@ def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, mon
     for section in ("baselines", "probes", "throughput", "devices"):
         monkeypatch.setattr(bench, section, lambda: iter([{"what": "x", "seconds": float("nan")}]))
     monkeypatch.setattr(bench, "quality", lambda budget: nowhere)
-    monkeypatch.setattr(recall, "load_pretrained", lambda folder: TokenTransformer(8, 8))
-    monkeypatch.setattr(recall, "tokenizer", lambda folder, vocab: lambda text: [hash(text)] if text else [])
-    monkeypatch.setattr(recall, "recall", lambda *given: Found())
+    monkeypatch.setattr(recall, "RecallText", SimpleNamespace)
+    monkeypatch.setattr(recall, "study_of", lambda *given: SimpleNamespace(cells=[SimpleNamespace(experiment=STUDIED)]))
+    monkeypatch.setattr(recall, "sweep", lambda *given: ({STUDIED.id: Status("done")}, []))
+    monkeypatch.setattr(
+        recall.Run, "rows", lambda run: [{**dict.fromkeys(COLUMNS), "quantity": "x", "value": float("nan")}]
+    )
     row = theorems._row
     monkeypatch.setattr(theorems, "_row", lambda tally: row(tally) | {"margin": float("nan")})
     commands = {

@@ -19,7 +19,6 @@ from iclab.analysis import (
     tuned_descent,
     weight_cosine,
 )
-from iclab.analysis.one_layer import best_step
 from iclab.constructed import named, vonoswald
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.training import TrainingConfig
@@ -27,6 +26,7 @@ from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, GradientDescentPlusPlus, Ridge
 from iclab.tasks import LinearRegression, ScaledInputs, Uniform
+from iclab.theory.one_layer import best_step
 from tests.conftest import generator
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}

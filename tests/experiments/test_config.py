@@ -22,7 +22,6 @@ from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.identity import run_id
 from iclab.experiments.mappings import flatten, put
 from iclab.experiments.outside import RETIRED
-from iclab.features import Concatenated, Features, Identity, Representation
 from iclab.learning.random_feature_ridge import FrozenLearner, FrozenRidge
 from iclab.learning.training import Learner
 from iclab.models import (
@@ -66,6 +65,7 @@ from iclab.tasks import (
     Task,
     Uniform,
 )
+from iclab.tasks.features import Concatenated, Features, Identity, Representation
 
 SPHERE = Sphere()
 
@@ -566,7 +566,7 @@ def test_a_kind_of_model_that_is_not_known_is_told_with_the_known_ones():
     (line,) = refusal(
         Experiment.from_mapping, put(Experiment(PLAIN).mapping(), "model", {"kind": "LinearAttention"}), "f"
     )
-    assert "unknown architecture 'LinearAttention'" in line and "LinearAttentionConfig" in line
+    assert "unknown model config 'LinearAttention'" in line and "LinearAttentionConfig" in line
 
 
 def test_what_is_for_the_other_kind_of_prompts_is_told_so():

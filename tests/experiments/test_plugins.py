@@ -271,7 +271,7 @@ def test_two_kinds_of_one_name_are_refused_with_both_places(tmp_path):
     told = refused(study_of(tmp_path, {"one.py": TASK, "two.py": TASK + "# too\n"}))
     assert f"{tmp_path}/one.py:8" in told and f"{tmp_path}/two.py:8" in told
     told = refused(study_of(tmp_path, {"three.py": TASK.replace("Mine", "LinearRegression")}, task="LinearRegression"))
-    assert "three.py:8" in told and str(Path("iclab/tasks/linear.py")) in told
+    assert "three.py:8" in told and str(Path("iclab/tasks/examples/linear.py")) in told
 
 
 @pytest.mark.parametrize(

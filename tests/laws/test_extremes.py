@@ -11,7 +11,6 @@ import torch
 import iclab
 from iclab.errors import UsageError
 from iclab.experiments.config import kinds
-from iclab.features import Representation
 from iclab.limits import NUMBERS, admit
 from iclab.predictors import DiscreteMMSE, SparsePosterior
 from iclab.tasks import (
@@ -65,6 +64,7 @@ from iclab.tasks import (
     UnitNormal,
     WhitenedLinearRegression,
 )
+from iclab.tasks.features import Representation
 from tests.conftest import generator
 
 BASE = LinearRegression(4, 4, 0.1)
@@ -115,6 +115,9 @@ NUMBERS_TRIED = (0, -1, 0.0, -2.5, 1e-200, 1e-30, 1e30, 1e200, inf, -inf, nan, 1
 TRIED = (*NUMBERS_TRIED, "3", None, (), (1e-200,), (1e200, nan, 0.0, 1.0), (1e-200,) * 4, (10**10,) * 4)
 
 
+OF_FILES = {"RecallText"}  # a task that needs a tokenizer's file: its settings are tried with that, in test_recall
+
+
 def ours(base: type) -> set[str]:
     return {name for name, kind in kinds(base).items() if kind.__module__.startswith("iclab.")}
 
@@ -125,7 +128,7 @@ def ours(base: type) -> set[str]:
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_there_is_a_specimen_of_each_class(base: type, specimens: tuple):
-    assert {type(one).__name__ for one in specimens} == ours(base)
+    assert {type(one).__name__ for one in specimens} == ours(base) - OF_FILES
 
 
 def finite(prompts: Any) -> bool:

@@ -8,10 +8,10 @@ import mpmath as mp
 import pytest
 import torch
 
-from iclab.analysis.random_features import _triples, attention_spectrum, harmonics, rkhs_norm
 from iclab.predictors import DiscreteMMSE, Mixture, Posterior, SparsePosterior
 from iclab.predictors.quadrature import gegenbauer, hermite, legendre
 from iclab.tasks import Arctangent, Cosine, KeyAverage, Power, Profile, QueryFunction
+from iclab.theory.random_features import _triples, attention_spectrum, harmonics, rkhs_norm
 from tests.conftest import generator
 from tests.exact import mixture, normal, pooled, supports
 
@@ -207,7 +207,7 @@ def test_eigenvalues_of_attention_are_those_of_their_series(d: int, terms: int):
 def test_eigenvalues_in_few_dimensions_do_not_end_with_their_series(degree: int, monkeypatch: pytest.MonkeyPatch):
     """In 3 dimensions terms fall as the power −4.5 of their number: twice as many change nothing."""
     found = attention_spectrum(3, degree)
-    monkeypatch.setattr("iclab.analysis.random_features.LONG", 2**17)
+    monkeypatch.setattr("iclab.theory.random_features.LONG", 2**17)
     torch.testing.assert_close(attention_spectrum.__wrapped__(3, degree), found, rtol=DIGITS, atol=0)
 
 

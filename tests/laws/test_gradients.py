@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from iclab.analysis import query_gradients
-from iclab.features import Representation
 from iclab.predictors import Featurised, LeastSquares, Linear, Newton, Predictor, Ridge
 from iclab.tasks import LinearRegression, Prompts
+from iclab.tasks.features import Representation
 from tests.conftest import generator
 from tests.laws.test_door import singular
 from tests.predictors.test_predictors import CASES, PLAIN, close

@@ -11,9 +11,9 @@ from scipy.optimize import minimize_scalar
 
 import iclab
 from iclab.analysis import AlgorithmPanel, Family, excess, families, identify, match_iterations, report
-from iclab.analysis.minima import minima
+from iclab.analysis.algorithms.minima import minima
+from iclab.analysis.algorithms.spectra import Spectra
 from iclab.analysis.risk import squared
-from iclab.analysis.spectra import Spectra
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.findings import Findings
 from iclab.learning.fitting import RidgeFit

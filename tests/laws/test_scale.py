@@ -8,21 +8,21 @@ import pytest
 import torch
 from scipy.special import rel_entr
 
-from iclab.analysis.agreement import linearity, sime, weight_cosine
-from iclab.analysis.attention_probes import ProbeRecipe, attention_probes
-from iclab.analysis.composition import chance, channels, component_scores, composition_score, compositions
-from iclab.analysis.cuts import correlation
-from iclab.analysis.descent import tuned_descent
-from iclab.analysis.iterations import slope
-from iclab.analysis.low_rank import LowRank
+from iclab.analysis.algorithms.agreement import linearity, sime, weight_cosine
+from iclab.analysis.algorithms.iterations import slope
+from iclab.analysis.heads.composition import chance, channels, component_scores, composition_score, compositions
+from iclab.analysis.heads.cuts import correlation
+from iclab.analysis.heads.low_rank import LowRank
+from iclab.analysis.heads.reach import reach, slot_margins
+from iclab.analysis.layers.attention_probes import ProbeRecipe, attention_probes
+from iclab.analysis.layers.descent import tuned_descent
+from iclab.analysis.layers.probing import bare_prompt, probe
+from iclab.analysis.layers.similarity import linear_cka
+from iclab.analysis.layers.stitching import Relative, least_squares_map
+from iclab.analysis.layers.token_probes import pooled_terms
 from iclab.analysis.next_token import by_place, divergence, losses, mean_asked
-from iclab.analysis.probing import bare_prompt, probe
-from iclab.analysis.reach import reach, slot_margins
 from iclab.analysis.risk import excess, ratio
 from iclab.analysis.scale import unit, varies
-from iclab.analysis.similarity import linear_cka
-from iclab.analysis.stitching import Relative, least_squares_map
-from iclab.analysis.token_probes import pooled_terms
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.tasks import LinearRegression, MultiQueryRecall
 from tests.conftest import generator

@@ -8,7 +8,7 @@ import mpmath
 import pytest
 import torch
 
-from iclab.analysis.folding import folded
+from iclab.analysis.heads.folding import folded
 from iclab.models import TokenTransformer, TokenTransformerConfig, TransformerConfig
 from iclab.models.activations import HookContext, ScopedHooks
 from iclab.models.transformer import Attention

@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call, stack_module_state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from iclab.analysis.stitching import Stitched, affine_bridge
+from iclab.analysis.layers.stitching import Stitched, affine_bridge
 from iclab.constructed import fu, vonoswald
 from iclab.models import (
     LinearAttention,

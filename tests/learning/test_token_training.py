@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclab.analysis.evolution import half_way
+from iclab.analysis.algorithms.evolution import half_way
 from iclab.analysis.next_token import by_place, continued, head_scores, hits, losses, mean_asked, mean_of_places
-from iclab.analysis.references import SURE
 from iclab.constructed.induction import induction_head
 from iclab.experiments import config, experiment
 from iclab.experiments.experiment import Evaluation, Experiment
@@ -18,6 +17,7 @@ from iclab.models import PointerTransformer, PointerTransformerConfig, TokenTran
 from iclab.predictors import Bigram
 from iclab.runs.perform import perform
 from iclab.tasks import IndirectObject, LaundryList, MarkovChain, MultiQueryRecall, RepeatedSequence
+from iclab.theory.references import SURE
 from tests.conftest import generator
 from tests.models.test_tokens import assert_tokens_causal
 

@@ -8,14 +8,14 @@ import torch
 
 import iclab
 from iclab.analysis import TokenProbe
-from iclab.analysis.concepts import concepts
-from iclab.analysis.token_probes import split
+from iclab.analysis.layers.concepts import concepts
+from iclab.analysis.layers.token_probes import split
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.features import Representation
 from iclab.measures import measure
 from iclab.measures.token_probes import half_way, token_probe_rows
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import DynamicalSystem, LinearRegression, OneOf, RepresentationMixture, RepresentationRegression
+from iclab.tasks.features import Representation
 from tests.conftest import generator
 
 TASK = RepresentationRegression(3, 6, 0.2, representation=Representation(width=4, depth=3))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from iclab.analysis.random_features import half_error
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.random_feature_ridge import FrozenRidge
 from iclab.learning.training import TrainingConfig, train
@@ -15,6 +14,7 @@ from iclab.measures.curves import predicted_levels
 from iclab.models import RandomAttentionConfig, RandomNetworkConfig, TransformerConfig
 from iclab.runs.perform import perform
 from iclab.tasks import Alternating, KeyAverage, NoisyLabels, Power, QueryAndKeys, Uniform, labels
+from iclab.theory.random_features import half_error
 from tests.conftest import generator
 
 TARGETS = (("key", KeyAverage(Power(1))), ("control", Alternating()))

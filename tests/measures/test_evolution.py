@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import iclab
-from iclab.analysis.evolution import plateau_exit, transitions
+from iclab.analysis.algorithms.evolution import plateau_exit, transitions
 from iclab.experiments.claims import Cell, Claim, judge
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.training import Training, TrainingConfig

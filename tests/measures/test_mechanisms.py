@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from iclab.analysis import list_recall
-from iclab.analysis.circuits import ov
-from iclab.analysis.composition import compositions
-from iclab.analysis.cuts import (
+from iclab.analysis.heads import list_recall
+from iclab.analysis.heads.circuits import ov
+from iclab.analysis.heads.composition import compositions
+from iclab.analysis.heads.cuts import (
     accuracy_of,
     along_random,
     attention_of,
@@ -17,7 +17,7 @@ from iclab.analysis.cuts import (
     size,
     without_path,
 )
-from iclab.analysis.roles import attribution, induction, patterns
+from iclab.analysis.heads.roles import attribution, induction, patterns
 from iclab.constructed.induction import induction_head
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.token_training import TokenTrainingConfig

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from iclab.analysis.reach import circle
+from iclab.analysis.heads.reach import circle
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.measures import measure
 from iclab.measures.pointing import pointed

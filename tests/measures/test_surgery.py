@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from iclab.analysis import Stitched, affine_bridge, answer, excess, paste, pasting, risk
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
 from iclab.experiments.findings import Findings
-from iclab.features import Representation
 from iclab.learning.training import Training, TrainingConfig
 from iclab.measures import measure
 from iclab.measures.auxiliary import AuxiliaryTrainer
@@ -19,6 +18,7 @@ from iclab.models import Transformer, TransformerConfig
 from iclab.runs.perform import perform
 from iclab.runs.store import Run
 from iclab.tasks import LinearRegression, ReLUNetwork, RepresentationRegression
+from iclab.tasks.features import Representation
 from iclab.theory.posterior import bayes
 from tests.conftest import generator
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file, save_model
 
-from iclab.analysis.circuits import ov
-from iclab.analysis.composition import compositions
-from iclab.analysis.edits import with_components
-from iclab.analysis.folding import folded
+from iclab.analysis.heads.circuits import ov
+from iclab.analysis.heads.composition import compositions
+from iclab.analysis.heads.edits import with_components
+from iclab.analysis.heads.folding import folded
 from iclab.errors import UsageError
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.models.pretrained import load_pretrained

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from iclab.analysis import references
-from iclab.features import Representation
 from iclab.predictors import (
     Averaging,
     BinaryTest,
@@ -45,6 +44,7 @@ from iclab.tasks import (
     Task,
     Uniform,
 )
+from iclab.tasks.features import Representation
 from iclab.theory.posterior import oracle, posterior_variance
 from tests.conftest import generator
 

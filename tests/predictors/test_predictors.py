@@ -32,7 +32,6 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
-from iclab.features import Concatenated, Identity, Representation
 from iclab.predictors import (
     Averaging,
     Bayesian,
@@ -62,6 +61,7 @@ from iclab.predictors import (
     trees,
 )
 from iclab.predictors.spectral import answers_of_each
+from iclab.tasks.features import Concatenated, Identity, Representation
 from tests.conftest import generator
 
 EPS = torch.finfo(torch.float64).eps

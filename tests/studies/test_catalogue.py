@@ -51,7 +51,7 @@ BRIEF = {"steps": 2, "warmup": 0.0, "batch": 2}  # the least of gradient trainin
 
 
 LEAST = {  # of what no setting decides
-    "iclab.analysis.references": {"ROUNDS": 1, "STEPS": 1},  # of a network that is trained on each prefix
+    "iclab.theory.references": {"ROUNDS": 1, "STEPS": 1},  # of a network that is trained on each prefix
     "iclab.measures.monitor": {"WATCHED": 24, "PROBED": 48, "OF_TOKENS": 24},
 }
 

@@ -14,12 +14,12 @@ from iclab.constructed.guo import Representation as Network
 from iclab.constructed.guo import dynamics_decoder
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
-from iclab.features import Representation, Windowed, windows
 from iclab.learning.training import TrainingConfig
 from iclab.models import LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.predictors import Averaging, Ridge
 from iclab.runs.perform import perform
 from iclab.tasks import DynamicalSystem, LinearRegression, NoiseMixture, OneOf, RepresentationMixture, ScaledInputs
+from iclab.tasks.features import Representation, Windowed, windows
 from tests.conftest import generator
 from tests.models.test_models import assert_causal
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.features import Concatenated, Identity, Representation, orthogonal
 from iclab.learning.training import TrainingConfig
 from iclab.models import TransformerConfig
 from iclab.runs.perform import perform
 from iclab.tasks import LinearRegression, RepresentationRegression, ScaledInputs
+from iclab.tasks.features import Concatenated, Identity, Representation, orthogonal
 from tests.conftest import generator
 
 SETTINGS = st.fixed_dictionaries(

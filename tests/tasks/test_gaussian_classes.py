@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclab.analysis.next_token import chances, continued, hits, losses, mean_asked
-from iclab.analysis.references import references
 from iclab.experiments import config, experiment
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
@@ -21,6 +20,7 @@ from iclab.models import TokenTransformer, TokenTransformerConfig, VectorTransfo
 from iclab.predictors import ContextClasses, KnownClasses
 from iclab.runs.perform import perform
 from iclab.tasks import GaussianClasses, LaundryList, MarkovChain
+from iclab.theory.references import references
 from tests.conftest import generator
 from tests.models.test_models import blocks_by_hand
 from tests.models.test_tokens import assert_tokens_causal

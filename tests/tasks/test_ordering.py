@@ -12,7 +12,7 @@ from scipy.spatial import QhullError
 
 from iclab.models import PointerTransformerConfig
 from iclab.tasks import ConvexHull, Sorting
-from iclab.tasks.ordering import walk
+from iclab.tasks.tokens.ordering import walk
 from tests.conftest import generator
 
 

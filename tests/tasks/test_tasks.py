@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iclab import tasks
-from iclab.features import Representation
 from iclab.tasks import (
     Alternating,
     CovarianceShift,
@@ -49,6 +48,8 @@ from iclab.tasks import (
     UnitNormal,
     WhitenedLinearRegression,
 )
+from iclab.tasks.examples.inputs import rotation
+from iclab.tasks.features import Representation
 from tests.conftest import generator
 
 BASE = LinearRegression(6, 5, noise=0.5)
@@ -169,10 +170,10 @@ def test_inputs_have_the_second_moment_they_state(inputs, spectrum, seed):
 
 @given(seed=st.integers(0, 2**31), d=st.integers(1, 8))
 def test_rotations_are_orthogonal_and_belong_to_their_seed(seed, d):
-    q = tasks.inputs.rotation(d, seed)
+    q = rotation(d, seed)
     torch.testing.assert_close(q @ q.mT, torch.eye(d, dtype=torch.float64))
     assert torch.linalg.det(q) > 0
-    assert d == 1 or not torch.equal(q, tasks.inputs.rotation(d, seed + 1))
+    assert d == 1 or not torch.equal(q, rotation(d, seed + 1))
 
 
 def test_contexts_have_the_second_moment_and_rank_that_their_task_states(task):

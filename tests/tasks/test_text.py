@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from iclab.analysis.movers import named
+from iclab.analysis.heads.movers import named
 from iclab.experiments.config import kinds
 from iclab.tasks import TokenTask
 from iclab.tasks.text import (

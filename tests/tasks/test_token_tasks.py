@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from iclab.predictors import Bigram, Unigram
 from iclab.tasks import IndirectObject, LaundryList, MarkovChain, MultiQueryRecall, RepeatedSequence
-from iclab.tasks.laundry import new_sets
-from iclab.tasks.markov import stationary
+from iclab.tasks.tokens.laundry import new_sets
+from iclab.tasks.tokens.markov import stationary
 from tests.conftest import generator
 from tests.models.test_tokens import assert_tokens_causal
 
@@ -97,7 +97,7 @@ def test_second_lists_are_as_likely_in_every_order_and_lengths_and_slots_are_uni
 
 
 def slots_asked(task, prompts):
-    return Counter(task.sample(prompts, generator()).places[:, 0].tolist())
+    return Counter(task.sample(prompts, generator()).case_ids[:, 0].tolist())
 
 
 def assert_even(counts, n):

@@ -7,7 +7,6 @@ import iclab
 from iclab.analysis import answer, references
 from iclab.analysis.risk import estimate, squared
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.features import Representation
 from iclab.measures import measure
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Mixture, Ridge
@@ -36,6 +35,7 @@ from iclab.tasks import (
     Uniform,
     WhitenedLinearRegression,
 )
+from iclab.tasks.features import Representation
 from iclab.theory.posterior import components, gaussian_beliefs, oracle, posterior_variance, same_posterior
 from tests.conftest import generator
 

@@ -1,0 +1,1 @@
+"""Tasks whose prompts are labelled examples (x_i, y_i)."""
