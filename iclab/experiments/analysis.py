@@ -32,6 +32,7 @@ class Analysis(ABC):
     once: ClassVar[bool] = False  # reported for the training distribution alone: it is about the training or weights
     layered: ClassVar[bool] = False  # needs a model with layers that can be read out
     blocks: ClassVar[bool] = False  # needs the blocks of our transformer, since it takes them apart
+    partnered: ClassVar[bool] = False  # needs a model that is trained, since it trains others like it
     scalar: ClassVar[bool] = False  # needs labels that are numbers
     linear: ClassVar[bool] = False  # needs linear functions, whose weights are looked for
     frozen: ClassVar[bool] = False  # is about weights that are never trained, and so about no other experiment

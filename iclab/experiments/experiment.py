@@ -254,8 +254,10 @@ class Experiment:
             yield f"needs task.kind {one.tasks.__name__}, given {task}"
         if one.layered and not self.model.layered:
             yield f"cannot be made: {model} has no layers"
-        elif one.blocks and not isinstance(self.model, TransformerConfig):
+        elif one.blocks and not isinstance(self.model.blocks, TransformerConfig):
             yield f"needs the blocks of a TransformerConfig, given {model}"
+        elif one.partnered and not self.model.trainable:
+            yield f"trains partners of the model's shape, and {model} is not trained"
         if one.scalar and isinstance(self.task, Task) and self.task.label_dim is not None:
             yield f"is about labels that are numbers; those of {task} are vectors"
         if self.eval.prompts < one.least:

@@ -54,7 +54,8 @@ class StepsOfWeights(Analysis):
 
     def problems(self, experiment: Any) -> Iterator[str]:
         yield from _too_short(experiment)
-        yield from attention.obstacles(experiment.model) if _has_blocks(experiment) else ()
+        model = experiment.model.blocks
+        yield from attention.obstacles(model) if isinstance(model, TransformerConfig) else ()
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         steps = Preconditioners(of.model, of.trained_on, of.task, of.prompts, of.parts)
@@ -78,13 +79,12 @@ class DescentConstants(Analysis):
 
     def problems(self, experiment: Any) -> Iterator[str]:
         yield from _too_short(experiment)
-        if _has_blocks(experiment):
-            wanted = vonoswald.config(experiment.task.d, experiment.model.n_layer)
-            problems = interpolation.differences(experiment.model, wanted) + interpolation.obstacles(experiment.model)
-            yield from dict.fromkeys(problems)
+        if isinstance(model := experiment.model.blocks, TransformerConfig):
+            wanted = vonoswald.config(experiment.task.d, model.n_layer)
+            yield from dict.fromkeys(interpolation.differences(model, wanted) + interpolation.obstacles(model))
 
     def reference_names(self, experiment: Any) -> list[str]:
-        plus = ["tuned_gradient_descent_plus_plus"] if experiment.model.n_layer > 1 else []
+        plus = ["tuned_gradient_descent_plus_plus"] if experiment.model.blocks.n_layer > 1 else []
         return ["tuned_gradient_descent", *plus, "interpolated"]
 
     def references(self, of: Measurement) -> dict[str, Predictor]:
@@ -92,10 +92,6 @@ class DescentConstants(Analysis):
 
     def rows(self, of: Measurement) -> Iterator[Row]:
         yield from constants(of.experiment, of.model)
-
-
-def _has_blocks(experiment: Any) -> bool:
-    return isinstance(experiment.model, TransformerConfig)
 
 
 def _too_short(experiment: Any) -> Iterator[str]:

@@ -31,9 +31,9 @@ class OfHeads(Analysis):
     softmax: ClassVar[bool] = False
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        model = experiment.model
+        model = experiment.model.blocks
         if type(model) is not TokenTransformerConfig:
-            yield f"needs a TokenTransformerConfig, given {type(model).__name__}"
+            yield f"needs a TokenTransformerConfig, or a folder of GPT-2 or GPT-NeoX, given {experiment.model!r:.80}"
             return
         if self.softmax and model.attention != "softmax":
             yield f"needs softmax attention, given {model.attention}"

@@ -47,7 +47,7 @@ class Pasting(Analysis):
     }
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        model, task, prompts = experiment.model, experiment.task, experiment.eval.prompts
+        model, task, prompts = experiment.model.blocks, experiment.task, experiment.eval.prompts
         if not isinstance(model, TransformerConfig):
             return
         if model.n_layer < 2:

@@ -91,7 +91,7 @@ class AttentionProbesOfLayers(Analysis):
     }
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        layout = getattr(experiment.model, "layout", None)
+        layout = getattr(experiment.model.blocks, "layout", None)
         if layout in LAYOUTS and LAYOUTS[layout].shared:
             yield f"needs a prompt that is one sequence; {layout} has many"
 

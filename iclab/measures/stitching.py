@@ -54,6 +54,7 @@ class Stitching(Analysis):
     name = "stitching"
     layered = True
     blocks = True
+    partnered = True
     once = True
     quantities: ClassVar = {
         "stitching_excess": "E(ŷ − ŷ_Bayes)² / Bayes risk; 0 is optimal",

@@ -13,7 +13,7 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.streams import experiment_generator
 from iclab.measures.heads import LEAST
 from iclab.measures.measurement import Measurement
-from iclab.models import Pretrained, TokenTransformer, TokenTransformerConfig
+from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.tasks import RecallText, TokenPrompts
 
 
@@ -53,9 +53,7 @@ class OfTexts(Analysis):
 
 def shape_of(model: Any) -> TokenTransformerConfig | None:
     """Returns the shape of a model over tokens whose heads can be taken apart; none of any other."""
-    if isinstance(model, Pretrained):
-        return model.language_model.shape if model.language_model else None
-    return model if type(model) is TokenTransformerConfig else None
+    return model.blocks if type(model.blocks) is TokenTransformerConfig else None
 
 
 def folded_model(of: Measurement) -> TokenTransformer:

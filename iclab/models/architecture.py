@@ -58,6 +58,12 @@ class AnyModelConfig(ABC):
         """Returns whether the model is `Layered`: it has layers that can be read out."""
         return False
 
+    @property
+    def blocks(self) -> Any:
+        """Returns the shape of the model where it is one of our transformers, which analyses can take apart; none of
+        any other."""
+        return None
+
     @abstractmethod
     def build(self, *sizes: Any, **named: Any) -> nn.Module:
         """Builds the untrained model."""

@@ -27,7 +27,7 @@ from iclab.models.pointer import PointerTransformer
 from iclab.models.pretrained import Sizes, load_pretrained, pretrained_sizes
 from iclab.models.stored import open_weights
 from iclab.models.tokens import TokenTransformer
-from iclab.models.transformer import Stack, Transformer
+from iclab.models.transformer import BlockConfig, Stack, Transformer
 from iclab.models.vectors import VectorTransformer
 
 SAVED: dict[str, type[Stack]] = {
@@ -78,6 +78,13 @@ class Pretrained(ModelConfig, TokenModelConfig):
     @property
     def layered(self) -> bool:
         return bool(self.layers) or (self.path is not None and not _of_others(Path(self.path)))
+
+    @property
+    def blocks(self) -> BlockConfig | None:
+        """Returns the shape of a transformer that iclab saved, or of GPT-2 or GPT-NeoX; none of a user's module."""
+        if self.path is None:
+            return None
+        return self.language_model.shape if self.language_model else _saved(self.path, self.digest).config
 
     @property
     def language_model(self) -> Sizes | None:
@@ -190,6 +197,12 @@ def _digest(files: tuple[tuple[Path, int], ...]) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()[:12]
+
+
+@lru_cache(4)
+def _saved(path: str, digest: str | None) -> Any:
+    """The transformer in a file of these contents, to look at."""
+    return _read(Path(path))
 
 
 def _read(place: Path) -> nn.Module:

@@ -82,6 +82,11 @@ class BlockConfig:
     rotary_base: ClassVar[float] = 10000.0
     norm_eps: ClassVar[float] = 1e-5
 
+    @property
+    def blocks(self) -> "BlockConfig":
+        """Returns the shape itself."""
+        return self
+
     def __post_init__(self) -> None:
         refuse(type(self).__name__, wrong_fields(self))  # before any is compared with a number
         refuse(type(self).__name__, self._problems() + unknown_choices(self))

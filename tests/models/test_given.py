@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 import iclab
+from iclab.analysis.layers.attention import distance_to_identity, linear_steps
 from iclab.commands import report
 from iclab.commands.sweep import prepare
 from iclab.errors import UsageError
 from iclab.experiments.study import Study
-from iclab.models import Pretrained, TokenTransformerConfig, TransformerConfig
+from iclab.models import Pretrained, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.runs import worker
 from iclab.runs.store import load
 
@@ -119,6 +120,39 @@ def test_a_model_that_iclab_saved_is_known_by_its_content(tmp_path):
     assert Study.read(study_of(tmp_path, paths[0])).cells[0].experiment.id != ids[1]
     with pytest.raises(UsageError, match="has changed"):
         iclab.load_model(run.folder)
+
+
+DISTANCE = ("identity", "preconditioner_distance")
+
+
+def saved(folder, **shape):
+    """The weights of an untrained transformer over examples."""
+    config = TransformerConfig(**{"n_layer": 2, "n_head": 1, "d_model": 8, **shape})
+    config.save(config.build(2, 5, torch.Generator().manual_seed(7)), folder / "weights.safetensors")
+    return f'path = "{folder}"'
+
+
+def test_a_transformer_that_iclab_saved_is_taken_apart_as_one_that_was_trained_here(tmp_path):
+    bare = {"layout": "encoder", "read_in": "identity", "norm": False, "positions": False, "bias": False}
+    path = study_of(tmp_path, saved(tmp_path, d_model=4, **bare), 'analyses = ["preconditioners"]')
+    rows = swept(path, tmp_path / "store").rows()
+    read = {row["layer"]: row["value"] for row in rows if (row["predictor"], row["quantity"]) == DISTANCE}
+    steps = linear_steps(Transformer.load(tmp_path / "weights.safetensors"))  # of the very weights in the file
+    assert read == {i: pytest.approx(distance_to_identity(step.preconditioner)) for i, step in enumerate(steps, 1)}
+
+
+@pytest.mark.parametrize(
+    ("analysis", "shape", "problem"),
+    [
+        ("stitching", {}, "trains partners of the model's shape, and Pretrained is not trained"),
+        ("pasting", {"n_layer": 1}, "needs model.n_layer of 2 or more, given 1"),
+        ("descent", {}, "needs"),
+    ],
+)
+def test_what_its_blocks_do_not_allow_is_refused(analysis, shape, problem, tmp_path):
+    path = study_of(tmp_path, saved(tmp_path, **shape), f'analyses = ["{analysis}"]')
+    with pytest.raises(UsageError, match=f"'{analysis}' {problem}"):
+        Study.read(path)
 
 
 def saved_by_us(folder):
