@@ -175,7 +175,7 @@ def thin(experiment, folder):
     )
     model = small.initial()
     rows = measure(small, model, Workspace("cpu", folder))
-    return rows + evolution.rows([{"step": 0, **watched(small, torch.device("cpu"))(model, True)}])
+    return [*rows, *evolution.rows([{"step": 0, **watched(small, torch.device("cpu"))(model, True)}])]
 
 
 def brief(experiment, fewer=True):
