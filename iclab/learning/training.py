@@ -238,6 +238,8 @@ class GradientTraining(ABC):
     def __init__(self, model: nn.Module, recipe: OptimizerConfig, rng: torch.Generator) -> None:
         self.model, self.recipe, self.rng = model, recipe, rng
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
+        self.losses: list[float] = []  # since the last point of the curve, whose mean the next one tells
+        self.mark: str | None = None  # of the curve so far
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
@@ -283,7 +285,9 @@ class GradientTraining(ABC):
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
+        self.mark = mark
         metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": self._described()}
+        metadata |= {"losses": self.losses} if self.losses else {}
         metadata["digest"] = _digest(state, metadata)
         kept = {name: json.dumps(value) for name, value in metadata.items()}
         atomic_write(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
@@ -302,6 +306,7 @@ class GradientTraining(ABC):
         if problems:
             raise BrokenCheckpoint(f"{path.name}: {'; '.join(problems[:3])}")
         self.step, self.wild = metadata["step"], metadata.get("wild", 0)
+        self.losses, self.mark = list(metadata.get("losses", [])), metadata.get("mark")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])
@@ -315,7 +320,10 @@ class GradientTraining(ABC):
         if given.get("recipe", self._described()) != self._described():
             return [f"it is of another recipe, {given['recipe']}"]
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
-        return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
+        found = [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
+        losses = given.get("losses", [])
+        fits = isinstance(losses, list) and all(isinstance(one, float) and isfinite(one) for one in losses)
+        return found + ([] if fits else ["losses must be a list of finite numbers"])
 
     def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
         """The problems of the names, shapes and types of its tensors; moments come with the first step."""

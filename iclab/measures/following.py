@@ -8,6 +8,7 @@ from typing import Any
 
 from iclab.experiments.experiment import Experiment
 from iclab.learning.training import BrokenCheckpoint, GradientTraining
+from iclab.stops import Stopped, whole
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
 
@@ -16,22 +17,28 @@ def learning_curve(
     training: GradientTraining, due: Callable[[int], bool], watch: Callable[[int], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point after each step that is `due`, and after the last: step, mean loss since the
-    last point, rate, seconds of training in this process, and what `watch` sees."""
-    recipe, seconds, losses = training.recipe, 0.0, []
-    while training.step < recipe.steps:
-        start = perf_counter()
-        losses.append(training.advance())
-        seconds += perf_counter() - start
-        if due(training.step) or training.step == recipe.steps:
+    last point, rate, seconds of training in this process, and what `watch` sees.
+
+    A training that was stopped goes on between two points, or with the point that it was stopped at."""
+    recipe, seconds = training.recipe, 0.0
+    while True:
+        if training.losses and (due(training.step) or training.step == recipe.steps):
+            seen, losses = watch(training.step), training.losses
+            training.losses = []
             yield {
                 "step": training.step,
                 "steps": recipe.steps,
                 "loss": sum(losses) / len(losses),
                 "lr": recipe.rate(training.step - 1),
                 "seconds": round(seconds, 3),
-                **watch(training.step),
+                **seen,
             }
-            losses = []
+        if training.step >= recipe.steps:
+            return
+        start = perf_counter()
+        with whole():
+            training.losses.append(training.advance())
+        seconds += perf_counter() - start
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
@@ -53,8 +60,9 @@ def follow(
     say: Say,
     log: Callable[[str], None],
 ) -> None:
-    """Resumes from the checkpoint, if there is one, and reports and saves at every point of the curve. A checkpoint
-    that is broken, or of another training, is reported and removed, and the training starts anew."""
+    """Resumes from the checkpoint, if there is one; reports and saves at every point of the curve, and where it is
+    stopped. A checkpoint that is broken, or of another training, is reported and removed, and the training starts
+    anew."""
     if os.path.lexists(checkpoint):
         try:
             training.resume(checkpoint)
@@ -62,5 +70,11 @@ def follow(
         except BrokenCheckpoint as error:
             log(f"starts anew: {error}")
             checkpoint.unlink()
-    for point in points:
-        training.save(checkpoint, say(point))
+    try:
+        for point in points:
+            with whole():
+                training.save(checkpoint, say(point))
+    except Stopped:
+        if training.step:
+            training.save(checkpoint, training.mark)
+        raise
