@@ -47,7 +47,7 @@ def sweep(
             train.lr=log:1e-4..1e-2:5. recipe=NAME takes a model and its training by name; with scale=NAME the file's
             [scale.NAME] counts, such as scale=paper.
         out: Folder of the runs. Default: runs/ and the name of the file.
-        jobs: Processes at a time. Default: one for each core that may be used.
+        jobs: Processes at a time. Default: one for each GPU that may be used, or without GPUs for each core.
         dry_run: Print the grid and start nothing.
         retry_failed: Repeat the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
@@ -57,7 +57,6 @@ def sweep(
     from iclab.commands import report
     from iclab.commands.sweep import plan, sweep
     from iclab.experiments.study import Study
-    from iclab.runs.environment import usable_cores
     from iclab.runs.trainings import stores
 
     if jobs is not None and jobs < 1:
@@ -68,7 +67,7 @@ def sweep(
         plan(study, folder, to, reused)
         return 0
     try:
-        outcomes, verdicts = sweep(study, folder, jobs or usable_cores(), retry_failed, to, reused)
+        outcomes, verdicts = sweep(study, folder, jobs, retry_failed, to, reused)
     except KeyboardInterrupt:
         return _stopped()
     if any(status.state != "done" for status in outcomes.values()):

@@ -24,6 +24,8 @@ from iclab.files import atomic_write
 from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
+from iclab.runs.engines.local import Processes, slots
+from iclab.runs.environment import usable_cores
 from iclab.runs.store import Run, Status, distinguishing_keys, tidy
 from iclab.runs.trainings import Trainings
 
@@ -64,7 +66,7 @@ def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Traini
 
 
 def sweep(
-    study: Study, folder: Path, jobs: int, retry: bool, to: Console, reused: Sequence[Path] = ()
+    study: Study, folder: Path, jobs: int | None, retry: bool, to: Console, reused: Sequence[Path] = ()
 ) -> tuple[dict[str, Status], list[Verdict]]:
     """Runs every cell and judges the claims; trainings are taken from runs in the folder, and in those
     that are `reused`. Raises ``OSError`` where the folder cannot be written; one that is finished is judged again
@@ -72,8 +74,9 @@ def sweep(
     runs = prepare(study, folder, to)
     labels = {run.id: _label(varied) for run, varied in zip(runs, _varied(study), strict=True)}
     _print_heading(study, to)
+    place = Processes(slots(jobs, [experiment.device for experiment in _undone(study, folder)], usable_cores()))
     with shown(labels, len(runs), to) as display:
-        outcomes = Engine(runs, jobs, display, retry, trainings(study, folder, reused)).execute()
+        outcomes = Engine(runs, place, display, retry, trainings(study, folder, reused)).execute()
     to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, to, outcomes)
     if verdicts:

@@ -1,0 +1,1 @@
+"""Where workers work: processes of this machine (`local`), or of others."""
