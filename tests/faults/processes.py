@@ -1,6 +1,6 @@
 """Sweeps as processes that cost little: forks of one that has loaded torch already. They can be killed at any moment.
 
-The engine and the worker are those of the project; only what a worker is a fork of is another process: the sweep itself.
+The engine and the worker are those of the project; only a worker is a fork of the sweep itself.
 """
 
 import errno

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class Processes:
 def _conditions_of_workers() -> Iterator[None]:
     """What is started inside computes in one thread, and never sees the Ctrl-C of the terminal: it is this process that
     stops it, in order."""
+    resource_tracker.ensure_running()  # whose start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with patch.dict(os.environ, ONE_THREAD):
