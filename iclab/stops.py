@@ -16,6 +16,7 @@ class Stopped(BaseException):
 class _Requests:
     inside: int = 0  # how deep in what must not be cut in two
     waiting: bool = False
+    signal: int | None = None
 
 
 _requests = _Requests()
@@ -27,7 +28,13 @@ def listen(*signals: int) -> None:
         signal.signal(each, _stop)
 
 
-def _stop(*_: Any) -> None:
+def reason() -> int | None:
+    """Returns the signal that asked this process to stop; none where nobody did."""
+    return _requests.signal
+
+
+def _stop(signum: int, _: Any) -> None:
+    _requests.signal = signum
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)  # a second one would cut the orderly end in two
     if _requests.inside:

@@ -381,6 +381,15 @@ class BrokenCheckpoint(UsageError):
     """A file that is no checkpoint of the training that should go on from it."""
 
 
+def step_of(path: Path) -> int:
+    """Returns the step of a checkpoint; 0 where there is none."""
+    try:
+        step = _read(path)[0].get("step")
+    except (BrokenCheckpoint, FileNotFoundError):
+        return 0
+    return step if isinstance(step, int) else 0
+
+
 def mark_of(path: Path) -> str | None:
     """Returns the mark of the curve to which a checkpoint belongs, if it has one."""
     try:

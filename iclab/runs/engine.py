@@ -36,8 +36,8 @@ class Display(Protocol):
     def ended(self, run: Run, status: Status) -> None:
         """Takes note that the run has ended, here or in another sweep."""
 
-    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
-        """Redraws the display; called repeatedly in between."""
+    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int, where: Mapping[str, str]) -> None:
+        """Redraws the display; called repeatedly in between. `where` holds the places of the working runs."""
 
 
 class Worker(Protocol):
@@ -52,6 +52,10 @@ class Worker(Protocol):
 
     def kill(self, patience: float) -> None:
         """Waits so many seconds for its end, and kills it where that does not come."""
+
+    def where(self) -> str:
+        """Returns where it works, in a word or two; nothing where there is one place only."""
+        ...
 
 
 class Workplace(Protocol):
@@ -94,6 +98,14 @@ class Engine:
         finally:
             self._stop()
         return self.outcomes
+
+    def handed_in(self) -> dict[str, Status]:
+        """Has work begun on every run that can begin now, and leaves it alone; returns the statuses as they are."""
+        self._sort()
+        self._start()
+        for worker in self.working.values():
+            worker.code()
+        return {run.id: self.outcomes.get(run.id) or run.status() for run in self.runs}
 
     def _sort(self) -> None:
         """Runs that have ended need nothing; the others wait."""
@@ -150,7 +162,8 @@ class Engine:
             if not run.held():
                 del self.held[id]
                 self.waiting.append(run)
-        self.display.look({id: by_id[id] for id in self.working}, self.held, len(self.waiting))
+        where = {id: worker.where() for id, worker in self.working.items()}
+        self.display.look({id: by_id[id] for id in self.working}, self.held, len(self.waiting), where)
         time.sleep(PAUSE)
 
     def _finish(self, run: Run, code: int) -> None:

@@ -45,6 +45,10 @@ class Child:
         with suppress(ProcessLookupError):
             self.process.terminate()
 
+    def where(self) -> str:
+        """Returns its GPU, where it has one of its own."""
+        return f"GPU {self.slot[GPU]}" if GPU in self.slot else ""
+
     def kill(self, patience: float) -> None:
         """Waits for its end, and kills it where that does not come."""
         self.process.join(patience)
