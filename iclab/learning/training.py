@@ -252,7 +252,7 @@ class GradientTraining(ABC):
         """Takes one step and returns its loss. Raises `Diverged`."""
         value, usual = self._loss()
         loss = float(value.detach())
-        self._check(loss, usual)
+        self.check(loss, usual)
         self._update(torch.autograd.grad(value, list(self.parameters.values())))
         self.step += 1
         return loss
@@ -261,7 +261,9 @@ class GradientTraining(ABC):
         """Where the model runs in the precision of the recipe."""
         return torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
-    def _check(self, value: float, usual: float) -> None:
+    def check(self, value: float, usual: float) -> None:
+        """Counts the losses out of bounds, of a batch on which an untrained model's is about `usual`. Raises
+        `Diverged`."""
         # An untrained model answers with errors of the labels' own size; a hundred times that is no longer learning,
         # unless it is the odd prompt to which linear attention, a polynomial of high degree, has a wild answer.
         self.wild = self.wild + 1 if value > 100 * usual + 1 else 0
