@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import product
+from math import isclose
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from iclab.errors import UsageError
 from iclab.experiments.experiment import Experiment
 from iclab.learning.pack import PackedAdamW, PackTraining, packing_problems
 from iclab.learning.training import Curriculum, Diverged, Training, TrainingConfig, loss
+from iclab.measures.following import learning_curve, learning_curves
 from iclab.models import LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.models.packed import PackedLayerNorm, PackedLinear, PackedTransformer
 from iclab.tasks import FinitePool, LinearRegression
@@ -217,6 +219,29 @@ def test_a_replica_that_is_done_stands_still():
     assert pack.active == [1]
     assert pack.advance().keys() == {1} and pack.trainings[1].step == 4
     assert same(weights(ahead), kept) and torch.equal(ahead.rng.get_state(), state) and ahead.step == 12
+
+
+def test_each_replica_has_the_curve_of_its_training_alone():
+    def seen(one):
+        return lambda step: {"weight": next(iter(one.parameters.values())).norm().item()}
+
+    packed, singles = varied(3, steps=6), varied(3, steps=6)
+    due = [lambda step, every=1 + i: step % every == 0 for i in range(3)]
+    found = {0: [], 1: [], 2: []}
+    for replica, point in learning_curves(PackTraining(packed), due, [seen(one) for one in packed]):
+        found[replica].append(point)
+    assert [[point["step"] for point in curve] for curve in found.values()] == [[1, 2, 3, 4, 5, 6], [2, 4, 6], [3, 6]]
+    for replica, single in enumerate(singles):
+        for point, alone in zip(found[replica], learning_curve(single, due[replica], seen(single)), strict=True):
+            assert point.keys() == alone.keys()
+            assert all(isclose(point[k], alone[k], rel_tol=1e-5) for k in point if k != "seconds")
+
+
+def test_the_curve_of_a_replica_that_diverges_ends_there_and_the_others_go_on():
+    packed = [training(0), training(1, lr=3e3, clip=None, warmup=0.0)]
+    curves = list(learning_curves(PackTraining(packed), [lambda step: True] * 2, [lambda step: {}] * 2))
+    steps = [[point["step"] for replica, point in curves if replica == r] for r in range(2)]
+    assert steps[0] == list(range(1, 13)) and steps[1] == list(range(1, packed[1].step + 1)) and packed[1].step < 12
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
