@@ -36,7 +36,7 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.experiments.study import recipe
 from iclab.files import write_json
-from iclab.learning.pack import PackTraining
+from iclab.learning.pack import pack_trainings
 from iclab.learning.training import Diverged, Training, TrainingConfig
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, Predictor, Ridge
@@ -265,7 +265,7 @@ def packs(d: int = 5, n: int = 17, sizes: Sequence[int] = (1, 4, 8), rounds: int
         ]
 
     for size in sizes:
-        pack, singles = PackTraining(trainings(size)), trainings(size)
+        pack, singles = pack_trainings(trainings(size)), trainings(size)
         ways = {"alone": lambda singles=singles: [one.advance() for one in singles], "pack": pack.advance}
         seconds = _take_turns(ways, rounds, process_time)
         taken = {f"ms {way}": 1e3 * each / size for way, each in seconds.items()}

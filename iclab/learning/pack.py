@@ -12,54 +12,54 @@ Law (independence): from two replicas on, a replica's bits depend neither on the
 Law (single): to rounding, a replica's losses are those of its training alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, log
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
-from iclab.learning.training import Diverged, OptimizerConfig, Training, TrainingConfig
-from iclab.models import TransformerConfig
-from iclab.models.packed import PackedTransformer, shape_of, views
-from iclab.tasks import Prompts, Task
+from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
+from iclab.learning.training import Diverged, GradientTraining, OptimizerConfig, TrainingConfig
+from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
+from iclab.models.packed import Pack, PackedTokenTransformer, PackedTransformer, shape_of, views
+from iclab.renamed import kind_name
+from iclab.tasks import Prompts, Task, TokenPrompts, TokenTask
 
 FREE = ("lr", "betas", "eps", "weight_decay", "clip", "warmup", "schedule")  # in which the recipes of a pack may differ
 
 
-class PackTraining:
-    """Trainings of models of one shape that take their steps together. `advance` takes one of each.
+class PackTraining(ABC):
+    """Trainings of models of one shape that take their steps together. `advance` takes one of each. A final class makes
+    the pack of models, and returns the loss of each on its prompts; `pack_trainings` chooses it.
 
     A training that was resumed from a checkpoint before goes on from there. One that diverges, or is done, stands still
     while the others go on.
-
-    >>> from iclab.models import Transformer
-    >>> from iclab.tasks import LinearRegression
-    >>> def training(seed, lr):
-    ...     rng = torch.Generator().manual_seed(seed)
-    ...     task, recipe = LinearRegression(d=2, n=4, noise=0.5), TrainingConfig(steps=3, batch=8, lr=lr)
-    ...     return Training(Transformer(2, 4, TransformerConfig(n_layer=1, d_model=8), rng), task, recipe, rng)
-    >>> pack, alone = PackTraining([training(0, 1e-2), training(1, 3e-3)]), training(1, 3e-3)
-    >>> for _ in range(3):
-    ...     together, single = pack.advance()[1], alone.advance()
-    >>> abs(together - single) < 1e-5
-    True
     """
 
-    def __init__(self, trainings: Sequence[Training]) -> None:
+    def __init__(self, trainings: Sequence[GradientTraining]) -> None:
         refuse("PackTraining", _problems(trainings))
         self.trainings = tuple(trainings)
         self.diverged: dict[int, Diverged] = {}  # by replica
-        self.model = PackedTransformer([one.model for one in trainings])  # pyright: ignore[reportArgumentType]
+        self.model = self._packed([one.model for one in trainings])
         self.parameters = list(self.model.parameters())
         recipes = [one.recipe for one in trainings]
         self.optimizer = PackedAdamW(self.model.theta, recipes, len(self.parameters))
         for replica in range(len(trainings)):
             self._take_up(replica)
-        self.idle = _empty(trainings[0].task, trainings[0].recipe.batch, self.model.theta.device)
+
+    @abstractmethod
+    def _packed(self, models: Sequence[Any]) -> Pack:
+        """The models as one."""
+
+    @abstractmethod
+    def _losses(self, prompts: Sequence[Any]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
+        """The loss of each replica on its prompts, and about what an untrained model's is."""
 
     @property
     def active(self) -> list[int]:
@@ -71,29 +71,20 @@ class PackTraining:
         """Takes one step of every active replica and returns their losses, by replica. One that diverges in this step
         is in `diverged` afterwards, with the weights that it had before."""
         drawn = {replica: self._drawn(replica) for replica in self.active}
-        prompts = [drawn.get(replica, self.idle) for replica in range(len(self.trainings))]
-        xs, ys = (torch.cat(parts) for parts in zip(*prompts, strict=True))
-        losses = self._losses(xs, ys)
-        values, usual = losses.tolist(), self._means(ys.square()).tolist()
+        spare = next(iter(drawn.values()), None)  # for those that stand still, whatever they make of it
+        if spare is None:
+            return {}
+        losses, usual = self._losses([drawn.get(replica, spare) for replica in range(len(self.trainings))])
+        values = losses.tolist()
         for replica in drawn:
             self._check(replica, values[replica], usual[replica])
         moving = self.active
         self._update(torch.autograd.grad(losses, self.parameters, torch.ones_like(losses)), moving)
         return {replica: values[replica] for replica in moving}
 
-    def _drawn(self, replica: int) -> tuple[Tensor, Tensor]:
-        one = self.trainings[replica]
-        prompts: Prompts = one.task.sample(one.recipe.batch, one.rng)
-        return prompts.xs, prompts.ys
-
-    def _losses(self, xs: Float[Tensor, "Rb n d"], ys: Float[Tensor, "Rb n *labels"]) -> Float[Tensor, " R"]:
-        """The mean squared error of each replica on its prompts."""
-        m = self.trainings[0].asked
-        answers = self.model(xs, ys, m)
-        return self._means((answers - (ys if m is None else ys[:, -m:])).square())
-
-    def _means(self, values: Float[Tensor, "Rb n *labels"]) -> Float[Tensor, " R"]:
-        return values.reshape(len(self.trainings), -1).mean(1)
+    def _drawn(self, replica: int) -> Any:
+        one: Any = self.trainings[replica]
+        return one.task.sample(one.recipe.batch, one.rng)
 
     def _check(self, replica: int, value: float, usual: float) -> None:
         try:
@@ -138,12 +129,52 @@ class PackTraining:
         }
 
 
-def _empty(task: Task, batch: int, device: torch.device) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n *labels"]]:
-    """Prompts of zeros, which a replica that stands still is given."""
-    labels = [] if task.label_dim is None else [task.label_dim]
-    shapes = [batch, task.n, task.d], [batch, task.n, *labels]
-    xs, ys = (torch.zeros(shape, device=device) for shape in shapes)
-    return xs, ys
+class ExamplePack(PackTraining):
+    """Trainings on examples that take their steps together."""
+
+    def _packed(self, models: Sequence[Transformer]) -> Pack:
+        return PackedTransformer(models)
+
+    def _losses(self, prompts: Sequence[Prompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
+        xs, ys = torch.cat([each.xs for each in prompts]), torch.cat([each.ys for each in prompts])
+        m = 1 if self.trainings[0].recipe.query_only else None  # pyright: ignore[reportAttributeAccessIssue]
+        errors = self.model(xs, ys, m) - (ys if m is None else ys[:, -m:])
+        losses, usual = (each.square().reshape(len(prompts), -1).mean(1) for each in (errors, ys))
+        return losses, usual.tolist()
+
+
+class TokenPack(PackTraining):
+    """Trainings on tokens that take their steps together."""
+
+    def _packed(self, models: Sequence[TokenTransformer]) -> Pack:
+        return PackedTokenTransformer(models)
+
+    def _losses(self, prompts: Sequence[TokenPrompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
+        tokens, targets, asked = (
+            torch.cat([getattr(each, name) for each in prompts]) for name in ("tokens", "targets", "answer_mask")
+        )
+        counts = asked.view(len(prompts), -1).sum(1).tolist()
+        terms = cross_entropy(self.model(tokens)[asked], targets[asked], reduction="none")
+        usual = [log(max(2, one.model.vocab)) for one in self.trainings]  # pyright: ignore[reportArgumentType]
+        return torch.stack([each.mean() for each in terms.split(counts)]), usual
+
+
+def pack_trainings(trainings: Sequence[GradientTraining]) -> PackTraining:
+    """Returns the pack of some trainings, on examples or on tokens. Raises `UsageError` where they are none.
+
+    >>> from iclab.learning.training import Training
+    >>> from iclab.tasks import LinearRegression
+    >>> def training(seed, lr):
+    ...     rng = torch.Generator().manual_seed(seed)
+    ...     task, recipe = LinearRegression(d=2, n=4, noise=0.5), TrainingConfig(steps=3, batch=8, lr=lr)
+    ...     return Training(Transformer(2, 4, TransformerConfig(n_layer=1, d_model=8), rng), task, recipe, rng)
+    >>> pack, alone = pack_trainings([training(0, 1e-2), training(1, 3e-3)]), training(1, 3e-3)
+    >>> for _ in range(3):
+    ...     together, single = pack.advance()[1], alone.advance()
+    >>> abs(together - single) < 1e-5
+    True
+    """
+    return (TokenPack if any(isinstance(one, TokenTraining) for one in trainings) else ExamplePack)(trainings)
 
 
 class PackedAdamW:
@@ -205,6 +236,8 @@ class Planned(Protocol):
     @property
     def model(self) -> Any: ...
     @property
+    def sizes(self) -> dict[str, Any]: ...
+    @property
     def train(self) -> Any: ...
     @property
     def device(self) -> str: ...
@@ -214,8 +247,15 @@ class Planned(Protocol):
 class _Plan:
     task: Any
     model: Any
+    sizes: dict[str, Any]
     train: Any
     device: str
+
+    @classmethod
+    def of(cls, training: Any) -> "_Plan":
+        model, device = training.model, str(training.rng.device)
+        sizes = {name: getattr(model, name) for name in getattr(model, "sizes", ())}
+        return cls(training.task, getattr(model, "config", None), sizes, training.recipe, device)
 
 
 def packing_problems(experiments: Sequence[Planned]) -> list[str]:
@@ -229,45 +269,46 @@ def packing_problems(experiments: Sequence[Planned]) -> list[str]:
         return list(dict.fromkeys(problems))
     differing = {
         "the prompts": {_prompt_shape(one.task) for one in experiments},
-        "the models": {repr(shape_of(one.model)) for one in experiments},
+        "the models": {repr((one.sizes, shape_of(one.model))) for one in experiments},
         "the recipes": {repr(_fixed(one.train)) for one in experiments},
         "the devices": {one.device for one in experiments},
     }
     return [f"{what} are of {len(kinds)} shapes" for what, kinds in differing.items() if len(kinds) > 1]
 
 
-def _problems(trainings: Sequence[Training]) -> list[str]:
+def _problems(trainings: Sequence[GradientTraining]) -> list[str]:
     """Why trainings cannot take their steps together."""
     if not trainings:
         return ["no trainings"]
     if len({id(one.rng) for one in trainings} | {id(one.model) for one in trainings}) < 2 * len(trainings):
         return ["two of the trainings share a model or a generator"]
-    planned = [
-        _Plan(one.task, getattr(one.model, "config", None), one.recipe, str(one.rng.device)) for one in trainings
-    ]
+    planned = [_Plan.of(one) for one in trainings]
     frozen = any(len(one.parameters) < len(list(one.model.parameters())) for one in trainings)
     return packing_problems(planned) + (["some parameters are frozen"] if frozen else [])
 
 
 def _single_problems(task: Any, model: Any, recipe: Any) -> list[str]:
     """Why an experiment trains in no pack at all."""
-    if type(model) is not TransformerConfig or not isinstance(task, Task):
-        return [f"{type(model).__name__} is no shape that trains in packs; a TransformerConfig on examples does"]
-    if type(recipe) is not TrainingConfig:
-        return [f"{type(recipe).__name__} is no gradient training on examples"]
+    if (type(model), type(recipe)) not in LEARNED or not isinstance(task, Task | TokenTask):
+        kinds = f"{kind_name(type(recipe))} of {kind_name(type(model))}"
+        return [f"{kinds} is not done in packs; Recipe of Transformer and TokenRecipe of TokenTransformer are"]
     reasons = {
-        "train.curriculum: its prompts grow": recipe.curriculum is not None,
-        "train.targets = posterior_mean": recipe.targets != "sampled",
+        "train.curriculum, whose prompts grow": recipe.curriculum is not None,
+        "train.targets = posterior_mean": getattr(recipe, "targets", "sampled") != "sampled",
         f"train.optimizer = {recipe.optimizer}": recipe.optimizer != "adamw",
         f"train.precision = {recipe.precision}": recipe.precision != "float32",
+        "model.tied_embedding": getattr(model, "tied_embedding", False),
     }
-    return [f"not in packs: {reason}" for reason, holds in reasons.items() if holds]
+    return [f"{reason} is not done in packs" for reason, holds in reasons.items() if holds]
 
 
-def _prompt_shape(task: Task) -> tuple[int | None, ...]:
-    return task.d, task.n, task.label_dim
+LEARNED = {(TransformerConfig, TrainingConfig), (TokenTransformerConfig, TokenTrainingConfig)}
 
 
-def _fixed(recipe: TrainingConfig) -> TrainingConfig:
+def _prompt_shape(task: Task | TokenTask) -> tuple[int | None, ...]:
+    return (task.d, task.n, task.label_dim) if isinstance(task, Task) else (task.vocab, task.n, task.width)
+
+
+def _fixed(recipe: Any) -> Any:
     """What the recipes of a pack must agree in."""
-    return replace(recipe, **{name: getattr(TrainingConfig(), name) for name in FREE})
+    return replace(recipe, **{name: getattr(type(recipe)(), name) for name in FREE})

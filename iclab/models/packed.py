@@ -5,15 +5,17 @@
 
     linear       h W_rᵀ + b_r
     layer norm   γ_r (h − mean) / spread + β_r
+    embedding    E_r of the token
     position     h + p_r
 
 Law (independence): what a replica answers depends on its prompts and its row of θ alone, and is to rounding what the
 single model answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclab.errors import refuse
+from iclab.models.tokens import TokenTransformer
 from iclab.models.transformer import BlockConfig, Stack, Transformer
 
 
@@ -54,10 +57,54 @@ class PackedLayerNorm(nn.Module):
         return torch.addcmul(self.bias.unsqueeze(1), rows, self.weight.unsqueeze(1)).view(h.shape)
 
 
-class PackedTransformer(Transformer):
-    """R transformers of one shape as one, over prompts [(R b) n d], replica by replica.
+class PackedEmbedding(nn.Module):
+    """The embeddings of R replicas: each token to its vector among those of its replica."""
 
-    Made of models whose parameters become views of this one's `theta` [R, P], so that a step on θ is one of each.
+    def __init__(self, replicas: int, single: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = _replicated(replicas, single.weight)
+
+    def forward(self, tokens: Int[Tensor, "Rb n"]) -> Float[Tensor, "Rb n d_model"]:
+        replicas, vocab, _ = self.weight.shape
+        first = vocab * torch.arange(replicas, device=tokens.device)
+        rows = (tokens.view(replicas, -1) + first.unsqueeze(1)).view(tokens.shape)
+        return F.embedding(rows, self.weight.flatten(0, 1))
+
+
+class Pack(Stack):
+    """R models of one shape as one, whose parameters are views of `theta` [R, P], as are those of its models from then
+    on: a step on θ is one of each."""
+
+    theta: Float[Tensor, "R P"]
+
+    def _bind(self, models: Sequence[Stack]) -> None:
+        """Gives every layer its axis of replicas, and all parameters their place in θ."""
+        for name, module in list(self.named_modules()):
+            for kind, packed in PACKED.items():
+                if isinstance(module, kind):
+                    self.set_submodule(name, packed(len(models), module))
+        with torch.no_grad():
+            self.theta = torch.stack([torch.cat([p.flatten() for p in model.parameters()]) for model in models])
+        for name, part in views(models[0], self.theta).items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, nn.Parameter(part))
+            for row, model in zip(part, models, strict=True):
+                model.get_parameter(name).data = row
+
+    def _placed(self, h: Float[Tensor, "Rb t d_model"], places: Int[Tensor, " t"] | slice) -> Tensor:
+        vectors = self.position[:, places].unsqueeze(1)
+        return (h.unflatten(0, (len(vectors), -1)) + vectors).flatten(0, 1)
+
+
+PACKED: dict[type[nn.Module], Callable[[int, Any], nn.Module]] = {
+    nn.Linear: PackedLinear,
+    nn.LayerNorm: PackedLayerNorm,
+    nn.Embedding: PackedEmbedding,
+}
+
+
+class PackedTransformer(Pack, Transformer):
+    """R transformers of one shape as one, over prompts [(R b) n d], replica by replica.
 
     Args:
         models: The replicas, of one shape, precision and device.
@@ -74,29 +121,38 @@ class PackedTransformer(Transformer):
     0.0
     """
 
-    theta: Float[Tensor, "R P"]
-
     def __init__(self, models: Sequence[Transformer]) -> None:
-        refuse("PackedTransformer", _mismatches(models))
+        refuse("PackedTransformer", _mismatches(models, Transformer))
         first = models[0]
         with torch.device("meta"):
             super().__init__(first.d, first.n, first.config, labels=first.labels)
-        _replace_layers(self, len(models))
-        self.theta = _gathered(models)
-        _bind(self, models, self.theta)
-
-    def _placed(self, h: Float[Tensor, "Rb t d_model"], places: Int[Tensor, " t"] | slice) -> Tensor:
-        vectors = self.position[:, places].unsqueeze(1)
-        return (h.unflatten(0, (len(vectors), -1)) + vectors).flatten(0, 1)
+        self._bind(models)
 
 
-def _mismatches(models: Sequence[Stack]) -> list[str]:
+class PackedTokenTransformer(Pack, TokenTransformer):
+    """R transformers over tokens of one shape as one, over sequences [(R b) n], replica by replica.
+
+    Args:
+        models: The replicas, of one shape, precision and device, without a tied embedding.
+    """
+
+    def __init__(self, models: Sequence[TokenTransformer]) -> None:
+        tied = any(getattr(model.config, "tied_embedding", False) for model in models)
+        problems = ["a tied embedding has no place of its own in a pack"] if tied else []
+        refuse("PackedTokenTransformer", _mismatches(models, TokenTransformer) + problems)
+        first = models[0]
+        with torch.device("meta"):
+            super().__init__(first.vocab, first.n, first.config)
+        self._bind(models)
+
+
+def _mismatches(models: Sequence[Stack], kind: type[Stack]) -> list[str]:
     """Why models cannot be replicas of each other."""
     if not models:
         return ["no models"]
-    other = [type(one).__name__ for one in models if type(one) is not Transformer]
+    other = [type(one).__name__ for one in models if type(one) is not kind]
     if other:
-        return [f"{other[0]} is no Transformer itself"]
+        return [f"{other[0]} is not {kind.__name__} itself"]
     shapes = [(*(getattr(model, name) for name in model.sizes), shape_of(model.config)) for model in models]
     kinds = {(p.dtype, p.device) for model in models for p in model.parameters()}
     problems = [] if all(shape == shapes[0] for shape in shapes) else ["the models are of different shapes"]
@@ -110,30 +166,6 @@ def shape_of(config: BlockConfig) -> BlockConfig:
 
 def _replicated(replicas: int, single: Tensor) -> nn.Parameter:
     return nn.Parameter(single.new_empty(replicas, *single.shape, device="meta"))
-
-
-def _replace_layers(model: nn.Module, replicas: int) -> None:
-    """Gives every layer its axis of replicas, without numbers yet."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
-            model.set_submodule(name, PackedLinear(replicas, module))
-        if isinstance(module, nn.LayerNorm):
-            model.set_submodule(name, PackedLayerNorm(replicas, module))
-
-
-@torch.no_grad()
-def _gathered(models: Sequence[nn.Module]) -> Float[Tensor, "R P"]:
-    """θ, with a copy of each model's parameters in a row."""
-    return torch.stack([torch.cat([p.flatten() for p in model.parameters()]) for model in models])
-
-
-def _bind(pack: nn.Module, models: Sequence[nn.Module], theta: Float[Tensor, "R P"]) -> None:
-    """Makes the parameters of the pack, and those of the models, views of θ."""
-    for name, part in views(models[0], theta).items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(pack.get_submodule(owner), leaf, nn.Parameter(part))
-        for row, model in zip(part, models, strict=True):
-            model.get_parameter(name).data = row
 
 
 def views(model: nn.Module, rows: Float[Tensor, "R P"]) -> dict[str, Float[Tensor, "R ..."]]:

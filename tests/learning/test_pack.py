@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import product
-from math import isclose
+from math import isclose, log
 
 import pytest
 import torch
@@ -10,12 +10,13 @@ import torch
 from iclab.constructed.bounded import Bounded
 from iclab.errors import UsageError
 from iclab.experiments.experiment import Experiment
-from iclab.learning.pack import PackedAdamW, PackTraining, packing_problems
+from iclab.learning.pack import PackedAdamW, PackTraining, pack_trainings, packing_problems
+from iclab.learning.token_training import TokenTraining, TokenTrainingConfig, token_loss
 from iclab.learning.training import Curriculum, Diverged, Training, TrainingConfig, loss
 from iclab.measures.following import learning_curve, learning_curves
-from iclab.models import LinearAttentionConfig, Transformer, TransformerConfig
+from iclab.models import LinearAttentionConfig, TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.models.packed import PackedLayerNorm, PackedLinear, PackedTransformer
-from iclab.tasks import FinitePool, LinearRegression
+from iclab.tasks import FinitePool, LinearRegression, RepeatedSequence
 from tests.conftest import generator, unchecked
 
 TASK = LinearRegression(3, 6, noise=0.5)
@@ -58,6 +59,28 @@ def varied(count=4, **settings):
     return [training(i, tasks[i], **(numbers[i] | more[i] | settings)) for i in range(count)]
 
 
+TOKENS = RepeatedSequence(vocab=6, shortest=2, longest=4)
+TOKEN_SHAPE = TokenTransformerConfig(n_layer=2, n_head=2, d_model=8)
+TOKEN_RECIPE = TokenTrainingConfig(steps=12, batch=8, warmup=0.25)
+TOKEN_SPECIMENS = {
+    "default": {},
+    "rotary, parallel": {"rotary": 4, "parallel": True, "d_mlp": 12, "positions": False},
+    "linear, tied layers, no bias": {"attention": "linear", "tied": True, "bias": False},
+}
+
+
+def token_training(seed=0, task=TOKENS, shape=TOKEN_SHAPE, double=False, **settings):
+    model = TokenTransformer(task.vocab, task.n, shape, generator(seed))
+    recipe, rng = replace(TOKEN_RECIPE, **settings), generator(100 + seed)
+    return TokenTraining(model.double() if double else model, task, recipe, rng)
+
+
+def varied_tokens(count=4, **settings):
+    """Trainings on tokens that differ in what may differ."""
+    tasks = [RepeatedSequence(vocab=6, shortest=2 + i % 2, longest=4) for i in range(count)]
+    return [token_training(i, tasks[i], **({"lr": 2e-3 * (1 + i % 4)} | settings)) for i in range(count)]
+
+
 def weights(one):
     return {k: v.detach().clone() for k, v in one.parameters.items()}
 
@@ -68,7 +91,7 @@ def same(one, other):
 
 def trained(trainings, steps=6):
     """The losses of each step, and the pack."""
-    pack = PackTraining(trainings)
+    pack = pack_trainings(trainings)
     return [pack.advance() for _ in range(steps)], pack
 
 
@@ -102,6 +125,23 @@ def furthest(shape, m=None):
 @pytest.mark.parametrize("changes", SPECIMENS.values(), ids=SPECIMENS.keys())
 def test_the_gradients_of_a_pack_are_those_of_its_models_alone(changes, m):
     assert furthest(replace(SHAPE, **changes), m) < 1e-12
+
+
+@pytest.mark.parametrize("changes", TOKEN_SPECIMENS.values(), ids=TOKEN_SPECIMENS.keys())
+def test_the_gradients_of_a_pack_over_tokens_are_those_of_its_models_alone(changes):
+    shape = replace(TOKEN_SHAPE, **changes)
+    alone = [token_training(seed, shape=shape, double=True) for seed in range(3)]
+    prompts = [TOKENS.sample(4, generator(10 + seed)) for seed in range(3)]
+    wanted = []
+    for one, each in zip(alone, prompts, strict=True):
+        value = token_loss(one.model, one.parameters, each)
+        wanted.append([value.detach(), *torch.autograd.grad(value, list(one.parameters.values()))])
+    pack = pack_trainings(alone)
+    losses, usual = pack._losses(prompts)
+    assert usual == [log(TOKENS.vocab)] * 3
+    found = [losses.detach(), *torch.autograd.grad(losses.sum(), pack.parameters)]
+    for part, *singles in zip(found, *wanted, strict=True):
+        torch.testing.assert_close(part, torch.stack(singles), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -143,17 +183,20 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize("double, tolerance", [(False, 1e-6), (True, 1e-12)], ids=["float32", "float64"])
-def test_the_losses_of_a_replica_are_those_of_its_training_alone(double, tolerance):
+@pytest.mark.parametrize("kind", ["examples", "tokens"])
+def test_the_losses_of_a_replica_are_those_of_its_training_alone(kind, double, tolerance):
     with unchecked():
-        assert apart(double, steps=100) < tolerance
+        assert apart(double, steps=100, kind=kind) < tolerance
 
 
-def apart(double, steps):
+def apart(double, steps, kind="examples"):
     """The largest relative distance of a loss of a pack from that of the training alone."""
     tasks = [(Double if double else LinearRegression)(3, 6, noise=0.25 * (1 + i)) for i in range(3)]
     settings = [{"lr": 4e-3}, {"lr": 8e-3, "weight_decay": 0.1, "clip": None}, {"schedule": "linear", "warmup": 0.5}]
 
     def fresh():
+        if kind == "tokens":
+            return varied_tokens(3, double=double, steps=steps)
         return [training(i, tasks[i], double=double, steps=steps, **settings[i]) for i in range(3)]
 
     (losses, _), singles = trained(fresh(), steps), fresh()
@@ -169,9 +212,10 @@ def test_an_optimizer_with_one_rate_for_all_would_be_noticed(monkeypatch):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 0, 1), (3, 2, 1, 0), (0, 1, 2, 3, 4, 5, 6, 7)])
-def test_the_bits_of_a_replica_depend_neither_on_companions_nor_on_number_nor_on_order(order):
-    losses, pack = trained([varied(8)[i] for i in (1, 0, 5)])
-    others, other = trained([varied(8)[i] for i in order])
+@pytest.mark.parametrize("kind", [varied, varied_tokens], ids=["examples", "tokens"])
+def test_the_bits_of_a_replica_depend_neither_on_companions_nor_on_number_nor_on_order(kind, order):
+    losses, pack = trained([kind(8)[i] for i in (1, 0, 5)])
+    others, other = trained([kind(8)[i] for i in order])
     place = order.index(0)
     assert [each[1] for each in losses] == [each[place] for each in others]
     assert same(weights(pack.trainings[1]), weights(other.trainings[place]))
@@ -228,7 +272,7 @@ def test_each_replica_has_the_curve_of_its_training_alone():
     packed, singles = varied(3, steps=6), varied(3, steps=6)
     due = [lambda step, every=1 + i: step % every == 0 for i in range(3)]
     found = {0: [], 1: [], 2: []}
-    for replica, point in learning_curves(PackTraining(packed), due, [seen(one) for one in packed]):
+    for replica, point in learning_curves(pack_trainings(packed), due, [seen(one) for one in packed]):
         found[replica].append(point)
     assert [[point["step"] for point in curve] for curve in found.values()] == [[1, 2, 3, 4, 5, 6], [2, 4, 6], [3, 6]]
     for replica, single in enumerate(singles):
@@ -239,7 +283,7 @@ def test_each_replica_has_the_curve_of_its_training_alone():
 
 def test_the_curve_of_a_replica_that_diverges_ends_there_and_the_others_go_on():
     packed = [training(0), training(1, lr=3e3, clip=None, warmup=0.0)]
-    curves = list(learning_curves(PackTraining(packed), [lambda step: True] * 2, [lambda step: {}] * 2))
+    curves = list(learning_curves(pack_trainings(packed), [lambda step: True] * 2, [lambda step: {}] * 2))
     steps = [[point["step"] for replica, point in curves if replica == r] for r in range(2)]
     assert steps[0] == list(range(1, 13)) and steps[1] == list(range(1, packed[1].step + 1)) and packed[1].step < 12
 
@@ -247,12 +291,13 @@ def test_the_curve_of_a_replica_that_diverges_ends_there_and_the_others_go_on():
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_of_replicas_go_on_in_another_pack_with_the_same_bits(tmp_path):
-    whole, _ = trained(varied(3), 10)
-    _, pack = trained(varied(3), 4)
+@pytest.mark.parametrize("kind", [varied, varied_tokens], ids=["examples", "tokens"])
+def test_checkpoints_of_replicas_go_on_in_another_pack_with_the_same_bits(kind, tmp_path):
+    whole, _ = trained(kind(3), 10)
+    _, pack = trained(kind(3), 4)
     for replica, one in enumerate(pack.trainings):
         one.save(tmp_path / f"{replica}.safetensors")
-    again = varied(3)[::-1]
+    again = kind(3)[::-1]
     for replica, one in enumerate(again):
         one.resume(tmp_path / f"{2 - replica}.safetensors")
     rest, _ = trained(again, 6)
@@ -307,6 +352,17 @@ def experiment(task=TASK, model=SHAPE, train=RECIPE, **settings):
     return Experiment(task, model, train, device="cpu", **settings)
 
 
+def test_runs_over_tokens_that_differ_in_numbers_alone_make_a_pack():
+    own = Experiment(TOKENS, TOKEN_SHAPE, TOKEN_RECIPE, device="cpu")
+    ways = [{"seed": 1}, {"train": replace(TOKEN_RECIPE, lr=1e-3)}, {"model": replace(TOKEN_SHAPE, init_scale=0.5)}]
+    assert packing_problems([own, *(replace(own, **way) for way in ways)]) == []
+    (problem,) = packing_problems([own, replace(own, model=replace(TOKEN_SHAPE, tied_embedding=True))])
+    assert "tied_embedding" in problem
+    longer = replace(own, task=RepeatedSequence(vocab=6, shortest=2, longest=5))
+    assert packing_problems([own, longer]) == ["the prompts are of 2 shapes", "the models are of 2 shapes"]
+    assert packing_problems([own, experiment()]) != []
+
+
 def test_runs_that_differ_in_numbers_alone_make_a_pack():
     ways = [
         {"seed": 1},
@@ -329,12 +385,12 @@ def test_runs_that_differ_in_numbers_alone_make_a_pack():
         ({"train": replace(RECIPE, targets="posterior_mean")}, "posterior_mean"),
         ({"train": replace(RECIPE, precision="bfloat16")}, "bfloat16"),
         ({"train": replace(RECIPE, curriculum=Curriculum(dims=1, points=2))}, "curriculum"),
-        ({"model": LinearAttentionConfig()}, "LinearAttentionConfig"),
+        ({"model": LinearAttentionConfig()}, "Recipe of LinearAttention"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_what_cannot_be_packed_is_told_with_its_reason(way, reason):
-    (problem,) = packing_problems([experiment(), experiment(**way)])
+    problem, *_ = packing_problems([experiment(), experiment(**way)])
     assert reason in problem
 
 
@@ -344,4 +400,4 @@ def test_trainings_that_are_no_pack_are_refused():
     other = Training(Bounded(3, 6, SHAPE, generator()), TASK, RECIPE, generator())
     for wrong in ([], [one, one], [one, sharing], [one, training(1, shape=replace(SHAPE, n_layer=1))], [one, other]):
         with pytest.raises(UsageError):
-            PackTraining(wrong)
+            pack_trainings(wrong)
