@@ -136,8 +136,8 @@ class ExamplePack(PackTraining):
         return PackedTransformer(models)
 
     def _losses(self, prompts: Sequence[Prompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
-        xs, ys = torch.cat([each.xs for each in prompts]), torch.cat([each.ys for each in prompts])
-        m = 1 if self.trainings[0].recipe.query_only else None  # pyright: ignore[reportAttributeAccessIssue]
+        xs, ys = _joined(prompts, "xs"), _joined(prompts, "ys")
+        m = self.trainings[0].recipe.asked  # pyright: ignore[reportAttributeAccessIssue]
         errors = self.model(xs, ys, m) - (ys if m is None else ys[:, -m:])
         losses, usual = (each.square().reshape(len(prompts), -1).mean(1) for each in (errors, ys))
         return losses, usual.tolist()
@@ -150,13 +150,19 @@ class TokenPack(PackTraining):
         return PackedTokenTransformer(models)
 
     def _losses(self, prompts: Sequence[TokenPrompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
-        tokens, targets, asked = (
-            torch.cat([getattr(each, name) for each in prompts]) for name in ("tokens", "targets", "answer_mask")
-        )
+        tokens, targets, asked = (_joined(prompts, name) for name in ("tokens", "targets", "answer_mask"))
         counts = asked.view(len(prompts), -1).sum(1).tolist()
         terms = cross_entropy(self.model(tokens)[asked], targets[asked], reduction="none")
         usual = [log(max(2, one.model.vocab)) for one in self.trainings]  # pyright: ignore[reportArgumentType]
         return torch.stack([each.mean() for each in terms.split(counts)]), usual
+
+
+def _joined(prompts: Sequence[Any], name: str) -> Tensor:
+    """The prompts of all replicas, one after the other; none may decide the shape or the precision of another's."""
+    parts = [getattr(each, name) for each in prompts]
+    kinds = {(part.shape, part.dtype) for part in parts}
+    refuse("PackTraining", [] if len(kinds) == 1 else [f"the {name} of replicas are of different shapes or precisions"])
+    return torch.cat(parts)
 
 
 def pack_trainings(trainings: Sequence[GradientTraining]) -> PackTraining:

@@ -401,3 +401,9 @@ def test_trainings_that_are_no_pack_are_refused():
     for wrong in ([], [one, one], [one, sharing], [one, training(1, shape=replace(SHAPE, n_layer=1))], [one, other]):
         with pytest.raises(UsageError):
             pack_trainings(wrong)
+
+
+def test_prompts_of_another_precision_do_not_change_those_of_a_companion():
+    pack = pack_trainings([training(0), training(1, Double(3, 6, noise=0.5))])
+    with pytest.raises(UsageError, match="precisions"):
+        pack.advance()
