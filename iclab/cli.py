@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from iclab.errors import UsageError
 
@@ -16,7 +16,7 @@ RUNS = Path("runs")
 Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSON
 TAKES_VALUE = (
     *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
-    *("--prompts", "--heads", "--reuse"),
+    *("--prompts", "--heads", "--reuse", "--engine", "--address", "--cluster", "--option", "--chunk"),
 )
 
 # What a command needs is imported inside of it: the help must not wait for torch.
@@ -28,6 +28,12 @@ def sweep(
     *,
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
     jobs: Annotated[int | None, arg(metavar="N")] = None,
+    engine: Annotated[str, arg(metavar="local|dask|slurm")] = "local",
+    address: Annotated[str | None, arg(metavar="URL")] = None,
+    cluster: Annotated[str | None, arg(metavar="NAME")] = None,
+    option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = (),
+    chunk: Annotated[int | None, arg(metavar="N")] = None,
+    detach: bool = False,
     dry_run: bool = False,
     retry_failed: bool = False,
     strict: bool = False,
@@ -47,8 +53,14 @@ def sweep(
             train.lr=log:1e-4..1e-2:5. recipe=NAME takes a model and its training by name; with scale=NAME the file's
             [scale.NAME] counts, such as scale=paper.
         out: Folder of the runs. Default: runs/ and the name of the file.
-        jobs: Processes at a time. Default: one for each core that may be used.
-        dry_run: Print the grid and start nothing.
+        jobs: Processes at a time. Default: one for each GPU that may be used, or without GPUs for each core.
+        engine: Where workers work: processes of this machine, a Dask cluster, or job arrays of Slurm.
+        address: Of a Dask scheduler, such as tcp://host:8786. Without one Dask starts processes on this machine.
+        cluster: A cluster that dask-jobqueue starts: SLURM, PBS, SGE, LSF and others; --jobs bounds its workers.
+        option: Of sbatch, or of that cluster, once or more: --option partition=gpu --option time=04:00:00.
+        chunk: Runs that a task of a Slurm array works through. Default: one, or as many as keep an array below 1,000.
+        detach: Hand in the Slurm arrays and end; the same command later waits for them, and judges.
+        dry_run: Print the grid, and with --engine slurm the script of the array; start nothing.
         retry_failed: Repeat the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
         reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
@@ -57,20 +69,22 @@ def sweep(
     from iclab.commands import report
     from iclab.commands.sweep import plan, sweep
     from iclab.experiments.study import Study
-    from iclab.runs.environment import usable_cores
+    from iclab.runs.engines import Place
     from iclab.runs.trainings import stores
 
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, given {jobs}")
+    place = Place(engine, jobs, address, cluster, tuple(option), chunk, detach)
     study = Study.read(file, settings)
     folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
     if dry_run:
-        plan(study, folder, to, reused)
+        plan(study, folder, to, reused, place)
         return 0
     try:
-        outcomes, verdicts = sweep(study, folder, jobs or usable_cores(), retry_failed, to, reused)
+        outcomes, verdicts = sweep(study, folder, place, retry_failed, to, reused)
     except KeyboardInterrupt:
         return _stopped()
+    if detach:
+        print("\nHanded in. The same command waits for the runs, and judges the claims.", file=sys.stderr)
+        return 0
     if any(status.state != "done" for status in outcomes.values()):
         return RUNS_FAILED
     return CLAIMS_FAILED if strict and any(v.outcome != "holds" for v in verdicts) else 0

@@ -5,7 +5,8 @@
     probes       ridge probes of every layer and position of a model of four layers at once, against a loop of
                  scikit-learn's
     throughput   training steps per second by token layout, attention and width
-    devices      the same by batch on each device of the machine, for the papers' form at two widths
+    packs        CPU time of a training step of one replica, of seeds that train as a pack against one after the other
+    devices      training steps per second by batch on each device of the machine, for the papers' form at two widths
     quality      seconds of training until the excess risk is within 10, 5, 2 and 1 % of the Bayes risk, for recipes of
                  ours and one of the papers', each within a budget
 
@@ -19,7 +20,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.experiments.study import recipe
 from iclab.files import write_json
+from iclab.learning.pack import pack_trainings
 from iclab.learning.training import Diverged, Training, TrainingConfig
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, Predictor, Ridge
@@ -60,7 +62,8 @@ def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
     refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
     torch.set_num_threads(1)
     results = {"environment": environment("cpu"), "budget": budget}
-    sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "devices": devices}
+    sections = {"baselines": baselines, "probes": probes, "throughput": throughput}
+    sections |= {"packs": packs, "devices": devices}
     sections |= {"quality": lambda: quality(budget)}
     for name, section in sections.items():
         results[name] = list(_printed(name, section()))
@@ -159,14 +162,16 @@ SKLEARN = find_spec("sklearn") is not None
 LOOPS = {"NumPy": numpy_loop} | ({"scikit-learn": sklearn_loop} if SKLEARN else {})
 
 
-def _take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def _take_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = perf_counter
+) -> dict[str, float]:
     """The median seconds of each way, after one round that is not counted."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, call in ways.items():
-            start = perf_counter()
+            start = clock()
             call()
-            spent[name].append(perf_counter() - start)
+            spent[name].append(clock() - start)
     return {name: median(times[1:]) for name, times in spent.items()}
 
 
@@ -247,6 +252,24 @@ def _stepping(
             torch.cuda.synchronize()
 
     return step
+
+
+def packs(d: int = 5, n: int = 17, sizes: Sequence[int] = (1, 4, 8), rounds: int = 9) -> Iterator[Row]:
+    """Times a step of seeds that train one after the other, and as a pack, by the default recipe, in CPU time per
+    replica. The ratio is of both in the same turns."""
+
+    def trainings(seeds: int) -> list[Training]:
+        rngs = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
+        return [
+            Training(Transformer(d, n, rng=rng), LinearRegression(d, n, 0.5), TrainingConfig(), rng) for rng in rngs
+        ]
+
+    for size in sizes:
+        pack, singles = pack_trainings(trainings(size)), trainings(size)
+        ways = {"alone": lambda singles=singles: [one.advance() for one in singles], "pack": pack.advance}
+        seconds = _take_turns(ways, rounds, process_time)
+        taken = {f"ms {way}": 1e3 * each / size for way, each in seconds.items()}
+        yield {"replicas": size, **taken, "times alone": seconds["alone"] / seconds["pack"]}
 
 
 def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds: int = 5) -> Iterator[Row]:

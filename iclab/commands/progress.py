@@ -52,14 +52,15 @@ class Plain:
     def ended(self, run: Run, status: Status) -> None:
         self._say(f"{status.state:8} {self._named(run)}  {status.seconds:.4g} s  {status.error}".rstrip())
 
-    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
+    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int, where: Mapping[str, str]) -> None:
         for id in held.keys() - self.waiting_for:
             self._say(f"waits    {self._named(held[id])}, which another sweep works on")
         self.waiting_for |= held.keys()
         if time.monotonic() - self.last >= SPARSE:
             for id, run in working.items():
                 step, loss, left = self.paces[id].told(run.latest())
-                self._say(f"running  {self._named(run)}  step {step or 0}  loss {loss or '?'}  time left {left or '?'}")
+                pace = f"step {step or 0}  loss {loss or '?'}  time left {left or '?'}"
+                self._say(f"running  {self._named(run)}  {pace}  {where.get(id, '')}".rstrip())
             self.last = time.monotonic()
 
     def _named(self, run: Run) -> str:
@@ -89,15 +90,20 @@ class Moving:
                 Text(f"{status.state} {run.id} {self.labels.get(run.id, '')} {status.error}", "red")
             )
 
-    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
-        rows = [[id, self.labels.get(id, ""), *self.paces[id].told(run.latest())] for id, run in working.items()]
-        rows += [[id, self.labels.get(id, ""), "another sweep works on it", "", ""] for id in held]
+    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int, where: Mapping[str, str]) -> None:
+        rows = [
+            [id, self.labels.get(id, ""), *self.paces[id].told(run.latest()), where.get(id, "")]
+            for id, run in working.items()
+        ]
+        rows += [[id, self.labels.get(id, ""), "", "", "", "another sweep"] for id in held]
         ended = ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "none ended"
         title = f"{self.total} runs: {ended}, {len(working) + len(held)} at work, {waiting} waiting"
         self.live.update(self._table(title, rows))
 
     def _table(self, title: str, rows: list[list[str]]) -> Group:
-        return table(title, ["run", "settings", "step", "loss", "time left"], rows, self.live.console)
+        columns = ["run", "settings", "step", "loss", "time left", "where"]
+        shown = len(columns) if any(row[-1] for row in rows) else -1  # one place needs no column
+        return table(title, columns[:shown], [row[:shown] for row in rows], self.live.console)
 
 
 @contextmanager

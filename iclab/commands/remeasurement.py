@@ -13,6 +13,7 @@ from iclab.experiments.experiment import Experiment, known_keys
 from iclab.experiments.mappings import Nested, flatten, put
 from iclab.experiments.streams import resolve
 from iclab.runs.engine import Engine
+from iclab.runs.engines.local import Processes
 from iclab.runs.store import Run, Status
 from iclab.runs.trainings import DECISIVE, experiment_of, take, training_id
 
@@ -34,7 +35,7 @@ def remeasure(source: Run, texts: Iterable[str], to: Console) -> tuple[Run, Stat
     run.create(after.mapping())
     _take(run, source, after)
     with shown({run.id: " ".join(texts)}, 1, to) as display:
-        outcomes = Engine([run], 1, display, retry=True).execute()
+        outcomes = Engine([run], Processes([{}]), display, retry=True).execute()
     return run, outcomes[run.id]
 
 

@@ -24,16 +24,18 @@ from iclab.files import atomic_write
 from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
+from iclab.runs.engines import HERE, Place, opened, slurm
 from iclab.runs.store import Run, Status, distinguishing_keys, tidy
 from iclab.runs.trainings import Trainings
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
 
-def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = ()) -> None:
+def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), place: Place = HERE) -> None:
     """Prints every cell with its id, what is varied, its state, the size of its model and where its training will come
-    from; starts nothing. Raises ``ValueError`` for a device that is absent here, as the sweep itself would."""
-    _check_devices(study, folder)
+    from, and the script of a Slurm array; starts nothing. Raises ``ValueError`` for a device that is absent here, as
+    the sweep itself would."""
+    _check_devices(study, folder, place)
     states = {id: Run(folder / id).checked().state for id in (cell.experiment.id for cell in study.cells)}
     undone = [Run(folder / id) for id, state in states.items() if state != "done"]
     made = trainings(study, folder, reused).plan(undone)
@@ -45,6 +47,8 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = ()) -
     to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
     for line in dict.fromkeys(line for cell in study.cells for line in cell.experiment.warnings):
         to.print(Text(f"warning: {line}"), soft_wrap=True)
+    if place.engine == "slurm":
+        to.print(Text(slurm.planned(folder, place, len(undone))), soft_wrap=True)
 
 
 def _planned(
@@ -64,16 +68,18 @@ def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Traini
 
 
 def sweep(
-    study: Study, folder: Path, jobs: int, retry: bool, to: Console, reused: Sequence[Path] = ()
+    study: Study, folder: Path, place: Place, retry: bool, to: Console, reused: Sequence[Path] = ()
 ) -> tuple[dict[str, Status], list[Verdict]]:
     """Runs every cell and judges the claims; trainings are taken from runs in the folder, and in those
     that are `reused`. Raises ``OSError`` where the folder cannot be written; one that is finished is judged again
     without that."""
-    runs = prepare(study, folder, to)
+    runs = prepare(study, folder, to, place)
     labels = {run.id: _label(varied) for run, varied in zip(runs, _varied(study), strict=True)}
     _print_heading(study, to)
-    with shown(labels, len(runs), to) as display:
-        outcomes = Engine(runs, jobs, display, retry, trainings(study, folder, reused)).execute()
+    devices = [experiment.device for experiment in _undone(study, folder)]
+    with shown(labels, len(runs), to) as display, opened(place, folder, devices) as workplace:
+        engine = Engine(runs, workplace, display, retry, trainings(study, folder, reused))
+        outcomes = engine.handed_in() if place.detach else engine.execute()
     to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, to, outcomes)
     if verdicts:
@@ -89,10 +95,10 @@ def _runs_to_list(folder: Path, runs: list[Run], outcomes: Mapping[str, Status])
     return f"{folder}: {len(runs) - len(undone)} runs done, {len(undone)} not", undone
 
 
-def prepare(study: Study, folder: Path, to: Console) -> list[Run]:
+def prepare(study: Study, folder: Path, to: Console, place: Place = HERE) -> list[Run]:
     """Makes the folder of each cell, once all that is still to be run can be run on this machine."""
     refuse("sweep", [f"{folder} is a file, not a folder"] if folder.is_file() else [])
-    _check_devices(study, folder)
+    _check_devices(study, folder, place)
     folder.mkdir(parents=True, exist_ok=True)
     tidy(folder)
     plugins.keep(folder, study.cells[0].experiment.imports)
@@ -104,10 +110,10 @@ def prepare(study: Study, folder: Path, to: Console) -> list[Run]:
     return runs
 
 
-def _check_devices(study: Study, folder: Path) -> None:
-    """Refuses a device that is absent here, unless every run that needs it is done."""
+def _check_devices(study: Study, folder: Path, place: Place) -> None:
+    """Refuses a device that is absent here, where runs that are not done need it here."""
     for device in dict.fromkeys(experiment.device for experiment in _undone(study, folder)):
-        resolve(device)
+        _ = place.engine == "local" and resolve(device)
 
 
 def _undone(study: Study, folder: Path) -> list[Experiment]:

@@ -238,6 +238,8 @@ class GradientTraining(ABC):
     def __init__(self, model: nn.Module, recipe: OptimizerConfig, rng: torch.Generator) -> None:
         self.model, self.recipe, self.rng = model, recipe, rng
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
+        self.losses: list[float] = []  # since the last point of the curve, whose mean the next one tells
+        self.mark: str | None = None  # of the curve so far
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
@@ -250,7 +252,7 @@ class GradientTraining(ABC):
         """Takes one step and returns its loss. Raises `Diverged`."""
         value, usual = self._loss()
         loss = float(value.detach())
-        self._check(loss, usual)
+        self.check(loss, usual)
         self._update(torch.autograd.grad(value, list(self.parameters.values())))
         self.step += 1
         return loss
@@ -259,7 +261,9 @@ class GradientTraining(ABC):
         """Where the model runs in the precision of the recipe."""
         return torch.autocast(self.rng.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
-    def _check(self, value: float, usual: float) -> None:
+    def check(self, value: float, usual: float) -> None:
+        """Counts the losses out of bounds, of a batch on which an untrained model's is about `usual`. Raises
+        `Diverged`."""
         # An untrained model answers with errors of the labels' own size; a hundred times that is no longer learning,
         # unless it is the odd prompt to which linear attention, a polynomial of high degree, has a wild answer.
         self.wild = self.wild + 1 if value > 100 * usual + 1 else 0
@@ -283,7 +287,9 @@ class GradientTraining(ABC):
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         state |= {f"optimizer.{key}": value for key, value in self._moments()}
         state["rng"] = self.rng.get_state()
+        self.mark = mark
         metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": self._described()}
+        metadata |= {"losses": self.losses} if self.losses else {}
         metadata["digest"] = _digest(state, metadata)
         kept = {name: json.dumps(value) for name, value in metadata.items()}
         atomic_write(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
@@ -302,6 +308,7 @@ class GradientTraining(ABC):
         if problems:
             raise BrokenCheckpoint(f"{path.name}: {'; '.join(problems[:3])}")
         self.step, self.wild = metadata["step"], metadata.get("wild", 0)
+        self.losses, self.mark = list(metadata.get("losses", [])), metadata.get("mark")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])
@@ -315,7 +322,10 @@ class GradientTraining(ABC):
         if given.get("recipe", self._described()) != self._described():
             return [f"it is of another recipe, {given['recipe']}"]
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
-        return [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
+        found = [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
+        losses = given.get("losses", [])
+        fits = isinstance(losses, list) and all(isinstance(one, float) and isfinite(one) for one in losses)
+        return found + ([] if fits else ["losses must be a list of finite numbers"])
 
     def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
         """The problems of the names, shapes and types of its tensors; moments come with the first step."""
@@ -371,6 +381,15 @@ COUNT = torch.zeros(())
 
 class BrokenCheckpoint(UsageError):
     """A file that is no checkpoint of the training that should go on from it."""
+
+
+def step_of(path: Path) -> int:
+    """Returns the step of a checkpoint; 0 where there is none."""
+    try:
+        step = _read(path)[0].get("step")
+    except (BrokenCheckpoint, FileNotFoundError):
+        return 0
+    return step if isinstance(step, int) else 0
 
 
 def mark_of(path: Path) -> str | None:

@@ -1,37 +1,74 @@
 """Training as an experiment follows it: from its checkpoint on, a point of the learning curve at a time."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from iclab.experiments.experiment import Experiment
+from iclab.learning.pack import PackTraining
 from iclab.learning.training import BrokenCheckpoint, GradientTraining
+from iclab.stops import Stopped, whole
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
+Due = Callable[[int], bool]  # whether the curve has a point at a step
+Watch = Callable[[int], dict[str, Any]]  # what is seen of the model there
 
 
-def learning_curve(
-    training: GradientTraining, due: Callable[[int], bool], watch: Callable[[int], dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def learning_curve(training: GradientTraining, due: Due, watch: Watch) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point after each step that is `due`, and after the last: step, mean loss since the
-    last point, rate, seconds of training in this process, and what `watch` sees."""
-    recipe, seconds, losses = training.recipe, 0.0, []
-    while training.step < recipe.steps:
+    last point, rate, seconds of training in this process, and what `watch` sees.
+
+    A training that was stopped goes on between two points, or with the point that it was stopped at."""
+    seconds = 0.0
+    while True:
+        if _pending(training, due):
+            yield _point(training, seconds, watch)
+        if training.step >= training.recipe.steps:
+            return
         start = perf_counter()
-        losses.append(training.advance())
+        with whole():
+            training.losses.append(training.advance())
         seconds += perf_counter() - start
-        if due(training.step) or training.step == recipe.steps:
-            yield {
-                "step": training.step,
-                "steps": recipe.steps,
-                "loss": sum(losses) / len(losses),
-                "lr": recipe.rate(training.step - 1),
-                "seconds": round(seconds, 3),
-                **watch(training.step),
-            }
-            losses = []
+
+
+def learning_curves(
+    pack: PackTraining, due: Sequence[Due], watch: Sequence[Watch]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Trains a pack until every replica is done or has diverged, and yields the points of each as `learning_curve`
+    does, with the number of the replica. Of the seconds of a step each replica that takes it has its share."""
+    seconds = [0.0] * len(pack.trainings)
+    while True:
+        for replica, training in enumerate(pack.trainings):
+            if _pending(training, due[replica]):
+                yield replica, _point(training, seconds[replica], watch[replica])
+        if not (moving := pack.active):
+            return
+        start = perf_counter()
+        with whole():
+            for replica, loss in pack.advance().items():
+                pack.trainings[replica].losses.append(loss)
+        for replica in moving:
+            seconds[replica] += (perf_counter() - start) / len(moving)
+
+
+def _pending(training: GradientTraining, due: Due) -> bool:
+    return bool(training.losses) and (due(training.step) or training.step == training.recipe.steps)
+
+
+def _point(training: GradientTraining, seconds: float, watch: Watch) -> dict[str, Any]:
+    """The point of a curve after the steps so far; the next one begins here."""
+    seen, losses = watch(training.step), training.losses
+    training.losses = []
+    return {
+        "step": training.step,
+        "steps": training.recipe.steps,
+        "loss": sum(losses) / len(losses),
+        "lr": training.recipe.rate(training.step - 1),
+        "seconds": round(seconds, 3),
+        **seen,
+    }
 
 
 def due(experiment: Experiment, step: int, steps: int) -> bool:
@@ -53,8 +90,9 @@ def follow(
     say: Say,
     log: Callable[[str], None],
 ) -> None:
-    """Resumes from the checkpoint, if there is one, and reports and saves at every point of the curve. A checkpoint
-    that is broken, or of another training, is reported and removed, and the training starts anew."""
+    """Resumes from the checkpoint, if there is one; reports and saves at every point of the curve, and where it is
+    stopped. A checkpoint that is broken, or of another training, is reported and removed, and the training starts
+    anew."""
     if os.path.lexists(checkpoint):
         try:
             training.resume(checkpoint)
@@ -62,5 +100,11 @@ def follow(
         except BrokenCheckpoint as error:
             log(f"starts anew: {error}")
             checkpoint.unlink()
-    for point in points:
-        training.save(checkpoint, say(point))
+    try:
+        for point in points:
+            with whole():
+                training.save(checkpoint, say(point))
+    except Stopped:
+        if training.step:
+            training.save(checkpoint, training.mark)
+        raise

@@ -166,7 +166,7 @@ class TokenTransformer(Stack):
         n = tokens.shape[1]
         h = self._embedded(tokens)
         if self.config.positions:
-            h = h + self.position[:n]
+            h = self._placed(h, slice(n))
         return self._through(h, self._mask(tokens), True, hooks)
 
     def _mask(self, tokens: Tensor) -> Bool[Tensor, "n n"]:

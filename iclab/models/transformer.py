@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -396,6 +396,12 @@ class Stack(nn.Module):
             h = block(h, mask, causal, ScopedHooks(hooks, f"blocks.{i}"))
             yield h
 
+    def _placed(
+        self, h: Float[Tensor, "b t d_model"], places: Int[Tensor, " t"] | slice
+    ) -> Float[Tensor, "b t d_model"]:
+        """The stream with the learned vector of each token's place added."""
+        return h + self.position[places]
+
     def _unknown(self, hooks: HookContext) -> list[str]:
         return [unknown("activation", name, self.activations()) for name in hooks.names() - set(self.activations())]
 
@@ -563,7 +569,7 @@ class Transformer(Stack):
         tokens, lost = known(tokens, mask, self.config.shared)
         h = self._embedded(tokens)
         if self.config.positions:
-            h = h + self.position[self.layout.positions(n, xs.device)]
+            h = self._placed(h, self.layout.positions(n, xs.device))
         return self._through(h, mask, self.layout.causal, hooks), lost
 
     def _mask(self, sequences: int, n: int, m: int | None, device: torch.device) -> Bool[Tensor, "*prefixes t t"]:

@@ -1,4 +1,4 @@
-"""The local engine: a process for each run, a few at a time. It only starts workers; the store holds what they did.
+"""The engine brings runs to their ends. It only has workers started, somewhere; the store holds what they did.
 
     waiting  →  working  →  ended               a worker of ours
     waiting  →  held     →  ended or waiting    a worker of another sweep; if that one dies, the run waits again
@@ -10,23 +10,20 @@ so does one that the disk interrupted. A finished run whose files are not what w
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from iclab.errors import Damaged
 from iclab.runs.disk import ADVICE, told
-from iclab.runs.store import ENDED, Run, Status, at_once
+from iclab.runs.store import ENDED, Run, Status
 from iclab.runs.trainings import Trainings
 from iclab.runs.worker import BUSY, UNRECORDED
 
 PAUSE = 0.1  # seconds between two looks at the workers
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 @runtime_checkable
@@ -39,21 +36,53 @@ class Display(Protocol):
     def ended(self, run: Run, status: Status) -> None:
         """Takes note that the run has ended, here or in another sweep."""
 
-    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int) -> None:
-        """Redraws the display; called repeatedly in between."""
+    def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int, where: Mapping[str, str]) -> None:
+        """Redraws the display; called repeatedly in between. `where` holds the places of the working runs."""
+
+
+class Worker(Protocol):
+    """Who works on a run, wherever that is."""
+
+    def code(self) -> int | None:
+        """Returns the exit status of the worker (`iclab.runs.worker`); none while it works."""
+        ...
+
+    def stop(self) -> None:
+        """Asks the worker to stop in order."""
+
+    def kill(self, patience: float) -> None:
+        """Waits so many seconds for its end, and kills it where that does not come."""
+
+    def where(self) -> str:
+        """Returns where it works, in a word or two; nothing where there is one place only."""
+        ...
+
+
+class Workplace(Protocol):
+    """Where workers work: see `iclab.runs.engines`."""
+
+    def has_room(self) -> bool:
+        """Tells whether another worker can start."""
+        ...
+
+    def start(self, run: Run, retry: int | None) -> Any:
+        """Starts a `Worker` on a run; `retry` is the number of the attempt that failed. Raises ``OSError``."""
+
+    def left(self, child: Any) -> None:
+        """Takes note that a worker has ended."""
 
 
 @dataclass
 class Engine:
-    """Brings runs to their ends with `jobs` processes. Failed runs are left alone unless `retry` is set."""
+    """Brings runs to their ends with workers in a workplace. Failed runs are left alone unless `retry` is set."""
 
     runs: Sequence[Run]
-    jobs: int
+    workplace: Workplace
     display: Display
     retry: bool = False
     trainings: Trainings = field(default_factory=Trainings)
     waiting: deque[Run] = field(default_factory=deque, init=False)
-    working: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    working: dict[str, Worker] = field(default_factory=dict, init=False)
     held: dict[str, Run] = field(default_factory=dict, init=False)
     outcomes: dict[str, Status] = field(default_factory=dict, init=False)
     tries: dict[str, int] = field(default_factory=dict, init=False)
@@ -70,6 +99,14 @@ class Engine:
             self._stop()
         return self.outcomes
 
+    def handed_in(self) -> dict[str, Status]:
+        """Has work begun on every run that can begin now, and leaves it alone; returns the statuses as they are."""
+        self._sort()
+        self._start()
+        for worker in self.working.values():
+            worker.code()
+        return {run.id: self.outcomes.get(run.id) or run.status() for run in self.runs}
+
     def _sort(self) -> None:
         """Runs that have ended need nothing; the others wait."""
         for run in self.runs:
@@ -82,7 +119,7 @@ class Engine:
                 self.waiting.append(run)
 
     def _start(self) -> None:
-        while len(self.working) < self.jobs and (run := self._next()):
+        while self.workplace.has_room() and (run := self._next()):
             if run.held():
                 self.held[run.id] = run
             elif not self._settled(run) and self._given(run):
@@ -108,7 +145,7 @@ class Engine:
 
     def _begin(self, run: Run) -> None:
         try:
-            self.working[run.id] = _spawn(run, self.tries[run.id] if self.retry else None)
+            self.working[run.id] = self.workplace.start(run, self.tries[run.id] if self.retry else None)
         except OSError as error:
             self._end(run, _interrupted(run.recorded(), told(error)))
         else:
@@ -116,15 +153,17 @@ class Engine:
 
     def _look(self) -> None:
         by_id = {run.id: run for run in self.runs}
-        for id, process in list(self.working.items()):
-            if process.poll() is not None:
+        for id, worker in list(self.working.items()):
+            if (code := worker.code()) is not None:
                 del self.working[id]
-                self._finish(by_id[id], process.returncode)
+                self.workplace.left(worker)
+                self._finish(by_id[id], code)
         for id, run in list(self.held.items()):
             if not run.held():
                 del self.held[id]
                 self.waiting.append(run)
-        self.display.look({id: by_id[id] for id in self.working}, self.held, len(self.waiting))
+        where = {id: worker.where() for id, worker in self.working.items()}
+        self.display.look({id: by_id[id] for id in self.working}, self.held, len(self.waiting), where)
         time.sleep(PAUSE)
 
     def _finish(self, run: Run, code: int) -> None:
@@ -148,36 +187,12 @@ class Engine:
         self.display.ended(run, status)
 
     def _stop(self) -> None:
-        """Stops all workers and waits; those that do not are killed."""
-        for process in self.working.values():
-            with suppress(ProcessLookupError):
-                process.terminate()
+        """Stops all workers in order and waits; those that do not end are killed."""
+        for worker in self.working.values():
+            worker.stop()
         end = time.monotonic() + 10
-        for process in self.working.values():
-            try:
-                process.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _spawn(run: Run, retry: int | None) -> subprocess.Popen[bytes]:
-    """Starts a worker. The pipe to its standard input closes when this process dies, and the worker stops then."""
-    again = [] if retry is None else ["--retry", str(retry)]
-    command = [sys.executable, "-m", "iclab.runs.worker", str(run.folder), "--watch", *again]
-    with open(run.log, "ab", opener=at_once) as log, _interrupts_blocked():
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **ONE_THREAD}, bufsize=0
-        )
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A child started inside never sees the Ctrl-C of the terminal: it is this process that stops it, in order."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for worker in self.working.values():
+            worker.kill(max(0.1, end - time.monotonic()))
 
 
 @contextmanager

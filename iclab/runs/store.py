@@ -209,6 +209,12 @@ class Run:
             why = str(error).splitlines()[0]
             return Status("damaged", error=f"not the status of a run: {why}; {self.remedy}")
 
+    def lost_seconds(self, status: Status) -> float:
+        """Returns the seconds from the start of an attempt that was killed to its last sign of life."""
+        signs = [path.stat().st_mtime for path in (self.checkpoint, self.folder / CURVE, self.log) if path.is_file()]
+        begun = datetime.fromisoformat(status.started).timestamp() if status.started else max(signs, default=0.0)
+        return max(0.0, max(signs, default=0.0) - begun)
+
     def record(self, status: Status, **changes: Any) -> Status:
         """Writes a status with some entries changed; only who holds the lock may do so."""
         status = _with(status, **changes)

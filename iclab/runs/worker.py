@@ -15,19 +15,17 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from iclab.errors import Damaged
 from iclab.runs.disk import ADVICE, passing, told
 from iclab.runs.store import CURVE, ENDED, Curve, Run, now
+from iclab.stops import Stopped, listen
 
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 143
 UNRECORDED = 100  # and the number of the error that kept the status from being written
-
-
-class Stopped(BaseException):
-    """An orderly stop was requested; not an error of the run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +60,8 @@ def work(run: Run, retry: int | None = None) -> int:
     run.tidy()
     run.note_damage(status)
     origin = run.origin() if run.weights else {}  # what it is measured in may be another environment
+    if status.state == "running":  # an attempt that nobody ended
+        status = replace(status, seconds=round(status.seconds + run.lost_seconds(status), 3))
     begun = {"attempts": status.attempts + 1, "error": "", "started": now(), "ended": None, "origin": origin}
     status = run.record(status, state="running", **begun)
     start = time.monotonic()
@@ -138,15 +138,11 @@ def _forget_other_curve(run: Run, curve: Curve) -> None:
 def _listen(watch: bool) -> None:
     """Turns a request to stop into `Stopped`, and the end of the standard input into such a request."""
     faulthandler.enable()
-    signal.signal(signal.SIGTERM, _stop)
+    listen(signal.SIGTERM)
     if watch:
         threading.Thread(target=_await_end, daemon=True).start()
     else:
-        signal.signal(signal.SIGINT, _stop)
-
-
-def _stop(*_: object) -> None:
-    raise Stopped
+        listen(signal.SIGINT)
 
 
 def _await_end() -> None:

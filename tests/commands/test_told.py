@@ -76,7 +76,7 @@ def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, mon
     from iclab.commands import bench, recall, theorems
 
     nowhere = iter([{"what": "x", "seconds": float("inf")}])
-    for section in ("baselines", "probes", "throughput", "devices"):
+    for section in ("baselines", "probes", "throughput", "packs", "devices"):
         monkeypatch.setattr(bench, section, lambda: iter([{"what": "x", "seconds": float("nan")}]))
     monkeypatch.setattr(bench, "quality", lambda budget: nowhere)
     monkeypatch.setattr(recall, "RecallText", SimpleNamespace)

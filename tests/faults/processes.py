@@ -1,7 +1,6 @@
 """Sweeps as processes that cost little: forks of one that has loaded torch already. They can be killed at any moment.
 
-The engine and the worker are those of the project; only the way in which the engine starts a worker is another one, a
-fork instead of a new interpreter.
+The engine and the worker are those of the project; only a worker is a fork of the sweep itself.
 """
 
 import errno
@@ -22,8 +21,10 @@ import torch
 from safetensors.torch import load_file
 
 from iclab import cli
+from iclab.commands import sweep as sweeping
 from iclab.runs import engine, worker
-from iclab.runs.store import Run, runs
+from iclab.runs.engines.local import Processes, Slot
+from iclab.runs.store import Run, at_once, runs
 
 STUDY = """title = "A study under faults"
 question = "Does it end?"
@@ -57,14 +58,15 @@ within = [2.25, 4.0]
 
 @dataclass
 class Fork:
-    """A forked worker, as the engine sees the process that it started."""
+    """A forked worker, as the engine sees it."""
 
     pid: int
     pipe: int
+    slot: Slot
     returncode: int | None = None
 
-    def poll(self) -> int | None:
-        """The exit status, as Popen tells it; none while it runs."""
+    def code(self) -> int | None:
+        """The exit status; none while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -73,42 +75,45 @@ class Fork:
                 PIPES.discard(self.pipe)
         return self.returncode
 
-    def wait(self, timeout: float) -> int | None:
-        """Waits for the end for so long."""
-        end = time.monotonic() + timeout
-        while self.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        return self.returncode
-
-    def terminate(self) -> None:
+    def stop(self) -> None:
         """Asks it to stop."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
-    def kill(self) -> None:
-        """Stops it."""
-        with suppress(ProcessLookupError):
+    def kill(self, patience: float) -> None:
+        """Waits for its end, and then stops it."""
+        end = time.monotonic() + patience
+        while self.code() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        if self.code() is None:
             os.kill(self.pid, signal.SIGKILL)
 
 
 PIPES: set[int] = set()  # the ends by which forked workers notice that the sweep is gone; no worker may hold another's
 
 
-def fork(run: Run, retry: int | None) -> Fork:
-    """Starts a worker of a run as the engine does, but for the interpreter."""
-    read, write = os.pipe()
-    with open(run.log, "ab", opener=engine.at_once) as log:
-        pid = os.fork()
-        if pid == 0:
-            again = [] if retry is None else ["--retry", str(retry)]
-            for pipe in (write, *PIPES):
-                with suppress(OSError):
-                    os.close(pipe)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            ended(lambda: worker.main([str(run.folder), "--watch", *again]), log.fileno(), read)
-    os.close(read)
-    PIPES.add(write)
-    return Fork(pid, write)
+class Forks(Processes):
+    """Workers that are forks of the sweep itself: they belong to its session, by which tests find them."""
+
+    def start(self, run: Run, retry: int | None) -> Any:
+        """Starts a worker of a run as the engine does, but for the server."""
+        read, write = os.pipe()
+        with open(run.log, "ab", opener=at_once) as log:
+            pid = os.fork()
+            if pid == 0:
+                again = [] if retry is None else ["--retry", str(retry)]
+                for pipe in (write, *PIPES):
+                    with suppress(OSError):
+                        os.close(pipe)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                ended(lambda: worker.main([str(run.folder), "--watch", *again]), log.fileno(), read)
+        os.close(read)
+        PIPES.add(write)
+        return Fork(pid, write, self.free.popleft())
+
+    def left(self, child: Any) -> None:
+        """Takes back the slot."""
+        self.free.append(child.slot)
 
 
 def ended(call: Callable[[], int], output: int, stdin: int | None = None) -> None:
@@ -229,7 +234,7 @@ class Lab:
         if pid == 0:
             os.setsid()
             PIPES.clear()
-            engine._spawn, engine.PAUSE = fork, 0.01
+            sweeping.Processes, engine.PAUSE = Forks, 0.01
             before()
             ended(lambda: cli.main(command), write)
         os.close(write)

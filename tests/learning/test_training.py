@@ -269,7 +269,7 @@ def test_a_training_that_diverges_says_so_with_its_step(lr):
 def test_one_wild_batch_is_no_divergence_and_a_row_of_them_is_counted_across_checkpoints(monkeypatch, tmp_path):
     training, wild = fresh(TrainingConfig(steps=200)), [3]
     monkeypatch.setattr(training, "_targets", lambda prompts: prompts.ys + 1e4 * (training.step in wild))
-    monkeypatch.setattr(training, "_check", lambda value, _: Training._check(training, value, 1.0))
+    monkeypatch.setattr(training, "check", lambda value, _: Training.check(training, value, 1.0))
     for _ in range(6):
         training.advance()
     assert training.step == 6

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,16 +128,13 @@ def stored(study):
 
 
 def workers(folder):
-    """The processes that work below a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"iclab.runs.worker" in words and any(w.startswith(str(folder).encode()) for w in words):
-            found.append(int(path.parent.name))
-    return found
+    """The processes that write the log of a run below a folder, and are not this one."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/fd/2"):
+        with suppress(OSError):
+            if os.readlink(path).startswith(f"{folder}{os.sep}"):
+                found.add(int(path.parts[2]))
+    return sorted(found)
 
 
 def wait_for(what, seconds=60.0):

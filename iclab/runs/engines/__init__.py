@@ -1,0 +1,85 @@
+"""Where the workers of a sweep work:
+
+    local    processes of this machine, one for each core or GPU
+    dask     a Dask cluster, of this machine, at an address, or one that dask-jobqueue starts; no common disk is needed
+    slurm    job arrays of a Slurm cluster with shared files; the sweep can be left alone
+
+Each is a `Workplace` of `iclab.runs.engine`. The store stays the truth: whichever engine works, a run is a folder with
+a lock, a checkpoint and a status, and ends with the same numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from iclab.errors import UsageError, refuse, unknown
+
+Name = Literal["local", "dask", "slurm"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep works, as the command line says it. Raises ``ValueError`` for options that do not belong together.
+
+    `jobs` bounds the workers at a time; `address` is that of a Dask scheduler; `cluster` a class of dask-jobqueue, such
+    as PBS; `options` are those of that class or of sbatch, as KEY=VALUE; `chunk` is the runs of a task of a Slurm
+    array; with `detach` the sweep ends once everything is handed in.
+    """
+
+    engine: str = "local"
+    jobs: int | None = None
+    address: str | None = None
+    cluster: str | None = None
+    options: tuple[str, ...] = ()
+    chunk: int | None = None
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        names = get_args(Name)
+        problems = [] if self.engine in names else [unknown("engine", self.engine, names)]
+        least = {"--jobs": self.jobs, "--chunk": self.chunk}
+        problems += [f"{key} must be at least 1, given {value}" for key, value in least.items() if (value or 1) < 1]
+        needs = {
+            "--address": (self.address, ("dask",)),
+            "--cluster": (self.cluster, ("dask",)),
+            "--option": (self.options, ("slurm",) if self.cluster is None else ("dask",)),
+            "--chunk": (self.chunk, ("slurm",)),
+            "--detach": (self.detach, ("slurm",)),
+        }
+        for key, (value, engines) in needs.items():
+            if value and self.engine in names and self.engine not in engines:
+                problems.append(f"{key} is for --engine {engines[0]}, given --engine {self.engine}")
+        if self.address and self.cluster:
+            problems.append("--address names a cluster that is there, --cluster one to start: give one of them")
+        refuse("sweep", problems)
+        if self.engine == "slurm":
+            from iclab.runs.engines.slurm import options
+
+            options(self.options)
+
+
+HERE = Place()
+
+
+@contextmanager
+def opened(place: Place, folder: Path, devices: Sequence[str]) -> Iterator[Any]:
+    """Yields the workplace for runs in a folder on such devices (as `device` of an experiment names them). Raises
+    ``ValueError`` where it cannot be had."""
+    from iclab.runs.engines.local import Processes, slots
+    from iclab.runs.environment import usable_cores
+
+    if place.engine == "slurm":
+        from iclab.runs.engines import slurm
+
+        yield slurm.Slurm(folder, slurm.options(place.options), place.chunk, place.jobs)
+    elif place.engine == "dask":
+        try:
+            from iclab.runs.engines import dask
+        except ModuleNotFoundError as error:
+            raise UsageError(f"--engine dask needs the package {error.name}: pip install 'iclab[dask]'") from None
+        with dask.opened(place, slots(place.jobs, devices, usable_cores())) as workplace:
+            yield workplace
+    else:
+        yield Processes(slots(place.jobs, devices, usable_cores()))

@@ -1,0 +1,55 @@
+"""One task of a Slurm array, which works on a list of runs one after the other:
+
+    python -m iclab.runs.engines.chunk LIST.json INDEX
+
+PyTorch is loaded once for all of them. Runs that have ended, or that another process holds, are passed over. Slurm asks
+it to stop with SIGTERM (a preemption, after which Slurm itself queues it again, or the end by `scancel`) or, some time
+before the limit, with SIGUSR1: then the run is left at its last step and the task asks to be queued again.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from iclab.learning.training import step_of
+from iclab.runs import worker
+from iclab.runs.store import Run
+from iclab.stops import Stopped, listen, reason
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Works on the runs of one entry of a list; returns the exit status."""
+    file, index = (arguments or sys.argv[1:])[:2]
+    plan = json.loads(Path(file).read_text())
+    listen(signal.SIGTERM, signal.SIGUSR1)
+    for name in plan["chunks"][int(index)]:
+        run = Run(Path(file).absolute().parents[1] / name)
+        before = step_of(run.checkpoint)
+        try:
+            with run.hold(patience=0.5) as mine:
+                code = worker.work(run, plan["retry"].get(name)) if mine else worker.BUSY
+        except Stopped:
+            code = worker.STOPPED
+        if code == worker.STOPPED:
+            return _stopped(run, before)
+    return 0
+
+
+def _stopped(run: Run, before: int) -> int:
+    """Asks to be queued again where time was up, unless that would go on for ever."""
+    if reason() != signal.SIGUSR1:
+        return worker.STOPPED
+    if step_of(run.checkpoint) == before:
+        run.note(f"the time limit is too short: a life that began at step {before} ended there")
+        return worker.FAILED
+    task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    run.note(f"time is up: queued again ({task})")
+    return subprocess.run(["scontrol", "requeue", task]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

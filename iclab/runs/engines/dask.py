@@ -1,0 +1,316 @@
+"""Workers of a Dask cluster, which need no common disk: the files of a run travel with it.
+
+    this process     holds the locks, writes the store, sends a run out and resubmits one whose worker was lost
+    a task           a run in a folder of the worker's own; a child process works on it, and what changes is sent back
+    the scheduler    carries the files through a queue, and a beat by which tasks know that somebody waits for them
+
+Any of them may die. A run whose worker is lost goes on elsewhere from the newest checkpoint that came back; where the
+client or the scheduler is lost the same command goes on. A worker of another iclab or PyTorch is refused, since its
+numbers could be others.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dask
+import distributed
+import torch
+from distributed import Client, Queue, Variable
+
+import iclab
+from iclab.errors import UsageError, refuse, unknown
+from iclab.runs.engines import Place
+from iclab.runs.engines.local import ONE_THREAD, Slot
+from iclab.runs.engines.parcel import Changes, Files, packed, unpack
+from iclab.runs.store import Run, at_once
+from iclab.runs.worker import BUSY
+
+LOOK = 0.5  # seconds between two looks of a task at its child, and of the client at the queue
+PATIENCE = 30.0  # seconds without a beat after which a task takes its client for gone
+LIVES = 3  # workers in a row that may be lost without a new checkpoint
+
+Versions = dict[str, str]
+
+
+@cache
+def versions() -> Versions:
+    """Returns what must be the same for numbers to be the same: PyTorch, iclab, and the text of its modules."""
+    found = hashlib.sha256()
+    for path in sorted(Path(iclab.__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return {"iclab": iclab.__version__, "its source": found.hexdigest()[:12], "torch": torch.__version__}
+
+
+def differing(here: Versions, there: Versions) -> str:
+    """Returns in what two places differ, in words; nothing where they do not."""
+    return ", ".join(f"{name} {there[name]} there and {here[name]} here" for name in here if here[name] != there[name])
+
+
+# ---- at the worker -------------------------------------------------------------------------------------------------
+
+
+def work(
+    files: Files, id: str, retry: int | None, slot: Slot, expected: Versions, channel: str, life: str
+) -> tuple[int | str, Files]:
+    """Works on a run whose files these are; sends what changes on the way, and returns the exit status of the worker
+    and what changed last. In place of the status stands in what this place differs, where it does."""
+    if other := differing(expected, versions()):
+        return other, {}
+    queue, beat = Queue(channel), Variable(f"{channel} beat")
+    with tempfile.TemporaryDirectory(prefix="iclab_") as parent:
+        run = Run(Path(parent) / id)
+        unpack(files, run.folder)
+        changes = Changes(run.folder)
+        with _child(run, retry, slot) as child:
+            for _ in _looks(child, beat, life):
+                if found := changes.take():
+                    queue.put((life, found))
+        return child.returncode, changes.take()
+
+
+@contextmanager
+def _child(run: Run, retry: int | None, slot: Slot) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process, which is gone when the block is left, however that comes."""
+    again = [] if retry is None else ["--retry", str(retry)]
+    command = [sys.executable, "-m", "iclab.runs.worker", str(run.folder), "--watch", *again]
+    environment = {**os.environ, **ONE_THREAD, **slot}
+    with open(run.log, "ab", opener=at_once) as log:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, bufsize=0)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def _looks(child: subprocess.Popen[bytes], beat: Variable, life: str) -> Iterator[None]:
+    """Yields again and again until the child has ended, and asks it to stop where the client wants that, or is gone."""
+    last, heard, asked = None, time.monotonic(), False
+    while child.poll() is None:
+        time.sleep(LOOK)
+        try:
+            count, stopped = beat.get(timeout=5)
+        except Exception:  # no scheduler, or it knows nothing of us
+            count, stopped = last, ()
+        if count != last:
+            last, heard = count, time.monotonic()
+        if not asked and (life in stopped or time.monotonic() - heard > PATIENCE):
+            child.terminate()
+            asked = True
+        yield
+
+
+# ---- at the client -------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Task:
+    """A run at a worker somewhere."""
+
+    run: Run
+    retry: int | None
+    slot: Slot
+    lock: ExitStack
+    submit: Callable[..., Any]
+    drain: Callable[[], None]
+    life: str = ""
+    future: Any = None
+    lost: int = 0  # workers in a row that were lost without a new checkpoint
+    stopping: bool = False
+    ended: int | None = None
+
+    def send(self) -> None:
+        """Sends the run out, with its files as they are."""
+        self.life = uuid4().hex
+        self.future = self.submit(packed(self.run.folder), self.run.id, self.retry, dict(self.slot), self.life)
+
+    def receive(self, files: Mapping[str, bytes | None]) -> None:
+        """Lays down what came back."""
+        unpack(files, self.run.folder)
+        if any(name.startswith("checkpoint") for name in files):
+            self.lost = 0
+
+    def code(self) -> int | None:
+        """Returns the exit status of the worker; none while it works, here or there. Raises ``ValueError`` where it is
+        at a place that must not work."""
+        self.drain()
+        if self.ended is None and self.future.done():
+            self.ended = self._result() if self.future.status == "finished" else self._again()
+        return self.ended
+
+    def _result(self) -> int:
+        status, files = self.future.result()
+        if isinstance(status, str):
+            raise UsageError(f"--engine dask: a worker is of another version: {status}")
+        self.receive(files)
+        return status
+
+    def _again(self) -> int | None:
+        """Sends a run out once more whose worker was lost; an exit status where that was tried often enough."""
+        self.lost += 1
+        if self.lost > LIVES or self.stopping:
+            self.run.note(f"lost its worker {self.lost} times without a new checkpoint: {self.future.status}")
+            return 255
+        self.run.note("lost its worker, and goes on at another one")
+        self.send()
+        return None
+
+    def where(self) -> str:
+        """Returns nothing: the scheduler chooses, and may choose again."""
+        return ""
+
+    def stop(self) -> None:
+        """Asks the worker to stop in order; the next beat says so."""
+        self.stopping = True
+        self.drain()
+
+    def kill(self, patience: float) -> None:
+        """Waits for the end and takes what came back; gives the run up where that does not come."""
+        end = time.monotonic() + patience
+        with suppress(Exception):  # the scheduler may be gone
+            while self.code() is None and time.monotonic() < end:
+                time.sleep(0.1)
+        self.future.cancel()
+        self.lock.close()
+
+
+@dataclass(eq=False)
+class Cluster:
+    """The workers of a Dask cluster. `slots` are what is set in the environment of each, on a cluster of this machine;
+    on another as many runs are sent out as it has threads, or as are said."""
+
+    client: Client
+    slots: Sequence[Slot] = ()
+    most: int | None = None
+    tasks: list[Task] = field(default_factory=list)
+    channel: str = field(default_factory=lambda: f"iclab {uuid4().hex}")
+
+    def __post_init__(self) -> None:
+        self.free = deque(self.slots)
+        self.queue = Queue(self.channel, client=self.client)
+        self.beat = Variable(f"{self.channel} beat", client=self.client)
+        self.count, self.looked = 0, 0.0
+        for address, there in self.client.run(versions).items():
+            if other := differing(versions(), there):
+                raise UsageError(f"--engine dask: the worker {address} is of another version: {other}")
+
+    def has_room(self) -> bool:
+        """Tells whether another run can be sent out."""
+        return bool(self.free) if self.slots else len(self.tasks) < (self.most or self._threads())
+
+    def _threads(self) -> int:
+        return sum(each["nthreads"] for each in self.client.scheduler_info(n_workers=-1)["workers"].values())
+
+    def start(self, run: Run, retry: int | None) -> Task:
+        """Sends a run out, once it is held here."""
+        lock = ExitStack()
+        if not lock.enter_context(run.hold(patience=0.5)):
+            lock.close()
+            return Task(run, retry, {}, ExitStack(), self._submit, self._drain, ended=BUSY)
+        task = Task(run, retry, self.free.popleft() if self.slots else {}, lock, self._submit, self._drain)
+        self.tasks.append(task)
+        self._drain()
+        task.send()
+        return task
+
+    def left(self, task: Task) -> None:
+        """Takes note that a run has come back."""
+        task.lock.close()
+        if task in self.tasks:
+            self.tasks.remove(task)
+            self.free.extend([task.slot] if self.slots else [])
+
+    def _submit(self, files: Files, id: str, retry: int | None, slot: Slot, life: str) -> Any:
+        return self.client.submit(
+            work, files, id, retry, slot, versions(), self.channel, life, pure=False, retries=0, key=f"{id}-{life}"
+        )
+
+    def _drain(self) -> None:
+        """Lays down what came back, and lets the tasks know that this process is there."""
+        if time.monotonic() - self.looked < LOOK:
+            return
+        self.looked = time.monotonic()
+        self.count += 1
+        self.beat.set((self.count, tuple(task.life for task in self.tasks if task.stopping)))
+        lives = {task.life: task for task in self.tasks}
+        for life, files in self.queue.get(batch=True):
+            if life in lives:  # and not one that was given up
+                lives[life].receive(files)
+
+
+@contextmanager
+def opened(place: Place, slots: Sequence[Slot]) -> Iterator[Cluster]:
+    """Yields the workplace: a scheduler at an address, a cluster that dask-jobqueue starts, or one on this machine with
+    a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,  # it is the client that sends a run out again, with new files
+        "distributed.comm.timeouts.connect": "10s",
+    }
+    with dask.config.set(settings):
+        if place.address:
+            with _at(place.address) as client:
+                yield Cluster(client, most=place.jobs)
+        elif place.cluster:
+            with _started(place.cluster, place.options, place.jobs or 1) as client:
+                yield Cluster(client, most=place.jobs or 1)
+        else:
+            with _local(len(slots)) as client:
+                yield Cluster(client, slots)
+
+
+def _at(address: str) -> Client:
+    try:
+        return Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--address {address}: no scheduler answers: {error}") from None
+
+
+@contextmanager
+def _started(name: str, options: Sequence[str], jobs: int) -> Iterator[Client]:
+    """A cluster whose workers are jobs of a queue: none where there is no work, and at most so many."""
+    try:
+        import dask_jobqueue
+    except ModuleNotFoundError:
+        raise UsageError("--cluster needs the package dask-jobqueue: pip install 'iclab[dask]'") from None
+    kinds = {each.removesuffix("Cluster"): each for each in vars(dask_jobqueue) if each.endswith("Cluster")}
+    refuse("--cluster", [] if name in kinds else [unknown("cluster", name, kinds)])
+    try:
+        given = {key: _value(text) for key, _, text in (option.partition("=") for option in options)}
+        made = getattr(dask_jobqueue, kinds[name])(**given)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--cluster {name}: {error}") from None
+    made.adapt(minimum_jobs=0, maximum_jobs=jobs)
+    with made, Client(made, set_as_default=False) as client:
+        yield client
+
+
+def _value(text: str) -> Any:
+    """The value of an option: a number, a list or a truth as JSON has them, or else a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@contextmanager
+def _local(count: int) -> Iterator[Client]:
+    """A cluster of this machine that nobody else can reach."""
+    local = distributed.LocalCluster(
+        n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
+    )
+    with local, Client(local, set_as_default=False) as client:
+        yield client

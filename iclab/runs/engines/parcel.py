@@ -1,0 +1,82 @@
+"""The files of a run on their way between the store and a worker that sees no store.
+
+A worker elsewhere works in a folder of its own and sends what changed; the store is written by one side alone. Files
+are taken in an order in which any part of them is whole: a checkpoint is read before the curve that it belongs to, and
+the curve is laid down first; the status comes last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from iclab.files import atomic_write
+from iclab.runs.store import CURVE
+
+LEFT = ("lock",)  # what is of one machine alone
+STATUS = "status.json"
+
+Files = dict[str, bytes | None]  # by name; none where a file was removed
+
+
+def packed(folder: Path) -> Files:
+    """Returns the content of all files of a run, by their names in its folder."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name not in LEFT and not _half_written(path)}
+
+
+def unpack(files: Mapping[str, bytes | None], folder: Path) -> None:
+    """Lays files down in a folder, each whole or not at all, the curve before checkpoints and the status last."""
+    for name in sorted(files, key=lambda name: (name == STATUS, name.startswith("checkpoint"), name)):
+        path, content = folder / name, files[name]
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, content)
+
+
+def _half_written(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+@dataclass
+class Changes:
+    """What changed in the folder of a run since the last look."""
+
+    folder: Path
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.seen = self._marks()
+
+    def take(self) -> Files:
+        """Returns the files that are new, others than before, or gone. The curve is read last, so that it holds at
+        least what a checkpoint knows."""
+        marks = self._marks()
+        found: Files = {name: None for name in self.seen.keys() - marks.keys()}
+        for name in sorted(marks, key=lambda name: (name == CURVE, name)):
+            if self.seen.get(name) != marks[name]:
+                found[name] = _read(self.folder / name)
+        self.seen = marks
+        return found
+
+    def _marks(self) -> dict[str, tuple[int, int]]:
+        found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
+        marks = {name: _mark(path) for name, path in found.items() if name not in LEFT and not _half_written(path)}
+        return {name: mark for name, mark in marks.items() if mark is not None}
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """What is another where a file is another; none where there is no file."""
+    try:
+        told = path.stat()
+    except FileNotFoundError:  # replaced meanwhile
+        return None
+    return (told.st_mtime_ns, told.st_size) if path.is_file() else None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
