@@ -9,7 +9,6 @@ client or the scheduler is lost the same command goes on. A worker of another ic
 numbers could be others.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -20,44 +19,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import dask
-import distributed
-import torch
-from distributed import Client, Queue, Variable
+import distributed  # pyright: ignore[reportMissingImports]
+from dask.config import set as configured  # pyright: ignore[reportMissingImports]
+from distributed import Client, Queue, Variable  # pyright: ignore[reportMissingImports]
 
-import iclab
 from iclab.errors import UsageError, refuse, unknown
 from iclab.runs.engines import Place
-from iclab.runs.engines.local import ONE_THREAD, Slot
+from iclab.runs.engines.local import ONE_THREAD, Slot, conditions_of_workers
 from iclab.runs.engines.parcel import Changes, Files, packed, unpack
+from iclab.runs.engines.places import Versions, differing, versions
 from iclab.runs.store import Run, at_once
 from iclab.runs.worker import BUSY
 
 LOOK = 0.5  # seconds between two looks of a task at its child, and of the client at the queue
 PATIENCE = 30.0  # seconds without a beat after which a task takes its client for gone
+CONNECT = "10s"  # for which somebody at an address is waited
+LOST = 255  # the exit status of a run that was given up
 LIVES = 3  # workers in a row that may be lost without a new checkpoint
-
-Versions = dict[str, str]
-
-
-@cache
-def versions() -> Versions:
-    """Returns what must be the same for numbers to be the same: PyTorch, iclab, and the text of its modules."""
-    found = hashlib.sha256()
-    for path in sorted(Path(iclab.__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return {"iclab": iclab.__version__, "its source": found.hexdigest()[:12], "torch": torch.__version__}
-
-
-def differing(here: Versions, there: Versions) -> str:
-    """Returns in what two places differ, in words; nothing where they do not."""
-    return ", ".join(f"{name} {there[name]} there and {here[name]} here" for name in here if here[name] != there[name])
-
 
 # ---- at the worker -------------------------------------------------------------------------------------------------
 
@@ -162,10 +144,13 @@ class Task:
     def _again(self) -> int | None:
         """Sends a run out once more whose worker was lost; an exit status where that was tried often enough."""
         self.lost += 1
+        why = self.future.exception() if self.future.status == "error" else self.future.status
         if self.lost > LIVES or self.stopping:
-            self.run.note(f"lost its worker {self.lost} times without a new checkpoint: {self.future.status}")
-            return 255
-        self.run.note("lost its worker, and goes on at another one")
+            text = f"lost its worker {self.lost} times without a new checkpoint: {why}"
+            self.run.note(text)
+            self.run.record(self.run.recorded(), error=text)
+            return LOST
+        self.run.note(f"lost its worker, and goes on at another one: {why}")
         self.send()
         return None
 
@@ -204,7 +189,7 @@ class Cluster:
         self.queue = Queue(self.channel, client=self.client)
         self.beat = Variable(f"{self.channel} beat", client=self.client)
         self.count, self.looked = 0, 0.0
-        for address, there in self.client.run(versions).items():
+        for address, there in asked(self.client, versions).items():
             if other := differing(versions(), there):
                 raise UsageError(f"--engine dask: the worker {address} is of another version: {other}")
 
@@ -252,24 +237,41 @@ class Cluster:
                 lives[life].receive(files)
 
 
+def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
+    """Returns the answer of each worker to a question, by address. Raises ``ValueError`` where one does not know it."""
+    try:
+        return client.run(question)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--engine dask: a worker has no iclab, or another: {error}") from None
+
+
 @contextmanager
 def opened(place: Place, slots: Sequence[Slot]) -> Iterator[Cluster]:
-    """Yields the workplace: a scheduler at an address, a cluster that dask-jobqueue starts, or one on this machine with
-    a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
+    """Yields the workplace, as `connected` has it."""
+    with connected(place, slots) as client:
+        if place.address or place.cluster:
+            yield Cluster(client, most=place.jobs or (1 if place.cluster else None))
+        else:
+            yield Cluster(client, slots)
+
+
+@contextmanager
+def connected(place: Place, slots: Sequence[Slot]) -> Iterator[Client]:
+    """Yields the client of a scheduler at an address, of a cluster that dask-jobqueue starts, or of one on this machine
+    with a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
     settings = {
         "distributed.scheduler.allowed-failures": 0,  # it is the client that sends a run out again, with new files
-        "distributed.comm.timeouts.connect": "10s",
+        "distributed.comm.timeouts.connect": CONNECT,
     }
-    with dask.config.set(settings):
+    with configured(settings):
         if place.address:
-            with _at(place.address) as client:
-                yield Cluster(client, most=place.jobs)
+            made = _at(place.address)
         elif place.cluster:
-            with _started(place.cluster, place.options, place.jobs or 1) as client:
-                yield Cluster(client, most=place.jobs or 1)
+            made = _started(place.cluster, place.options, place.jobs or 1)
         else:
-            with _local(len(slots)) as client:
-                yield Cluster(client, slots)
+            made = _local(len(slots))
+        with made as client:
+            yield client
 
 
 def _at(address: str) -> Client:
@@ -283,7 +285,7 @@ def _at(address: str) -> Client:
 def _started(name: str, options: Sequence[str], jobs: int) -> Iterator[Client]:
     """A cluster whose workers are jobs of a queue: none where there is no work, and at most so many."""
     try:
-        import dask_jobqueue
+        import dask_jobqueue  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise UsageError("--cluster needs the package dask-jobqueue: pip install 'iclab[dask]'") from None
     kinds = {each.removesuffix("Cluster"): each for each in vars(dask_jobqueue) if each.endswith("Cluster")}
@@ -309,8 +311,9 @@ def _value(text: str) -> Any:
 @contextmanager
 def _local(count: int) -> Iterator[Client]:
     """A cluster of this machine that nobody else can reach."""
-    local = distributed.LocalCluster(
-        n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
-    )
+    with conditions_of_workers():
+        local = distributed.LocalCluster(
+            n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
+        )
     with local, Client(local, set_as_default=False) as client:
         yield client
