@@ -44,7 +44,7 @@ def script(folder: Path, name: str, options: Mapping[str, str]) -> str:
     log = str(folder / FOLDER / name).replace("%", "%%") + "_%a.log"
     exports = [f"export {key}={value}" for key, value in ONE_THREAD.items()]
     own = [
-        "#SBATCH --job-name=iclab",
+        f"#SBATCH --job-name=iclab-{name}",
         f"#SBATCH --output={shlex.quote(log)}",
         "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
@@ -123,10 +123,14 @@ class Array:
 
     @classmethod
     def read(cls, path: Path) -> "Array | None":
-        """Returns the array of a list; none where it was never handed in."""
+        """Returns the array of a list; none where it was never handed in. Whoever did that may have been killed before
+        the number could be kept: then the queue has it by name."""
         number = path.with_suffix(".id")
         if not number.is_file():
-            return None
+            found = call("squeue", "-h", "-r", "--me", f"--name=iclab-{path.stem}", "-o", "%F").split()
+            if not found:
+                return None
+            atomic_write(number, found[0].encode())
         return cls(path, number.read_text().strip(), json.loads(path.read_text())["chunks"])
 
     def task(self, id: str) -> int | None:

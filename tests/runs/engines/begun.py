@@ -10,7 +10,7 @@ from iclab import cli
 from iclab.runs import engine
 from tests.faults.processes import Sweep, ended, processes, session
 
-STUDY_TIME = ("train.steps=600", "eval.every=20")  # a few seconds, so that there is time to kill
+STUDY_TIME = ("train.steps=300", "eval.every=10")  # a few seconds, so that there is time to kill
 
 
 def begin(study: Path, *words: str) -> Sweep:

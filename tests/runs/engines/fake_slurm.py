@@ -53,11 +53,15 @@ def start(folder: Path, job: int, task: int, after: int | None = None) -> None:
 
 
 def squeue(words: list[str], folder: Path) -> int:
-    """Lists the tasks whose processes live."""
-    assert words == ["-h", "-r", "--me", "-o", "%F|%K|%T|%r"], words
+    """Lists the tasks whose processes live; with a name the numbers of the arrays that have it."""
+    names = [word.removeprefix("--name=") for word in words if word.startswith("--name=")]
+    assert words[-1] == ("%F" if names else "%F|%K|%T|%r"), words
     for path in folder.glob("*.pid"):
-        if alive(int(path.read_text() or 0)):
-            print("|".join([*path.stem.split("_"), "RUNNING", "None"]))
+        job, task = path.stem.split("_")
+        if alive(int(path.read_text() or 0)) and not names:
+            print(f"{job}|{task}|RUNNING|None")
+        elif names and f"--job-name={names[0]}\n" in (folder / f"{job}.sh").read_text():
+            print(job)
     return 0
 
 

@@ -22,7 +22,7 @@ from tests.runs.test_sweep import new_run, points, wait_for
 SLURM = ("--engine", "slurm")
 
 GOLDEN = """#!/bin/bash
-#SBATCH --job-name=iclab
+#SBATCH --job-name=iclab-NAME
 #SBATCH --output='/store/of two/.slurm/NAME_%a.log'
 #SBATCH --open-mode=append
 #SBATCH --requeue
@@ -136,10 +136,13 @@ def test_a_controller_that_is_away_for_a_while_takes_nothing_from_the_queue(fake
         Slurm(tmp_path, {})._queue()  # which never answered
 
 
-def test_an_array_that_was_never_handed_in_is_none(tmp_path):
+def test_an_array_that_was_never_handed_in_is_none(tmp_path, fake):
     (tmp_path / ".slurm").mkdir()
     (tmp_path / ".slurm" / "abc.json").write_text('{"chunks": [["x"]], "retry": {}}')
     assert Slurm(tmp_path, {}).arrays == []
+    says(fake, "7\n7\n")  # it was, by somebody who was killed before the number could be kept
+    (array,) = Slurm(tmp_path, {}).arrays
+    assert (array.job, (tmp_path / ".slurm" / "abc.id").read_text()) == ("7", "7")
 
 
 def test_where_there_is_no_slurm_one_line_says_so(study, monkeypatch):
@@ -271,7 +274,8 @@ def test_ctrl_c_takes_the_array_from_the_queue(study, fake, same):
         wait_for(points(run, 2))
     os.kill(sweep.pid, signal.SIGINT)
     assert sweep.wait() == 130, sweep.told()
-    assert calls(fake, "scancel") == 1 and not tasks(fake)
+    wait_for(lambda: not tasks(fake))
+    assert calls(fake, "scancel") == 1
     assert {run.status().state for run in runs(store(study))} == {"pending"}
     assert all(run.checkpoint.exists() for run in runs(store(study)))
     code, output = finished(study, *STUDY_TIME, "seed=0:2", *SLURM)
