@@ -25,7 +25,7 @@ from uuid import uuid4
 
 import distributed  # pyright: ignore[reportMissingImports]
 from dask.config import set as configured  # pyright: ignore[reportMissingImports]
-from distributed import Client, Queue, Variable  # pyright: ignore[reportMissingImports]
+from distributed import Client, Queue, Variable, get_worker  # pyright: ignore[reportMissingImports]
 
 from iclab.errors import UsageError, refuse, unknown
 from iclab.runs.engines import Place
@@ -38,6 +38,7 @@ from iclab.runs.worker import BUSY
 LOOK = 0.5  # seconds between two looks of a task at its child, and of the client at the queue
 PATIENCE = 30.0  # seconds without a beat after which a task takes its client for gone
 CONNECT = "10s"  # for which somebody at an address is waited
+GONE = "--engine dask: the scheduler is gone; the same command goes on with another one"
 LOST = 255  # the exit status of a run that was given up
 LIVES = 3  # workers in a row that may be lost without a new checkpoint
 
@@ -47,12 +48,13 @@ LIVES = 3  # workers in a row that may be lost without a new checkpoint
 def work(
     files: Files, id: str, retry: int | None, slot: Slot, expected: Versions, channel: str, life: str
 ) -> tuple[int | str, Files]:
-    """Works on a run whose files these are; sends what changes on the way, and returns the exit status of the worker
-    and what changed last. In place of the status stands in what this place differs, where it does."""
+    """Works on a run whose files these are, in a folder that Dask removes where nobody else can; sends what changes on
+    the way, and returns the exit status of the worker and what changed last. In place of the status stands in what this
+    place differs, where it does."""
     if other := differing(expected, versions()):
         return other, {}
     queue, beat = Queue(channel), Variable(f"{channel} beat")
-    with tempfile.TemporaryDirectory(prefix="iclab_") as parent:
+    with tempfile.TemporaryDirectory(prefix="iclab_", dir=get_worker().local_directory) as parent:
         run = Run(Path(parent) / id)
         unpack(files, run.folder)
         changes = Changes(run.folder)
@@ -161,7 +163,8 @@ class Task:
     def stop(self) -> None:
         """Asks the worker to stop in order; the next beat says so."""
         self.stopping = True
-        self.drain()
+        with suppress(UsageError):
+            self.drain()
 
     def kill(self, patience: float) -> None:
         """Waits for the end and takes what came back; gives the run up where that does not come."""
@@ -169,7 +172,7 @@ class Task:
         with suppress(Exception):  # the scheduler may be gone
             while self.code() is None and time.monotonic() < end:
                 time.sleep(0.1)
-        self.future.cancel()
+            self.future.cancel()
         self.lock.close()
 
 
@@ -220,6 +223,8 @@ class Cluster:
             self.free.extend([task.slot] if self.slots else [])
 
     def _submit(self, files: Files, id: str, retry: int | None, slot: Slot, life: str) -> Any:
+        if self.client.status != "running":
+            raise UsageError(GONE)
         return self.client.submit(
             work, files, id, retry, slot, versions(), self.channel, life, pure=False, retries=0, key=f"{id}-{life}"
         )
@@ -230,9 +235,13 @@ class Cluster:
             return
         self.looked = time.monotonic()
         self.count += 1
-        self.beat.set((self.count, tuple(task.life for task in self.tasks if task.stopping)))
         lives = {task.life: task for task in self.tasks}
-        for life, files in self.queue.get(batch=True):
+        try:
+            self.beat.set((self.count, tuple(life for life, task in lives.items() if task.stopping)))
+            arrived = self.queue.get(batch=True)
+        except (OSError, AttributeError):  # the latter of a client that has closed itself
+            raise UsageError(GONE) from None
+        for life, files in arrived:
             if life in lives:  # and not one that was given up
                 lives[life].receive(files)
 
