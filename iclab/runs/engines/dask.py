@@ -81,7 +81,7 @@ def _child(run: Run, retry: int | None, slot: Slot) -> Iterator[subprocess.Popen
         child.wait()
 
 
-def _looks(child: subprocess.Popen[bytes], beat: Variable, life: str) -> Iterator[None]:
+def _looks(child: subprocess.Popen[bytes], beat: Any, life: str) -> Iterator[None]:
     """Yields again and again until the child has ended, and asks it to stop where the client wants that, or is gone."""
     last, heard, asked = None, time.monotonic(), False
     while child.poll() is None:
@@ -189,8 +189,8 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.free = deque(self.slots)
-        self.queue = Queue(self.channel, client=self.client)
-        self.beat = Variable(f"{self.channel} beat", client=self.client)
+        self.queue: Any = Queue(self.channel, client=self.client)
+        self.beat: Any = Variable(f"{self.channel} beat", client=self.client)
         self.count, self.looked = 0, 0.0
         for address, there in asked(self.client, versions).items():
             if other := differing(versions(), there):
@@ -249,7 +249,8 @@ class Cluster:
 def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
     """Returns the answer of each worker to a question, by address. Raises ``ValueError`` where one does not know it."""
     try:
-        return client.run(question)
+        told: Any = client.run(question)
+        return told
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--engine dask: a worker has no iclab, or another: {error}") from None
 
@@ -320,9 +321,8 @@ def _value(text: str) -> Any:
 @contextmanager
 def _local(count: int) -> Iterator[Client]:
     """A cluster of this machine that nobody else can reach."""
+    settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
     with conditions_of_workers():
-        local = distributed.LocalCluster(
-            n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
-        )
+        local = distributed.LocalCluster(n_workers=count, host="127.0.0.1", **settings)
     with local, Client(local, set_as_default=False) as client:
         yield client
