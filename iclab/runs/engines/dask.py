@@ -253,6 +253,8 @@ def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
         return told
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--engine dask: a worker has no iclab, or another: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--engine dask: a worker left while it was asked for its version: {error}") from None
 
 
 @contextmanager
@@ -323,6 +325,9 @@ def _local(count: int) -> Iterator[Client]:
     """A cluster of this machine that nobody else can reach."""
     settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
     with conditions_of_workers():
-        local = distributed.LocalCluster(n_workers=count, host="127.0.0.1", **settings)
+        try:
+            local = distributed.LocalCluster(n_workers=count, host="127.0.0.1", **settings)
+        except (RuntimeError, OSError) as error:
+            raise UsageError(f"--engine dask: the processes of this machine did not start: {error}") from None
     with local, Client(local, set_as_default=False) as client:
         yield client

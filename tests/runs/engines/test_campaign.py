@@ -49,29 +49,41 @@ def killed(sweep, fake, rng):  # noqa: F811
     return kind
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_runs_end_once_and_the_same_whoever_is_killed(study, fake, same, engine, capsys):  # noqa: F811
-    if engine == "dask" and not find_spec("distributed"):
-        pytest.skip("without distributed")
-    rng, kills, done, sweeps = Random(engine), Counter(), {}, 0
-    store = study.parent / "store"
-    for _ in range(4 * KILLS):
+def finished_in_spite_of(study, fake, engine, rng, kills):  # noqa: F811
+    """Gives the same command until it ends well, and kills meanwhile; returns how often it was given."""
+    store, done = study.parent / "store", {}
+    for sweeps in range(1, 4 * KILLS + 2):
         sweep = begin(study, *STUDY_TIME, f"seed=0:{RUNS}", *ENGINES[engine])
-        sweeps += 1
-        moment = time.monotonic() + rng.uniform(3, 15)
+        moment = time.monotonic() + rng.uniform(2, 12)
         while sweep.poll() is None:
             if kills.total() < KILLS and time.monotonic() > moment:
                 kills[killed(sweep, fake, rng)] += 1
-                moment = time.monotonic() + rng.uniform(1, 8)
+                moment = time.monotonic() + rng.uniform(0.5, 6)
             time.sleep(0.05)
         sweep.wait(120)
         assert "Traceback" not in sweep.told(), sweep.told()
         assert sweep.code in (0, 2, 3, -signal.SIGKILL), sweep.told()
         done = still_done(store, done) if store.exists() else {}
         if sweep.code == 0:
-            break
-    same(store, RUNS)
+            return sweeps
+    raise AssertionError("the store is never finished")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_runs_end_once_and_the_same_whoever_is_killed(study, fake, same, engine, capsys):  # noqa: F811
+    if engine == "dask" and not find_spec("distributed"):
+        pytest.skip("without distributed")
+    rng, kills, sweeps, lives, stores = Random(engine), Counter(), 0, 0, 0
+    while kills.total() < KILLS and stores < KILLS:
+        stores += 1
+        path = study.parent / str(stores) / study.name
+        path.parent.mkdir()
+        path.write_bytes(study.read_bytes())
+        sweeps += finished_in_spite_of(path, fake, engine, rng, kills)
+        same(path.parent / "store", RUNS)
+        lives += sum(run.status().attempts for run in runs(path.parent / "store"))
     assert kills.total(), "the runs were over before anybody was killed"
-    attempts = sum(run.status().attempts for run in runs(store))
     with capsys.disabled():
-        print(f"\n{engine}: {kills.total()} kills ({dict(kills)}) in {sweeps} sweeps, {attempts} lives of {RUNS} runs")
+        print(
+            f"\n{engine}: {kills.total()} kills {dict(kills)}, {stores} stores, {sweeps} sweeps, {lives} lives of runs"
+        )
