@@ -75,6 +75,10 @@ class Fork:
                 PIPES.discard(self.pipe)
         return self.returncode
 
+    def where(self) -> str:
+        """Nothing: there is one place only."""
+        return ""
+
     def stop(self) -> None:
         """Asks it to stop."""
         with suppress(ProcessLookupError):
