@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: demo test test-slow test-faults reproduce lint format clean
+.PHONY: demo test test-slow test-faults test-engines reproduce lint format clean
 
 # The stamp is new again whenever what is installed should change.
 .venv/ready: pyproject.toml constraints.txt
@@ -32,6 +32,10 @@ test-slow: .venv/ready
 # Kills, full disks, damaged files and files that anyone might have written; ends with a table of what was tried.
 test-faults: .venv/ready
 	$(RUN)/python -m pytest -q -m faults tests/faults
+
+# Dask clusters and, where slurmctld is on PATH, a Slurm of its own: killed workers, clients, controllers and nodes.
+test-engines: .venv/ready
+	$(RUN)/python -m pytest -q -m 'slow or slurm' tests/runs/engines
 
 lint: .venv/ready
 	$(BIN)/ruff check .

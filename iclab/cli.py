@@ -387,20 +387,37 @@ def bench(*, json: Numbers = None, budget: float = 120.0) -> int:
     return 0
 
 
-def doctor(*, out: Path = RUNS) -> int:
+def doctor(
+    *,
+    out: Path = RUNS,
+    engine: Annotated[str, arg(metavar="local|dask|slurm")] = "local",
+    address: Annotated[str | None, arg(metavar="URL")] = None,
+    cluster: Annotated[str | None, arg(metavar="NAME")] = None,
+    option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = (),
+) -> int:
     """Reports the environment on this machine: versions, device, threads, extras, and whether it can write its runs.
+    With an engine, that of each of its workers, and whether they all agree.
 
-    Example: iclab doctor
+    Example: iclab doctor --engine slurm --option partition=gpu --out /shared/runs
+
+    Numbers can only be trusted to workers with the same iclab, the same text of its modules and the same PyTorch as
+    here; a sweep refuses others on Dask. On Slurm two nodes also ask for one lock at the same time, which just one of
+    them must get: there are disks on which both do, and a run would be worked on twice. The last line says what to do.
+    Exit status 0 where all agree, 3 where they do not.
 
     Args:
-        out: The folder of runs to test for writing.
+        out: The folder of runs to test for writing, and on Slurm for its locks.
+        engine: Whose workers are asked; see `iclab sweep --help` for this and what follows.
+        address: Of a Dask scheduler.
+        cluster: A cluster that dask-jobqueue starts.
+        option: Of Slurm, or of that cluster, once or more.
     """
-    from iclab.commands import report
-    from iclab.runs.environment import checks
+    from iclab.commands.doctor import doctor
+    from iclab.commands.report import console
+    from iclab.runs.engines import Place
 
-    to = report.console()
-    to.print(report.table("iclab on this machine", ["what", "found"], checks(out), to))
-    return 0
+    place = Place(engine, None, address, cluster, tuple(option))
+    return 0 if doctor(place, out, console()) else RUNS_FAILED
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

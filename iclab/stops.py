@@ -16,6 +16,7 @@ class Stopped(BaseException):
 class _Requests:
     inside: int = 0  # how deep in what must not be cut in two
     waiting: bool = False
+    heard: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)  # what is ignored once the first has come
     signal: int | None = None
 
 
@@ -24,6 +25,7 @@ _requests = _Requests()
 
 def listen(*signals: int) -> None:
     """Turns signals into requests to stop."""
+    _requests.heard = tuple({*_requests.heard, *signals})
     for each in signals:
         signal.signal(each, _stop)
 
@@ -35,7 +37,7 @@ def reason() -> int | None:
 
 def _stop(signum: int, _: Any) -> None:
     _requests.signal = signum
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in _requests.heard:
         signal.signal(each, signal.SIG_IGN)  # a second one would cut the orderly end in two
     if _requests.inside:
         _requests.waiting = True

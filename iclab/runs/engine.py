@@ -40,6 +40,7 @@ class Display(Protocol):
         """Redraws the display; called repeatedly in between. `where` holds the places of the working runs."""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """Who works on a run, wherever that is."""
 
@@ -58,6 +59,7 @@ class Worker(Protocol):
         ...
 
 
+@runtime_checkable
 class Workplace(Protocol):
     """Where workers work: see `iclab.runs.engines`."""
 

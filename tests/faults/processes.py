@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from iclab import cli
-from iclab.commands import sweep as sweeping
 from iclab.runs import engine, worker
+from iclab.runs.engines import local
 from iclab.runs.engines.local import Processes, Slot
 from iclab.runs.store import Run, at_once, runs
 
@@ -74,6 +74,10 @@ class Fork:
                 os.close(self.pipe)
                 PIPES.discard(self.pipe)
         return self.returncode
+
+    def where(self) -> str:
+        """Nothing: there is one place only."""
+        return ""
 
     def stop(self) -> None:
         """Asks it to stop."""
@@ -234,7 +238,7 @@ class Lab:
         if pid == 0:
             os.setsid()
             PIPES.clear()
-            sweeping.Processes, engine.PAUSE = Forks, 0.01
+            local.Processes, engine.PAUSE = Forks, 0.01
             before()
             ended(lambda: cli.main(command), write)
         os.close(write)

@@ -40,7 +40,11 @@ class Place:
         names = get_args(Name)
         problems = [] if self.engine in names else [unknown("engine", self.engine, names)]
         least = {"--jobs": self.jobs, "--chunk": self.chunk}
-        problems += [f"{key} must be at least 1, given {value}" for key, value in least.items() if (value or 1) < 1]
+        problems += [
+            f"{key} must be at least 1, given {value}"
+            for key, value in least.items()
+            if value is not None and value < 1
+        ]
         needs = {
             "--address": (self.address, ("dask",)),
             "--cluster": (self.cluster, ("dask",)),
@@ -63,6 +67,15 @@ class Place:
 HERE = Place()
 
 
+def dask_engine() -> Any:
+    """Returns the module of the Dask engine. Raises ``ValueError`` where its packages are not installed."""
+    try:
+        from iclab.runs.engines import dask
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--engine dask needs the package {error.name}: pip install 'iclab[dask]'") from None
+    return dask
+
+
 @contextmanager
 def opened(place: Place, folder: Path, devices: Sequence[str]) -> Iterator[Any]:
     """Yields the workplace for runs in a folder on such devices (as `device` of an experiment names them). Raises
@@ -75,11 +88,7 @@ def opened(place: Place, folder: Path, devices: Sequence[str]) -> Iterator[Any]:
 
         yield slurm.Slurm(folder, slurm.options(place.options), place.chunk, place.jobs)
     elif place.engine == "dask":
-        try:
-            from iclab.runs.engines import dask
-        except ModuleNotFoundError as error:
-            raise UsageError(f"--engine dask needs the package {error.name}: pip install 'iclab[dask]'") from None
-        with dask.opened(place, slots(place.jobs, devices, usable_cores())) as workplace:
+        with dask_engine().opened(place, slots(place.jobs, devices, usable_cores())) as workplace:
             yield workplace
     else:
         yield Processes(slots(place.jobs, devices, usable_cores()))

@@ -25,26 +25,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Works on the runs of one entry of a list; returns the exit status."""
     file, index = (arguments or sys.argv[1:])[:2]
     plan = json.loads(Path(file).read_text())
+    got_on = False
     listen(signal.SIGTERM, signal.SIGUSR1)
     for name in plan["chunks"][int(index)]:
         run = Run(Path(file).absolute().parents[1] / name)
         before = step_of(run.checkpoint)
-        try:
-            with run.hold(patience=0.5) as mine:
-                code = worker.work(run, plan["retry"].get(name)) if mine else worker.BUSY
-        except Stopped:
-            code = worker.STOPPED
+        code = _work(run, plan["retry"].get(name))
+        got_on |= code == worker.DONE or step_of(run.checkpoint) > before
         if code == worker.STOPPED:
-            return _stopped(run, before)
+            return _stopped(run, got_on)
     return 0
 
 
-def _stopped(run: Run, before: int) -> int:
+def _work(run: Run, retry: int | None) -> int:
+    """Works on a run; the exit status that a worker of it would have."""
+    try:
+        with run.hold(patience=0.5) as mine:
+            return worker.work(run, retry) if mine else worker.BUSY
+    except Stopped:
+        return worker.STOPPED
+
+
+def _stopped(run: Run, got_on: bool) -> int:
     """Asks to be queued again where time was up, unless that would go on for ever."""
     if reason() != signal.SIGUSR1:
         return worker.STOPPED
-    if step_of(run.checkpoint) == before:
-        run.note(f"the time limit is too short: a life that began at step {before} ended there")
+    if not got_on:
+        text = f"the time limit is too short: a task that began at step {step_of(run.checkpoint)} ended there"
+        run.note(text)
+        with run.hold(patience=0.5) as mine:
+            _ = mine and run.record(run.recorded(), state="interrupted", error=text)
         return worker.FAILED
     task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     run.note(f"time is up: queued again ({task})")

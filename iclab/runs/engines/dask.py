@@ -9,7 +9,6 @@ client or the scheduler is lost the same command goes on. A worker of another ic
 numbers could be others.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -20,44 +19,28 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import dask
-import distributed
-import torch
-from distributed import Client, Queue, Variable
+import distributed  # pyright: ignore[reportMissingImports]
+from dask.config import set as configured  # pyright: ignore[reportMissingImports]
+from distributed import Client, Queue, Variable, get_worker  # pyright: ignore[reportMissingImports]
 
-import iclab
 from iclab.errors import UsageError, refuse, unknown
 from iclab.runs.engines import Place
-from iclab.runs.engines.local import ONE_THREAD, Slot
+from iclab.runs.engines.local import ONE_THREAD, Slot, conditions_of_workers
 from iclab.runs.engines.parcel import Changes, Files, packed, unpack
+from iclab.runs.engines.places import Versions, differing, versions
 from iclab.runs.store import Run, at_once
 from iclab.runs.worker import BUSY
 
 LOOK = 0.5  # seconds between two looks of a task at its child, and of the client at the queue
 PATIENCE = 30.0  # seconds without a beat after which a task takes its client for gone
+CONNECT = "10s"  # for which somebody at an address is waited
+GONE = "--engine dask: the scheduler is gone; the same command goes on with another one"
+LOST = 255  # the exit status of a run that was given up
 LIVES = 3  # workers in a row that may be lost without a new checkpoint
-
-Versions = dict[str, str]
-
-
-@cache
-def versions() -> Versions:
-    """Returns what must be the same for numbers to be the same: PyTorch, iclab, and the text of its modules."""
-    found = hashlib.sha256()
-    for path in sorted(Path(iclab.__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return {"iclab": iclab.__version__, "its source": found.hexdigest()[:12], "torch": torch.__version__}
-
-
-def differing(here: Versions, there: Versions) -> str:
-    """Returns in what two places differ, in words; nothing where they do not."""
-    return ", ".join(f"{name} {there[name]} there and {here[name]} here" for name in here if here[name] != there[name])
-
 
 # ---- at the worker -------------------------------------------------------------------------------------------------
 
@@ -65,12 +48,13 @@ def differing(here: Versions, there: Versions) -> str:
 def work(
     files: Files, id: str, retry: int | None, slot: Slot, expected: Versions, channel: str, life: str
 ) -> tuple[int | str, Files]:
-    """Works on a run whose files these are; sends what changes on the way, and returns the exit status of the worker
-    and what changed last. In place of the status stands in what this place differs, where it does."""
+    """Works on a run whose files these are, in a folder that Dask removes where nobody else can; sends what changes on
+    the way, and returns the exit status of the worker and what changed last. In place of the status stands in what this
+    place differs, where it does."""
     if other := differing(expected, versions()):
         return other, {}
     queue, beat = Queue(channel), Variable(f"{channel} beat")
-    with tempfile.TemporaryDirectory(prefix="iclab_") as parent:
+    with tempfile.TemporaryDirectory(prefix="iclab_", dir=get_worker().local_directory) as parent:
         run = Run(Path(parent) / id)
         unpack(files, run.folder)
         changes = Changes(run.folder)
@@ -97,7 +81,7 @@ def _child(run: Run, retry: int | None, slot: Slot) -> Iterator[subprocess.Popen
         child.wait()
 
 
-def _looks(child: subprocess.Popen[bytes], beat: Variable, life: str) -> Iterator[None]:
+def _looks(child: subprocess.Popen[bytes], beat: Any, life: str) -> Iterator[None]:
     """Yields again and again until the child has ended, and asks it to stop where the client wants that, or is gone."""
     last, heard, asked = None, time.monotonic(), False
     while child.poll() is None:
@@ -162,10 +146,13 @@ class Task:
     def _again(self) -> int | None:
         """Sends a run out once more whose worker was lost; an exit status where that was tried often enough."""
         self.lost += 1
+        why = self.future.exception() if self.future.status == "error" else self.future.status
         if self.lost > LIVES or self.stopping:
-            self.run.note(f"lost its worker {self.lost} times without a new checkpoint: {self.future.status}")
-            return 255
-        self.run.note("lost its worker, and goes on at another one")
+            text = f"lost its worker {self.lost} times without a new checkpoint: {why}"
+            self.run.note(text)
+            self.run.record(self.run.recorded(), error=text)
+            return LOST
+        self.run.note(f"lost its worker, and goes on at another one: {why}")
         self.send()
         return None
 
@@ -176,7 +163,8 @@ class Task:
     def stop(self) -> None:
         """Asks the worker to stop in order; the next beat says so."""
         self.stopping = True
-        self.drain()
+        with suppress(UsageError):
+            self.drain()
 
     def kill(self, patience: float) -> None:
         """Waits for the end and takes what came back; gives the run up where that does not come."""
@@ -184,7 +172,7 @@ class Task:
         with suppress(Exception):  # the scheduler may be gone
             while self.code() is None and time.monotonic() < end:
                 time.sleep(0.1)
-        self.future.cancel()
+            self.future.cancel()
         self.lock.close()
 
 
@@ -201,10 +189,10 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.free = deque(self.slots)
-        self.queue = Queue(self.channel, client=self.client)
-        self.beat = Variable(f"{self.channel} beat", client=self.client)
+        self.queue: Any = Queue(self.channel, client=self.client)
+        self.beat: Any = Variable(f"{self.channel} beat", client=self.client)
         self.count, self.looked = 0, 0.0
-        for address, there in self.client.run(versions).items():
+        for address, there in asked(self.client, versions).items():
             if other := differing(versions(), there):
                 raise UsageError(f"--engine dask: the worker {address} is of another version: {other}")
 
@@ -235,6 +223,8 @@ class Cluster:
             self.free.extend([task.slot] if self.slots else [])
 
     def _submit(self, files: Files, id: str, retry: int | None, slot: Slot, life: str) -> Any:
+        if self.client.status != "running":
+            raise UsageError(GONE)
         return self.client.submit(
             work, files, id, retry, slot, versions(), self.channel, life, pure=False, retries=0, key=f"{id}-{life}"
         )
@@ -245,31 +235,55 @@ class Cluster:
             return
         self.looked = time.monotonic()
         self.count += 1
-        self.beat.set((self.count, tuple(task.life for task in self.tasks if task.stopping)))
         lives = {task.life: task for task in self.tasks}
-        for life, files in self.queue.get(batch=True):
+        try:
+            self.beat.set((self.count, tuple(life for life, task in lives.items() if task.stopping)))
+            arrived = self.queue.get(batch=True)
+        except (OSError, AttributeError):  # the latter of a client that has closed itself
+            raise UsageError(GONE) from None
+        for life, files in arrived:
             if life in lives:  # and not one that was given up
                 lives[life].receive(files)
 
 
+def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
+    """Returns the answer of each worker to a question, by address. Raises ``ValueError`` where one does not know it."""
+    try:
+        told: Any = client.run(question)
+        return told
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--engine dask: a worker has no iclab, or another: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--engine dask: a worker left while it was asked for its version: {error}") from None
+
+
 @contextmanager
 def opened(place: Place, slots: Sequence[Slot]) -> Iterator[Cluster]:
-    """Yields the workplace: a scheduler at an address, a cluster that dask-jobqueue starts, or one on this machine with
-    a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
+    """Yields the workplace, as `connected` has it."""
+    with connected(place, slots) as client:
+        if place.address or place.cluster:
+            yield Cluster(client, most=place.jobs or (1 if place.cluster else None))
+        else:
+            yield Cluster(client, slots)
+
+
+@contextmanager
+def connected(place: Place, slots: Sequence[Slot]) -> Iterator[Client]:
+    """Yields the client of a scheduler at an address, of a cluster that dask-jobqueue starts, or of one on this machine
+    with a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
     settings = {
         "distributed.scheduler.allowed-failures": 0,  # it is the client that sends a run out again, with new files
-        "distributed.comm.timeouts.connect": "10s",
+        "distributed.comm.timeouts.connect": CONNECT,
     }
-    with dask.config.set(settings):
+    with configured(settings):
         if place.address:
-            with _at(place.address) as client:
-                yield Cluster(client, most=place.jobs)
+            made = _at(place.address)
         elif place.cluster:
-            with _started(place.cluster, place.options, place.jobs or 1) as client:
-                yield Cluster(client, most=place.jobs or 1)
+            made = _started(place.cluster, place.options, place.jobs or 1)
         else:
-            with _local(len(slots)) as client:
-                yield Cluster(client, slots)
+            made = _local(len(slots))
+        with made as client:
+            yield client
 
 
 def _at(address: str) -> Client:
@@ -283,7 +297,7 @@ def _at(address: str) -> Client:
 def _started(name: str, options: Sequence[str], jobs: int) -> Iterator[Client]:
     """A cluster whose workers are jobs of a queue: none where there is no work, and at most so many."""
     try:
-        import dask_jobqueue
+        import dask_jobqueue  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise UsageError("--cluster needs the package dask-jobqueue: pip install 'iclab[dask]'") from None
     kinds = {each.removesuffix("Cluster"): each for each in vars(dask_jobqueue) if each.endswith("Cluster")}
@@ -309,8 +323,11 @@ def _value(text: str) -> Any:
 @contextmanager
 def _local(count: int) -> Iterator[Client]:
     """A cluster of this machine that nobody else can reach."""
-    local = distributed.LocalCluster(
-        n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
-    )
+    settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    with conditions_of_workers():
+        try:
+            local = distributed.LocalCluster(n_workers=count, host="127.0.0.1", **settings)
+        except (RuntimeError, OSError) as error:
+            raise UsageError(f"--engine dask: the processes of this machine did not start: {error}") from None
     with local, Client(local, set_as_default=False) as client:
         yield client

@@ -78,7 +78,7 @@ class Processes:
         read, write = self.context.Pipe(duplex=False)
         again = [] if retry is None else ["--retry", str(retry)]
         process = self.context.Process(target=_become, args=(str(run.folder), again, dict(self.free[0]), read))
-        with read, _conditions_of_workers():
+        with read, conditions_of_workers():
             process.start()
         return Child(process, write, self.free.popleft())
 
@@ -89,9 +89,9 @@ class Processes:
 
 
 @contextmanager
-def _conditions_of_workers() -> Iterator[None]:
-    """What is started inside computes in one thread, and never sees the Ctrl-C of the terminal: it is this process that
-    stops it, in order."""
+def conditions_of_workers() -> Iterator[None]:
+    """Has what is started inside compute in one thread and never see the Ctrl-C of the terminal: it is this process
+    that stops it, in order."""
     resource_tracker.ensure_running()  # whose start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

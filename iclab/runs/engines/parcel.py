@@ -8,6 +8,7 @@ the curve is laid down first; the status comes last.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from iclab.files import atomic_write
 from iclab.runs.store import CURVE
@@ -44,35 +45,38 @@ class Changes:
     """What changed in the folder of a run since the last look."""
 
     folder: Path
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seen: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.seen = self._marks()
 
     def take(self) -> Files:
-        """Returns the files that are new, others than before, or gone. The curve is read last, so that it holds at
-        least what a checkpoint knows."""
+        """Returns the files that are new, others than before, or gone. With a checkpoint comes the curve, which is read
+        after it, so that it holds at least what the checkpoint knows."""
         marks = self._marks()
         found: Files = {name: None for name in self.seen.keys() - marks.keys()}
-        for name in sorted(marks, key=lambda name: (name == CURVE, name)):
+        for name in marks:
             if self.seen.get(name) != marks[name]:
                 found[name] = _read(self.folder / name)
+        if any(name.startswith("checkpoint") for name in found):
+            found[CURVE] = _read(self.folder / CURVE)
         self.seen = marks
         return found
 
-    def _marks(self) -> dict[str, tuple[int, int]]:
+    def _marks(self) -> dict[str, tuple[int, ...]]:
         found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
         marks = {name: _mark(path) for name, path in found.items() if name not in LEFT and not _half_written(path)}
         return {name: mark for name, mark in marks.items() if mark is not None}
 
 
-def _mark(path: Path) -> tuple[int, int] | None:
-    """What is another where a file is another; none where there is no file."""
+def _mark(path: Path) -> tuple[int, ...] | None:
+    """What is another where a file is another; none where there is no file. Two files that are written one after the
+    other may have the same time, but not the same place on the disk while both are there."""
     try:
         told = path.stat()
     except FileNotFoundError:  # replaced meanwhile
         return None
-    return (told.st_mtime_ns, told.st_size) if path.is_file() else None
+    return (told.st_mtime_ns, told.st_size, told.st_ino) if S_ISREG(told.st_mode) else None
 
 
 def _read(path: Path) -> bytes | None:

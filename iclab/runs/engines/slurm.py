@@ -30,19 +30,22 @@ from iclab.runs.store import ENDED, Run
 
 FOLDER = ".slurm"
 MOST = 1000  # tasks of an array: Slurm's MaxArraySize is 1001 unless the cluster says otherwise
+GONE = 255  # the exit status of a task that left the queue before its run had ended
 POLL = 5.0  # seconds between two looks at the queue
 WARNING = 120  # seconds before the limit of time at which a task is told
 LEAST = 10  # minutes: a signal may come a minute early, and starting takes its part
-OURS = ("array", "output", "open-mode", "requeue", "signal", "parsable", "job-name", "wrap")
+OURS = ("array", "output", "open-mode", "requeue", "no-requeue", "signal", "parsable", "job-name", "wrap")
+WITHOUT_END = ("0", "-1", "INFINITE", "UNLIMITED")  # limits of time that are none
 
 
 def script(folder: Path, name: str, options: Mapping[str, str]) -> str:
     """Returns the script of an array; it becomes Python, so that signals reach that."""
-    lines = [f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in options.items()]
+    lines = [f"#SBATCH --{key}={shlex.quote(value)}" if value else f"#SBATCH --{key}" for key, value in options.items()]
+    log = str(folder / FOLDER / name).replace("%", "%%") + "_%a.log"
     exports = [f"export {key}={value}" for key, value in ONE_THREAD.items()]
     own = [
-        "#SBATCH --job-name=iclab",
-        f"#SBATCH --output={folder / FOLDER / name}_%a.log",
+        f"#SBATCH --job-name=iclab-{name}",
+        f"#SBATCH --output={shlex.quote(log)}",
         "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
         f"#SBATCH --signal=B:USR1@{WARNING}",
@@ -70,6 +73,8 @@ def options(texts: Sequence[str]) -> dict[str, str]:
 
 def minutes(limit: str) -> float | None:
     """Returns the minutes of a time limit as sbatch reads it; none where it is none."""
+    if limit.upper() in WITHOUT_END:
+        return math.inf
     days, dash, rest = limit.rpartition("-")
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return None
@@ -102,7 +107,7 @@ def queued(jobs: Sequence[str]) -> dict[str, dict[int, str]]:
         return {}
     found: dict[str, dict[int, str]] = {}
     for line in call("squeue", "-h", "-r", "--me", "-o", "%F|%K|%T|%r").splitlines():
-        job, task, state, why = line.strip().split("|")[:4]
+        job, task, state, why = [*line.strip().split("|"), "", "", ""][:4]
         if job in jobs and task.isdigit():
             found.setdefault(job, {})[int(task)] = f"{state} ({why})" if state == "PENDING" else state
     return found
@@ -118,10 +123,14 @@ class Array:
 
     @classmethod
     def read(cls, path: Path) -> "Array | None":
-        """Returns the array of a list; none where it was never handed in."""
+        """Returns the array of a list; none where it was never handed in. Whoever did that may have been killed before
+        the number could be kept: then the queue has it by name."""
         number = path.with_suffix(".id")
         if not number.is_file():
-            return None
+            found = call("squeue", "-h", "-r", "--me", f"--name=iclab-{path.stem}", "-o", "%F").split()
+            if not found:
+                return None
+            atomic_write(number, found[0].encode())
         return cls(path, number.read_text().strip(), json.loads(path.read_text())["chunks"])
 
     def task(self, id: str) -> int | None:
@@ -154,7 +163,20 @@ class Task:
         status = self.run.recorded()
         if status.state in ENDED and status.attempts > self.attempts and not self.run.held():
             return worker.DONE if status.state == "done" else worker.FAILED
-        return None if self.cluster.state(self) is not None else 255
+        if self.cluster.state(self) is not None:
+            return None
+        return worker.BUSY if self.run.held() else self._gone()
+
+    def _gone(self) -> int:
+        """Records that the task left the queue, unless somebody knows better."""
+        assert self.array is not None
+        log = self.array.path.with_name(f"{self.array.path.stem}_{self.index}.log")
+        with self.run.hold(patience=0.5) as mine:
+            status = self.run.recorded()
+            if mine and status.state not in ENDED and not status.error:
+                text = f"task {self.array.job}_{self.index} left the queue before the run had ended; see {log}"
+                self.run.record(status, error=text)
+        return GONE
 
     def stop(self) -> None:
         """Takes the task from the queue; one at work is asked to stop in order."""
@@ -181,6 +203,7 @@ class Slurm:
     unwanted: list[Task] = field(default_factory=list)
     looked: float = -math.inf
     queue: dict[str, dict[int, str]] = field(default_factory=dict)
+    seen: bool = False  # whether the controller ever answered
 
     def __post_init__(self) -> None:
         found = (Array.read(path) for path in sorted((self.folder / FOLDER).glob("*.json")))
@@ -210,8 +233,14 @@ class Slurm:
         return self._queue().get(task.array.job, {}).get(task.index)
 
     def _queue(self) -> dict[str, dict[int, str]]:
+        """The queue as it was seen last; a controller that is away for a while takes nothing from it."""
         if time.monotonic() - self.looked > POLL:
-            self.queue = queued([array.job for array in self.arrays])
+            try:
+                self.queue = queued([array.job for array in self.arrays])
+                self.seen = True
+            except UsageError:
+                if not self.seen:
+                    raise
             self.looked = time.monotonic()
         return self.queue
 
@@ -237,11 +266,8 @@ class Slurm:
         text = script(self.folder.absolute(), name, self.options)
         atomic_write(base.with_suffix(".json"), json.dumps({"chunks": chunks, "retry": retry}).encode())
         atomic_write(base.with_suffix(".sh"), text.encode())
-        job = (
-            call("sbatch", "--parsable", _tasks(len(groups), self.most), str(base.with_suffix(".sh")))
-            .strip()
-            .partition(";")[0]
-        )
+        answer = call("sbatch", "--parsable", _tasks(len(groups), self.most), str(base.with_suffix(".sh")))
+        job = answer.strip().partition(";")[0]
         atomic_write(base.with_suffix(".id"), job.encode())
         made = Array(base.with_suffix(".json"), job, chunks)
         self.arrays.append(made)
