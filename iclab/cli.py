@@ -69,10 +69,10 @@ def sweep(
     from iclab.commands import report
     from iclab.commands.sweep import plan, sweep
     from iclab.experiments.study import Study
-    from iclab.runs.engines import Place
+    from iclab.runs.engines import Site
     from iclab.runs.trainings import stores
 
-    place = Place(engine, jobs, address, cluster, tuple(option), chunk, detach)
+    place = Site(engine, jobs, address, cluster, tuple(option), chunk, detach)
     study = Study.read(file, settings)
     folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
     if dry_run:
@@ -414,9 +414,9 @@ def doctor(
     """
     from iclab.commands.doctor import doctor
     from iclab.commands.report import console
-    from iclab.runs.engines import Place
+    from iclab.runs.engines import Site
 
-    place = Place(engine, None, address, cluster, tuple(option))
+    place = Site(engine, None, address, cluster, tuple(option))
     return 0 if doctor(place, out, console()) else RUNS_FAILED
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from iclab.commands import report
 from iclab.errors import UsageError
-from iclab.runs.engines import Place, dask_engine, slurm
+from iclab.runs.engines import Site, dask_engine, slurm
 from iclab.runs.engines.local import slots
 from iclab.runs.engines.places import differing, place, versions
 from iclab.runs.environment import checks, usable_cores
@@ -24,7 +24,7 @@ COLUMNS = ("worker", "host", "iclab", "its source", "torch", "python", "devices"
 Answers = Mapping[str, Mapping[str, Any]]
 
 
-def doctor(where: Place, folder: Path, to: Console) -> bool:
+def doctor(where: Site, folder: Path, to: Console) -> bool:
     """Prints what is found on this machine or, for another engine, at each of its workers; returns whether runs can be
     trusted to it. Raises ``ValueError`` where it cannot be reached."""
     if where.engine == "local":
@@ -64,7 +64,7 @@ def lock_problems(answers: Answers) -> list[str]:
     return []
 
 
-def _at_workers(where: Place) -> Answers:
+def _at_workers(where: Site) -> Answers:
     """What each worker of a Dask cluster tells."""
     dask = dask_engine()
     with dask.connected(where, slots(where.jobs, ["auto"], usable_cores())) as client:
@@ -77,7 +77,7 @@ def _at_workers(where: Place) -> Answers:
         return dask.asked(client, place)
 
 
-def _at_nodes(where: Place, folder: Path) -> Answers:
+def _at_nodes(where: Site, folder: Path) -> Answers:
     """What a task on each of a few nodes of a Slurm tells, that ask for one lock in the folder at the same time."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     given = {"nodes": str(NODES), "ntasks": str(NODES), **slurm.options(where.options)}

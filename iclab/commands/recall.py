@@ -15,7 +15,7 @@ from iclab.errors import refuse
 from iclab.experiments.study import Study, given_study
 from iclab.files import write_json
 from iclab.models.pretrained import pretrained_sizes
-from iclab.runs.engines import Place
+from iclab.runs.engines import Site
 from iclab.runs.store import Run
 from iclab.tasks import RecallText
 
@@ -46,7 +46,7 @@ def recall(folder: Path, prompts: int, heads: int, out: Path, to: Console, file:
     for kind, words in experiment.task.left_out.items():
         if words:
             to.print(Text(f"{kind} left out, as they are no token of their own: {', '.join(words)}"), soft_wrap=True)
-    outcomes, verdicts = sweep(study, out, Place(jobs=1), True, to)
+    outcomes, verdicts = sweep(study, out, Site(jobs=1), True, to)
     if outcomes[experiment.id].state != "done":
         return False
     rows = Run(out / experiment.id).rows()

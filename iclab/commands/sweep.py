@@ -24,14 +24,14 @@ from iclab.files import atomic_write
 from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
-from iclab.runs.engines import HERE, Place, opened, slurm
+from iclab.runs.engines import HERE, Site, opened, slurm
 from iclab.runs.store import Run, Status, distinguishing_keys, tidy
 from iclab.runs.trainings import Trainings
 
 MOST = 60  # runs that the table at the end of a sweep lists
 
 
-def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), place: Place = HERE) -> None:
+def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), place: Site = HERE) -> None:
     """Prints every cell with its id, what is varied, its state, the size of its model and where its training will come
     from, and the script of a Slurm array; starts nothing. Raises ``ValueError`` for a device that is absent here, as
     the sweep itself would."""
@@ -68,7 +68,7 @@ def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Traini
 
 
 def sweep(
-    study: Study, folder: Path, place: Place, retry: bool, to: Console, reused: Sequence[Path] = ()
+    study: Study, folder: Path, place: Site, retry: bool, to: Console, reused: Sequence[Path] = ()
 ) -> tuple[dict[str, Status], list[Verdict]]:
     """Runs every cell and judges the claims; trainings are taken from runs in the folder, and in those
     that are `reused`. Raises ``OSError`` where the folder cannot be written; one that is finished is judged again
@@ -95,7 +95,7 @@ def _runs_to_list(folder: Path, runs: list[Run], outcomes: Mapping[str, Status])
     return f"{folder}: {len(runs) - len(undone)} runs done, {len(undone)} not", undone
 
 
-def prepare(study: Study, folder: Path, to: Console, place: Place = HERE) -> list[Run]:
+def prepare(study: Study, folder: Path, to: Console, place: Site = HERE) -> list[Run]:
     """Makes the folder of each cell, once all that is still to be run can be run on this machine."""
     refuse("sweep", [f"{folder} is a file, not a folder"] if folder.is_file() else [])
     _check_devices(study, folder, place)
@@ -110,7 +110,7 @@ def prepare(study: Study, folder: Path, to: Console, place: Place = HERE) -> lis
     return runs
 
 
-def _check_devices(study: Study, folder: Path, place: Place) -> None:
+def _check_devices(study: Study, folder: Path, place: Site) -> None:
     """Refuses a device that is absent here, where runs that are not done need it here."""
     for device in dict.fromkeys(experiment.device for experiment in _undone(study, folder)):
         _ = place.engine == "local" and resolve(device)

@@ -20,7 +20,7 @@ Name = Literal["local", "dask", "slurm"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where a sweep works, as the command line says it. Raises ``ValueError`` for options that do not belong together.
 
     `jobs` bounds the workers at a time; `address` is that of a Dask scheduler; `cluster` a class of dask-jobqueue, such
@@ -64,7 +64,7 @@ class Place:
             options(self.options)
 
 
-HERE = Place()
+HERE = Site()
 
 
 def dask_engine() -> Any:
@@ -77,7 +77,7 @@ def dask_engine() -> Any:
 
 
 @contextmanager
-def opened(place: Place, folder: Path, devices: Sequence[str]) -> Iterator[Any]:
+def opened(place: Site, folder: Path, devices: Sequence[str]) -> Iterator[Any]:
     """Yields the workplace for runs in a folder on such devices (as `device` of an experiment names them). Raises
     ``ValueError`` where it cannot be had."""
     from iclab.runs.engines.local import Processes, slots

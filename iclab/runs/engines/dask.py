@@ -28,7 +28,7 @@ from dask.config import set as configured  # pyright: ignore[reportMissingImport
 from distributed import Client, Queue, Variable, get_worker  # pyright: ignore[reportMissingImports]
 
 from iclab.errors import UsageError, refuse, unknown
-from iclab.runs.engines import Place
+from iclab.runs.engines import Site
 from iclab.runs.engines.local import ONE_THREAD, Slot, conditions_of_workers
 from iclab.runs.engines.parcel import Changes, Files, packed, unpack
 from iclab.runs.engines.places import Versions, differing, versions
@@ -258,7 +258,7 @@ def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(place: Place, slots: Sequence[Slot]) -> Iterator[Cluster]:
+def opened(place: Site, slots: Sequence[Slot]) -> Iterator[Cluster]:
     """Yields the workplace, as `connected` has it."""
     with connected(place, slots) as client:
         if place.address or place.cluster:
@@ -268,7 +268,7 @@ def opened(place: Place, slots: Sequence[Slot]) -> Iterator[Cluster]:
 
 
 @contextmanager
-def connected(place: Place, slots: Sequence[Slot]) -> Iterator[Client]:
+def connected(place: Site, slots: Sequence[Slot]) -> Iterator[Client]:
     """Yields the client of a scheduler at an address, of a cluster that dask-jobqueue starts, or of one on this machine
     with a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
     settings = {

@@ -24,7 +24,7 @@ from uuid import uuid4
 from iclab.errors import UsageError, refuse
 from iclab.files import atomic_write
 from iclab.runs import worker
-from iclab.runs.engines import Place
+from iclab.runs.engines import Site
 from iclab.runs.engines.local import ONE_THREAD
 from iclab.runs.store import ENDED, Run
 
@@ -277,7 +277,7 @@ class Slurm:
         self.looked = -math.inf
 
 
-def planned(folder: Path, place: Place, count: int) -> str:
+def planned(folder: Path, place: Site, count: int) -> str:
     """Returns the call of sbatch and the script, as they would be for so many runs."""
     groups = math.ceil(count / _size(place.chunk, count))
     call = f"# sbatch --parsable {_tasks(groups, place.jobs)} {folder / FOLDER}/NAME.sh"

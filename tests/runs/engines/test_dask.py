@@ -14,7 +14,7 @@ pytest.importorskip("distributed")
 
 import iclab
 from iclab.errors import UsageError
-from iclab.runs.engines import Place, dask, opened
+from iclab.runs.engines import Site, dask, opened
 from iclab.runs.engines.places import differing, versions
 from iclab.runs.store import runs
 from tests.faults.processes import shot
@@ -59,7 +59,7 @@ def test_a_sweep_on_processes_of_this_machine(study):
 
 def test_an_address_at_which_nobody_answers_is_refused_in_one_line(study, monkeypatch):
     monkeypatch.setattr(dask, "CONNECT", "1s")
-    with pytest.raises(UsageError) as error, opened(Place("dask", address="tcp://127.0.0.1:9"), store(study), []):
+    with pytest.raises(UsageError) as error, opened(Site("dask", address="tcp://127.0.0.1:9"), store(study), []):
         pass
     assert str(error.value).startswith("--address tcp://127.0.0.1:9: no scheduler answers: ")
     assert len(str(error.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Workers of this machine: a GPU for each, one thread, and no Ctrl-C of the terminal. And what `Place` refuses."""
+"""Workers of this machine: a GPU for each, one thread, and no Ctrl-C of the terminal. And what `Site` refuses."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from iclab.errors import UsageError
-from iclab.runs.engines import Place, local
+from iclab.runs.engines import Site, local
 from iclab.runs.engines.local import Processes, conditions_of_workers, slots
 from tests.runs.test_sweep import new_run
 
@@ -124,13 +124,13 @@ def test_a_worker_of_the_server_is_such_a_process(tmp_path):
 )
 def test_what_does_not_belong_together_is_refused(given, told):
     with pytest.raises(UsageError) as error:
-        Place(**given)
+        Site(**given)
     assert told in str(error.value)
 
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(UsageError) as error:
-        Place("local", jobs=0, address="a", chunk=0, detach=True)
+        Site("local", jobs=0, address="a", chunk=0, detach=True)
     assert str(error.value).count(";") == 3  # a chunk of no runs is wrong as a number only
 
 
@@ -145,4 +145,4 @@ def test_all_problems_are_told_at_once():
     ],
 )
 def test_what_belongs_together_is_taken(given):
-    assert Place(**given)
+    assert Site(**given)
