@@ -44,12 +44,25 @@ ROOMS = (  # of modules that went from one package to another: the old one, the 
 MOVED |= {f"{old}.{name}": f"{new}.{name}" for old, new, names in ROOMS for name in names.split()}
 
 
+class Moved(ModuleType):
+    """A module by its old name. A function of that name which its package has, such as `iclab.analysis.references`, can
+    still be called: the import of a module puts it in the place of whatever its package called so."""
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        new = import_module(MOVED[self.__name__])
+        return getattr(new, self.__name__.rpartition(".")[2])(*given, **named)
+
+
 class Finder(MetaPathFinder, Loader):
     """Makes a module that was moved from the new one, when it is imported by its old name."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Returns how to make a module of `MOVED`; nothing for any other."""
         return ModuleSpec(name, self) if name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Returns the module, without content."""
+        return Moved(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Lets a module look up its content where that is now."""

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 import iclab
+import iclab.analysis
 from iclab import renamed
 from iclab.analysis.algorithms.identify import AlgorithmPanel
 from iclab.experiments.config import kinds
@@ -22,6 +23,7 @@ from iclab.renamed import kind_name, old_keywords
 from iclab.tasks import DynamicalSystem, LaundryList, LinearRegression, ScaledInputs, TokenPrompts
 
 PACKAGE = Path(iclab.__file__).parent
+TASK = LinearRegression(3, 4)
 
 
 def old_names(source):
@@ -85,9 +87,30 @@ def test_old_modules_are_there_by_import_alone_and_no_others():
     assert not {f"{module_of(source)}" for source in SOURCES} & renamed.MOVED.keys()
 
 
-# ---- members -------------------------------------------------------------------------------------------------------
+SHARED = [old for old in renamed.MOVED if callable(getattr(iclab.analysis, old.rpartition(".")[2], None))]
 
-TASK = LinearRegression(3, 4)
+
+@pytest.mark.parametrize("old", [old for old in SHARED if old.startswith("iclab.analysis.")])
+def test_a_function_of_the_name_of_an_old_module_can_be_called_whatever_was_imported(old):
+    name = old.rpartition(".")[2]
+    before = getattr(importlib.import_module(renamed.MOVED[old]), name)
+    importlib.import_module(old)
+    now = getattr(iclab.analysis, name)
+    with pytest.raises(TypeError) as one:
+        before()
+    with pytest.raises(TypeError) as other:
+        now()
+    assert str(one.value) == str(other.value)  # the same function asks for what it was not given
+
+
+def test_there_are_such_functions_and_one_of_them_does_what_it_did():
+    assert {"iclab.analysis.references", "iclab.analysis.identify"} <= {*SHARED}
+    importlib.import_module("iclab.analysis.references")
+    new = importlib.import_module("iclab.theory.references")
+    assert iclab.analysis.references(TASK).keys() == new.references(TASK).keys()
+
+
+# ---- members -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ class OfHeads(Analysis):
     def problems(self, experiment: Any) -> Iterator[str]:
         model = experiment.model.blocks
         if type(model) is not TokenTransformerConfig:
-            yield f"needs a TokenTransformerConfig, or a folder of GPT-2 or GPT-NeoX, given {experiment.model!r:.80}"
+            given = type(experiment.model).__name__
+            yield f"needs a TokenTransformerConfig, or a folder of GPT-2 or GPT-NeoX, given {given}"
             return
         if self.softmax and model.attention != "softmax":
             yield f"needs softmax attention, given {model.attention}"

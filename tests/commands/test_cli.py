@@ -353,10 +353,10 @@ def watched(folder, to):
         if isinstance(display, Plain):
             display.last -= 3600
         display.started(working)
-        display.look({working.id: working}, {held.id: held}, 1)
+        display.look({working.id: working}, {held.id: held}, 1, {})
         display.ended(done, Status("done", 1, 3.0))
         display.ended(held, Status("failed", 1, 3.0, "it [broke]"))
-        display.look({working.id: working}, {}, 0)
+        display.look({working.id: working}, {}, 0, {working.id: "GPU 1"})
     return type(display), to.file.getvalue()
 
 
@@ -375,7 +375,7 @@ def test_progress_is_a_live_table_on_a_terminal_unless_colour_is_refused(tmp_pat
     kind, text = watched(tmp_path / "a", Console(file=io.StringIO(), width=200, force_terminal=True))
     assert kind is Moving
     assert "it [broke]" in text
-    assert "3 runs: " in text
+    assert "3 runs: " in text and "GPU 1" in text
     monkeypatch.setenv("NO_COLOR", "1")
     kind, _ = watched(tmp_path / "b", Console(file=io.StringIO(), width=200, force_terminal=True))
     assert kind is Plain

@@ -20,6 +20,7 @@ from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import GradientDescent, Ridge, StochasticGradientDescent
 from iclab.predictors.prefixes import moments
 from iclab.runs.engine import Engine
+from iclab.runs.engines import Site
 from iclab.runs.perform import perform
 from iclab.tasks import LinearRegression, Uniform
 from tests.conftest import generator
@@ -200,7 +201,7 @@ def test_a_sweep_sets_a_construction_beside_a_random_start(tmp_path, monkeypatch
     start = 'start = ["none", { construction = { kind = "VonOswald2022", steps = 2, lr = 0.2 } }]'
     study = read(tmp_path, f"{FILE}\n{bare}\n[sweep]\n{start}\n")
     assert [cell.experiment.start is None for cell in study.cells] == [True, False]
-    outcomes, _ = sweep(study, tmp_path / "runs", 1, False, console())
+    outcomes, _ = sweep(study, tmp_path / "runs", Site(jobs=1), False, console())
     assert {status.state for status in outcomes.values()} == {"done"}
     table = iclab.load(tmp_path / "runs")
     far = table[table.quantity == "weight_distance"].set_index("start.construction.kind").value

@@ -182,7 +182,13 @@ def weights_of(model):
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("double, tolerance", [(False, 1e-6), (True, 1e-12)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("double", "tolerance"),
+    [
+        pytest.param(False, 1e-6, id="float32", marks=pytest.mark.slow),
+        pytest.param(True, 1e-12, id="float64"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["examples", "tokens"])
 def test_the_losses_of_a_replica_are_those_of_its_training_alone(kind, double, tolerance):
     with unchecked():

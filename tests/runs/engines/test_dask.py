@@ -51,6 +51,7 @@ def test_two_places_are_compared_by_name():
     assert differing(versions(), other) == f"torch 1.0 there and {versions()['torch']} here"
 
 
+@pytest.mark.slow
 def test_a_sweep_on_processes_of_this_machine(study):
     code, output = finished(study, *DASK, "--jobs", "1", "train.steps=20", "eval.every=10")
     assert code == 0, output

@@ -127,10 +127,12 @@ def goes_on_from_parts(states, calm, tmp_path, monkeypatch):  # noqa: F811
     return all(found)
 
 
+@pytest.mark.slow
 def test_a_store_goes_on_from_any_part_of_a_parcel(states, calm, tmp_path, monkeypatch):  # noqa: F811
     assert goes_on_from_parts(states, calm, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_test_sees_a_checkpoint_before_its_curve(states, calm, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(parcel, "sorted", lambda names, key: sorted(names, key=key)[::-1], raising=False)
     checkpoint_first = lambda names, key: sorted(names, key=lambda name: (name == "status.json", name))  # noqa: E731
