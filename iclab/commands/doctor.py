@@ -47,8 +47,9 @@ def _shown(value: Any) -> str:
 
 def others(answers: Answers) -> list[str]:
     """Returns a line for each worker whose numbers could be others."""
-    found = {name: differing(versions(), {key: told[key] for key in versions()}) for name, told in answers.items()}
-    return [f"{name} is of another version: {what}; install the same there" for name, what in found.items() if what]
+    here = versions()
+    unlike = {name: differing(here, {key: one[key] for key in here}) for name, one in answers.items()}
+    return [f"{name} is of another version: {what}; install the same there" for name, what in unlike.items() if what]
 
 
 def lock_problems(answers: Answers) -> list[str]:
@@ -73,7 +74,7 @@ def _at_workers(where: Site) -> Answers:
         except TimeoutError:
             raise UsageError("--engine dask: no worker has come") from None
         except (ImportError, AttributeError):
-            pass  # which is told for each worker
+            pass  # which `asked` reports for each worker
         return dask.asked(client, place)
 
 

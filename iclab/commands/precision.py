@@ -91,12 +91,12 @@ def precision(out: Path, to: Console) -> None:
     """Measures all ladders, prints a table, and writes the rows to `precision.json` in a folder."""
     rows = [row for ladder in LADDERS for row in ladder.rows()]
     columns = ["construction", "key", "size", *DTYPES]
-    to.print(table("errors relative to the answers", columns, list(_told(rows)), to))
+    to.print(table("errors relative to the answers", columns, list(_table_rows(rows)), to))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, rows)
 
 
-def _told(rows: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:
+def _table_rows(rows: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:
     """A line for each size; the precisions follow each other in the rows."""
     for same in (rows[i : i + len(DTYPES)] for i in range(0, len(rows), len(DTYPES))):
         errors = ["refused" if row["error"] is None else f"{row['error']:.1e}" for row in same]

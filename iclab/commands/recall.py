@@ -1,5 +1,5 @@
 """The study `tasks/given/recall.toml` of a language model on this disk (`iclab recall`): what it does with a list and
-with two names, and which heads do it. It is a sweep of one run, of which rows and heads are told besides."""
+with two names, and which heads do it. It is a sweep of one run, of which rows and heads are printed in addition."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from iclab.runs.store import Run
 from iclab.tasks import RecallText
 
 COLUMNS = ("distribution", "predictor", "quantity", "layer", "position", "value", "stderr")
-BY_PLACE = ("accuracy", "accuracy_among_options", "loss")  # which are told by missing item too
+BY_PLACE = ("accuracy", "accuracy_among_options", "loss")  # which have rows by missing item too
 
 
 def study_of(folder: Path, prompts: int, heads: int) -> Study:
@@ -51,14 +51,13 @@ def recall(folder: Path, prompts: int, heads: int, out: Path, to: Console, file:
         return False
     rows = Run(out / experiment.id).rows()
     to.print(table(f"{folder}: on this project's reconstruction of the texts", COLUMNS, _body(rows), to))
-    found = heads_of(rows)
-    to.print(
-        "; ".join(f"{name}: {', '.join('.'.join(map(str, head)) for head in each)}" for name, each in found.items())
-    )
-    if "s_inhibition" not in found:
+    named_heads = heads_of(rows)
+    listed = {name: ", ".join(".".join(map(str, head)) for head in each) for name, each in named_heads.items()}
+    to.print("; ".join(f"{name}: {heads}" for name, heads in listed.items()))
+    if "s_inhibition" not in named_heads:
         to.print("With rotary positions queries read by distance: what needs their composition is not measured.")
     if file is not None:
-        write_json(file, {"rows": rows, "heads": found, "verdicts": [verdict.record() for verdict in verdicts]})
+        write_json(file, {"rows": rows, "heads": named_heads, "verdicts": [verdict.record() for verdict in verdicts]})
     return True
 
 

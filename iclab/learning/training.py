@@ -322,10 +322,10 @@ class GradientTraining(ABC):
         if given.get("recipe", self._described()) != self._described():
             return [f"it is of another recipe, {given['recipe']}"]
         fits = {k: type(given.get(k)) is int and 0 <= given[k] <= most[k] for k in most}
-        found = [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
+        problems = [f"{k} must be a whole number in 0..{most[k]}, given {given.get(k)}" for k in most if not fits[k]]
         losses = given.get("losses", [])
         fits = isinstance(losses, list) and all(isinstance(one, float) and isfinite(one) for one in losses)
-        return found + ([] if fits else ["losses must be a list of finite numbers"])
+        return problems + ([] if fits else ["losses must be a list of finite numbers"])
 
     def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
         """The problems of the names, shapes and types of its tensors; moments come with the first step."""

@@ -31,8 +31,8 @@ class OfHeads(Analysis):
     softmax: ClassVar[bool] = False
 
     def problems(self, experiment: Any) -> Iterator[str]:
-        model = experiment.model.blocks
-        if type(model) is not TokenTransformerConfig:
+        model = shape_of(experiment.model)
+        if model is None:
             given = type(experiment.model).__name__
             yield f"needs a TokenTransformerConfig, or a folder of GPT-2 or GPT-NeoX, given {given}"
             return
@@ -56,6 +56,11 @@ class OfHeads(Analysis):
         self, model: TokenTransformer, of: Measurement, prompts: TokenPrompts, rng: torch.Generator
     ) -> Iterator[Row]:
         """Yields the rows, those that are not finite among them."""
+
+
+def shape_of(model: Any) -> TokenTransformerConfig | None:
+    """Returns the shape of a model over tokens whose heads can be taken apart; none of any other."""
+    return model.blocks if type(model.blocks) is TokenTransformerConfig else None
 
 
 def circuit_of(model: TokenTransformer, prompts: TokenPrompts) -> tuple[Head, Head]:

@@ -23,7 +23,7 @@ TOP, OTHERS = "top component", "other components"
 
 class SInhibitionHeads(OfTexts):
     """Cuts the components of S-inhibition heads one after the other: the "top component", which composes most with the
-    name-mover head's queries, and the "other components", on average. Nothing is told of rotary positions."""
+    name-mover head's queries, and the "other components", on average. Models with rotary positions have no rows."""
 
     name = "s_inhibition_heads"
     composing = True

@@ -23,7 +23,7 @@ CHANCE = "random direction"
 
 class Steering(OfTexts):
     """Sets what a head writes along a component, on texts with an indirect object and on lists of five; "random
-    direction" is one of all that the same head can write. Nothing is told of rotary positions."""
+    direction" is one of all that the same head can write. Models with rotary positions have no rows."""
 
     name = "steering"
     composing = True

@@ -11,9 +11,9 @@ from iclab.analysis.heads.s_inhibition import Dissection
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.streams import experiment_generator
-from iclab.measures.heads import LEAST
+from iclab.measures.heads import LEAST, shape_of
 from iclab.measures.measurement import Measurement
-from iclab.models import TokenTransformer, TokenTransformerConfig
+from iclab.models import TokenTransformer
 from iclab.tasks import RecallText, TokenPrompts
 
 
@@ -49,11 +49,6 @@ class OfTexts(Analysis):
         """Whether it needs what a model with rotary positions has not."""
         shape = shape_of(experiment.model)
         return self.composing and shape is not None and bool(shape.rotary)
-
-
-def shape_of(model: Any) -> TokenTransformerConfig | None:
-    """Returns the shape of a model over tokens whose heads can be taken apart; none of any other."""
-    return model.blocks if type(model.blocks) is TokenTransformerConfig else None
 
 
 def folded_model(of: Measurement) -> TokenTransformer:

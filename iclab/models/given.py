@@ -132,9 +132,9 @@ def _size_problems(given: Sizes, *wanted: int | None) -> list[str]:
     if len(wanted) != 3 or wanted[2]:
         return ["Pretrained: a language model reads tokens, and the task has other prompts"]
     vocab, n, _ = wanted
-    found = [] if vocab == given.vocab else [f"has a vocabulary of {given.vocab}, and task.vocab is {vocab}"]
-    found += [f"reads at most {given.n} tokens, and prompts have up to {n}"] if n and n > given.n else []
-    return [f"Pretrained: the model {text}" for text in found]
+    problems = [] if vocab == given.vocab else [f"has a vocabulary of {given.vocab}, and task.vocab is {vocab}"]
+    problems += [f"reads at most {given.n} tokens, and prompts have up to {n}"] if n and n > given.n else []
+    return [f"Pretrained: the model {text}" for text in problems]
 
 
 class Given(nn.Module):

@@ -64,7 +64,7 @@ class Workplace(Protocol):
     """Where workers work: see `iclab.runs.engines`."""
 
     def has_room(self) -> bool:
-        """Tells whether another worker can start."""
+        """Returns whether another worker can start."""
         ...
 
     def start(self, run: Run, retry: int | None) -> Any:

@@ -28,6 +28,11 @@ DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 143
 UNRECORDED = 100  # and the number of the error that kept the status from being written
 
 
+def arguments(folder: Path, retry: int | None) -> list[str]:
+    """Returns the arguments of a worker that stops when whoever started it is gone."""
+    return [str(folder), "--watch", *([] if retry is None else ["--retry", str(retry)])]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Takes the lock and works; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m iclab.runs.worker", description=__doc__)

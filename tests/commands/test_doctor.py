@@ -9,6 +9,7 @@ import pytest
 
 from iclab import cli
 from iclab.commands.doctor import answers, lock_problems, others
+from iclab.runs import store
 from iclab.runs.engines import places
 from iclab.runs.engines.places import got_lock, place
 
@@ -67,7 +68,7 @@ def test_of_processes_that_ask_at_the_same_time_one_gets_the_lock(tmp_path):
 
 def test_the_test_sees_locks_that_are_none(tmp_path, monkeypatch):
     """As with localflock, where each machine has its own."""
-    monkeypatch.setattr(places.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(store.fcntl, "flock", lambda *_: None)
     assert at_once(tmp_path) == [True, True]
 
 

@@ -105,12 +105,11 @@ class Forks(Processes):
         with open(run.log, "ab", opener=at_once) as log:
             pid = os.fork()
             if pid == 0:
-                again = [] if retry is None else ["--retry", str(retry)]
                 for pipe in (write, *PIPES):
                     with suppress(OSError):
                         os.close(pipe)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                ended(lambda: worker.main([str(run.folder), "--watch", *again]), log.fileno(), read)
+                ended(lambda: worker.main(worker.arguments(run.folder, retry)), log.fileno(), read)
         os.close(read)
         PIPES.add(write)
         return Fork(pid, write, self.free.popleft())

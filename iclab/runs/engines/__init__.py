@@ -46,15 +46,15 @@ class Site:
             if value is not None and value < 1
         ]
         needs = {
-            "--address": (self.address, ("dask",)),
-            "--cluster": (self.cluster, ("dask",)),
-            "--option": (self.options, ("slurm",) if self.cluster is None else ("dask",)),
-            "--chunk": (self.chunk, ("slurm",)),
-            "--detach": (self.detach, ("slurm",)),
+            "--address": (self.address, "dask"),
+            "--cluster": (self.cluster, "dask"),
+            "--option": (self.options, "dask" if self.cluster else "slurm"),
+            "--chunk": (self.chunk, "slurm"),
+            "--detach": (self.detach, "slurm"),
         }
-        for key, (value, engines) in needs.items():
-            if value and self.engine in names and self.engine not in engines:
-                problems.append(f"{key} is for --engine {engines[0]}, given --engine {self.engine}")
+        for key, (value, engine) in needs.items():
+            if value and self.engine in names and self.engine != engine:
+                problems.append(f"{key} is for --engine {engine}, given --engine {self.engine}")
         if self.address and self.cluster:
             problems.append("--address names a cluster that is there, --cluster one to start: give one of them")
         refuse("sweep", problems)

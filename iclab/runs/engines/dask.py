@@ -33,7 +33,7 @@ from iclab.runs.engines.local import ONE_THREAD, Slot, conditions_of_workers
 from iclab.runs.engines.parcel import Changes, Files, packed, unpack
 from iclab.runs.engines.places import Versions, differing, versions
 from iclab.runs.store import Run, at_once
-from iclab.runs.worker import BUSY
+from iclab.runs.worker import BUSY, arguments
 
 LOOK = 0.5  # seconds between two looks of a task at its child, and of the client at the queue
 PATIENCE = 30.0  # seconds without a beat after which a task takes its client for gone
@@ -68,8 +68,7 @@ def work(
 @contextmanager
 def _child(run: Run, retry: int | None, slot: Slot) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, which is gone when the block is left, however that comes."""
-    again = [] if retry is None else ["--retry", str(retry)]
-    command = [sys.executable, "-m", "iclab.runs.worker", str(run.folder), "--watch", *again]
+    command = [sys.executable, "-m", "iclab.runs.worker", *arguments(run.folder, retry)]
     environment = {**os.environ, **ONE_THREAD, **slot}
     with open(run.log, "ab", opener=at_once) as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, bufsize=0)
@@ -197,7 +196,7 @@ class Cluster:
                 raise UsageError(f"--engine dask: the worker {address} is of another version: {other}")
 
     def has_room(self) -> bool:
-        """Tells whether another run can be sent out."""
+        """Returns whether another run can be sent out."""
         return bool(self.free) if self.slots else len(self.tasks) < (self.most or self._threads())
 
     def _threads(self) -> int:
@@ -249,8 +248,8 @@ class Cluster:
 def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
     """Returns the answer of each worker to a question, by address. Raises ``ValueError`` where one does not know it."""
     try:
-        told: Any = client.run(question)
-        return told
+        answers: Any = client.run(question)
+        return answers
     except (ImportError, AttributeError) as error:
         raise UsageError(f"--engine dask: a worker has no iclab, or another: {error}") from None
     except OSError as error:

@@ -69,15 +69,14 @@ class Processes:
         self.context.set_forkserver_preload([PRELOADED])
 
     def has_room(self) -> bool:
-        """Tells whether another worker can start."""
+        """Returns whether another worker can start."""
         return bool(self.free)
 
     def start(self, run: Run, retry: int | None) -> Child:
         """Starts a worker. Raises ``OSError`` where its log cannot be written, or no process can be made."""
-        open(run.log, "ab", opener=at_once).close()  # an error of the disk is told here and not in the worker
+        open(run.log, "ab", opener=at_once).close()  # an error of the disk is raised here and not in the worker
         read, write = self.context.Pipe(duplex=False)
-        again = [] if retry is None else ["--retry", str(retry)]
-        process = self.context.Process(target=_become, args=(str(run.folder), again, dict(self.free[0]), read))
+        process = self.context.Process(target=_become, args=(run.folder, retry, dict(self.free[0]), read))
         with read, conditions_of_workers():
             process.start()
         return Child(process, write, self.free.popleft())
@@ -101,14 +100,14 @@ def conditions_of_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _become(folder: str, again: Sequence[str], slot: Slot, alive: Connection) -> None:
+def _become(folder: Path, retry: int | None, slot: Slot, alive: Connection) -> None:
     """The life of a worker: what it says goes to the log of the run, and its standard input ends with its parent."""
     os.environ.update(slot)
-    with open(Run(Path(folder)).log, "ab", opener=at_once) as log:
+    with open(Run(folder).log, "ab", opener=at_once) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.dup2(alive.fileno(), 0)
-    sys.exit(worker.main([folder, "--watch", *again]))
+    sys.exit(worker.main(worker.arguments(folder, retry)))
 
 
 def slots(jobs: int | None, devices: Sequence[str], cores: int) -> list[Slot]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from iclab.files import atomic_write
-from iclab.runs.store import CURVE
+from iclab.runs.store import CURVE, STRAY
 
 LEFT = ("lock",)  # what is of one machine alone
 STATUS = "status.json"
@@ -21,8 +21,7 @@ Files = dict[str, bytes | None]  # by name; none where a file was removed
 
 def packed(folder: Path) -> Files:
     """Returns the content of all files of a run, by their names in its folder."""
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if name not in LEFT and not _half_written(path)}
+    return {name: _read(folder / name) for name in _marks(folder)}
 
 
 def unpack(files: Mapping[str, bytes | None], folder: Path) -> None:
@@ -36,10 +35,6 @@ def unpack(files: Mapping[str, bytes | None], folder: Path) -> None:
             atomic_write(path, content)
 
 
-def _half_written(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
 @dataclass
 class Changes:
     """What changed in the folder of a run since the last look."""
@@ -48,12 +43,12 @@ class Changes:
     seen: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.seen = self._marks()
+        self.seen = _marks(self.folder)
 
     def take(self) -> Files:
         """Returns the files that are new, others than before, or gone. With a checkpoint comes the curve, which is read
         after it, so that it holds at least what the checkpoint knows."""
-        marks = self._marks()
+        marks = _marks(self.folder)
         found: Files = {name: None for name in self.seen.keys() - marks.keys()}
         for name in marks:
             if self.seen.get(name) != marks[name]:
@@ -63,10 +58,12 @@ class Changes:
         self.seen = marks
         return found
 
-    def _marks(self) -> dict[str, tuple[int, ...]]:
-        found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
-        marks = {name: _mark(path) for name, path in found.items() if name not in LEFT and not _half_written(path)}
-        return {name: mark for name, mark in marks.items() if mark is not None}
+
+def _marks(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The files of a run by name, each with what is another where it is another; not those that are half written."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    kept = {name: _mark(path) for name, path in paths.items() if name not in LEFT and not STRAY.fullmatch(path.name)}
+    return {name: mark for name, mark in kept.items() if mark is not None}
 
 
 def _mark(path: Path) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""What a worker tells of the place where it works; what must be the same there for numbers to be the same.
+"""What a worker reports of the place where it works; what must be the same there for numbers to be the same.
 
     python -m iclab.runs.engines.places [FOLDER COUNT]
 
@@ -6,7 +6,6 @@ prints it as a line of JSON. With a folder it also says whether it got the lock 
 on other machines, ask for at the same time.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +13,6 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import torch
 
 import iclab
 from iclab.runs.environment import usable_cores
+from iclab.runs.store import Run
 
 TOGETHER = 30.0  # seconds in which all who ask for a lock must have come
 
@@ -58,12 +57,7 @@ def place() -> dict[str, Any]:
 def got_lock(folder: Path, count: int) -> bool:
     """Asks for the lock of a file and keeps it until so many have asked; returns whether this process got it. Raises
     ``OSError`` where the disk has no locks, and ``TimeoutError`` where the others do not come."""
-    with open(folder / "lock", "ab") as file:
-        mine = True
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mine = False
+    with Run(folder).hold() as mine:
         (folder / f"{platform.node()}_{os.environ.get('SLURM_PROCID', '')}_{os.getpid()}.asked").touch()
         end = time.monotonic() + TOGETHER
         while len([name for name in os.listdir(folder) if name.endswith(".asked")]) < count:
@@ -75,14 +69,14 @@ def got_lock(folder: Path, count: int) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the place; returns the exit status."""
-    told, given = place(), sys.argv[1:] if arguments is None else arguments
-    with suppress(IndexError):
-        folder, count = given[0], given[1]
+    answer, given = place(), sys.argv[1:] if arguments is None else arguments
+    if given:
+        folder, count = given
         try:
-            told["lock"] = got_lock(Path(folder), int(count))
+            answer["lock"] = got_lock(Path(folder), int(count))
         except OSError as error:
-            told["lock"] = str(error)
-    print(json.dumps(told), flush=True)
+            answer["lock"] = str(error)
+    print(json.dumps(answer), flush=True)
     return 0
 
 

@@ -89,10 +89,10 @@ def minutes(limit: str) -> float | None:
 # ---- the queue -----------------------------------------------------------------------------------------------------
 
 
-def call(*command: str, given: str | None = None) -> str:
+def call(*command: str) -> str:
     """Returns what a command of Slurm prints. Raises ``ValueError`` where it is not there or refuses."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, input=given)
+        done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
         raise UsageError(f"--engine slurm: cannot call {command[0]}: {error.strerror}") from None
     if done.returncode:
@@ -210,7 +210,7 @@ class Slurm:
         self.arrays = [array for array in found if array]
 
     def has_room(self) -> bool:
-        """Tells whether another run can be queued: always."""
+        """Returns whether another run can be queued: always."""
         return True
 
     def start(self, run: Run, retry: int | None) -> Task:
