@@ -115,11 +115,12 @@ def queued(jobs: Sequence[str]) -> dict[str, dict[int, str]]:
 
 @dataclass(eq=False)
 class Array:
-    """A job array and its runs, by task."""
+    """A job array and its runs, by task; `retry` are the attempts that failed, by run, after which it tries again."""
 
     path: Path
     job: str
     chunks: list[list[str]]
+    retry: Mapping[str, int]
 
     @classmethod
     def read(cls, path: Path) -> "Array | None":
@@ -131,11 +132,14 @@ class Array:
             if not found:
                 return None
             atomic_write(number, found[0].encode())
-        return cls(path, number.read_text().strip(), json.loads(path.read_text())["chunks"])
+        return cls(path, number.read_text().strip(), **json.loads(path.read_text()))
 
-    def task(self, id: str) -> int | None:
-        """Returns the task that works on a run, where there is one."""
-        return next((i for i, chunk in enumerate(self.chunks) if id in chunk), None)
+    def task(self, run: Run, retry: int | None) -> int | None:
+        """Returns the task that works on a run, where there is one. A task passes over a run that failed, unless it was
+        handed in to try again after that very attempt."""
+        if run.recorded().state in ENDED and self.retry.get(run.id) != retry:
+            return None
+        return next((i for i, chunk in enumerate(self.chunks) if run.id in chunk), None)
 
 
 @dataclass(eq=False)
@@ -217,7 +221,7 @@ class Slurm:
         """Takes a run for the next array, unless an array that was handed in before has it."""
         task = Task(run, retry, self)
         for array in self.arrays:
-            if (index := array.task(run.id)) is not None and self._queue().get(array.job, {}).get(index):
+            if (index := array.task(run, retry)) is not None and self._queue().get(array.job, {}).get(index):
                 task.array, task.index = array, index
                 return task
         self.waiting.append(task)
@@ -269,7 +273,7 @@ class Slurm:
         answer = call("sbatch", "--parsable", _tasks(len(groups), self.most), str(base.with_suffix(".sh")))
         job = answer.strip().partition(";")[0]
         atomic_write(base.with_suffix(".id"), job.encode())
-        made = Array(base.with_suffix(".json"), job, chunks)
+        made = Array(base.with_suffix(".json"), job, chunks, retry)
         self.arrays.append(made)
         for index, group in enumerate(groups):
             for task in group:

@@ -283,6 +283,25 @@ def test_ctrl_c_takes_the_array_from_the_queue(study, fake, same):
     same(store(study), 2)
 
 
+@pytest.mark.parametrize("state", ["pending", "running", "failed", "diverged"])
+def test_a_task_that_is_still_at_work_does_not_try_a_failed_run_again(tmp_path, monkeypatch, state):
+    """It has passed that run over, or goes on with others of its list: the run needs a task of its own."""
+    run = Run(tmp_path / "0123456789ab")
+    run.folder.mkdir()
+    run.record(run.recorded(), state=state, attempts=1)
+    (tmp_path / slurm.FOLDER).mkdir()
+    monkeypatch.setattr(slurm, "queued", lambda jobs: {"7": {0: "RUNNING"}})
+    before = tmp_path / slurm.FOLDER / "before"
+
+    def attached(tried):
+        before.with_suffix(".json").write_text(json.dumps({"chunks": [[run.id]], "retry": tried}))
+        before.with_suffix(".id").write_text("7")
+        return slurm.Slurm(tmp_path, {}).start(run, 1).array is not None
+
+    assert attached({}) == (state in ("pending", "running"))
+    assert attached({run.id: 1})
+
+
 @pytest.mark.slow
 def test_failed_runs_are_tried_again_only_on_request(study, fake):
     settings = ["train.lr=1e-3,1e30", "train.warmup=0", "train.clip=none", *SLURM]
