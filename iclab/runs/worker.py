@@ -134,7 +134,8 @@ def _begin(run: Run) -> Attempt:
     run.note_damage(status)
     origin = run.origin() if run.weights else {}  # what it is measured in may be another environment
     if status.state == "running":  # an attempt that nobody ended
-        status = replace(status, seconds=round(status.seconds + run.lost_seconds(status), 3))
+        lost = run.lost_seconds(status) / _pack_of(run)  # which the runs of a pack have in common
+        status = replace(status, seconds=round(status.seconds + lost, 3))
     begun = {"attempts": status.attempts + 1, "error": "", "started": now(), "ended": None, "origin": origin}
     return Attempt(run, run.record(status, state="running", **begun))
 
@@ -142,7 +143,7 @@ def _begin(run: Run) -> Attempt:
 def _train_together(attempts: Sequence[Attempt]) -> None:
     """Trains runs as a pack as far as they can; whatever the trouble is, a run meets its own when it goes on alone."""
     untrained = [attempt for attempt in attempts if attempt.run.weights is None]
-    if len(untrained) < 2 and not any(_began_in_pack(attempt.run) for attempt in untrained):
+    if len(untrained) < 2 and all(_pack_of(attempt.run) == 1 for attempt in untrained):
         return
     from iclab.runs.packing import train_together
 
@@ -158,10 +159,10 @@ def _train_together(attempts: Sequence[Attempt]) -> None:
                 attempt.run.note(f"goes on alone: {told(error)}")
 
 
-def _began_in_pack(run: Run) -> bool:
+def _pack_of(run: Run) -> int:
     from iclab.learning.training import pack_of  # loads torch, which a run that another holds can do without
 
-    return pack_of(run.checkpoint) > 1
+    return pack_of(run.checkpoint)
 
 
 def _ending(run: Run) -> dict[str, Any]:
