@@ -54,6 +54,7 @@ State = Literal["pending", "running", "interrupted", "done", "failed", "diverged
 STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged", "damaged")
 ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
+VERDICTS = "verdicts.json"  # of a sweep
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
 MADE_IN = (
@@ -541,10 +542,10 @@ def sweeps(folder: Path) -> list[Path]:
     return [path for path in (folder, *beside) if not is_run(path) and runs(path)]
 
 
-def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Returns what became of the claims of a sweep, as it was last judged; empty where it never was. Raises `Damaged`
-    where the file is no list of verdicts that have these columns."""
-    path = sweep / "verdicts.json"
+def verdicts(sweep: Path) -> list[dict[str, Any]]:
+    """Returns what became of the claims of a sweep, as it was last judged; empty where it never was. A file of before
+    there were seeds has the outcome under another name. Raises `Damaged` where the file is no list of verdicts."""
+    path = sweep / VERDICTS
     if not os.path.lexists(path):
         return []
     remedy = f"`iclab sweep {sweep / 'study.toml'}` judges again"
@@ -552,10 +553,18 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         content = read_json(path)
     except UsageError as error:
         raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
-    whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
-    if not whole or not all(isinstance(one.get(column), str) for one in content for column in columns):
+    if isinstance(content, list):
+        content = [{"outcome": one.get("verdict"), **one} if isinstance(one, dict) else one for one in content]
+    if not is_verdicts(content):
         raise Damaged(f"{path} is damaged: it is no list of verdicts; {remedy}")
     return content
+
+
+def is_verdicts(content: Any) -> bool:
+    """Returns whether something is a list of verdicts, as far as tables need them."""
+    keys = ("claim", "expected", "measured", "outcome")
+    whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
+    return whole and all(isinstance(one.get(key), str) for one in content for key in keys)
 
 
 def find(name: str, root: Path, command: str = "show") -> Run:
