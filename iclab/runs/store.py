@@ -553,11 +553,18 @@ def verdicts(sweep: Path) -> list[dict[str, Any]]:
         content = read_json(path)
     except UsageError as error:
         raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
-    if isinstance(content, list):
-        content = [{"outcome": one.get("verdict"), **one} if isinstance(one, dict) else one for one in content]
+    content = list(map(_as_today, content)) if isinstance(content, list) else content
     if not is_verdicts(content):
         raise Damaged(f"{path} is damaged: it is no list of verdicts; {remedy}")
     return content
+
+
+def _as_today(record: Any) -> Any:
+    """A verdict of before there were seeds: its outcome has another name, and in the oldest another word."""
+    if not isinstance(record, dict) or "outcome" in record:
+        return record
+    said = record.get("verdict")
+    return {**record, "outcome": "inconclusive" if said == "undecided" else said}
 
 
 def is_verdicts(content: Any) -> bool:

@@ -442,6 +442,7 @@ def test_verdicts_of_before_there_were_seeds_can_be_read_and_compared(capsys, st
     (kept / "linear_regression.json").write_text("[]")
     code, _, told = call(capsys, "verdicts", "--compare", "results")
     assert code == 2 and "linear_regression.json: it holds no list of verdicts" in told
-    (study.parent / "runs" / "linear_regression" / "verdicts.json").write_text(json.dumps([OLD_RECORD]))
+    older = [OLD_RECORD, OLD_RECORD | {"claim": "It is nearer", "verdict": "undecided"}]
+    (study.parent / "runs" / "linear_regression" / "verdicts.json").write_text(json.dumps(older))
     code, out, _ = call(capsys, "verdicts")
-    assert code == 0 and "worst run" in out and "0.002 ± 0.001" in out
+    assert code == 0 and "worst run" in out and "0.002 ± 0.001" in out and "inconclusive" in out
