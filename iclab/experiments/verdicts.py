@@ -261,8 +261,8 @@ def _every(claim: Claim, runs: Sequence[Measured]) -> Verdict:
     """One run outside of the bound, beyond chance among so many, refutes."""
     alone = _seeds(runs) == 1
     errors = NETWORK if alone else sure_errors(len(runs))
-    sides = [_missing_or_side(claim, run, errors, alone) for run in runs]
-    outcome = min(sides, key=lambda side: OUTCOMES.index(side))
+    sides: list[Outcome] = [_missing_or_side(claim, run, errors, alone) for run in runs]
+    outcome = min(sides, key=OUTCOMES.index)
     verdict = _counted(claim, runs, outcome)
     unknown_error = alone and outcome == "inconclusive" and any(isnan(run.stderr) for run in runs)
     return replace(verdict, note=NO_ERROR) if unknown_error else verdict
