@@ -55,6 +55,7 @@ STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "faile
 ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
 VERDICTS = "verdicts.json"  # of a sweep
+NEEDED = ("claim", "expected", "measured", "outcome")  # of each verdict
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
 MADE_IN = (
@@ -569,9 +570,15 @@ def _as_today(record: Any) -> Any:
 
 def is_verdicts(content: Any) -> bool:
     """Returns whether something is a list of verdicts, as far as tables need them."""
-    keys = ("claim", "expected", "measured", "outcome")
-    whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
-    return whole and all(isinstance(one.get(key), str) for one in content for key in keys)
+    return isinstance(content, list) and all(isinstance(one, dict) and _is_verdict(one) for one in content)
+
+
+def _is_verdict(record: Mapping[str, Any]) -> bool:
+    texts = [record.get(key, "") for key in ("kind", "of")] + [record.get("written") or ""]
+    numbers = [record.get(key) for key in ("share", "distance", "low", "high")]
+    return all(isinstance(text, str) for text in [*texts, *map(record.get, NEEDED)]) and all(
+        number is None or (isinstance(number, int | float) and not isinstance(number, bool)) for number in numbers
+    )
 
 
 def find(name: str, root: Path, command: str = "show") -> Run:

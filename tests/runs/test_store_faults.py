@@ -304,7 +304,10 @@ def test_one_damaged_status_stops_nobody(store, text, capsys):
     assert run.rows() == truth and run.status().state == "done"
 
 
-@pytest.mark.parametrize("text", ["", "[{", "{}", "[3]", '[{"claim": 3}]', "\0"])
+FAR = '[{"claim": "", "expected": "", "measured": "", "outcome": "holds", "distance": "far"}]'
+
+
+@pytest.mark.parametrize("text", ["", "[{", "{}", "[3]", '[{"claim": 3}]', FAR, "\0"])
 def test_damaged_verdicts_are_told_with_a_remedy_and_judged_again(store, text, capsys):
     truth = verdicts.claims(store)
     (store / "verdicts.json").write_text(text)
