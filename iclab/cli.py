@@ -17,6 +17,7 @@ Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSO
 TAKES_VALUE = (
     *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
     *("--prompts", "--heads", "--reuse", "--engine", "--address", "--cluster", "--option", "--chunk", "--pack"),
+    "--compare",
 )
 
 # What a command needs is imported inside of it: the help must not wait for torch.
@@ -174,22 +175,32 @@ def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
     return 0
 
 
-def verdicts(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS, *, markdown: bool = False) -> int:
-    """Lists what became of every claim: paper, claim, expected, measured, verdict, minutes of one core.
+def verdicts(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS,
+    *,
+    markdown: bool = False,
+    json: Numbers = None,
+    compare: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+) -> int:
+    """Lists what became of every claim, with the interval over training seeds, and counts the verdicts.
 
-    Example: iclab verdicts runs --markdown
+    Example: iclab verdicts runs --compare paper_figs/results
+
+    `distance` is how far the mean lies inside of the bound, in halves of its interval: from +1 on a claim holds, below
+    -1 it fails. One seed is "this network", with its prompt error. Exit status 4 where --compare finds another verdict.
 
     Args:
         folder: A sweep, or a folder of sweeps.
-        markdown: Print the table as Markdown.
+        markdown: Print the tables as Markdown.
+        json: A file for the verdicts as data, besides the tables.
+        compare: Print instead what differs from this folder, of sweeps or of results that were kept.
     """
-    from iclab.commands import report
+    from iclab.commands.report import console
+    from iclab.commands.verdicts import show, show_changes
 
-    to, rows = report.console(), report.claims(folder)
-    if markdown:
-        print(report.markdown(report.CLAIMS, rows))
-    else:
-        to.print(report.table(f"claims judged in {folder}", report.CLAIMS, rows, to))
+    if compare is not None:
+        return CLAIMS_FAILED if show_changes(folder, compare, console()) else 0
+    show(folder, console(), markdown, json)
     return 0
 
 

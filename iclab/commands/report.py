@@ -11,12 +11,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from iclab.errors import UsageError, refuse
-from iclab.experiments.claims import TRAINED, Verdict
-from iclab.experiments.config import dump, load
+from iclab.errors import refuse
+from iclab.experiments.claims import TRAINED
+from iclab.experiments.config import dump
 from iclab.experiments.findings import Findings, beaten, number
 from iclab.experiments.mappings import flatten
-from iclab.runs.store import STATES, Run, Status, distinguishing_keys, runs, sweeps, verdicts
+from iclab.runs.store import STATES, Run, Status, distinguishing_keys, runs, sweeps
 
 Row = Mapping[str, Any]
 
@@ -29,6 +29,7 @@ STYLES = {
     "diverged": "red",
     "fails": "bold red",
     "inconclusive": "yellow",
+    "void": "magenta",
     "not measured": "yellow",
     "interrupted": "yellow",
     "damaged": "bold red",
@@ -39,7 +40,7 @@ WIDE = 220  # columns where the output is no terminal, so that nothing is folded
 # An easier task (the token layout) and handed answers (the targets) must be seen in every table.
 LABELS = {"layout": "model.layout", "targets": "train.targets"}
 RESULTS = ("excess", "risk", "accuracy")
-UNBROKEN = {"run", "state", *RESULTS, "expected", "measured", "verdict", "outcome"}  # kept whole when narrow
+UNBROKEN = {"run", "state", *RESULTS, "expected", "verdict", "outcome"}  # kept whole when narrow
 WIDTHS = {"claim": 20}
 POINTS = 12  # how many positions of a curve are printed
 FITTED = ("fit_distance", "fit_probability")
@@ -110,52 +111,11 @@ def _results(rows: Sequence[Row]) -> tuple[str, str, str]:
     return excess, risk, value(rows, "transformer", "accuracy")
 
 
-def of_verdicts(verdicts: Sequence[Verdict], to: Console) -> Group:
-    """Shows the outcomes of the claims, each decided by its worst cell, and notes on single ones."""
-    rows = [[v.claim.name, v.claim.expected, v.measured, v.outcome, _cells(v)] for v in verdicts]
-    notes = [f"{v.claim.name}: {v.note or f'the worst run is {v.run}'}" for v in verdicts if v.outcome != "holds"]
-    return Group(table("claims", ["claim", "expected", "measured", "verdict", "runs"], rows, to), *map(Text, notes))
-
-
-CLAIMS = ["paper", "claim", "expected", "measured", "verdict", "minutes"]
-
-
-def claims(folder: Path) -> list[list[str]]:
-    """Returns the verdicts on all claims of the sweeps in a folder, as rows of a table with the columns `CLAIMS`: the
-    first row of each sweep names the paper and figure (what its file says before a colon) and the minutes of one
-    core."""
-    rows = [row for path in sweeps(folder) for row in _rows_of_sweep(path)]
-    refuse("verdicts", [] if rows else [f"no claims were judged in {folder}; `iclab sweep FILE` does"])
-    return rows
-
-
-def _rows_of_sweep(sweep: Path) -> list[list[str]]:
-    """The rows of a sweep; a single one that says so where what it keeps of them is damaged."""
-    try:
-        return list(_claim_rows(sweep, verdicts(sweep, CLAIMS[1:-1])))
-    except UsageError as error:
-        return [[str(sweep), str(error).splitlines()[0], "", "", "damaged", ""]]
-
-
-def _claim_rows(sweep: Path, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    if not verdicts:
-        return
-    paper = str(load(sweep / "study.toml").get("paper", "")).partition(":")[0]
-    minutes = f"{sum(run.recorded().seconds for run in runs(sweep)) / 60:.1f}"
-    for i, verdict in enumerate(verdicts):
-        cells = [verdict[key] for key in CLAIMS[1:-1]]
-        yield [paper, *cells, minutes] if i == 0 else ["", *cells, ""]
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Returns a table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    entries = ([_text(cell).replace("|", "\\|") for cell in row] for row in rows)
+    lines = [columns, ["---"] * len(columns), *entries]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cells(verdict: Verdict) -> str:
-    """How many runs a verdict speaks of, and the layouts and targets among them."""
-    return f"{len(verdict.cells)} {', '.join(text for text in verdict.setting.values() if text)}".rstrip()
 
 
 def of_store(folder: Path, to: Console) -> Iterator[Group]:

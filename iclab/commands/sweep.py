@@ -10,16 +10,16 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from iclab.commands import report
+from iclab.commands import report, verdicts
 from iclab.commands.progress import shown
 from iclab.errors import refuse
 from iclab.experiments import plugins
-from iclab.experiments.claims import Cell, Verdict, judge
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.outside import of_users
 from iclab.experiments.streams import resolve
 from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
+from iclab.experiments.verdicts import Cell, Verdict, judge
 from iclab.files import atomic_write
 from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
@@ -27,7 +27,7 @@ from iclab.runs.engine import Engine
 from iclab.runs.engines import HERE, Site, opened, slurm
 from iclab.runs.environment import usable_cores
 from iclab.runs.packing import Packs
-from iclab.runs.store import Run, Status, distinguishing_keys, tidy
+from iclab.runs.store import VERDICTS, Run, Status, distinguishing_keys, tidy
 from iclab.runs.trainings import Trainings
 
 MOST = 60  # runs that the table at the end of a sweep lists
@@ -97,10 +97,10 @@ def sweep(
         engine = Engine(runs, workplace, display, retry, trainings(study, folder, reused), _packs(study, place))
         outcomes = engine.handed_in() if place.detach else engine.execute()
     to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
-    verdicts = verdict(study, folder, to, outcomes)
-    if verdicts:
-        to.print(report.of_verdicts(verdicts, to))
-    return outcomes, verdicts
+    judged = verdict(study, folder, to, outcomes)
+    if judged:
+        to.print(verdicts.of_verdicts(judged, to))
+    return outcomes, judged
 
 
 def _runs_to_list(folder: Path, runs: list[Run], outcomes: Mapping[str, Status]) -> tuple[str, list[Run]]:
@@ -154,9 +154,9 @@ def _keep(path: Path, text: str, to: Console, needed: bool = False) -> None:
 def verdict(study: Study, folder: Path, to: Console, outcomes: Mapping[str, Status] | None = None) -> list[Verdict]:
     """Judges the claims by what is in the store, and keeps the verdicts there."""
     cells = [_measured(Run(folder / cell.experiment.id), cell.flat, outcomes or {}) for cell in study.cells]
-    verdicts = judge(study.heading.claims, cells)
-    _keep(folder / "verdicts.json", json.dumps([v.record() for v in verdicts], indent=1), to)
-    return verdicts
+    judged = judge(study.heading.claims, cells)
+    _keep(folder / VERDICTS, json.dumps([v.record() for v in judged], indent=1), to)
+    return judged
 
 
 def _measured(run: Run, settings: Mapping[str, Any], outcomes: Mapping[str, Status]) -> Cell:

@@ -4,7 +4,8 @@ What an analysis needs stands in facts of its class, and is compared with an exp
 only a closer look can tell, in `problems`. `quantities` says of each quantity among its rows what it means, its unit
 and its range: claims are held against these names.
 
-Row     distribution, predictor, quantity, layer, position, value, stderr: one number, with its place in the table
+Row     distribution, predictor, quantity, layer, position, value, stderr: one number, with its place in the table.
+        `stderr` is the error over prompts: none where it is unknown, and 0 only where the number is exact
 """
 
 from abc import ABC, abstractmethod

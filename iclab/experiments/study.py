@@ -16,7 +16,7 @@ from typing import Any
 
 from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments import config, experiment, grid, plugins, trials
-from iclab.experiments.claims import Claim
+from iclab.experiments.claims import Claim, premise_problems
 from iclab.experiments.config import FAILED, Reader
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import Import
@@ -171,8 +171,12 @@ class Draft:
         return tuple({cell.experiment.id: cell for cell in cells}.values())
 
     def check_claims(self, heading: Any, cells: Iterable[Cell]) -> None:
-        """Adds a problem for each key of a claim that no cell of a valid grid has."""
-        claims = heading.claims if heading is not FAILED and not self.problems else ()
+        """Adds a problem for each premise that is no claim, and for each key of a claim that no cell of a valid grid
+        has."""
+        given = () if heading is FAILED else heading.claims
+        claims = () if self.problems else given
+        for text in premise_problems(given):
+            self.note(text)
         known = {key for cell in cells for key in cell.flat} if claims else set()
         if any(claim.unknown_keys(known) for claim in claims):  # some keys have no value, such as what is none
             known |= {key for cell in cells for key in _known(cell.settings)}

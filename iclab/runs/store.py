@@ -54,6 +54,8 @@ State = Literal["pending", "running", "interrupted", "done", "failed", "diverged
 STATES: tuple[State, ...] = ("done", "running", "pending", "interrupted", "failed", "diverged", "damaged")
 ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
+VERDICTS = "verdicts.json"  # of a sweep
+NEEDED = ("claim", "expected", "measured", "outcome")  # of each verdict
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
 MADE_IN = ("device", "gpu", "torch", "iclab", "revision", "pack")  # what of the environment is said of a training
@@ -535,10 +537,10 @@ def sweeps(folder: Path) -> list[Path]:
     return [path for path in (folder, *beside) if not is_run(path) and runs(path)]
 
 
-def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Returns what became of the claims of a sweep, as it was last judged; empty where it never was. Raises `Damaged`
-    where the file is no list of verdicts that have these columns."""
-    path = sweep / "verdicts.json"
+def verdicts(sweep: Path) -> list[dict[str, Any]]:
+    """Returns what became of the claims of a sweep, as it was last judged; empty where it never was. A file of before
+    there were seeds has the outcome under another name. Raises `Damaged` where the file is no list of verdicts."""
+    path = sweep / VERDICTS
     if not os.path.lexists(path):
         return []
     remedy = f"`iclab sweep {sweep / 'study.toml'}` judges again"
@@ -546,10 +548,31 @@ def verdicts(sweep: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         content = read_json(path)
     except UsageError as error:
         raise Damaged(f"{path} is damaged: {error}; {remedy}") from None
-    whole = isinstance(content, list) and all(isinstance(one, dict) for one in content)
-    if not whole or not all(isinstance(one.get(column), str) for one in content for column in columns):
+    content = list(map(_as_today, content)) if isinstance(content, list) else content
+    if not is_verdicts(content):
         raise Damaged(f"{path} is damaged: it is no list of verdicts; {remedy}")
     return content
+
+
+def _as_today(record: Any) -> Any:
+    """A verdict of before there were seeds: its outcome has another name, and in the oldest another word."""
+    if not isinstance(record, dict) or "outcome" in record:
+        return record
+    said = record.get("verdict")
+    return {**record, "outcome": "inconclusive" if said == "undecided" else said}
+
+
+def is_verdicts(content: Any) -> bool:
+    """Returns whether something is a list of verdicts, as far as tables need them."""
+    return isinstance(content, list) and all(isinstance(one, dict) and _is_verdict(one) for one in content)
+
+
+def _is_verdict(record: Mapping[str, Any]) -> bool:
+    texts = [record.get(key, "") for key in ("kind", "of")] + [record.get("written") or ""]
+    numbers = [record.get(key) for key in ("share", "distance", "low", "high")]
+    return all(isinstance(text, str) for text in [*texts, *map(record.get, NEEDED)]) and all(
+        number is None or (isinstance(number, int | float) and not isinstance(number, bool)) for number in numbers
+    )
 
 
 def find(name: str, root: Path, command: str = "show") -> Run:

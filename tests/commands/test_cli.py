@@ -1,8 +1,10 @@
 """The command line: quick help, tables, and errors that are one clear line each."""
 
 import io
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -399,15 +401,48 @@ def test_the_verdicts_of_all_sweeps_are_one_table(capsys, study):
     code, _, told = call(capsys, "verdicts", str(study.parent))
     assert code == 2 and "no claims were judged" in told
     bound = 'quantity = "excess"\npredictor = "transformer"\nat_most = 0.01\n'
-    claims = f'[[claims]]\nname = "It is | near"\n{bound}[[claims]]\nname = "It is near, too"\n{bound}'
+    more = 'written = "after"\norigin = "Fig. 1"\n'
+    claims = f'[[claims]]\nname = "It is | near"\n{bound}{more}[[claims]]\nname = "It is near, too"\n{bound}'
     text = STUDY.replace("[sweep]\nmodel.n_layer = [1, 2]\n", claims)
     study.write_text(text.replace('"none"', '"Someone 2022, Fig. 1: settings, at length"'))
     finished(study.parent / "runs" / "linear_regression")
     call(capsys, "sweep", str(study))
     _, out, _ = call(capsys, "verdicts", "--markdown")
     lines = out.strip().splitlines()
-    assert lines[0] == "| paper | claim | expected | measured | verdict | minutes |"
-    assert lines[2] == "| Someone 2022, Fig. 1 | It is \\| near | ≤ 0.01 | 0.034 ± 0.002 | fails | 0.2 |"
-    assert lines[3] == "|  | It is near, too | ≤ 0.01 | 0.034 ± 0.002 | fails |  |"
-    _, out, _ = call(capsys, "verdicts")
+    columns = "paper | claim | expected | kind | measured | seeds | distance | written | verdict | minutes"
+    assert lines[0] == f"| {columns} |"
+    told = "≤ 0.01 | typical | 0.034 ± 0.002 | this network | -1.2 |"
+    assert lines[2] == f"| Someone 2022, Fig. 1 | It is \\| near | {told} after | fails | 0.2 |"
+    assert lines[3] == f"|  | It is near, too | {told}  | fails |  |"
+    assert lines[-4:-2] == ["| --- | --- | --- | --- | --- | --- |", "| fails |  | 1 | 1 | 2 | 2 |"]
+    assert lines[-1] == "Bounds with an origin: 1 of 2."
+    _, out, _ = call(capsys, "verdicts", "--json", "claims.json")
     assert "It is near, too" in out and "0.034 ± 0.002" in out
+    told = json.loads(Path("claims.json").read_text())["verdicts"]
+    assert [(one["study"], one["outcome"], one["written"]) for one in told] == [
+        ("linear_regression", "fails", "after"),
+        ("linear_regression", "fails", None),
+    ]
+
+
+OLD_RECORD = {"claim": "It is near", "expected": "≤ 0.01", "measured": "0.002 ± 0.001", "verdict": "holds"}
+
+
+def test_verdicts_of_before_there_were_seeds_can_be_read_and_compared(capsys, study):
+    bound = 'quantity = "excess"\npredictor = "transformer"\nat_most = 0.01\n'
+    study.write_text(STUDY.replace("[sweep]\nmodel.n_layer = [1, 2]\n", f'[[claims]]\nname = "It is near"\n{bound}'))
+    finished(study.parent / "runs" / "linear_regression")
+    call(capsys, "sweep", str(study))
+    assert call(capsys, "verdicts", "--compare", "runs")[:2] == (0, "0 verdicts differ from those in runs\n")
+    kept = study.parent / "results"
+    kept.mkdir()
+    (kept / "linear_regression.json").write_text(json.dumps({"verdicts": [OLD_RECORD | {"outcome": "holds"}]}))
+    code, out, _ = call(capsys, "verdicts", "--compare", "results")
+    assert code == 4 and "verdict holds → fails; kind worst run → typical" in out
+    (kept / "linear_regression.json").write_text("[]")
+    code, _, told = call(capsys, "verdicts", "--compare", "results")
+    assert code == 2 and "linear_regression.json: it holds no list of verdicts" in told
+    older = [OLD_RECORD, OLD_RECORD | {"claim": "It is nearer", "verdict": "undecided"}]
+    (study.parent / "runs" / "linear_regression" / "verdicts.json").write_text(json.dumps(older))
+    code, out, _ = call(capsys, "verdicts")
+    assert code == 0 and "worst run" in out and "0.002 ± 0.001" in out and "inconclusive" in out

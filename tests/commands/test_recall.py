@@ -11,10 +11,10 @@ from iclab.analysis.heads.circuits import ov, qk
 from iclab.analysis.heads.composition import compositions
 from iclab.analysis.heads.s_inhibition import Dissection, composed, duplicate_head
 from iclab.errors import UsageError
-from iclab.experiments.claims import Cell, judge
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measurable import claim_problems
 from iclab.experiments.study import GIVEN, Study, given_study
+from iclab.experiments.verdicts import Cell, judge
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
 from iclab.measures import measure
 from iclab.models import TokenTransformer, TokenTransformerConfig

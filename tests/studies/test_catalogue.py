@@ -93,6 +93,7 @@ def test_the_catalogue_is_not_empty():
 def test_a_file_says_what_it_asks_and_claims_something(study):
     assert study.heading.title and study.heading.question and "arXiv" in study.heading.paper
     assert study.heading.claims and len(study.cells) >= 1
+    assert all(claim.written for claim in study.heading.claims), "written before or after its result was seen?"
 
 
 def kinds(path, *sections):
