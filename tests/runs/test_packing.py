@@ -215,7 +215,10 @@ def test_tokens_do_not_pay_on_a_cpu():
     from iclab.models import TokenTransformerConfig
 
     experiment = Experiment(
-        RepeatedSequence(vocab=8, shortest=3, longest=3), TokenTransformerConfig(), TokenTrainingConfig(steps=2), device="cpu"
+        RepeatedSequence(vocab=8, shortest=3, longest=3),
+        TokenTransformerConfig(),
+        TokenTrainingConfig(steps=2),
+        device="cpu",
     )
     assert not pays(experiment)
     assert packs([experiment, replace(experiment, seed=1)], "4").key(experiment.id)
