@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from iclab.errors import Damaged
+from iclab.experiments.identity import NUMERICS
 from iclab.runs.disk import ADVICE, passing, told
 from iclab.runs.store import CURVE, ENDED, Curve, Run, now
 from iclab.stops import Stopped, listen
@@ -110,13 +111,19 @@ def _perform(run: Run) -> dict[str, Any]:
     if weights is None:
         _forget_other_device(run, resolve(experiment.device).type)
         _forget_other_curve(run, curve)
+        _note_numerics(run)
     write_environment(run.folder / "environment.json", experiment.device, experiment.imports)
     try:
         kept = run.keep_rows(perform(experiment, run.folder, curve, run.note, weights, run.curve))
-        return {"state": "done", "training": training_id(experiment), **kept}
+        return {"state": "done", "training": training_id(experiment, run.numerics), **kept}
     except Diverged as error:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}
+
+
+def _note_numerics(run: Run) -> None:
+    if run.numerics != NUMERICS:
+        run.note(f"goes on with the numerics {NUMERICS}; its id is that of the numerics {run.numerics}")
 
 
 def _forget_other_device(run: Run, device: str) -> None:
