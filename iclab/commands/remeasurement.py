@@ -10,6 +10,7 @@ from iclab.commands.progress import shown
 from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments import grid
 from iclab.experiments.experiment import Experiment, known_keys
+from iclab.experiments.identity import run_id
 from iclab.experiments.mappings import Nested, flatten, put
 from iclab.experiments.streams import resolve
 from iclab.runs.engine import Engine
@@ -28,7 +29,7 @@ def remeasure(source: Run, texts: Iterable[str], to: Console) -> tuple[Run, Stat
     given = chosen(texts, before.mapping())
     after = _changed(before, given)
     _check_training(source, before, after, given)
-    run = Run(source.folder.parent / after.id)
+    run = Run(source.folder.parent / run_id(after.mapping(), source.numerics))
     if run.checked().state == "done":
         return run, run.status()
     resolve(after.device)

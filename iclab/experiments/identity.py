@@ -14,6 +14,11 @@ STUDY, KEPT = "study.toml", "imports"  # of a sweep: its task file; the folder w
 SEEDS = 2**32  # a generator on a CPU keeps no more of its seed
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # not mps: predictors need float64
 NOT_IN_ID = ("device", "recipe")  # where a run is made and what its settings are called change no number
+# The version of the numerics, a part of every id: a run of the same settings by another one has other numbers.
+#   1   up to iclab 0.1
+#   2   parameters as one vector (norm and update in another order of sums), one map for queries, keys and values, and
+#       Muon in the precision of the weights (bfloat16 before)
+NUMERICS = 2
 USUAL = (
     "TransformerConfig",
     "Recipe",
@@ -41,14 +46,20 @@ def machine_problems(seed: int, device: str) -> list[str]:
     return problems if named else [*problems, f"device must be auto, cpu, cuda or cuda:NUMBER, given {device!r}"]
 
 
-def run_id(settings: Mapping[str, Any]) -> str:
-    """Returns twelve digits that stand for everything that can change the numbers. The settings may come from an
-    experiment or from the `config.toml` of a run, of either kind. Raises ``ValueError`` for what no experiment has
-    written."""
+def run_id(settings: Mapping[str, Any], numerics: int = NUMERICS) -> str:
+    """Returns twelve digits that stand for everything that can change the numbers, by a version of the numerics. The
+    settings may come from an experiment or from the `config.toml` of a run, of either kind. Raises ``ValueError`` for
+    what no experiment has written."""
     decisive = {k: _without_usual_kind(v) for k, v in settings.items() if k not in (*NOT_IN_ID, "imports")}
     decisive |= {"imports": _codes(settings["imports"])} if settings.get("imports") else {}
+    decisive |= {"numerics": numerics} if numerics > 1 else {}  # the first had no name yet
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def numerics_of(id: str, settings: Mapping[str, Any]) -> int | None:
+    """Returns the version of the numerics by which these settings have this id; None where no version has it."""
+    return next((version for version in range(NUMERICS, 0, -1) if run_id(settings, version) == id), None)
 
 
 def _without_usual_kind(settings: Any) -> Any:

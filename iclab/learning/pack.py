@@ -20,14 +20,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
 from iclab.learning.training import Diverged, GradientTraining, OptimizerConfig, TrainingConfig
 from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
-from iclab.models.packed import Pack, PackedTokenTransformer, PackedTransformer, shape_of, views
+from iclab.models.packed import Pack, PackedTokenTransformer, PackedTransformer, shape_of
 from iclab.renamed import kind_name
 from iclab.tasks import Prompts, Task, TokenPrompts, TokenTask
 
@@ -48,10 +48,9 @@ class PackTraining(ABC):
         self.diverged: dict[int, Diverged] = {}  # by replica
         self.model = self._packed([one.model for one in trainings])
         self.parameters = list(self.model.parameters())
-        recipes = [one.recipe for one in trainings]
-        self.optimizer = PackedAdamW(self.model.theta, recipes, len(self.parameters))
+        self.optimizer = PackedAdamW(self.model.theta, [one.recipe for one in trainings])
         for replica, one in enumerate(trainings):
-            self._take_up(replica)
+            self._adopt(replica, one)
             one.pack = max(one.pack, len(trainings))
 
     @abstractmethod
@@ -98,36 +97,12 @@ class PackTraining(ABC):
         gradient = torch.cat([part.flatten(1) for part in gradients], dim=1)
         self.optimizer.step(gradient, rates, [one.step + 1 for one in self.trainings], moving)
         for replica in moving:
-            if self.trainings[replica].step == 0:  # moments come with the first step
-                self._show_moments(replica)
             self.trainings[replica].step += 1
 
-    # ---- the moments, as a training keeps them ---------------------------------------------------------------------
-
-    def _take_up(self, replica: int) -> None:
-        """Goes on with the moments that a training has, if it has begun."""
-        one = self.trainings[replica]
-        if one.step:
-            kept = one.optimizers["adamw"].state
-            for parameter, moments in self._moments(replica).items():
-                for key, row in moments.items():
-                    row.copy_(kept[parameter][key])
-            self._show_moments(replica)
-
-    def _show_moments(self, replica: int) -> None:
-        """Makes the moments of a training views of their rows."""
-        state = self.trainings[replica].optimizers["adamw"].state
-        for parameter, moments in self._moments(replica).items():
-            state[parameter] = moments
-
-    def _moments(self, replica: int) -> dict[nn.Parameter, dict[str, Tensor]]:
-        """Views of the moments of a replica, by parameter."""
-        rows, one = self.optimizer, self.trainings[replica]
-        means, squares = (views(one.model, each) for each in (rows.means, rows.squares))
-        return {
-            parameter: {"step": count, "exp_avg": means[name][replica], "exp_avg_sq": squares[name][replica]}
-            for (name, parameter), count in zip(one.parameters.items(), rows.counts[replica], strict=True)
-        }
+    def _adopt(self, replica: int, one: GradientTraining) -> None:
+        """Lets a training go on in the rows of its replica, with the moments that it has."""
+        rows, (flat,) = self.optimizer, one.flats
+        flat.adopt(rows.theta[replica], [rows.means[replica], rows.squares[replica]], rows.counts[replica])
 
 
 class ExamplePack(PackTraining):
@@ -185,15 +160,16 @@ def pack_trainings(trainings: Sequence[GradientTraining]) -> PackTraining:
 
 
 class PackedAdamW:
-    """AdamW after a bound on the norm of the gradient, for each row of θ by settings of its own.
+    """AdamW after a bound on the norm of the gradient, for each row of θ by settings of its own, which no kernel of
+    torch allows.
 
-    `means` and `squares` are its moments [R, P], `counts` [R, tensors] the steps that each parameter has taken.
+    `means` and `squares` are its moments [R, P], `counts` [R] the steps that each row has taken.
     """
 
-    def __init__(self, theta: Float[Tensor, "R P"], recipes: Sequence[OptimizerConfig], tensors: int) -> None:
+    def __init__(self, theta: Float[Tensor, "R P"], recipes: Sequence[OptimizerConfig]) -> None:
         self.theta, self.decays = theta, [recipe.weight_decay for recipe in recipes]
         self.means, self.squares = torch.zeros_like(theta), torch.zeros_like(theta)
-        self.counts = torch.zeros(len(theta), tensors, device=theta.device)
+        self.counts = torch.zeros(len(theta), device=theta.device)
         self.betas, self.eps = [recipe.betas for recipe in recipes], self._column([recipe.eps for recipe in recipes])
         self.complements = [self._column([1 - recipe.betas[i] for recipe in recipes]) for i in range(2)]
         clips = [recipe.clip for recipe in recipes]
@@ -210,7 +186,7 @@ class PackedAdamW:
         moved = torch.zeros(len(rates), 1, dtype=torch.bool, device=gradient.device)
         moved[list(moving)] = True
         for rows, before in kept:
-            rows.copy_(torch.where(moved, rows, before))
+            rows.copy_(torch.where(moved.view(-1, *[1] * (rows.ndim - 1)), rows, before))
 
     def _rows(self) -> list[Tensor]:
         return [self.theta, self.means, self.squares, self.counts]

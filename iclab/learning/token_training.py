@@ -13,11 +13,10 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
-from iclab.learning.training import AnyLearner, GradientTraining, OptimizerConfig, Parameters, Place
+from iclab.learning.training import AnyLearner, GradientTraining, OptimizerConfig, Parameters, Place, called
 from iclab.renamed import old_names
 from iclab.tasks import SizedTask, TokenPrompts, TokenTask
 
@@ -65,9 +64,10 @@ class TokenTrainingConfig(OptimizerConfig, AnyLearner):
         return [] if grows else [f"train.curriculum needs prompts that have sizes; {type(task).__name__} has none"]
 
 
-def token_loss(model: nn.Module, parameters: Parameters, prompts: TokenPrompts) -> Float[Tensor, ""]:
-    """Returns the mean cross-entropy at the target positions, in nats, as a pure function of the parameters."""
-    logits = functional_call(model, dict(parameters), (prompts.tokens,))
+def token_loss(model: nn.Module, parameters: Parameters | None, prompts: TokenPrompts) -> Float[Tensor, ""]:
+    """Returns the mean cross-entropy at the target positions, in nats, as a pure function of the parameters; without
+    any, with those that the model has."""
+    logits = called(model, parameters, prompts.tokens)
     return cross_entropy(logits[prompts.answer_mask], prompts.targets[prompts.answer_mask])
 
 
@@ -83,7 +83,7 @@ class TokenTraining(GradientTraining):
         task = self.curriculum.stage(self.task, self.step) if self.curriculum else self.task
         prompts = task.sample(self.recipe.batch, self.rng)
         with self._autocast():
-            value = token_loss(self.model, self.parameters, prompts)
+            value = token_loss(self.model, None, prompts)
         return value, log(max(2, self.task.vocab))
 
 

@@ -12,7 +12,7 @@ ridge is no discovery. `sampled` is the default.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, inf, isfinite, pi
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch.func import functional_call
 
 from iclab.errors import UsageError, refuse, unknown_choices
 from iclab.files import atomic_write
+from iclab.learning.flat import AdamW, Flat, Muon, bound_norm, flattened
 from iclab.models import FrozenModelConfig, ModelConfig
 from iclab.models.stored import open_weights
 from iclab.renamed import kind_name, old_names
@@ -212,17 +213,21 @@ class Diverged(ArithmeticError):
 
 def loss(
     model: nn.Module,
-    parameters: Parameters,
+    parameters: Parameters | None,
     prompts: Prompts,
     targets: Float[Tensor, "batch n *labels"],
     m: int | None = None,
 ) -> Float[Tensor, ""]:
     """Returns the mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure
-    function of the parameters. `m` is handed to the model, which may save the work for the others."""
-    answers = functional_call(
-        model, dict(parameters), (prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)
-    )
+    function of the parameters; without any, with those that the model has. `m` is handed to the model, which may save
+    the work for the others."""
+    answers = called(model, parameters, *((prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)))
     return (answers - (targets if m is None else targets[:, -m:])).square().mean()
+
+
+def called(model: nn.Module, parameters: Parameters | None, *prompts: Any) -> Tensor:
+    """Returns what a model answers with other parameters; with its own where there are none."""
+    return model(*prompts) if parameters is None else functional_call(model, dict(parameters), prompts)
 
 
 class GradientTraining(ABC):
@@ -244,6 +249,7 @@ class GradientTraining(ABC):
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
+        self.flats = [flat for flats in self.optimizers.values() for flat in flats]
 
     @abstractmethod
     def _loss(self) -> tuple[Float[Tensor, ""], float]:
@@ -272,21 +278,20 @@ class GradientTraining(ABC):
             raise Diverged(self.step, value)
 
     def _update(self, gradients: tuple[Tensor, ...]) -> None:
-        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
+        named = dict(zip(self.parameters, gradients, strict=True))
+        for flat in self.flats:
+            flat.gather(named)
         if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip, foreach=True)
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.recipe.rate(self.step)
-            optimizer.step()
+            bound_norm(self.flats, self.recipe.clip)
+        for flat in self.flats:
+            flat.step(self.recipe.rate(self.step))
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, path: Path, mark: str | None = None) -> None:
         """Writes a checkpoint, whole or not at all. `mark` identifies the curve to which it belongs."""
         state = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
-        state |= {f"optimizer.{key}": value for key, value in self._moments()}
+        state |= {f"optimizer.{key}": value for key, value in self._moments() if self.step}
         state["rng"] = self.rng.get_state()
         self.mark = mark
         metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": self._described()}
@@ -333,10 +338,7 @@ class GradientTraining(ABC):
     def _state_problems(self, state: Parameters, begun: bool) -> list[str]:
         """The problems of the names, shapes and types of its tensors; moments come with the first step."""
         wanted = {f"parameter.{name}": p for name, p in self.parameters.items()} | {"rng": self.rng.get_state()}
-        for kind, optimizer in self.optimizers.items() if begun else ():
-            owned = [p for group in optimizer.param_groups for p in group["params"]]
-            wanted |= {f"optimizer.{kind}.{i}.{key}": p for i, p in enumerate(owned) for key in MOMENTS[kind]}
-            wanted |= {f"optimizer.{kind}.{i}.step": COUNT for i in range(len(owned)) if kind in COUNTED}
+        wanted |= {f"optimizer.{key}": value for key, value in self._moments()} if begun else {}
         differing = sorted(wanted.keys() ^ state.keys())
         problems = [f"{name} is {'missing' if name in wanted else 'unknown'}" for name in differing]
         for name in wanted.keys() & state.keys():
@@ -361,25 +363,22 @@ class GradientTraining(ABC):
         return problems
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
-        for kind, optimizer in self.optimizers.items():
-            for index, values in optimizer.state_dict()["state"].items():
-                for key, value in values.items():
-                    yield f"{kind}.{index}.{key}", torch.as_tensor(value)
+        """The moments and the count of each parameter by names, of which there is something to keep from the first step
+        on; all but the counts are views."""
+        for kind, flats in self.optimizers.items():
+            places = {name: i for i, name in enumerate(_owned(flats, self.parameters))}
+            for flat in flats:
+                for key, moment in flat.moments.items():
+                    for name, part in zip(flat.parameters, flat.parts(moment), strict=True):
+                        yield f"{kind}.{places[name]}.{key}", part
+                for name in flat.parameters if flat.counted else ():
+                    yield f"{kind}.{places[name]}.step", flat.count.clone()
 
     def _restore(self, moments: Mapping[str, Tensor]) -> None:
-        for kind, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in moments.items():
-                owner, index, key = name.split(".")
-                if owner == kind:
-                    state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-# Of each optimizer the tensors that are like its parameters, and whether it counts the steps of each.
-MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
-COUNTED = ("adamw",)
-COUNT = torch.zeros(())
+        for name, part in self._moments() if moments else ():
+            part.copy_(moments[name])
+        for flat in self.flats:
+            flat.count.fill_(self.step)
 
 
 class BrokenCheckpoint(UsageError):
@@ -450,7 +449,7 @@ class Training(GradientTraining):
         prompts = self._stage().sample(self.recipe.batch, self.rng)
         targets = self._targets(prompts)
         with self._autocast():
-            value = loss(self.model, self.parameters, prompts, targets, self.asked)
+            value = loss(self.model, None, prompts, targets, self.asked)
         return value, float(targets.square().mean())
 
     def _stage(self) -> Task:
@@ -460,17 +459,21 @@ class Training(GradientTraining):
         return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
 
 
-def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers by name, each with its share of the parameters."""
-    matrices = {name for name, p in parameters.items() if p.ndim == 2 and ".blocks." in f".{name}"}
-    inside = matrices if recipe.optimizer == "muon" else set()
-    rest = [p for name, p in parameters.items() if name not in inside]
-    lr, decay = recipe.lr, recipe.weight_decay
-    adamw = torch.optim.AdamW(rest, lr, recipe.betas, recipe.eps, decay, fused=True)
-    if not inside:
-        return {"adamw": adamw}
-    muon = torch.optim.Muon([parameters[name] for name in sorted(inside)], lr, decay)
-    return {"adamw": adamw, "muon": muon}
+def _optimizers(parameters: Mapping[str, nn.Parameter], recipe: OptimizerConfig) -> dict[str, list[Flat]]:
+    """The parameters by the name of the optimizer that has this share of them."""
+    matrices = {name: p for name, p in parameters.items() if p.ndim == 2 and ".blocks." in f".{name}"}
+    inside = matrices if recipe.optimizer == "muon" else {}
+    rest = {name: p for name, p in parameters.items() if name not in inside}
+    adamw = flattened(rest, lambda some: AdamW(some, recipe.betas, recipe.eps, recipe.weight_decay))
+    muon = flattened(inside, lambda some: Muon(some, recipe.weight_decay), shaped=True)
+    return {"adamw": adamw} | ({"muon": muon} if muon else {})
+
+
+def _owned(flats: Sequence[Flat], parameters: Mapping[str, Tensor]) -> list[str]:
+    """The parameters that an optimizer has, in the order in which a checkpoint counts them: that of the model, and
+    that of the alphabet for matrices, which are grouped by shape."""
+    names = {name for flat in flats for name in flat.parameters}
+    return sorted(names) if isinstance(flats[0], Muon) else [name for name in parameters if name in names]
 
 
 def train(

@@ -75,7 +75,7 @@ def known(
     """Returns tokens with zeros for those that are not finite, and the mask of those that depend on these. Where all
     tokens of a sequence see the same (`shared`), one row of the mask serves all. No number is looked at, so that a GPU
     need not be waited for, and replicas can be mapped over."""
-    bad = ~tokens.isfinite().all(-1, keepdim=True)
+    bad = (0.0 * tokens).sum(-1, keepdim=True).isnan()  # 0·x is 0, but for what is not finite
     rows = mask[..., :1, :] if shared else mask
     rows = rows.squeeze(1) if rows.ndim == 4 else rows
     seen = rows.to(tokens.dtype) @ bad.to(tokens.dtype)  # how many; there is no such product of booleans

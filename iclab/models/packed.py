@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from iclab.errors import refuse
 from iclab.models.tokens import TokenTransformer
-from iclab.models.transformer import BlockConfig, Stack, Transformer
+from iclab.models.transformer import BlockConfig, Stack, Transformer, affine
 
 
 class PackedLinear(nn.Module):
@@ -36,12 +36,7 @@ class PackedLinear(nn.Module):
         self.bias = None if single.bias is None else _replicated(replicas, single.bias)
 
     def forward(self, h: Float[Tensor, "*Rb inputs"]) -> Float[Tensor, "*Rb outputs"]:
-        rows = h.reshape(len(self.weight), -1, h.shape[-1])
-        if self.bias is None:
-            outputs = rows @ self.weight.mT
-        else:
-            outputs = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.mT)
-        return outputs.view(*h.shape[:-1], -1)
+        return affine(h, self.weight, self.bias)
 
 
 class PackedLayerNorm(nn.Module):

@@ -177,6 +177,18 @@ class TransformerConfig(BlockConfig, ModelConfig):
         return Transformer(d, n, self, rng, labels)
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What each token may see, the same in every layer of a call: `mask`, and whether it is the plain lower triangle.
+
+    `shares` are for attention that sums: 1/N_t for each token that is seen; one row where all tokens see the same.
+    """
+
+    mask: Bool[Tensor, "*prefixes q t"]
+    causal: bool
+    shares: Float[Tensor, "*prefixes rows t"] | None = None
+
+
 class Attention(nn.Module):
     """Multi-head attention with softmax, linear or ReLU weights."""
 
@@ -191,16 +203,18 @@ class Attention(nn.Module):
         self.out = linear_map(inner, config.d_model, config)
 
     def forward(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, hooks: ScopedHooks
+        self, h: Float[Tensor, "b t d_model"], sight: Sight, hooks: ScopedHooks
     ) -> Float[Tensor, "b t d_model"]:
-        q, k, v = (
-            hooks(f"attn.{letter}", rearrange(part(h), "b t (a c) -> b a t c", a=self.config.n_head))
-            for letter, part in (("q", self.q), ("k", self.k), ("v", self.v))
-        )
+        q, k, v = (hooks(f"attn.{letter}", part) for letter, part in zip("qkv", self.heads(h), strict=True))
         if self.config.rotary:
             q, k = self.turned(q), self.turned(k)
-        z = hooks("attn.z", self.mix(q, k, v, mask, causal, hooks))
-        return self.out(rearrange(z, "b a t c -> b t (a c)"))
+        z = hooks("attn.z", self.mix(q, k, v, sight, hooks))
+        return self.out(z.transpose(1, 2).flatten(2))
+
+    def heads(self, h: Float[Tensor, "b t d_model"]) -> tuple[Float[Tensor, "b a t c"], ...]:
+        """Returns queries, keys and values of every head."""
+        parts = together([self.q, self.k, self.v], h).chunk(3, dim=-1)
+        return tuple(part.unflatten(-1, (self.config.n_head, -1)).transpose(1, 2) for part in parts)
 
     def turned(self, x: Float[Tensor, "b a t c"]) -> Float[Tensor, "b a t c"]:
         """Turns channels i and i + r/2 of the first r, for token t by the angle t·base^(−2i/r): a score then depends
@@ -217,32 +231,32 @@ class Attention(nn.Module):
         q: Float[Tensor, "b a t c"],
         k: Float[Tensor, "b a t c"],
         v: Float[Tensor, "b a t c"],
-        mask: Bool[Tensor, "*prefixes t t"],
-        causal: bool,
+        sight: Sight,
         hooks: ScopedHooks,
     ) -> Float[Tensor, "b a t c"]:
         """Returns Σ_j pattern_tj v_j; the pattern is formed only where it is needed. A null slot is its column 0."""
         if self.config.null_slot:
-            k, v, mask, causal = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), F.pad(mask, (1, 0), value=True), False
+            k, v = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0))
+            sight = Sight(F.pad(sight.mask, (1, 0), value=True), causal=False)
+        inside, shares = ["attn.scores", "attn.pattern"], sight.shares
+        touched = any(map(hooks.touch, inside))
+        if self.config.attention == "linear" and shares is not None and not touched:
+            if self.config.shared:  # q_t (Σ_j k_j v_jᵀ) with one sum for all t: t·c² instead of t²·c
+                return q @ ((k * (self.scale * shares).mT).mT @ v)
+            return (q @ k.mT * (self.scale * shares)) @ v
         q = self.scale * q  # here, because the fused kernel multiplies its own mask too: −∞ · 0 is not a number
-        inside = ["attn.scores", "attn.pattern"]
-        if self.config.attention == "softmax" and not any(map(hooks.touch, inside)):
-            return F.scaled_dot_product_attention(q, k, v, None if causal else mask, is_causal=causal, scale=1.0)
-        if self.config.attention == "linear" and self.config.shared and not any(map(hooks.touch, inside)):
-            # q_t (Σ_j k_j v_jᵀ) with one sum for all t, which costs t·c² where a pattern would cost t²·c
-            seen = mask[..., :1, :]
-            return q @ ((k * self.pattern(seen.to(k.dtype), seen).mT).mT @ v)
+        if self.config.attention == "softmax" and not touched:
+            mask = None if sight.causal else sight.mask
+            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=sight.causal, scale=1.0)
         scores = hooks(inside[0], q @ k.mT)
-        return hooks(inside[1], self.pattern(scores, mask)) @ v
+        return hooks(inside[1], self.pattern(scores, sight)) @ v
 
-    def pattern(self, scores: Float[Tensor, "*b q t"], mask: Bool[Tensor, "*prefixes q t"]) -> Float[Tensor, "*b q t"]:
+    def pattern(self, scores: Float[Tensor, "*b q t"], sight: Sight) -> Float[Tensor, "*b q t"]:
         """Returns the attention weights from the scores."""
-        if self.config.attention == "softmax":
-            least = torch.finfo(scores.dtype).min  # finite, for tokens that see nothing: their weights are set to 0
-            return scores.masked_fill(~mask, least).softmax(-1).masked_fill(~mask, 0.0)
-        weights = scores if self.config.attention == "linear" else scores.relu()
-        counts = {"seen": mask.sum(-1, keepdim=True).clamp(min=1), "longest": self.longest, "none": 1}
-        return weights * (mask.to(scores.dtype) / counts[self.config.normaliser])
+        if sight.shares is not None:
+            return (scores if self.config.attention == "linear" else scores.relu()) * sight.shares
+        least = torch.finfo(scores.dtype).min  # finite, for tokens that see nothing: their weights are set to 0
+        return scores.masked_fill(~sight.mask, least).softmax(-1).masked_fill(~sight.mask, 0.0)
 
 
 class Block(nn.Module):
@@ -259,10 +273,10 @@ class Block(nn.Module):
             self.mlp_out = linear_map(config.d_mlp, config.d_model, config)
 
     def forward(
-        self, h: Float[Tensor, "b t d_model"], mask: Bool[Tensor, "*prefixes t t"], causal: bool, hooks: ScopedHooks
+        self, h: Float[Tensor, "b t d_model"], sight: Sight, hooks: ScopedHooks
     ) -> Float[Tensor, "b t d_model"]:
         h = before = hooks("resid_pre", h)
-        h = h + hooks("attn_out", self.attn(self.norm_attn(h), mask, causal, hooks))
+        h = h + hooks("attn_out", self.attn(self.norm_attn(h), sight, hooks))
         if self.config.d_mlp:
             h = hooks("resid_mid", h)
             h = h + hooks("mlp_out", self.mlp(self.norm_mlp(before if self.config.parallel else h), hooks))
@@ -389,12 +403,20 @@ class Stack(nn.Module):
         cut: int = 0,
     ) -> Iterator[Float[Tensor, "b t d_model"]]:
         """The residual stream after the first `cut` blocks, which is h, and after each block above."""
-        h = h if cut else hooks("embed", h)
+        h, sight = h if cut else hooks("embed", h), self._sight(mask, causal, h.dtype)
         yield h
         for i in range(cut, self.config.n_layer):
             block = self.blocks[0 if self.config.tied else i]
-            h = block(h, mask, causal, ScopedHooks(hooks, f"blocks.{i}"))
+            h = block(h, sight, ScopedHooks(hooks, f"blocks.{i}"))
             yield h
+
+    def _sight(self, mask: Bool[Tensor, "*prefixes t t"], causal: bool, dtype: torch.dtype) -> Sight:
+        if self.config.attention == "softmax":
+            return Sight(mask, causal)
+        rows = mask[..., :1, :] if self.config.shared else mask
+        if self.config.normaliser == "seen":
+            return Sight(mask, causal, rows.to(dtype) / rows.sum(-1, keepdim=True).clamp(min=1))
+        return Sight(mask, causal, rows.to(dtype) / (self.longest if self.config.normaliser == "longest" else 1))
 
     def _placed(
         self, h: Float[Tensor, "b t d_model"], places: Int[Tensor, " t"] | slice
@@ -625,6 +647,23 @@ def _label_words(shape: Sequence[int]) -> str:
 def layer_norm(config: BlockConfig, wanted: bool = True) -> nn.Module:
     made = config.norm and wanted
     return nn.LayerNorm(config.d_model, eps=config.norm_eps, device="meta") if made else nn.Identity()
+
+
+def together(maps: Sequence[Any], h: Float[Tensor, "*b inputs"]) -> Float[Tensor, "*b outputs"]:
+    """Returns what several linear maps, or those of replicas, make of the same, side by side: one product."""
+    bias = None if maps[0].bias is None else torch.cat([each.bias for each in maps], dim=-1)
+    return affine(h, torch.cat([each.weight for each in maps], dim=-2), bias)
+
+
+def affine(
+    h: Float[Tensor, "*b inputs"], weight: Float[Tensor, "*R outputs inputs"], bias: Float[Tensor, "*R outputs"] | None
+) -> Float[Tensor, "*b outputs"]:
+    """Returns h Wᵀ + b; with an axis of replicas, each R-th of h by the weights of its replica."""
+    if weight.ndim == 2:
+        return F.linear(h, weight, bias)
+    rows = h.reshape(len(weight), -1, h.shape[-1])
+    outputs = rows @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return outputs.view(*h.shape[:-1], -1)
 
 
 def linear_map(inputs: int, outputs: int, config: BlockConfig) -> nn.Linear:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import iclab
-from iclab.experiments.identity import Import
+from iclab.experiments.identity import NUMERICS, Import
 from iclab.experiments.plugins import versions
 from iclab.files import atomic_write
 
@@ -31,6 +31,7 @@ def environment(device: str = "auto") -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "iclab": version("iclab"),
+        "numerics": NUMERICS,
         "revision": revision(),
         "platform": platform.platform(),
         "device": chosen,

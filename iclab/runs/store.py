@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from iclab.errors import Damaged, UsageError, refuse, unknown
 from iclab.experiments import config
-from iclab.experiments.identity import remedy, run_id
+from iclab.experiments.identity import numerics_of, remedy, run_id
 from iclab.experiments.mappings import flatten
 from iclab.files import atomic_write, naming, read_json, regular
 from iclab.renamed import old_names
@@ -143,12 +143,18 @@ class Run:
         path = self.folder / "config.toml"
         try:
             settings = config.load(path)
-            digest = run_id(settings)
+            numerics = numerics_of(self.id, settings)
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} is damaged: {error}; {self.remedy}") from None
-        if digest != self.id:
+        if numerics is None:
+            digest = run_id(settings)
             raise Damaged(f"{path} is damaged: its settings have the id {digest}, not {self.id}; {self.remedy}")
         return settings
+
+    @property
+    def numerics(self) -> int:
+        """Returns the version of the numerics that its id stands for. Raises `Damaged` where it stands for none."""
+        return numerics_of(self.id, self.settings()) or 1
 
     def _has_settings(self) -> bool:
         try:
@@ -176,11 +182,12 @@ class Run:
         return _damaged(status, f"{', '.join(changed)} of {self.folder}: damaged; {self.remedy}") if changed else status
 
     def look(self) -> tuple[Status, dict[str, Any], list[dict[str, Any]]]:
-        """Returns the status, the settings and, of a finished run, the rows. Where one of them cannot be trusted the
-        run is damaged, which the status says, and has no rows."""
+        """Returns the status, the settings with the version of the numerics, and, of a finished run, the rows. Where
+        one of them cannot be trusted the run is damaged, which the status says, and has no rows."""
         status, settings = self._seen(), {}
         try:
             settings = self.settings()
+            settings["numerics"] = numerics_of(self.id, settings)
             return status, settings, self._rows(status) if status.state == "done" else []
         except Damaged as error:
             return _damaged(status, error), settings, []

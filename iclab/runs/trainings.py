@@ -24,7 +24,7 @@ from torch import nn
 
 from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
-from iclab.experiments.identity import run_id
+from iclab.experiments.identity import NUMERICS, run_id
 from iclab.experiments.streams import device_kind
 from iclab.runs.store import WEIGHTS, Run, is_run, runs, sweeps
 from iclab.tasks import TokenTask
@@ -35,14 +35,14 @@ BESIDE = ("pasting", "stitching")  # analyses that train parts beside the model
 Key = tuple[str, str]  # the training and the kind of device
 
 
-def training_id(experiment: Experiment) -> str:
-    """Returns twelve digits that stand for everything that can change the trained weights and the curve; empty where
-    nothing is trained, since all weights are frozen."""
+def training_id(experiment: Experiment, numerics: int = NUMERICS) -> str:
+    """Returns twelve digits that stand for everything that can change the trained weights and the curve, by a version
+    of the numerics; empty where nothing is trained, since all weights are frozen."""
     if experiment.train.frozen or not experiment.model.trainable:
         return ""
     settings = experiment.mapping()
     decisive = {name: settings[name] for name in DECISIVE if name in settings}
-    return run_id({**decisive, "curve": _followed(experiment, settings["eval"])})
+    return run_id({**decisive, "curve": _followed(experiment, settings["eval"])}, numerics)
 
 
 def _followed(experiment: Experiment, evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def training_of(run: Run) -> str:
     if status.training or WEIGHTS not in status.digests:
         return status.training
     try:
-        return training_id(experiment_of(run))
+        return training_id(experiment_of(run), run.numerics)
     except UsageError:
         return ""
 
@@ -92,8 +92,8 @@ def training_of(run: Run) -> str:
 def take(run: Run, source: Run, experiment: Experiment) -> None:
     """Copies a finished training into a run that the caller holds, with where it comes from. Raises `UsageError` where
     it is not whole, or not that of the experiment."""
-    other, files, training = experiment_of(source), source.trained(), training_id(experiment)
-    if not training or training_id(other) != training:
+    other, files, training = experiment_of(source), source.trained(), training_id(experiment, run.numerics)
+    if not training or training_id(other, source.numerics) != training:
         raise UsageError(f"{source.folder} has another training")
     run.take(files, _parts(source, other, experiment), training=training, origin=source.origin())
     run.note(f"takes the training of {source.folder}")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from iclab.errors import Damaged
+from iclab.experiments.identity import NUMERICS
 from iclab.runs.disk import ADVICE, passing, told
 from iclab.runs.store import CURVE, ENDED, Curve, Run, Status, now
 from iclab.stops import Stopped, listen, whole
@@ -185,7 +186,7 @@ def _perform(run: Run) -> dict[str, Any]:
     experiment, curve = _prepared(run), Curve(run.folder / CURVE, run.checkpoint)
     try:
         kept = run.keep_rows(perform(experiment, run.folder, curve, run.note, run.weights, run.curve))
-        return {"state": "done", "training": training_id(experiment), **kept}
+        return {"state": "done", "training": training_id(experiment, run.numerics), **kept}
     except Diverged as error:
         run.note(str(error))
         return {"state": "diverged", "error": str(error)}
@@ -208,9 +209,15 @@ def _prepared(run: Run) -> Any:
     if run.weights is None:
         _forget_other_device(run, resolve(experiment.device).type)
         _forget_other_curve(run)
+        _note_numerics(run)
     path, pack = run.folder / "environment.json", pack_of(run.checkpoint)
     write_environment(path, experiment.device, experiment.imports, pack)
     return experiment
+
+
+def _note_numerics(run: Run) -> None:
+    if run.numerics != NUMERICS:
+        run.note(f"goes on with the numerics {NUMERICS}; its id is that of the numerics {run.numerics}")
 
 
 def _forget_other_device(run: Run, device: str) -> None:

@@ -19,7 +19,7 @@ from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai202
 from iclab.experiments import config
 from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, members, named, required, schema
 from iclab.experiments.experiment import Evaluation, Experiment
-from iclab.experiments.identity import run_id
+from iclab.experiments.identity import NUMERICS, numerics_of, run_id
 from iclab.experiments.mappings import flatten, put
 from iclab.experiments.outside import RETIRED
 from iclab.learning.random_feature_ridge import FrozenLearner, FrozenRidge
@@ -551,15 +551,26 @@ def test_the_id_is_the_same_in_another_process_and_for_another_spelling():
 
 
 def test_a_kind_that_need_not_be_named_is_no_part_of_the_id_and_any_other_is():
-    """Runs that were made when there was one kind of model and of learning keep their ids."""
+    """Runs that were made when there was one kind of model and of learning, by the first numerics, keep their ids."""
     named = Experiment(PLAIN).mapping()
     assert (named["model"]["kind"], named["train"]["kind"]) == ("TransformerConfig", "Recipe")
     bare = {s: {k: v for k, v in named[s].items() if k != "kind"} for s in ("model", "train")}
     assert Experiment.from_mapping({**named, **bare}, "f").id == Experiment(PLAIN).id
     decisive = {k: v for k, v in ({**named, **bare}).items() if k not in NAMES_ONLY}
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    assert run_id(named, numerics=1) == hashlib.sha256(text.encode()).hexdigest()[:12]
+    decisive["numerics"] = NUMERICS
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     assert Experiment(PLAIN).id == hashlib.sha256(text.encode()).hexdigest()[:12]
     assert Experiment(PLAIN, LinearAttentionConfig()).id != Experiment(PLAIN).id
+
+
+def test_an_id_stands_for_the_version_of_the_numerics_as_well():
+    settings = Experiment(PLAIN).mapping()
+    ids = [run_id(settings, version) for version in range(1, NUMERICS + 1)]
+    assert len(set(ids)) == NUMERICS and ids[-1] == Experiment(PLAIN).id
+    assert [numerics_of(id, settings) for id in ids] == list(range(1, NUMERICS + 1))
+    assert numerics_of(ids[0], {**settings, "seed": 7}) is None
 
 
 def test_a_kind_of_model_that_is_not_known_is_told_with_the_known_ones():

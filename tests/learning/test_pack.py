@@ -347,7 +347,7 @@ def test_a_pack_that_forgets_the_moments_of_a_resumed_training_would_be_noticed(
     for one, fresh in zip(pack.trainings, again, strict=True):
         one.save(tmp_path / "checkpoint.safetensors")
         fresh.resume(tmp_path / "checkpoint.safetensors")
-    monkeypatch.setattr(PackTraining, "_take_up", lambda self, replica: None)
+    monkeypatch.setattr(PackTraining, "_adopt", lambda *given: None)
     assert trained(again, 2)[0] != whole[4:]
 
 

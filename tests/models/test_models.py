@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iclab.models import LAYOUTS, Transformer, TransformerConfig
+from iclab.models.transformer import Attention
 from iclab.predictors import Predictor
 from iclab.tasks import DynamicalSystem, LinearRegression
 from tests.conftest import generator
@@ -255,6 +256,35 @@ def test_the_forward_pass_equals_plain_loops(layout, shape, seed, n, d):
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)  # LayerNorm magnifies rounding up to 300 times
     for m in range(1, n + 1):
         torch.testing.assert_close(one(prompts.xs, prompts.ys, m)[0], expected[-m:], atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "encoder"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_those_of_plain_loops(layout, shape):
+    assert furthest_gradient(layout, shape) < 1e-12
+
+
+def test_attention_that_takes_keys_for_values_would_be_noticed(monkeypatch):
+    heads = Attention.heads
+    monkeypatch.setattr(Attention, "heads", lambda self, h: [heads(self, h)[i] for i in (0, 2, 1)])
+    assert furthest_gradient("interleaved", "softmax with MLP") > 1e-3
+
+
+def furthest_gradient(layout, shape):
+    """The largest distance of a gradient from that of plain loops, relative to the largest gradient of the model."""
+    one = model(layout, SHAPES[shape], d=2, n=4, seed=3)
+    prompts = task_of(layout, 2, 4).sample(1, generator(3), torch.float64)
+
+    def gradients(answers):
+        given = torch.autograd.grad(
+            (answers - prompts.ys[0]).square().mean(), list(one.parameters()), allow_unused=True
+        )
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(one.parameters(), given, strict=True)]
+
+    found = gradients(one(prompts.xs, prompts.ys)[0])
+    expected = gradients(by_hand(one, prompts.xs[0], prompts.ys[0]))
+    size = max(each.abs().max() for each in expected)
+    return max(((p - q).abs().max() / size).item() for p, q in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "paired", "encoder"])

@@ -10,8 +10,10 @@ from itertools import combinations
 
 import pytest
 
+import iclab
 from iclab import cli
 from iclab.experiments.experiment import Evaluation, Experiment, Partner
+from iclab.experiments.identity import NUMERICS, run_id
 from iclab.files import atomic_write
 from iclab.learning.token_training import TokenTrainingConfig
 from iclab.learning.training import Training, TrainingConfig
@@ -20,7 +22,7 @@ from iclab.runs import store as stores
 from iclab.runs import worker
 from iclab.runs.engine import Engine
 from iclab.runs.store import Run, runs
-from iclab.runs.trainings import Trainings, take, training_id, training_of
+from iclab.runs.trainings import Trainings, experiment_of, take, training_id, training_of
 from iclab.tasks import LaundryList, LinearRegression, ScaledInputs
 
 STUDY = """title = "A study of what is trained once"
@@ -453,6 +455,57 @@ def test_of_another_partner_and_of_other_surgery_no_parts_are_taken(study, steps
         run.create(each.mapping())
         take(run, source, each)
         assert run.weights and (run.folder / "checkpoint_twin.safetensors").exists() == taken
+
+
+# ---- older numerics ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(study, made):
+    """The run of the study as the first version of the numerics would have left it."""
+    shutil.copytree(made, study.parent / "store")
+    new = by_prompts(study, 16)
+    run = Run(new.folder.rename(new.folder.parent / run_id(new.settings(), numerics=1)))
+    status = json.loads((run.folder / "status.json").read_text())
+    training = training_id(experiment_of(run), numerics=1)
+    (run.folder / "status.json").write_text(json.dumps({**status, "training": training}))
+    return run
+
+
+def test_a_run_of_older_numerics_is_read_and_loaded_and_is_another_run_than_that_of_now(study, old, steps, capsys):
+    assert old.numerics == 1 and old.status().state == "done"
+    assert "numerics" not in iclab.load(study.parent / "store")
+    assert sweep(study) == 0 and steps.taken == 6  # it does not take the training of the other
+    table = iclab.load(study.parent / "store")
+    assert set(table["state"]) == {"done"} and set(table["numerics"]) == {1, NUMERICS} and len(set(table["run"])) == 2
+    capsys.readouterr()
+    assert cli.main(["ls", str(study.parent / "store")]) == 0
+    said = capsys.readouterr().out
+    assert old.id in said and "numerics" in said
+    now = next(run for run in runs(study.parent / "store") if run.id != old.id)
+    assert now.numerics == NUMERICS and now.environment()["numerics"] == NUMERICS and not now.recorded().origin
+
+
+def test_a_training_of_older_numerics_is_measured_once_more_as_one_of_those(study, old, steps):
+    assert measure(old, "prompts=24") == 0 and steps.taken == 0
+    run = by_prompts(study, 24)
+    assert run.numerics == 1 and run.recorded().training == training_of(old) != training_id(experiment_of(run))
+    assert run.recorded().origin["run"] == old.id
+
+
+def test_without_the_record_of_a_training_its_numerics_are_those_of_the_id(old):
+    status = json.loads((old.folder / "status.json").read_text())
+    (old.folder / "status.json").write_text(json.dumps({**status, "training": ""}))
+    assert training_of(old) == training_id(experiment_of(old), numerics=1)
+
+
+def test_an_unfinished_run_of_older_numerics_goes_on_and_says_so(study, old, steps):
+    (old.folder / "weights.safetensors").unlink()
+    old.start_anew()
+    (old.folder / "status.json").write_text(json.dumps({"state": "pending"}))
+    worker.work(old, None)
+    assert old.status().state == "done" and steps.taken == 6
+    assert f"goes on with the numerics {NUMERICS}; its id is that of the numerics 1" in old.log.read_text()
 
 
 # ---- iclab measure -------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from iclab.analysis.next_token import logits_at
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
-from iclab.models.transformer import Block
+from iclab.models.transformer import Block, Sight
 from iclab.renamed import old_names
 from iclab.tasks import TokenPrompts
 
@@ -150,7 +150,7 @@ def without(
         k, q = block.attn.turned(k.unsqueeze(0)).squeeze(0), _turned(block, q, prompts)
     scores = block.attn.scale * torch.einsum("wbc,btc->wbt", q, k)
     seen = torch.arange(k.shape[1], device=k.device) <= prompts.end.unsqueeze(1)
-    rows = block.attn.pattern(scores, seen)
+    rows = block.attn.pattern(scores, Sight(seen, causal=False))
     ends = torch.zeros_like(prompts.end)
     return Named(prompts.tokens, ends, prompts.slots, prompts.index).score(rows.unsqueeze(-2))
 
