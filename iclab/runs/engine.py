@@ -153,10 +153,12 @@ class Engine:
 
     def _companions(self, run: Run) -> list[Run]:
         """Waiting runs that train with one that has no training."""
-        found: list[Run] = []
-        undone = 1 + len(self.waiting) + len(self._at_work())
-        key, size = self.packs.key(run.id), self.packs.size(run, undone, self.workplace.width())
-        for other in [other for other in self.waiting if key and self.packs.key(other.id) == key and not run.weights]:
+        key, found = self.packs.key(run.id), []
+        waiting = [other for other in self.waiting if key and self.packs.key(other.id) == key and not run.weights]
+        undone = [run.id, *(other.id for other in self.waiting), *self._at_work()]
+        alike = sum(self.packs.key(id) == key for id in undone)
+        size = self.packs.size(run, len(waiting) + 1, alike, len(undone), self.workplace.width())
+        for other in waiting:
             busy = {*self._at_work(), *self.held, run.id, *(each.id for each in found)}
             trained = other.weights or self.trainings.sources(other) or self.trainings.waits(other, busy)
             if len(found) + 1 < size and not trained:

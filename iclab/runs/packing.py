@@ -1,7 +1,7 @@
 """Runs of a sweep that train as a pack: which of them do, and how.
 
     auto    seeds, rates, noises of one shape, where that pays: up to 8 of a small model on a CPU, up to 256 on a GPU
-    N       whatever can, at most N together
+    N       whatever can, at most N together (but the last three of an odd number where N is 2)
     off     every training alone
 
 What is given decides whether a run trains in a pack, not how many workers there are, nor which runs are left: so its
@@ -65,20 +65,32 @@ class Packs:
         """Returns what a run has in common with those that it can train with; nothing where it trains alone."""
         return self._keys.get(id, "")
 
-    def size(self, run: Run, undone: int, workers: int | None) -> int:
-        """Returns how many runs may train with this one, itself included, of those that are not done: so few that every
-        worker has something to do, but not one alone."""
-        if not self.key(run.id):
+    def size(self, run: Run, waiting: int, alike: int, undone: int, workers: int | None) -> int:
+        """Returns how many runs to train with this one, itself included.
+
+        Of the `undone` runs `alike` can train with it, of which so many are `waiting`. A sweep of several shapes has
+        about two packs for each worker, and one of a single shape has one:
+
+            packs = max(alike / most, min(workers, 2 workers · alike / undone))        rounded up
+
+        Those that wait are shared out to packs of that size or less, none of them of a single run.
+        """
+        if not self.key(run.id) or waiting < 2:
             return 1
         most = int(self.pack) if self.pack.isdigit() else MOST[device_kind(self.experiments[run.id].device)]
-        return min(most, max(2, ceil(undone / (workers or 1))))
+        busy = 1 if workers is None else min(workers, ceil(2 * workers * alike / undone))
+        usual = ceil(alike / max(ceil(alike / most), busy))
+        return ceil(waiting / min(waiting // 2, ceil(waiting / usual)))
 
     def planned(self, runs: Sequence[Run], workers: int | None) -> list[list[Run]]:
         """Returns runs as they would be worked on from the start, in lists of those that train together."""
         left, units = list(runs), []
+        counts = Counter(self.key(run.id) for run in runs)
         while left:
-            size, key = self.size(left[0], len(runs), workers), self.key(left[0].id)
-            units.append([left[0], *[run for run in left[1:] if self.key(run.id) == key][: size - 1]])
+            key = self.key(left[0].id)
+            alike = [run for run in left[1:] if key and self.key(run.id) == key]
+            size = self.size(left[0], len(alike) + 1, counts[key], len(runs), workers)
+            units.append([left[0], *alike[: size - 1]])
             left = [run for run in left if run not in units[-1]]
         return units
 
