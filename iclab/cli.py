@@ -16,7 +16,7 @@ RUNS = Path("runs")
 Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSON
 TAKES_VALUE = (
     *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
-    *("--prompts", "--heads", "--reuse", "--engine", "--address", "--cluster", "--option", "--chunk"),
+    *("--prompts", "--heads", "--reuse", "--engine", "--address", "--cluster", "--option", "--chunk", "--pack"),
 )
 
 # What a command needs is imported inside of it: the help must not wait for torch.
@@ -34,6 +34,7 @@ def sweep(
     option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = (),
     chunk: Annotated[int | None, arg(metavar="N")] = None,
     detach: bool = False,
+    pack: Annotated[str, arg(metavar="auto|off|N")] = "auto",
     dry_run: bool = False,
     retry_failed: bool = False,
     strict: bool = False,
@@ -58,8 +59,11 @@ def sweep(
         address: Of a Dask scheduler, such as tcp://host:8786. Without one Dask starts processes on this machine.
         cluster: A cluster that dask-jobqueue starts: SLURM, PBS, SGE, LSF and others; --jobs bounds its workers.
         option: Of sbatch, or of that cluster, once or more: --option partition=gpu --option time=04:00:00.
-        chunk: Runs that a task of a Slurm array works through. Default: one, or as many as keep an array below 1,000.
+        chunk: Runs or packs that a task of a Slurm array works through. Default: one, or as many as keep an array below
+            1,000.
         detach: Hand in the Slurm arrays and end; the same command later waits for them, and judges.
+        pack: Which runs take their training steps together, each as a run of its own: those of one shape that differ in
+            seed, rate or noise, where that is faster (auto); whatever can, at most N at a time; or none (off).
         dry_run: Print the grid, and with --engine slurm the script of the array; start nothing.
         retry_failed: Repeat the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
@@ -72,7 +76,7 @@ def sweep(
     from iclab.runs.engines import Site
     from iclab.runs.trainings import stores
 
-    place = Site(engine, jobs, address, cluster, tuple(option), chunk, detach)
+    place = Site(engine, jobs, address, cluster, tuple(option), chunk, detach, pack)
     study = Study.read(file, settings)
     folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
     if dry_run:

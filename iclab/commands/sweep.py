@@ -25,6 +25,8 @@ from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
 from iclab.runs.engines import HERE, Site, opened, slurm
+from iclab.runs.environment import usable_cores
+from iclab.runs.packing import Packs
 from iclab.runs.store import Run, Status, distinguishing_keys, tidy
 from iclab.runs.trainings import Trainings
 
@@ -38,8 +40,14 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     _check_devices(_undone(study, folder), place)
     states = {id: Run(folder / id).checked().state for id in (cell.experiment.id for cell in study.cells)}
     undone = [Run(folder / id) for id, state in states.items() if state != "done"]
-    made = trainings(study, folder, reused).plan(undone)
-    rows = [_planned(cell, varied, states, made) for cell, varied in zip(study.cells, _varied(study), strict=True)]
+    made, packs = trainings(study, folder, reused).plan(undone), _packs(study, place)
+    new = [run for run in undone if made.get(run.id) == "new"]
+    units = packs.planned(new, place.jobs or (None if place.engine == "slurm" else usable_cores()))
+    packed = {run.id: f"new, pack {number}" for number, unit in enumerate(_several(units), 1) for run in unit}
+    rows = [
+        _planned(cell, varied, states, {**made, **packed})
+        for cell, varied in zip(study.cells, _varied(study), strict=True)
+    ]
     _print_heading(study, to)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
@@ -48,7 +56,7 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     for line in dict.fromkeys(line for cell in study.cells for line in cell.experiment.warnings):
         to.print(Text(f"warning: {line}"), soft_wrap=True)
     if place.engine == "slurm":
-        to.print(Text(slurm.planned(folder, place, len(undone))), soft_wrap=True)
+        to.print(Text(slurm.planned(folder, place, len(units) + len(undone) - len(new))), soft_wrap=True)
 
 
 def _planned(
@@ -67,6 +75,14 @@ def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Traini
     return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
 
 
+def _several(units: Sequence[list[Run]]) -> list[list[Run]]:
+    return [unit for unit in units if len(unit) > 1]
+
+
+def _packs(study: Study, place: Site) -> Packs:
+    return Packs({cell.experiment.id: cell.experiment for cell in study.cells}, place.pack)
+
+
 def sweep(
     study: Study, folder: Path, place: Site, retry: bool, to: Console, reused: Sequence[Path] = ()
 ) -> tuple[dict[str, Status], list[Verdict]]:
@@ -78,7 +94,7 @@ def sweep(
     _print_heading(study, to)
     devices = [experiment.device for experiment in _undone(study, folder)]
     with shown(labels, len(runs), to) as display, opened(place, folder, devices) as workplace:
-        engine = Engine(runs, workplace, display, retry, trainings(study, folder, reused))
+        engine = Engine(runs, workplace, display, retry, trainings(study, folder, reused), _packs(study, place))
         outcomes = engine.handed_in() if place.detach else engine.execute()
     to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     verdicts = verdict(study, folder, to, outcomes)

@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from iclab.errors import refuse
+from iclab.errors import UsageError, refuse
 from iclab.renamed import old_names
 
 STREAMS = ("init", "train", "curve", "test", "fit", "bootstrap")
@@ -25,6 +25,14 @@ def resolve(device: str) -> torch.device:
     absent = chosen.type == "cuda" and (chosen.index or 0) >= there
     refuse("device", [f"{device} is requested, and torch finds {there} CUDA devices here"] if absent else [])
     return chosen
+
+
+def device_kind(device: str) -> str:
+    """Returns the kind of device that a name means here; that which it names, where there is none of it."""
+    try:
+        return resolve(device).type
+    except UsageError:
+        return device.partition(":")[0]
 
 
 def generator(seed: int, name: str, device: torch.device | str = "cpu", distribution: str = "") -> torch.Generator:

@@ -50,8 +50,9 @@ class PackTraining(ABC):
         self.parameters = list(self.model.parameters())
         recipes = [one.recipe for one in trainings]
         self.optimizer = PackedAdamW(self.model.theta, recipes, len(self.parameters))
-        for replica in range(len(trainings)):
+        for replica, one in enumerate(trainings):
             self._take_up(replica)
+            one.pack = max(one.pack, len(trainings))
 
     @abstractmethod
     def _packed(self, models: Sequence[Any]) -> Pack:
@@ -273,13 +274,26 @@ def packing_problems(experiments: Sequence[Planned]) -> list[str]:
     problems = [problem for one in experiments for problem in _single_problems(one.task, one.model, one.train)]
     if problems:
         return list(dict.fromkeys(problems))
-    differing = {
-        "the prompts": {_prompt_shape(one.task) for one in experiments},
-        "the models": {repr((one.sizes, shape_of(one.model))) for one in experiments},
-        "the recipes": {repr(_fixed(one.train)) for one in experiments},
-        "the devices": {one.device for one in experiments},
+    shapes = [_shapes(one) for one in experiments]
+    kinds = {what: {shape[what] for shape in shapes} for what in shapes[0]} if shapes else {}
+    return [f"the {what} are of {len(found)} shapes" for what, found in kinds.items() if len(found) > 1]
+
+
+def pack_key(experiment: Planned) -> str:
+    """Returns what experiments have in common that can train as one pack; nothing for one that can in none."""
+    if _single_problems(experiment.task, experiment.model, experiment.train):
+        return ""
+    return repr(_shapes(experiment))
+
+
+def _shapes(one: Planned) -> dict[str, Any]:
+    """What must be the same in a pack, by what it is of."""
+    return {
+        "prompts": _prompt_shape(one.task),
+        "models": repr((one.sizes, shape_of(one.model))),
+        "recipes": repr(_fixed(one.train)),
+        "devices": one.device,
     }
-    return [f"{what} are of {len(kinds)} shapes" for what, kinds in differing.items() if len(kinds) > 1]
 
 
 def _problems(trainings: Sequence[GradientTraining]) -> list[str]:

@@ -240,6 +240,7 @@ class GradientTraining(ABC):
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
         self.losses: list[float] = []  # since the last point of the curve, whose mean the next one tells
         self.mark: str | None = None  # of the curve so far
+        self.pack = 1  # the most replicas that took a step of it together
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
@@ -290,6 +291,7 @@ class GradientTraining(ABC):
         self.mark = mark
         metadata = {"step": self.step, "wild": self.wild, "mark": mark, "recipe": self._described()}
         metadata |= {"losses": self.losses} if self.losses else {}
+        metadata |= {"pack": self.pack} if self.pack > 1 else {}
         metadata["digest"] = _digest(state, metadata)
         kept = {name: json.dumps(value) for name, value in metadata.items()}
         atomic_write(path, to_bytes({k: v.contiguous() for k, v in state.items()}, kept))
@@ -309,6 +311,7 @@ class GradientTraining(ABC):
             raise BrokenCheckpoint(f"{path.name}: {'; '.join(problems[:3])}")
         self.step, self.wild = metadata["step"], metadata.get("wild", 0)
         self.losses, self.mark = list(metadata.get("losses", [])), metadata.get("mark")
+        self.pack = _pack(metadata)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state[f"parameter.{name}"])
@@ -390,6 +393,20 @@ def step_of(path: Path) -> int:
     except (BrokenCheckpoint, FileNotFoundError):
         return 0
     return step if isinstance(step, int) else 0
+
+
+def pack_of(path: Path) -> int:
+    """Returns how many replicas took the steps of a checkpoint together; 1 where they were taken alone, or there is no
+    checkpoint."""
+    try:
+        return _pack(_read(path)[0])
+    except (BrokenCheckpoint, FileNotFoundError):
+        return 1
+
+
+def _pack(metadata: Mapping[str, Any]) -> int:
+    pack = metadata.get("pack")
+    return pack if isinstance(pack, int) else 1
 
 
 def mark_of(path: Path) -> str | None:

@@ -83,16 +83,9 @@ def early(experiment: Experiment, step: int) -> bool:
     return "evolution" in experiment.eval.analyses and step & (step - 1) == 0
 
 
-def follow(
-    training: GradientTraining,
-    checkpoint: Path,
-    points: Iterator[dict[str, Any]],
-    say: Say,
-    log: Callable[[str], None],
-) -> None:
-    """Resumes from the checkpoint, if there is one; reports and saves at every point of the curve, and where it is
-    stopped. A checkpoint that is broken, or of another training, is reported and removed, and the training starts
-    anew."""
+def resume(training: GradientTraining, checkpoint: Path, log: Callable[[str], None]) -> None:
+    """Resumes a training from its checkpoint, if there is one. A checkpoint that is broken, or of another training, is
+    reported and removed, and the training starts anew."""
     if os.path.lexists(checkpoint):
         try:
             training.resume(checkpoint)
@@ -100,6 +93,17 @@ def follow(
         except BrokenCheckpoint as error:
             log(f"starts anew: {error}")
             checkpoint.unlink()
+
+
+def follow(
+    training: GradientTraining,
+    checkpoint: Path,
+    points: Iterator[dict[str, Any]],
+    say: Say,
+    log: Callable[[str], None],
+) -> None:
+    """Resumes a training, and reports and saves at every point of the curve, and where it is stopped."""
+    resume(training, checkpoint, log)
     try:
         for point in points:
             with whole():
@@ -107,4 +111,21 @@ def follow(
     except Stopped:
         if training.step:
             training.save(checkpoint, training.mark)
+        raise
+
+
+def follow_together(
+    pack: PackTraining, checkpoints: Sequence[Path], points: Iterator[tuple[int, dict[str, Any]]], say: Sequence[Say]
+) -> None:
+    """Reports and saves each replica of a pack as `follow` does, from where it is. One that diverges keeps the
+    checkpoint of its last point."""
+    try:
+        for replica, point in points:
+            with whole():
+                pack.trainings[replica].save(checkpoints[replica], say[replica](point))
+    except Stopped:
+        for replica, checkpoint in enumerate(checkpoints):
+            training = pack.trainings[replica]
+            if training.step and replica not in pack.diverged:
+                training.save(checkpoint, training.mark)
         raise

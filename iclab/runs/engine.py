@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from iclab.errors import Damaged
 from iclab.runs.disk import ADVICE, told
+from iclab.runs.packing import Packs
 from iclab.runs.store import ENDED, Run, Status
 from iclab.runs.trainings import Trainings
 from iclab.runs.worker import BUSY, UNRECORDED
@@ -45,7 +46,7 @@ class Display(Protocol):
 
 @runtime_checkable
 class Worker(Protocol):
-    """Who works on a run, wherever that is."""
+    """Who works on a run, or on several, wherever that is."""
 
     def code(self) -> int | None:
         """Returns the exit status of the worker (`iclab.runs.worker`); none while it works."""
@@ -66,12 +67,17 @@ class Worker(Protocol):
 class Workplace(Protocol):
     """Where workers work: see `iclab.runs.engines`."""
 
+    def width(self) -> int | None:
+        """Returns how many workers can work at a time; none where that is not known."""
+        ...
+
     def has_room(self) -> bool:
         """Returns whether another worker can start."""
         ...
 
-    def start(self, run: Run, retry: int | None) -> Any:
-        """Starts a `Worker` on a run; `retry` is the number of the attempt that failed. Raises ``OSError``."""
+    def start(self, runs: Sequence[Run], retry: Mapping[str, int]) -> Any:
+        """Starts a `Worker` on a run, or on several that train as a pack; `retry` are the numbers of the attempts that
+        failed, by run, of those that shall be tried again. Raises ``OSError``."""
 
     def left(self, child: Any) -> None:
         """Takes note that a worker has ended."""
@@ -90,8 +96,9 @@ class Engine:
     display: Display
     retry: bool = False
     trainings: Trainings = field(default_factory=Trainings)
+    packs: Packs = field(default_factory=Packs)
     waiting: deque[Run] = field(default_factory=deque, init=False)
-    working: dict[str, Worker] = field(default_factory=dict, init=False)
+    working: dict[tuple[Run, ...], Worker] = field(default_factory=dict, init=False)
     held: dict[str, Run] = field(default_factory=dict, init=False)
     outcomes: dict[str, Status] = field(default_factory=dict, init=False)
     tries: dict[str, int] = field(default_factory=dict, init=False)
@@ -130,17 +137,40 @@ class Engine:
 
     def _start(self) -> None:
         while self.workplace.has_room() and (run := self._next()):
-            if run.held():
-                self.held[run.id] = run
-            elif not self._settled(run) and self._given(run):
-                self._begin(run)
+            if self._startable(run):
+                self._begin((run, *self._companions(run)))
 
     def _next(self) -> Run | None:
         """The first waiting run that needs not wait for the training of another."""
-        busy = {*self.working, *self.held}
+        busy = {*self._at_work(), *self.held}
         run = next((run for run in self.waiting if not self.trainings.waits(run, busy)), None)
         _ = run and self.waiting.remove(run)
         return run
+
+    def _at_work(self) -> dict[str, Run]:
+        """The runs that workers of ours work on, by id."""
+        return {run.id: run for unit in self.working for run in unit}
+
+    def _startable(self, run: Run) -> bool:
+        """Whether work on a run can begin: it has no end that stands, and nobody else holds it. It has its training
+        then, where there is one to take."""
+        if run.held():
+            self.held[run.id] = run
+            return False
+        return not self._settled(run) and self._given(run)
+
+    def _companions(self, run: Run) -> list[Run]:
+        """Waiting runs that train with one that has no training."""
+        found: list[Run] = []
+        undone = 1 + len(self.waiting) + len(self._at_work())
+        key, size = self.packs.key(run.id), self.packs.size(run, undone, self.workplace.width())
+        for other in [other for other in self.waiting if key and self.packs.key(other.id) == key and not run.weights]:
+            busy = {*self._at_work(), *self.held, run.id, *(each.id for each in found)}
+            trained = other.weights or self.trainings.sources(other) or self.trainings.waits(other, busy)
+            if len(found) + 1 < size and not trained:
+                self.waiting.remove(other)
+                found += [other] if self._startable(other) else []
+        return found
 
     def _given(self, run: Run) -> bool:
         """Gives a run its training, where there is one; whether the disk takes it."""
@@ -153,27 +183,30 @@ class Engine:
             return False
         return True
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, unit: tuple[Run, ...]) -> None:
         try:
-            self.working[run.id] = self.workplace.start(run, self.tries[run.id] if self.retry else None)
+            again = {run.id: self.tries[run.id] for run in unit} if self.retry else {}
+            self.working[unit] = self.workplace.start(unit, again)
         except OSError as error:
-            self._end(run, _interrupted(run.recorded(), told(error)))
+            for run in unit:
+                self._end(run, _interrupted(run.recorded(), told(error)))
         else:
-            self.display.started(run)
+            for run in unit:
+                self.display.started(run)
 
     def _look(self) -> None:
-        by_id = {run.id: run for run in self.runs}
-        for id, worker in list(self.working.items()):
+        for unit, worker in list(self.working.items()):
             if (code := worker.code()) is not None:
-                del self.working[id]
+                del self.working[unit]
                 self.workplace.left(worker)
-                self._finish(by_id[id], code)
+                for run in unit:
+                    self._finish(run, code)
         for id, run in list(self.held.items()):
             if not run.held():
                 del self.held[id]
                 self.waiting.append(run)
-        where = {id: worker.where() for id, worker in self.working.items()}
-        self.display.look({id: by_id[id] for id in self.working}, self.held, len(self.waiting), where)
+        where = {run.id: _where(unit, worker) for unit, worker in self.working.items() for run in unit}
+        self.display.look(self._at_work(), self.held, len(self.waiting), where)
         self._say_what_is_lacking()
         time.sleep(PAUSE)
 
@@ -184,9 +217,11 @@ class Engine:
             self.display.note(self.lacking)
 
     def _finish(self, run: Run, code: int) -> None:
+        if self._settled(run):
+            return
         if code == BUSY:
             self.held[run.id] = run
-        elif not self._settled(run):
+        else:
             self._end(run, _explained(run, code))
 
     def _settled(self, run: Run) -> bool:
@@ -224,6 +259,11 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _where(unit: Sequence[Run], worker: Worker) -> str:
+    """Where a run is worked on, and with how many others."""
+    return ", ".join(filter(None, [worker.where(), f"pack of {len(unit)}" if len(unit) > 1 else ""]))
 
 
 def _explained(run: Run, code: int) -> Status:

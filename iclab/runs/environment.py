@@ -40,10 +40,12 @@ def environment(device: str = "auto") -> dict[str, Any]:
     }
 
 
-def write_environment(path: Path, device: str, imports: Iterable[Import] = ()) -> None:
-    """Keeps the environment beside a run, with the versions of what it imports from outside the package."""
+def write_environment(path: Path, device: str, imports: Iterable[Import] = (), pack: int = 1) -> None:
+    """Keeps the environment beside a run, with the versions of what it imports from outside the package and, where it
+    trained in a pack, with the number of replicas there: after some hundred steps in single precision its numbers
+    differ from those of a training alone, as those of another seed would."""
     imported = versions(imports)
-    content = environment(device) | ({"imports": imported} if imported else {})
+    content = environment(device) | ({"imports": imported} if imported else {}) | ({"pack": pack} if pack > 1 else {})
     atomic_write(path, json.dumps(content, indent=1).encode())
 
 

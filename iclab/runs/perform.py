@@ -40,11 +40,15 @@ class Learning:
         """Writes a line to the log."""
         self.workspace.log(text)
 
+    @property
+    def checkpoint(self) -> Path:
+        """Returns the path of the checkpoint."""
+        assert self.workspace.folder is not None
+        return self.workspace.folder / "checkpoint.safetensors"
+
     def follow(self, training: GradientTraining) -> None:
         """Trains from the checkpoint on, saving as it goes."""
-        assert self.workspace.folder is not None
-        checkpoint = self.workspace.folder / "checkpoint.safetensors"
-        follow(training, checkpoint, curve(self.experiment, training), self.say, self.log)
+        follow(training, self.checkpoint, curve(self.experiment, training), self.say, self.log)
 
 
 def perform(

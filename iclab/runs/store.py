@@ -56,13 +56,7 @@ ENDED = ("done", "failed", "diverged")
 RESULTS, CURVE, WEIGHTS = "results.jsonl", "metrics.jsonl", "weights.safetensors"
 TRAINED = (WEIGHTS, CURVE, "constants.safetensors")  # what a training leaves
 RECORDED = (RESULTS, *TRAINED, "environment.json")  # whose digests the status holds
-MADE_IN = (
-    "device",
-    "gpu",
-    "torch",
-    "iclab",
-    "revision",
-)  # the entries of the environment that are reported of a training
+MADE_IN = ("device", "gpu", "torch", "iclab", "revision", "pack")  # what of the environment is said of a training
 IN_THE_WAY = ("config.toml", "lock", "log.txt")  # what a sweep itself opens
 OWN = re.compile(
     r"config\.toml|lock|log\.txt|(status|environment)\.json|(results|metrics)\.jsonl"

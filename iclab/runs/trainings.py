@@ -25,7 +25,7 @@ from torch import nn
 from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import run_id
-from iclab.experiments.streams import resolve
+from iclab.experiments.streams import device_kind
 from iclab.runs.store import WEIGHTS, Run, is_run, runs, sweeps
 from iclab.tasks import TokenTask
 
@@ -173,7 +173,7 @@ class Trainings:
     @cached_property
     def _keys(self) -> dict[str, Key]:
         named = [(id, training_id(each), each.device) for id, each in self.experiments.items()]
-        return {id: (training, _kind(device)) for id, training, device in named if training}
+        return {id: (training, device_kind(device)) for id, training, device in named if training}
 
     @cached_property
     def _finished(self) -> dict[Key, list[Run]]:
@@ -190,11 +190,3 @@ def _key_of(run: Run) -> Key | None:
     training = training_of(run)
     device = run.origin().get("device", "") if training else ""
     return (training, device.partition(":")[0]) if device else None
-
-
-def _kind(device: str) -> str:
-    """The kind of device that a name means here; that which it names, where there is none of it."""
-    try:
-        return resolve(device).type
-    except UsageError:
-        return device.partition(":")[0]

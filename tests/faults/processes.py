@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,17 +99,17 @@ PIPES: set[int] = set()  # the ends by which forked workers notice that the swee
 class Forks(Processes):
     """Workers that are forks of the sweep itself: they belong to its session, by which tests find them."""
 
-    def start(self, run: Run, retry: int | None) -> Any:
-        """Starts a worker of a run as the engine does, but for the server."""
+    def start(self, runs: Sequence[Run], retry: Mapping[str, int]) -> Any:
+        """Starts a worker of runs as the engine does, but for the server."""
         read, write = os.pipe()
-        with open(run.log, "ab", opener=at_once) as log:
+        with open(runs[0].log, "ab", opener=at_once) as log:
             pid = os.fork()
             if pid == 0:
                 for pipe in (write, *PIPES):
                     with suppress(OSError):
                         os.close(pipe)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                ended(lambda: worker.main(worker.arguments(run.folder, retry)), log.fileno(), read)
+                ended(lambda: worker.main(worker.arguments(runs, retry)), log.fileno(), read)
         os.close(read)
         PIPES.add(write)
         return Fork(pid, write, self.free.popleft())

@@ -59,10 +59,12 @@ WHOLE = Experiment(
 class Here(Engine):
     """An engine that works in this process."""
 
-    def _begin(self, run):
-        self.display.started(run)
-        worker.work(run, self.tries[run.id] if self.retry else None)
-        self._finish(run, worker.FAILED)
+    def _begin(self, unit):
+        for run in unit:
+            self.display.started(run)
+        worker.work_together(unit, self.tries if self.retry else {})
+        for run in unit:
+            self._finish(run, worker.FAILED)
 
 
 @dataclass
@@ -94,7 +96,8 @@ def study(tmp_path):
 
 
 def sweep(study, *words, out="store"):
-    return cli.main(["sweep", str(study), "--out", str(study.parent / out), *words])
+    """Sweeps with trainings that each take their own steps, which can be counted."""
+    return cli.main(["sweep", str(study), "--out", str(study.parent / out), "--pack", "off", *words])
 
 
 @pytest.fixture(scope="module")

@@ -54,10 +54,12 @@ within = [2.25, 4.0]
 class Here(Engine):
     """An engine that works in this process."""
 
-    def _begin(self, run):
-        self.display.started(run)
-        worker.work(run, self.tries[run.id] if self.retry else None)
-        self._finish(run, worker.FAILED)
+    def _begin(self, unit):
+        for run in unit:
+            self.display.started(run)
+        worker.work_together(unit, self.tries if self.retry else {})
+        for run in unit:
+            self._finish(run, worker.FAILED)
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ def study(tmp_path):
 
 def start(study, *arguments, limit=None):
     """`iclab sweep` in a process group of its own, which can be killed as a whole."""
-    command = [sys.executable, "-m", "iclab.cli", "sweep", str(study), "--out", str(study.parent / "store"), *arguments]
+    command = [sys.executable, "-m", "iclab.cli", "sweep", str(study), "--out", str(study.parent / "store")]
+    command += ["--pack", "off", *arguments]  # a worker for each run
 
     def before():
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
@@ -87,7 +88,8 @@ def sweep(study, *arguments, limit=None, engine=sweeps.Engine):
     pid = os.fork()
     if pid == 0:
         sweeps.Engine = engine
-        ended(lambda: cli.main(["sweep", str(study), "--out", str(study.parent / "store"), *arguments]), write, limit)
+        words = ["sweep", str(study), "--out", str(study.parent / "store"), "--pack", "off", *arguments]
+        ended(lambda: cli.main(words), write, limit)
     os.close(write)
     with open(read) as pipe:
         output = pipe.read()

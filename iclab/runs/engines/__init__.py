@@ -25,7 +25,8 @@ class Site:
 
     `jobs` bounds the workers at a time; `address` is that of a Dask scheduler; `cluster` a class of dask-jobqueue, such
     as PBS; `options` are those of that class or of sbatch, as KEY=VALUE; `chunk` is the runs of a task of a Slurm
-    array; with `detach` the sweep ends once everything is handed in.
+    array; with `detach` the sweep ends once everything is handed in; `pack` says which runs train together
+    (`iclab.runs.packing`).
     """
 
     engine: str = "local"
@@ -35,10 +36,14 @@ class Site:
     options: tuple[str, ...] = ()
     chunk: int | None = None
     detach: bool = False
+    pack: str = "auto"
 
     def __post_init__(self) -> None:
+        from iclab.runs.packing import problems as problems_of
+
         names = get_args(Name)
         problems = [] if self.engine in names else [unknown("engine", self.engine, names)]
+        problems += problems_of(self.pack)
         least = {"--jobs": self.jobs, "--chunk": self.chunk}
         problems += [
             f"{key} must be at least 1, given {value}"

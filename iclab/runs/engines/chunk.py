@@ -1,4 +1,4 @@
-"""One task of a Slurm array, which works on a list of runs one after the other:
+"""One task of a Slurm array, which works on a list of runs, or packs of them, one after the other:
 
     python -m iclab.runs.engines.chunk LIST.json INDEX
 
@@ -12,12 +12,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iclab.learning.training import step_of
 from iclab.runs import worker
-from iclab.runs.store import Run
+from iclab.runs.store import ENDED, Run
 from iclab.stops import Stopped, listen, reason
 
 
@@ -27,37 +27,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = json.loads(Path(file).read_text())
     got_on = False
     listen(signal.SIGTERM, signal.SIGUSR1)
-    for name in plan["chunks"][int(index)]:
-        run = Run(Path(file).absolute().parents[1] / name)
-        before = step_of(run.checkpoint)
-        code = _work(run, plan["retry"].get(name))
-        got_on |= code == worker.DONE or step_of(run.checkpoint) > before
+    for names in plan["chunks"][int(index)]:
+        runs = [Run(Path(file).absolute().parents[1] / name) for name in names]
+        before = _steps(runs)
+        code = _work(runs, plan["retry"])
+        got_on |= code == worker.DONE or _steps(runs) > before
         if code == worker.STOPPED:
-            return _stopped(run, got_on)
+            return _stopped(runs, got_on)
     return 0
 
 
-def _work(run: Run, retry: int | None) -> int:
-    """Works on a run; the exit status that a worker of it would have."""
+def _steps(runs: Sequence[Run]) -> int:
+    return sum(step_of(run.checkpoint) for run in runs)
+
+
+def _work(runs: Sequence[Run], retry: Mapping[str, int]) -> int:
+    """Works on runs; the exit status that a worker of them would have."""
     try:
-        with run.hold(patience=0.5) as mine:
-            return worker.work(run, retry) if mine else worker.BUSY
+        return worker.hold_and_work(runs, retry)
     except Stopped:
         return worker.STOPPED
 
 
-def _stopped(run: Run, got_on: bool) -> int:
+def _stopped(runs: Sequence[Run], got_on: bool) -> int:
     """Asks to be queued again where time was up, unless that would go on for ever."""
     if reason() != signal.SIGUSR1:
         return worker.STOPPED
     if not got_on:
-        text = f"the time limit is too short: a task that began at step {step_of(run.checkpoint)} ended there"
-        run.note(text)
-        with run.hold(patience=0.5) as mine:
-            _ = mine and run.record(run.recorded(), state="interrupted", error=text)
+        for run in runs:
+            text = f"the time limit is too short: a task that began at step {step_of(run.checkpoint)} ended there"
+            run.note(text)
+            with run.hold(patience=0.5) as mine:
+                _ = (
+                    mine
+                    and run.recorded().state not in ENDED
+                    and run.record(run.recorded(), state="interrupted", error=text)
+                )
         return worker.FAILED
     task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    run.note(f"time is up: queued again ({task})")
+    for run in runs:
+        run.note(f"time is up: queued again ({task})")
     return subprocess.run(["scontrol", "requeue", task]).returncode
 
 

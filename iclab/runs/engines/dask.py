@@ -33,8 +33,8 @@ from iclab.runs.engines import Site
 from iclab.runs.engines.local import ONE_THREAD, Slot, conditions_of_workers
 from iclab.runs.engines.parcel import Changes, Files, packed, unpack
 from iclab.runs.engines.places import Versions, differing, versions
-from iclab.runs.store import Run, at_once
-from iclab.runs.worker import BUSY, arguments
+from iclab.runs.store import ENDED, Run, at_once
+from iclab.runs.worker import BUSY, STOPPED, arguments
 
 LOOK = 0.5  # seconds between two looks of a task at its child, and of the client at the queue
 PATIENCE = 30.0  # seconds without a beat after which a task takes its client for gone
@@ -48,31 +48,37 @@ LIVES = 3  # workers in a row that may be lost without a new checkpoint
 
 
 def work(
-    files: Files, id: str, retry: int | None, slot: Slot, expected: Versions, channel: str, life: str
-) -> tuple[int | str, Files]:
-    """Works on a run whose files these are, in a folder that Dask removes where nobody else can; sends what changes on
-    the way, and returns the exit status of the worker and what changed last. In place of the status stands in what this
-    place differs, where it does."""
+    files: Mapping[str, Files], retry: Mapping[str, int], slot: Slot, expected: Versions, channel: str, life: str
+) -> tuple[int | str, dict[str, Files]]:
+    """Works on runs whose files these are, by id, in a folder that Dask removes where nobody else can; sends what
+    changes on the way, and returns the exit status of the worker and what changed last. In place of the status stands
+    in what this place differs, where it does."""
     if other := differing(expected, versions()):
         return other, {}
     queue, beat = Queue(channel), Variable(f"{channel} beat")
     with tempfile.TemporaryDirectory(prefix="iclab_", dir=get_worker().local_directory) as parent:
-        run = Run(Path(parent) / id)
-        unpack(files, run.folder)
-        changes = Changes(run.folder)
-        with _child(run, retry, slot) as child:
+        for id, content in files.items():
+            unpack(content, Path(parent) / id)
+        changes = {id: Changes(Path(parent) / id) for id in files}
+        with _child([Run(each.folder) for each in changes.values()], retry, slot) as child:
             for _ in _looks(child, beat, life):
-                if found := changes.take():
+                if found := _taken(changes):
                     queue.put((life, found))
-        return child.returncode, changes.take()
+        return child.returncode, _taken(changes)
+
+
+def _taken(changes: Mapping[str, Changes]) -> dict[str, Files]:
+    """What changed of each run, of those where something did."""
+    found = {id: each.take() for id, each in changes.items()}
+    return {id: files for id, files in found.items() if files}
 
 
 @contextmanager
-def _child(run: Run, retry: int | None, slot: Slot) -> Iterator[subprocess.Popen[bytes]]:
+def _child(runs: Sequence[Run], retry: Mapping[str, int], slot: Slot) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process, which is gone when the block is left, however that comes."""
-    command = [sys.executable, "-m", "iclab.runs.worker", *arguments(run.folder, retry)]
+    command = [sys.executable, "-m", "iclab.runs.worker", *arguments(runs, retry)]
     environment = {**os.environ, **ONE_THREAD, **slot}
-    with open(run.log, "ab", opener=at_once) as log:
+    with open(runs[0].log, "ab", opener=at_once) as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, bufsize=0)
     try:
         yield child
@@ -104,10 +110,11 @@ def _looks(child: subprocess.Popen[bytes], beat: Any, life: str) -> Iterator[Non
 
 @dataclass(eq=False)
 class Task:
-    """A run at a worker somewhere."""
+    """Runs at a worker somewhere, of which `refused` counts those that another process holds."""
 
-    run: Run
-    retry: int | None
+    runs: Sequence[Run]
+    retry: Mapping[str, int]
+    refused: int
     slot: Slot
     lock: ExitStack
     submit: Callable[..., Any]
@@ -119,14 +126,16 @@ class Task:
     ended: int | None = None
 
     def send(self) -> None:
-        """Sends the run out, with its files as they are."""
+        """Sends the runs out, with their files as they are."""
         self.life = uuid4().hex
-        self.future = self.submit(packed(self.run.folder), self.run.id, self.retry, dict(self.slot), self.life)
+        files = {run.id: packed(run.folder) for run in self.runs}
+        self.future = self.submit(files, dict(self.retry), dict(self.slot), self.life)
 
-    def receive(self, files: Mapping[str, bytes | None]) -> None:
+    def receive(self, files: Mapping[str, Files]) -> None:
         """Lays down what came back."""
-        unpack(files, self.run.folder)
-        if any(name.startswith("checkpoint") for name in files):
+        for run in self.runs:
+            unpack(files.get(run.id, {}), run.folder)
+        if any(name.startswith("checkpoint") for each in files.values() for name in each):
             self.lost = 0
 
     def code(self) -> int | None:
@@ -142,7 +151,7 @@ class Task:
         if isinstance(status, str):
             raise UsageError(f"--engine dask: a worker is of another version: {status}")
         self.receive(files)
-        return status
+        return BUSY if self.refused and status != STOPPED else status
 
     def _again(self) -> int | None:
         """Sends a run out once more whose worker was lost; an exit status where that was tried often enough."""
@@ -150,10 +159,12 @@ class Task:
         why = self.future.exception() if self.future.status == "error" else self.future.status
         if self.lost > LIVES or self.stopping:
             text = f"lost its worker {self.lost} times without a new checkpoint: {why}"
-            self.run.note(text)
-            self.run.record(self.run.recorded(), error=text)
+            for run in self.runs:
+                run.note(text)
+                _ = run.recorded().state in ENDED or run.record(run.recorded(), error=text)
             return LOST
-        self.run.note(f"lost its worker, and goes on at another one: {why}")
+        for run in self.runs:
+            run.note(f"lost its worker, and goes on at another one: {why}")
         self.send()
         return None
 
@@ -204,6 +215,10 @@ class Cluster:
         """Returns whether another run can be sent out."""
         return bool(self.free) if self.slots else len(self.tasks) < (self.most or self._threads())
 
+    def width(self) -> int | None:
+        """Returns how many workers work at a time."""
+        return len(self.slots) or self.most or self._threads()
+
     def _threads(self) -> int:
         """The threads of all workers, as they were a moment ago."""
         if time.monotonic() - self.counted > LOOK:
@@ -220,30 +235,31 @@ class Cluster:
             self.staffed = time.monotonic()
         return self.nobody if time.monotonic() - self.staffed > NOBODY else ""
 
-    def start(self, run: Run, retry: int | None) -> Task:
-        """Sends a run out, once it is held here."""
-        lock = ExitStack()
-        if not lock.enter_context(run.hold(patience=0.5)):
-            lock.close()
-            return Task(run, retry, {}, ExitStack(), self._submit, self._drain, ended=BUSY)
-        task = Task(run, retry, self.free.popleft() if self.slots else {}, lock, self._submit, self._drain)
+    def start(self, runs: Sequence[Run], retry: Mapping[str, int]) -> Task:
+        """Sends runs out, once they are held here."""
+        locks = ExitStack()
+        mine = [run for run in runs if locks.enter_context(run.hold(patience=0.5))]
+        if not mine:
+            return Task((), retry, len(runs), {}, locks, self._submit, self._drain, ended=BUSY)
+        slot = self.free.popleft() if self.slots else {}
+        task = Task(mine, retry, len(runs) - len(mine), slot, locks, self._submit, self._drain)
         self.tasks.append(task)
         self._drain()
         task.send()
         return task
 
     def left(self, task: Task) -> None:
-        """Takes note that a run has come back."""
+        """Takes note that runs have come back."""
         task.lock.close()
         if task in self.tasks:
             self.tasks.remove(task)
             self.free.extend([task.slot] if self.slots else [])
 
-    def _submit(self, files: Files, id: str, retry: int | None, slot: Slot, life: str) -> Any:
+    def _submit(self, files: Mapping[str, Files], retry: Mapping[str, int], slot: Slot, life: str) -> Any:
         if self.client.status != "running":
             raise UsageError(GONE)
         return self.client.submit(
-            work, files, id, retry, slot, versions(), self.channel, life, pure=False, retries=0, key=f"{id}-{life}"
+            work, files, retry, slot, versions(), self.channel, life, pure=False, retries=0, key=f"iclab-{life}"
         )
 
     def _drain(self) -> None:

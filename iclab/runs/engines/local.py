@@ -70,17 +70,23 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([PRELOADED])
 
+    def width(self) -> int | None:
+        """Returns the number of slots."""
+        return len(self.slots)
+
     def has_room(self) -> bool:
         """Returns whether another worker can start."""
         return bool(self.free)
 
-    def start(self, run: Run, retry: int | None) -> Child:
-        """Starts a worker. Raises ``OSError`` where its log cannot be written, or no process can be made."""
-        open(run.log, "ab", opener=at_once).close()  # an error of the disk is raised here and not in the worker
+    def start(self, runs: Sequence[Run], retry: Mapping[str, int]) -> Child:
+        """Starts a worker. Raises ``OSError`` where a log cannot be written, or no process can be made."""
+        for run in runs:
+            open(run.log, "ab", opener=at_once).close()  # an error of the disk is raised here and not in the worker
         read, write = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_become, args=(run.folder, retry, dict(self.free[0]), read))
+        arguments = worker.arguments(runs, retry)
+        process = self.context.Process(target=_become, args=(runs[0].log, arguments, dict(self.free[0]), read))
         with read, conditions_of_workers():
-            _fork(process, run)
+            _fork(process, runs[0])
         return Child(process, write, self.free.popleft())
 
     def left(self, child: Child) -> None:
@@ -115,14 +121,14 @@ def conditions_of_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _become(folder: Path, retry: int | None, slot: Slot, alive: Connection) -> None:
-    """The life of a worker: what it says goes to the log of the run, and its standard input ends with its parent."""
+def _become(log: Path, arguments: Sequence[str], slot: Slot, alive: Connection) -> None:
+    """The life of a worker: what it says goes to a log, and its standard input ends with its parent."""
     os.environ.update(slot)
-    with open(Run(folder).log, "ab", opener=at_once) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    with open(log, "ab", opener=at_once) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     os.dup2(alive.fileno(), 0)
-    sys.exit(worker.main(worker.arguments(folder, retry)))
+    sys.exit(worker.main(arguments))
 
 
 def slots(jobs: int | None, devices: Sequence[str], cores: int) -> list[Slot]:

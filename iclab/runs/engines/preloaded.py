@@ -4,6 +4,7 @@ touch a GPU: a fork could not use it then."""
 import torch
 
 import iclab.runs.environment
+import iclab.runs.packing
 import iclab.runs.perform
 import iclab.runs.trainings  # noqa: F401
 

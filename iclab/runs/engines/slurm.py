@@ -115,11 +115,12 @@ def queued(jobs: Sequence[str]) -> dict[str, dict[int, str]]:
 
 @dataclass(eq=False)
 class Array:
-    """A job array and its runs, by task; `retry` are the attempts that failed, by run, after which it tries again."""
+    """A job array: of each task the runs, in lists of those that train as a pack; `retry` are the attempts that failed,
+    by run, after which it tries again."""
 
     path: Path
     job: str
-    chunks: list[list[str]]
+    chunks: list[list[list[str]]]
     retry: Mapping[str, int]
 
     @classmethod
@@ -139,22 +140,22 @@ class Array:
         handed in to try again after that very attempt."""
         if run.recorded().state in ENDED and self.retry.get(run.id) != retry:
             return None
-        return next((i for i, chunk in enumerate(self.chunks) if run.id in chunk), None)
+        return next((i for i, chunk in enumerate(self.chunks) if any(run.id in unit for unit in chunk)), None)
 
 
 @dataclass(eq=False)
 class Task:
-    """A run in the queue, or at work."""
+    """Runs in the queue, or at work: one, or several that train as a pack."""
 
-    run: Run
-    retry: int | None
+    runs: Sequence[Run]
+    retry: Mapping[str, int]
     cluster: "Slurm"
     array: Array | None = None
     index: int = -1
-    attempts: int = field(init=False)
+    attempts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.attempts = self.run.recorded().attempts
+        self.attempts = {run.id: run.recorded().attempts for run in self.runs}
 
     def where(self) -> str:
         """Returns the task and its state."""
@@ -162,24 +163,31 @@ class Task:
         return f"{self.array.job}_{self.index} {state}" if self.array and state else "submitted"
 
     def code(self) -> int | None:
-        """Returns the exit status of the worker, as the store tells it; none while the run is queued or at work."""
+        """Returns the exit status of the worker, as the store tells it; none while the runs are queued or at work."""
         self.cluster.submit()
-        status = self.run.recorded()
-        if status.state in ENDED and status.attempts > self.attempts and not self.run.held():
-            return worker.DONE if status.state == "done" else worker.FAILED
+        held = any(run.held() for run in self.runs)
+        if not held and all(map(self._ended, self.runs)):
+            done = all(run.recorded().state == "done" for run in self.runs)
+            return worker.DONE if done else worker.FAILED
         if self.cluster.state(self) is not None:
             return None
-        return worker.BUSY if self.run.held() else self._gone()
+        return worker.BUSY if held else self._gone()
+
+    def _ended(self, run: Run) -> bool:
+        """Whether a run has come to an end since it was handed in."""
+        status = run.recorded()
+        return status.state in ENDED and status.attempts > self.attempts[run.id]
 
     def _gone(self) -> int:
         """Records that the task left the queue, unless somebody knows better."""
         assert self.array is not None
         log = self.array.path.with_name(f"{self.array.path.stem}_{self.index}.log")
-        with self.run.hold(patience=0.5) as mine:
-            status = self.run.recorded()
-            if mine and status.state not in ENDED and not status.error:
-                text = f"task {self.array.job}_{self.index} left the queue before the run had ended; see {log}"
-                self.run.record(status, error=text)
+        text = f"task {self.array.job}_{self.index} left the queue before the run had ended; see {log}"
+        for run in self.runs:
+            with run.hold(patience=0.5) as mine:
+                status = run.recorded()
+                if mine and status.state not in ENDED and not status.error:
+                    run.record(status, error=text)
         return GONE
 
     def stop(self) -> None:
@@ -190,14 +198,14 @@ class Task:
         """Waits for its end; Slurm kills what does not end."""
         self.cluster.cancel()
         end = time.monotonic() + patience
-        while self.run.held() and time.monotonic() < end:
+        while any(run.held() for run in self.runs) and time.monotonic() < end:
             time.sleep(0.2)
 
 
 @dataclass(eq=False)
 class Slurm:
-    """The workplace: `folder` is the sweep's; `options` are those of sbatch, `chunk` the runs of a task, `most` the
-    tasks that may be at work at once."""
+    """The workplace: `folder` is the sweep's; `options` are those of sbatch, `chunk` the runs or packs of a task,
+    `most` the tasks that may be at work at once."""
 
     folder: Path
     options: Mapping[str, str]
@@ -213,15 +221,21 @@ class Slurm:
         found = (Array.read(path) for path in sorted((self.folder / FOLDER).glob("*.json")))
         self.arrays = [array for array in found if array]
 
+    def width(self) -> int | None:
+        """Returns how many tasks may work at a time, where that was said."""
+        return self.most
+
     def has_room(self) -> bool:
         """Returns whether another run can be queued: always."""
         return True
 
-    def start(self, run: Run, retry: int | None) -> Task:
-        """Takes a run for the next array, unless an array that was handed in before has it."""
-        task = Task(run, retry, self)
+    def start(self, runs: Sequence[Run], retry: Mapping[str, int]) -> Task:
+        """Takes runs for the next array, unless a task of one that was handed in before has them."""
+        task = Task(runs, retry, self)
         for array in self.arrays:
-            if (index := array.task(run, retry)) is not None and self._queue().get(array.job, {}).get(index):
+            indices = {array.task(run, retry.get(run.id)) for run in runs}
+            index = indices.pop() if len(indices) == 1 else None
+            if index is not None and self._queue().get(array.job, {}).get(index):
                 task.array, task.index = array, index
                 return task
         self.waiting.append(task)
@@ -269,8 +283,8 @@ class Slurm:
         name = uuid4().hex[:8]
         base = self.folder / FOLDER / name
         base.parent.mkdir(exist_ok=True)
-        chunks = [[task.run.id for task in group] for group in groups]
-        retry = {task.run.id: task.retry for task in tasks if task.retry is not None}
+        chunks = [[[run.id for run in task.runs] for task in group] for group in groups]
+        retry = {id: attempts for task in tasks for id, attempts in task.retry.items()}
         text = script(self.folder.absolute(), name, self.options)
         atomic_write(base.with_suffix(".json"), json.dumps({"chunks": chunks, "retry": retry}).encode())
         atomic_write(base.with_suffix(".sh"), text.encode())
@@ -286,14 +300,14 @@ class Slurm:
 
 
 def planned(folder: Path, place: Site, count: int) -> str:
-    """Returns the call of sbatch and the script, as they would be for so many runs."""
+    """Returns the call of sbatch and the script, as they would be for so many runs or packs."""
     groups = math.ceil(count / _size(place.chunk, count))
     call = f"# sbatch --parsable {_tasks(groups, place.jobs)} {folder / FOLDER}/NAME.sh"
     return f"{call}\n{script(folder.absolute(), 'NAME', options(place.options))}"
 
 
 def _size(chunk: int | None, count: int) -> int:
-    """How many runs a task works through: one, or as many as keep the array small enough."""
+    """How many runs, or packs, a task works through: one, or as many as keep the array small enough."""
     return chunk or math.ceil(max(1, count) / MOST)
 
 

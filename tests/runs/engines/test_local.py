@@ -90,7 +90,7 @@ def test_a_worker_computes_in_one_thread_and_never_sees_the_ctrl_c_of_the_termin
 @pytest.mark.slow
 def test_a_worker_of_the_server_is_such_a_process(tmp_path):
     run, workplace = new_run(tmp_path), Processes([{"CUDA_VISIBLE_DEVICES": "7"}])
-    child = workplace.start(run, None)
+    child = workplace.start([run], {})
     assert not workplace.has_room()
     assert blocks_interrupts(child.process.pid)
     assert environment(child.process.pid)["OMP_NUM_THREADS"] == "1"
@@ -125,6 +125,8 @@ def test_a_server_that_is_killed_while_it_forks_is_followed_by_another(tmp_path)
     ("given", "told"),
     [
         ({"engine": "slrum"}, "unknown engine 'slrum'. Did you mean 'slurm'? Known: dask, local, slurm"),
+        ({"pack": "1"}, "--pack must be auto, off or a number of at least 2, given 1"),
+        ({"pack": "on"}, "--pack must be auto, off or a number of at least 2, given on"),
         ({"jobs": 0}, "--jobs must be at least 1, given 0"),
         ({"engine": "slurm", "chunk": -1}, "--chunk must be at least 1, given -1"),
         ({"address": "tcp://a:1"}, "--address is for --engine dask, given --engine local"),

@@ -106,7 +106,7 @@ def test_the_queue_is_read(fake):
 def test_a_controller_that_is_away_for_a_while_takes_nothing_from_the_queue(fake, tmp_path):
     base = tmp_path / ".slurm" / "abc"
     base.parent.mkdir()
-    base.with_suffix(".json").write_text('{"chunks": [["x"]], "retry": {}}')
+    base.with_suffix(".json").write_text('{"chunks": [[["x"]]], "retry": {}}')
     base.with_suffix(".id").write_text("7")
     says(fake, "7|0|RUNNING|None\n")
     cluster = Slurm(tmp_path, {})
@@ -120,7 +120,7 @@ def test_a_controller_that_is_away_for_a_while_takes_nothing_from_the_queue(fake
 
 def test_an_array_that_was_never_handed_in_is_none(tmp_path, fake):
     (tmp_path / ".slurm").mkdir()
-    (tmp_path / ".slurm" / "abc.json").write_text('{"chunks": [["x"]], "retry": {}}')
+    (tmp_path / ".slurm" / "abc.json").write_text('{"chunks": [[["x"]]], "retry": {}}')
     assert Slurm(tmp_path, {}).arrays == []
     says(fake, "7\n7\n")  # it was, by somebody who was killed before the number could be kept
     (array,) = Slurm(tmp_path, {}).arrays
@@ -143,7 +143,7 @@ def listed(tmp_path):
     found = [new_run(tmp_path), new_run(tmp_path, seed=1)]
     path = tmp_path / "store" / ".slurm" / "abc.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"chunks": [[run.id for run in found]], "retry": {}}))
+    path.write_text(json.dumps({"chunks": [[[run.id] for run in found]], "retry": {}}))
     return str(path), found
 
 
@@ -160,7 +160,7 @@ def life(monkeypatch, fake):
         monkeypatch.setattr(chunk, "listen", lambda *_: None)
         monkeypatch.setattr(chunk, "reason", lambda: why)
         monkeypatch.setattr(chunk, "step_of", lambda _: next(steps))
-        monkeypatch.setattr(chunk.worker, "work", lambda *_: next(ends))
+        monkeypatch.setattr(chunk.worker, "work_together", lambda *_: next(ends))
         return chunk.main([path, "0"])
 
     return play
@@ -270,9 +270,9 @@ def test_a_task_that_is_still_at_work_does_not_try_a_failed_run_again(tmp_path, 
     before = tmp_path / slurm.FOLDER / "before"
 
     def attached(tried):
-        before.with_suffix(".json").write_text(json.dumps({"chunks": [[run.id]], "retry": tried}))
+        before.with_suffix(".json").write_text(json.dumps({"chunks": [[[run.id]]], "retry": tried}))
         before.with_suffix(".id").write_text("7")
-        return slurm.Slurm(tmp_path, {}).start(run, 1).array is not None
+        return slurm.Slurm(tmp_path, {}).start([run], {run.id: 1}).array is not None
 
     assert attached({}) == (state in ("pending", "running"))
     assert attached({run.id: 1})
