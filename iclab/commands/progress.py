@@ -63,6 +63,9 @@ class Plain:
                 self._say(f"running  {self._named(run)}  {pace}  {where.get(id, '')}".rstrip())
             self.last = time.monotonic()
 
+    def note(self, text: str) -> None:
+        self._say(text)
+
     def _named(self, run: Run) -> str:
         return f"{run.id} {self.labels.get(run.id, '')}".rstrip()
 
@@ -99,6 +102,9 @@ class Moving:
         ended = ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "none ended"
         title = f"{self.total} runs: {ended}, {len(working) + len(held)} at work, {waiting} waiting"
         self.live.update(self._table(title, rows))
+
+    def note(self, text: str) -> None:
+        self.live.console.print(Text(text, "yellow"), soft_wrap=True)
 
     def _table(self, title: str, rows: list[list[str]]) -> Group:
         columns = ["run", "settings", "step", "loss", "time left", "where"]

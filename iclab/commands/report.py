@@ -74,9 +74,9 @@ def value(
     rows: Iterable[Row], predictor: str, quantity: str, position: int | str | None = None, distribution: str = TRAINED
 ) -> str:
     """Returns a number with its error, as it is printed; empty where it was not measured."""
-    where = {"predictor": predictor, "quantity": quantity, "position": position, "distribution": distribution}
+    wanted = (predictor, quantity, position, distribution)
     for row in rows:
-        if all(row.get(key) == wanted for key, wanted in where.items()):
+        if (row.get("predictor"), row.get("quantity"), row.get("position"), row.get("distribution")) == wanted:
             error = row.get("stderr")
             return _text(row["value"]) + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
     return ""

@@ -37,7 +37,7 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     """Prints every cell with its id, what is varied, its state, the size of its model and where its training will come
     from, and the script of a Slurm array; starts nothing. Raises ``ValueError`` for a device that is absent here, as
     the sweep itself would."""
-    _check_devices(study, folder, place)
+    _check_devices(_undone(study, folder), place)
     states = {id: Run(folder / id).checked().state for id in (cell.experiment.id for cell in study.cells)}
     undone = [Run(folder / id) for id, state in states.items() if state != "done"]
     made, packs = trainings(study, folder, reused).plan(undone), _packs(study, place)
@@ -114,11 +114,12 @@ def _runs_to_list(folder: Path, runs: list[Run], outcomes: Mapping[str, Status])
 def prepare(study: Study, folder: Path, to: Console, place: Site = HERE) -> list[Run]:
     """Makes the folder of each cell, once all that is still to be run can be run on this machine."""
     refuse("sweep", [f"{folder} is a file, not a folder"] if folder.is_file() else [])
-    _check_devices(study, folder, place)
+    undone = _undone(study, folder)
+    _check_devices(undone, place)
     folder.mkdir(parents=True, exist_ok=True)
     tidy(folder)
     plugins.keep(folder, study.cells[0].experiment.imports)
-    _keep(folder / "study.toml", study.as_used(), to, needed=bool(_undone(study, folder)))
+    _keep(folder / "study.toml", study.as_used(), to, needed=bool(undone))
     runs = [Run(folder / cell.experiment.id) for cell in study.cells]
     for run, cell in zip(runs, study.cells, strict=True):
         plugins.keep(run.folder, cell.experiment.imports)
@@ -126,9 +127,9 @@ def prepare(study: Study, folder: Path, to: Console, place: Site = HERE) -> list
     return runs
 
 
-def _check_devices(study: Study, folder: Path, place: Site) -> None:
+def _check_devices(undone: Sequence[Experiment], place: Site) -> None:
     """Refuses a device that is absent here, where runs that are not done need it here."""
-    for device in dict.fromkeys(experiment.device for experiment in _undone(study, folder)):
+    for device in dict.fromkeys(experiment.device for experiment in undone):
         _ = place.engine == "local" and resolve(device)
 
 

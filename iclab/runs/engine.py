@@ -40,6 +40,9 @@ class Display(Protocol):
     def look(self, working: Mapping[str, Run], held: Mapping[str, Run], waiting: int, where: Mapping[str, str]) -> None:
         """Redraws the display; called repeatedly in between. `where` holds the places of the working runs."""
 
+    def note(self, text: str) -> None:
+        """Shows a line about the workplace."""
+
 
 @runtime_checkable
 class Worker(Protocol):
@@ -79,6 +82,10 @@ class Workplace(Protocol):
     def left(self, child: Any) -> None:
         """Takes note that a worker has ended."""
 
+    def lacks(self) -> str:
+        """Returns in a line what runs wait for that does not come by itself; nothing where they do not."""
+        ...
+
 
 @dataclass
 class Engine:
@@ -95,6 +102,7 @@ class Engine:
     held: dict[str, Run] = field(default_factory=dict, init=False)
     outcomes: dict[str, Status] = field(default_factory=dict, init=False)
     tries: dict[str, int] = field(default_factory=dict, init=False)
+    lacking: str = field(default="", init=False)
 
     def execute(self) -> dict[str, Status]:
         """Works until every run has ended; returns how, by id. A run whose worker was killed ends interrupted."""
@@ -201,7 +209,14 @@ class Engine:
                 self.waiting.append(run)
         where = {run.id: _where(unit, worker) for unit, worker in self.working.items() for run in unit}
         self.display.look(self._at_work(), self.held, len(self.waiting), where)
+        self._say_what_is_lacking()
         time.sleep(PAUSE)
+
+    def _say_what_is_lacking(self) -> None:
+        """Says it once, and again where it was there meanwhile."""
+        before, self.lacking = self.lacking, self.workplace.lacks()
+        if self.lacking not in ("", before):
+            self.display.note(self.lacking)
 
     def _finish(self, run: Run, code: int) -> None:
         if self._settled(run):

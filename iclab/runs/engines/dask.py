@@ -10,6 +10,7 @@ numbers could be others.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -40,6 +41,7 @@ PATIENCE = 30.0  # seconds without a beat after which a task takes its client fo
 CONNECT = "10s"  # for which somebody at an address is waited
 GONE = "--engine dask: the scheduler is gone; the same command goes on with another one"
 LOST = 255  # the exit status of a run that was given up
+NOBODY = 10.0  # seconds without a worker after which that is said
 LIVES = 3  # workers in a row that may be lost without a new checkpoint
 
 # ---- at the worker -------------------------------------------------------------------------------------------------
@@ -189,11 +191,13 @@ class Task:
 @dataclass(eq=False)
 class Cluster:
     """The workers of a Dask cluster. `slots` are what is set in the environment of each, on a cluster of this machine;
-    on another as many runs are sent out as it has threads, or as are said."""
+    on another as many runs are sent out as it has threads, or as are said. `nobody` is what to say of a cluster that
+    has no workers."""
 
     client: Client
     slots: Sequence[Slot] = ()
     most: int | None = None
+    nobody: str = ""
     tasks: list[Task] = field(default_factory=list)
     channel: str = field(default_factory=lambda: f"iclab {uuid4().hex}")
 
@@ -202,6 +206,7 @@ class Cluster:
         self.queue: Any = Queue(self.channel, client=self.client)
         self.beat: Any = Variable(f"{self.channel} beat", client=self.client)
         self.count, self.looked = 0, 0.0
+        self.threads, self.counted, self.staffed = 0, 0.0, time.monotonic()
         for address, there in asked(self.client, versions).items():
             if other := differing(versions(), there):
                 raise UsageError(f"--engine dask: the worker {address} is of another version: {other}")
@@ -215,7 +220,20 @@ class Cluster:
         return len(self.slots) or self.most or self._threads()
 
     def _threads(self) -> int:
-        return sum(each["nthreads"] for each in self.client.scheduler_info(n_workers=-1)["workers"].values())
+        """The threads of all workers, as they were a moment ago."""
+        if time.monotonic() - self.counted > LOOK:
+            with _scheduler_there():
+                workers = self.client.scheduler_info(n_workers=-1).get("workers", {})
+            self.threads = sum(each["nthreads"] for each in workers.values())
+            self.counted = time.monotonic()
+        return self.threads
+
+    def lacks(self) -> str:
+        """Returns that there has been no worker for a while. Raises ``ValueError`` where the scheduler is gone."""
+        self._drain()
+        if not self.nobody or self._threads():
+            self.staffed = time.monotonic()
+        return self.nobody if time.monotonic() - self.staffed > NOBODY else ""
 
     def start(self, runs: Sequence[Run], retry: Mapping[str, int]) -> Task:
         """Sends runs out, once they are held here."""
@@ -251,14 +269,21 @@ class Cluster:
         self.looked = time.monotonic()
         self.count += 1
         lives = {task.life: task for task in self.tasks}
-        try:
+        with _scheduler_there():
             self.beat.set((self.count, tuple(life for life, task in lives.items() if task.stopping)))
             arrived = self.queue.get(batch=True)
-        except (OSError, AttributeError):  # the latter of a client that has closed itself
-            raise UsageError(GONE) from None
         for life, files in arrived:
             if life in lives:  # and not one that was given up
                 lives[life].receive(files)
+
+
+@contextmanager
+def _scheduler_there() -> Iterator[None]:
+    """Raises ``ValueError`` where the scheduler turns out to be gone."""
+    try:
+        yield
+    except (OSError, AttributeError, RuntimeError):  # the latter two of a client that has closed itself
+        raise UsageError(GONE) from None
 
 
 def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
@@ -276,8 +301,12 @@ def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
 def opened(place: Site, slots: Sequence[Slot]) -> Iterator[Cluster]:
     """Yields the workplace, as `connected` has it."""
     with connected(place, slots) as client:
-        if place.address or place.cluster:
-            yield Cluster(client, most=place.jobs or (1 if place.cluster else None))
+        if place.address:
+            nobody = f"--address {place.address} has no workers: start one with `dask worker {place.address}`"
+            yield Cluster(client, most=place.jobs, nobody=nobody)
+        elif place.cluster:
+            nobody = f"--cluster {place.cluster}: no job of it is at work; its queue says what they wait for"
+            yield Cluster(client, most=place.jobs or 1, nobody=nobody)
         else:
             yield Cluster(client, slots)
 
@@ -310,7 +339,8 @@ def _at(address: str) -> Client:
 
 @contextmanager
 def _started(name: str, options: Sequence[str], jobs: int) -> Iterator[Client]:
-    """A cluster whose workers are jobs of a queue: none where there is no work, and at most so many."""
+    """A cluster whose workers are jobs of a queue: none where there is no work, and no more than so many runs need. The
+    first is handed in at once: a queue that refuses it says so."""
     try:
         import dask_jobqueue  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
@@ -320,11 +350,26 @@ def _started(name: str, options: Sequence[str], jobs: int) -> Iterator[Client]:
     try:
         given = {key: _value(text) for key, _, text in (option.partition("=") for option in options)}
         made = getattr(dask_jobqueue, kinds[name])(**given)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--cluster {name}: {error}") from None
-    made.adapt(minimum_jobs=0, maximum_jobs=jobs)
+        cores = max(1, int(given.get("cores", 1)))
+        _hand_in(made)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise UsageError(f"--cluster {name}, with --option KEY=VALUE: {' '.join(str(error).split())}") from None
+    made.adapt(minimum_jobs=0, maximum_jobs=math.ceil(jobs / cores))
     with made, Client(made, set_as_default=False) as client:
         yield client
+
+
+def _hand_in(made: Any) -> None:
+    """Hands in the first job of a cluster, and closes it where that is refused: it would wait for the end of the
+    job."""
+    try:
+        made.worker_spec.update(made.new_worker_spec())
+        made.sync(made._correct_state)
+    except Exception:
+        for jobs in (made.workers, made.worker_spec, made._created):
+            jobs.clear()
+        made.close()
+        raise
 
 
 def _value(text: str) -> Any:

@@ -4,6 +4,7 @@ To load PyTorch and iclab takes seconds, more than many a run. A server loads th
 and each worker is a fork of it. Where runs go to the GPU every worker sees one GPU alone, the next free one.
 """
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,7 @@ from iclab.runs.store import Run, at_once
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 PRELOADED = "iclab.runs.engines.preloaded"
 GPU = "CUDA_VISIBLE_DEVICES"
+TRIES = 3  # servers that may be killed while they fork a worker
 
 Slot = Mapping[str, str]  # what is set in the environment of a worker
 
@@ -84,13 +86,26 @@ class Processes:
         arguments = worker.arguments(runs, retry)
         process = self.context.Process(target=_become, args=(runs[0].log, arguments, dict(self.free[0]), read))
         with read, conditions_of_workers():
-            process.start()
+            _fork(process, runs[0])
         return Child(process, write, self.free.popleft())
 
     def left(self, child: Child) -> None:
         """Takes back the slot of a worker that has ended."""
         child.alive.close()
         self.free.append(child.slot)
+
+    def lacks(self) -> str:
+        """Returns nothing: a process is made when it is needed."""
+        return ""
+
+
+def _fork(process: Any, run: Run) -> None:
+    """Has the server fork a worker; a new one where it is killed just then. What that one may have forked holds the
+    run, and another worker waits for it. Raises ``OSError`` where that goes on."""
+    for _ in range(TRIES):
+        with suppress(EOFError, ConnectionError):
+            return process.start()
+    raise OSError(errno.ECHILD, "the server that forks workers was killed each time", str(run.folder))
 
 
 @contextmanager

@@ -244,6 +244,10 @@ class Slurm:
     def left(self, task: Task) -> None:
         """Takes note that a run has ended."""
 
+    def lacks(self) -> str:
+        """Returns nothing: the state of a task says what it waits for."""
+        return ""
+
     def state(self, task: Task) -> str | None:
         """Returns the state of a run's task in the queue; none where it is not there any more."""
         if task.array is None:

@@ -14,8 +14,8 @@ STUDY_TIME = ("train.steps=300", "eval.every=10")  # a few seconds, so that ther
 
 
 def begin(study: Path, *words: str) -> Sweep:
-    """Starts `iclab sweep` of a study, with its store beside it."""
-    command = ["sweep", str(study), "--out", str(study.parent / "store"), *words]
+    """Starts `iclab sweep` of a study, with its store beside it; a worker has one run."""
+    command = ["sweep", str(study), "--out", str(study.parent / "store"), "--pack", "off", *words]
     read, write = os.pipe()
     os.set_blocking(read, False)
     pid = os.fork()

@@ -1,11 +1,19 @@
-"""A study of two runs, and what it measures where nothing disturbs it."""
+"""A study, what it measures where nothing disturbs it, and places where it can be swept: a fake of Slurm on PATH, a
+real one, and a Dask cluster that is started by hand."""
+
+import os
+import signal
+import sys
 
 import pytest
 import torch
 
+from iclab.runs.engines import slurm
 from iclab.runs.store import runs
 from tests.conftest import unchecked
+from tests.runs.engines import fake_slurm, slurm_on_loopback
 from tests.runs.engines.begun import STUDY_TIME, finished
+from tests.runs.engines.dask_by_hand import Shell
 from tests.runs.test_sweep import STUDY, assert_the_same
 
 
@@ -42,3 +50,51 @@ def same(undisturbed):
             assert_the_same(run, undisturbed[run.id])
 
     return check
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """A Dask scheduler elsewhere, without workers."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    made = Shell(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """The folder in which the fake keeps its tasks, and writes down how it was called."""
+    folder = tmp_path / "fake"
+    (folder / "bin").mkdir(parents=True)
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        path = folder / "bin" / name
+        path.write_text(f'#!/bin/bash\nexec {sys.executable} -S {fake_slurm.__file__} {name} "$@"\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(folder))
+    monkeypatch.setattr(slurm, "POLL", 0.3)
+    yield folder
+    for pid in fake_slurm.tasks(folder).values():
+        os.killpg(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A real Slurm of this machine."""
+    if reason := slurm_on_loopback.missing():
+        pytest.skip(reason)
+    with slurm_on_loopback.running(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+@pytest.fixture
+def at_hand(cluster, monkeypatch):
+    """Commands of Slurm reach this one, and every test has it for itself."""
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    monkeypatch.setattr(slurm, "POLL", 0.5)
+    yield
+    cluster.call("scancel", "--user=root")
+    cluster.tend()
+    cluster.idle()

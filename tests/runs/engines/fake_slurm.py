@@ -89,6 +89,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def tasks(folder: Path) -> dict[str, int]:
+    """The processes of the tasks that live, by name."""
+    found = {path.stem: int(path.read_text() or 0) for path in folder.glob("*.pid")}
+    return {name: pid for name, pid in found.items() if alive(pid)}
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "await":
         while alive(int(sys.argv[2])):

@@ -124,7 +124,7 @@ class Loopback:
 
     def idle(self) -> None:
         """Waits until both nodes are there and free."""
-        _await(lambda: self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == ["idle", "idle"])
+        _await(lambda: self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == ["idle", "idle"], 90)
 
     def call(self, *command: str) -> str:
         """What a command of Slurm prints."""
@@ -144,6 +144,16 @@ class Loopback:
             for each in (parent(pid), pid):
                 with suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
+
+    def tend(self) -> None:
+        """Does what an administrator does: a controller that was killed may have forgotten a job, and gives its number
+        away again, upon which Slurm drains the node and holds the other job."""
+        states = [line.split() for line in self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines()]
+        for node in [name for name, state in states if state.startswith("drain")]:
+            self.call("scontrol", "update", f"nodename={node}", "state=resume")
+        waiting = self.call("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i|%r").splitlines()
+        for job in [line.partition("|")[0] for line in waiting if line.endswith("held")]:
+            self.call("scontrol", "release", job)
 
     def on(self, name: str) -> list[int]:
         """The processes of jobs on a node."""

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -118,56 +116,6 @@ def test_ctrl_c_of_the_terminal_stops_runs_in_order(study, same):
 # ---- a scheduler and workers that are started from the shell, in another folder -------------------------------------
 
 
-class Shell:
-    """Processes that are started by hand."""
-
-    def __init__(self, folder):
-        self.folder, self.started = folder, []
-        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", "at.json")
-        wait_for((folder / "at.json").exists)
-        self.address = wait_for(self._address)
-
-    def _address(self):
-        import json
-
-        try:
-            return json.loads((self.folder / "at.json").read_text())["address"]
-        except ValueError:
-            return None
-
-    def start(self, *words, path=None):
-        source = str(path or Path(iclab.__file__).parents[1])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
-        with open(self.folder / f"{len(self.started)}.log", "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "dask", *words, "--no-dashboard"],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.started.append(process)
-        return process
-
-    def worker(self, path=None):
-        return self.start("worker", self.address, "--nthreads", "1", "--host", "127.0.0.1", path=path)
-
-    def close(self):
-        for process in self.started:
-            shot(process.pid, group=True)
-            process.wait()
-
-
-@pytest.fixture
-def shell(tmp_path):
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    made = Shell(folder)
-    yield made
-    made.close()
-
-
 @pytest.mark.slow
 def test_workers_elsewhere_need_no_common_disk(study, shell, same):
     nodes = [shell.worker(), shell.worker()]
@@ -194,6 +142,26 @@ def test_a_scheduler_that_dies_is_told_in_a_line_and_the_same_command_goes_on(st
     code, output = finished(study, *STUDY_TIME, "seed=0:2", *LOCAL)
     assert code == 0, output
     same(store(study), 2)
+
+
+@pytest.mark.slow
+def test_where_no_worker_comes_a_line_says_so_and_how_to_start_one(study, shell, same):
+    sweep = begin(study, *STUDY_TIME, "seed=0:1", *DASK, "--address", shell.address)
+    line = f"--address {shell.address} has no workers: start one with `dask worker {shell.address}`\n"
+    wait_for(lambda: line in sweep.told())
+    shell.worker()
+    assert sweep.wait() == 0, sweep.told()
+    assert sweep.told().count(line) == 1
+    same(store(study), 1)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_before_a_worker_has_come_is_told_in_a_line(study, shell):
+    sweep = begin(study, *DASK, "--address", shell.address)
+    wait_for(lambda: "has no workers" in sweep.told())
+    shell.scheduler.kill()
+    assert sweep.wait(120) == 2, sweep.told()
+    assert "Traceback" not in sweep.told() and "the scheduler is gone" in sweep.told()
 
 
 @pytest.mark.slow

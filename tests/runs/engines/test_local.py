@@ -100,6 +100,24 @@ def test_a_worker_of_the_server_is_such_a_process(tmp_path):
     assert workplace.has_room()
 
 
+class Killed:
+    """A worker whose server is killed so many times while it forks."""
+
+    def __init__(self, *errors):
+        self.errors = [*errors]
+
+    def start(self):
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def test_a_server_that_is_killed_while_it_forks_is_followed_by_another(tmp_path):
+    run = new_run(tmp_path)
+    local._fork(Killed(EOFError("unexpected EOF"), ConnectionRefusedError()), run)
+    with pytest.raises(OSError, match="the server that forks workers was killed each time"):
+        local._fork(Killed(*[EOFError()] * 3), run)
+
+
 # ---- what is said of the place -------------------------------------------------------------------------------------
 
 

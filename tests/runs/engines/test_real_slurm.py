@@ -6,34 +6,14 @@ import time
 
 import pytest
 
-from iclab.runs.engines import slurm
 from iclab.runs.store import runs
-from tests.runs.engines import slurm_on_loopback
+from tests.faults.processes import shot
 from tests.runs.engines.begun import STUDY_TIME, begin, finished
 from tests.runs.test_sweep import wait_for
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("at_hand")]
 
 SLURM = ("--engine", "slurm", "--option", "time=20")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    if reason := slurm_on_loopback.missing():
-        pytest.skip(reason)
-    with slurm_on_loopback.running(tmp_path_factory.mktemp("slurm")) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def at_hand(cluster, monkeypatch):
-    """Commands of Slurm reach this one, and every test has it for itself."""
-    for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, cluster.environment[name])
-    monkeypatch.setattr(slurm, "POLL", 0.5)
-    yield
-    cluster.call("scancel", "--user=root")
-    cluster.idle()
 
 
 def store(study):
@@ -107,3 +87,29 @@ def test_ctrl_c_takes_the_array_from_the_queue(study, cluster):
     assert sweep.wait() == 130, sweep.told()
     wait_for(lambda: not cluster.call("squeue", "-h"))
     assert {run.status().state for run in found(study)} == {"pending"}
+
+
+# ---- a Dask cluster whose workers are jobs -------------------------------------------------------------------------
+
+JOBS = ("--engine", "dask", "--cluster", "SLURM", "--jobs", "2", "--option", "cores=1", "--option", "interface=lo")
+
+
+def test_workers_that_dask_has_slurm_start_may_be_lost(study, same, cluster, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(study.parent)  # in which Slurm leaves what the jobs say
+    sweep = begin(study, *STUDY_TIME, "seed=0:2", *JOBS, "--option", "memory=450MB")
+    at_work(study)
+    for pid in wait_for(lambda: cluster.on("n1")):
+        shot(pid)
+    assert sweep.wait() == 0, sweep.told()
+    same(store(study), 2)
+    wait_for(lambda: not cluster.call("squeue", "-h"))
+
+
+@pytest.mark.parametrize("wrong", ["memory=450MB queue=nobodys", "memory=much", "memory=1GB cores=many", "cores=2"])
+def test_a_cluster_that_cannot_be_had_is_told_in_a_line(study, wrong):
+    pytest.importorskip("dask_jobqueue")
+    options = [word for option in wrong.split() for word in ("--option", option)]
+    code, output = finished(study, *JOBS, *options)
+    assert code == 2 and "Traceback" not in output, output
+    assert output.splitlines()[-1].startswith("iclab: --cluster SLURM, with --option KEY=VALUE: "), output

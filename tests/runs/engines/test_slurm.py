@@ -15,8 +15,8 @@ from iclab.runs.engines import chunk, slurm
 from iclab.runs.engines.slurm import Slurm, minutes, options, queued, script
 from iclab.runs.store import Run, load, runs
 from iclab.runs.worker import DONE, FAILED, STOPPED
-from tests.runs.engines import fake_slurm
 from tests.runs.engines.begun import STUDY_TIME, begin, finished
+from tests.runs.engines.fake_slurm import tasks
 from tests.runs.test_sweep import new_run, points, wait_for
 
 SLURM = ("--engine", "slurm")
@@ -84,24 +84,6 @@ def test_how_many_runs_a_task_has():
 
 
 # ---- a fake of Slurm on PATH ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """The folder in which the fake keeps its tasks, and writes down how it was called."""
-    folder = tmp_path / "fake"
-    (folder / "bin").mkdir(parents=True)
-    for name in ("sbatch", "squeue", "scancel", "scontrol"):
-        path = folder / "bin" / name
-        path.write_text(f'#!/bin/bash\nexec {sys.executable} -S {fake_slurm.__file__} {name} "$@"\n')
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_SLURM", str(folder))
-    monkeypatch.setattr(slurm, "POLL", 0.3)
-    yield folder
-    for path in folder.glob("*.pid"):
-        if fake_slurm.alive(int(path.read_text())):
-            os.killpg(int(path.read_text()), signal.SIGKILL)
 
 
 def calls(fake, name):
@@ -222,12 +204,6 @@ def test_a_task_passes_over_runs_that_others_hold(listed, life):
 
 def store(study):
     return study.parent / "store"
-
-
-def tasks(fake):
-    """The processes of the tasks, by name."""
-    found = {path.stem: int(path.read_text() or 0) for path in fake.glob("*.pid")}
-    return {name: pid for name, pid in found.items() if fake_slurm.alive(pid)}
 
 
 @pytest.mark.slow
