@@ -13,9 +13,9 @@ from tests.faults.processes import Sweep, ended, processes, session
 STUDY_TIME = ("train.steps=300", "eval.every=10")  # a few seconds, so that there is time to kill
 
 
-def begin(study: Path, *words: str) -> Sweep:
-    """Starts `iclab sweep` of a study, with its store beside it; a worker has one run."""
-    command = ["sweep", str(study), "--out", str(study.parent / "store"), "--pack", "off", *words]
+def begin(study: Path, *words: str, pack: str = "off") -> Sweep:
+    """Starts `iclab sweep` of a study, with its store beside it; a worker has one run, unless there are packs."""
+    command = ["sweep", str(study), "--out", str(study.parent / "store"), "--pack", pack, *words]
     read, write = os.pipe()
     os.set_blocking(read, False)
     pid = os.fork()
@@ -28,9 +28,9 @@ def begin(study: Path, *words: str) -> Sweep:
     return Sweep(pid, read)
 
 
-def finished(study: Path, *words: str) -> tuple[int, str]:
+def finished(study: Path, *words: str, pack: str = "off") -> tuple[int, str]:
     """Sweeps to the end; returns the exit status and what was printed."""
-    sweep = begin(study, *words)
+    sweep = begin(study, *words, pack=pack)
     code = sweep.wait(180)
     return code, sweep.told()
 

@@ -26,20 +26,30 @@ def study(tmp_path):
     return path
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """The runs of seeds 0 to 3, made on this machine."""
+def _undisturbed(tmp_path_factory, pack):
+    """The runs of seeds 0 to 3, made on this machine, by id."""
     path = tmp_path_factory.mktemp("undisturbed") / "study_file.toml"
     path.write_text(STUDY)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # loaded here, and not in every fork
     with unchecked():
-        code, output = finished(path, *STUDY_TIME, "seed=0:4")
+        code, output = finished(path, *STUDY_TIME, "seed=0:4", pack=pack)
     assert code == 0, output
     return {run.id: run for run in runs(path.parent / "store")}
 
 
-@pytest.fixture
-def same(undisturbed):
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Runs that trained alone."""
+    return _undisturbed(tmp_path_factory, "off")
+
+
+@pytest.fixture(scope="session")
+def undisturbed_packs(tmp_path_factory):
+    """Runs that trained in packs."""
+    return _undisturbed(tmp_path_factory, "auto")
+
+
+def _as_measured_in(calm):
     """Holds all runs of a store to what they measure when nothing disturbs them."""
 
     def check(store, count):
@@ -47,9 +57,21 @@ def same(undisturbed):
         assert len(found) == count
         for run in found:
             assert run.checked().state == "done", run.checked()
-            assert_the_same(run, undisturbed[run.id])
+            assert_the_same(run, calm[run.id])
 
     return check
+
+
+@pytest.fixture
+def same(undisturbed):
+    """Compares a store with runs that trained alone."""
+    return _as_measured_in(undisturbed)
+
+
+@pytest.fixture
+def same_packs(undisturbed_packs):
+    """Compares a store with runs that trained in packs."""
+    return _as_measured_in(undisturbed_packs)
 
 
 @pytest.fixture

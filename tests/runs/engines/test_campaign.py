@@ -38,6 +38,7 @@ class Local:
 
     words = ("--jobs", "2")
     kinds = ("client", "server of forks", "worker")
+    pack = "off"
 
     def ready(self):
         """Brings back what is gone."""
@@ -227,7 +228,7 @@ class Campaign:
     def sweep(self, study) -> int:
         """Gives the command once; returns its exit status."""
         self.engine.ready()
-        sweep = begin(study, *STUDY_TIME, f"seed=0:{RUNS}", *self.engine.words)
+        sweep = begin(study, *STUDY_TIME, f"seed=0:{RUNS}", *self.engine.words, pack=self.engine.pack)
         self.count["sweeps"] += 1
         self.watch(sweep)
         sweep.wait(120)
@@ -252,11 +253,8 @@ class Campaign:
         return "\n".join(["", *rows, f"{name} | all | {self.kills.total()} | {ended}, {self.count['runs']} equal"])
 
 
-@pytest.mark.parametrize(
-    "name", ["local", "dask", "dask_elsewhere", "slurm_without_daemons", pytest.param("slurm", marks=pytest.mark.slurm)]
-)
-def test_runs_end_once_and_the_same_whoever_is_killed(study, same, name, request, capsys):
-    campaign = Campaign(request.getfixturevalue(name), Random(name))
+def _campaign(study, engine, name, same, capsys):
+    campaign = Campaign(engine, Random(name))
     while campaign.left():
         path = study.parent / str(campaign.count["stores"]) / study.name
         path.parent.mkdir()
@@ -268,3 +266,17 @@ def test_runs_end_once_and_the_same_whoever_is_killed(study, same, name, request
     with capsys.disabled():
         print(campaign.told(name))
     assert not campaign.count["lost"] and not campaign.count["run twice"]
+
+
+@pytest.mark.parametrize(
+    "name", ["local", "dask", "dask_elsewhere", "slurm_without_daemons", pytest.param("slurm", marks=pytest.mark.slurm)]
+)
+def test_runs_end_once_and_the_same_whoever_is_killed(study, same, name, request, capsys):
+    _campaign(study, request.getfixturevalue(name), name, same, capsys)
+
+
+@pytest.mark.parametrize("name", ["local", "dask", "slurm_without_daemons"])
+def test_packs_end_once_and_the_same_whoever_is_killed(study, same_packs, name, request, capsys):
+    engine = request.getfixturevalue(name)
+    engine.pack = "auto"
+    _campaign(study, engine, f"{name} in packs", same_packs, capsys)
