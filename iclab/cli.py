@@ -383,22 +383,30 @@ def recall(
         return _stopped()
 
 
-def bench(*, json: Numbers = None, budget: float = 120.0) -> int:
+def bench(
+    parts: Annotated[Positional[tuple[str, ...]], arg(metavar="[PART ...]")] = (),
+    *,
+    json: Numbers = None,
+    budget: float = 120.0,
+) -> int:
     """Measures this machine: predictors against plain loops, training throughput, time to the Bayes risk.
 
-    Example: iclab bench --budget 60 --json bench.json
+    Example: iclab bench step compile --json bench.json
 
     On one thread. Parts, each with a table: baselines (ridge and least squares against loops), probes, throughput
-    (training by layout, attention and width), devices, and quality (seconds until the excess risk is within 10, 5, 2
-    and 1 % of Bayes). The last part takes up to --budget for each of its recipes, the others a few minutes.
+    (training by layout, attention and width), packs (seeds that train together), step (where the time of a step goes,
+    its operations and host waits, beside the roofline of the machine), compile (train.compile against a plain step),
+    engines (sweeps of tiny runs), devices, and quality (seconds until the excess risk is within 10, 5, 2 and 1 % of
+    Bayes). The last part takes up to --budget for each of its recipes, the others a few minutes.
 
     Args:
+        parts: Which parts; all without any.
         json: A file for the numbers, besides the tables.
         budget: Seconds that each recipe of the last part may train.
     """
     from iclab.commands.bench import bench
 
-    bench(budget, json)
+    bench(budget, json, parts)
     return 0
 
 

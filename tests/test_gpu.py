@@ -93,6 +93,19 @@ def test_training_learns_saves_and_resumes(precision, optimizer, tmp_path):
     assert abs(again.advance() - training.advance()) < 1e-2
 
 
+def test_a_compiled_training_has_the_losses_of_a_plain_one():
+    def losses(compiled):
+        model = Transformer(4, 9, TransformerConfig(n_layer=2)).cuda()
+        recipe, said = TrainingConfig(steps=20, compile=compiled), []
+        training = Training(model, BASE, recipe, torch.Generator("cuda").manual_seed(0))
+        training.log = said.append
+        return torch.tensor([training.advance() for _ in range(20)]), said
+
+    (plain, _), (graph, said) = losses(False), losses(True)
+    torch.testing.assert_close(graph, plain, atol=1e-5, rtol=1e-5)
+    assert not said
+
+
 def test_a_run_goes_through_and_algorithms_are_identified(tmp_path):
     shape = TransformerConfig(n_layer=1, d_model=16)
     made = Experiment(BASE, shape, TrainingConfig(steps=20), Evaluation(prompts=64, every=10), device="cuda")

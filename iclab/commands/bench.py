@@ -6,6 +6,9 @@
                  scikit-learn's
     throughput   training steps per second by token layout, attention and width
     packs        CPU time of a training step of one replica, of seeds that train as a pack against one after the other
+    step         where the time of a step goes, its operations and host waits, and the roofline of the machine
+    compile      a compiled step against a plain one, and the seconds that compiling takes
+    engines      seconds of sweeps of tiny runs, by engine
     devices      training steps per second by batch on each device of the machine, for the papers' form at two widths
     quality      seconds of training until the excess risk is within 10, 5, 2 and 1 % of the Bayes risk, for recipes of
                  ours and one of the papers', each within a budget
@@ -19,7 +22,6 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from statistics import median
 from time import perf_counter, process_time
 from typing import Any, Literal
 
@@ -30,8 +32,10 @@ from torch import Tensor
 
 from iclab.analysis import algorithm_state, answer, excess, features
 from iclab.analysis.layers.probing import fit_map
+from iclab.commands import costs
 from iclab.commands.report import console, table
-from iclab.errors import refuse
+from iclab.commands.turns import take_turns
+from iclab.errors import refuse, unknown
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.experiments.study import recipe
@@ -56,17 +60,18 @@ CONTESTS = (  # recipe, dimensions, examples, changes of ours
 )
 
 
-def bench(budget: float, path: Path | None = None) -> dict[str, Any]:
-    """Measures everything, prints its tables and writes JSON to `path`. `budget` bounds the seconds of training of
-    each recipe of the last part; what is not reached within it is reported as not reached."""
-    refuse("bench", [] if budget > 0 else [f"budget must be positive, given {budget}"])
+def bench(budget: float, path: Path | None = None, parts: Sequence[str] = ()) -> dict[str, Any]:
+    """Measures all parts or some, prints their tables and writes JSON to `path`. `budget` bounds the seconds of
+    training of each recipe of the last part; what is not reached within it is reported as not reached."""
+    sections = {"baselines": baselines, "probes": probes, "throughput": throughput, "packs": packs}
+    sections |= {"step": costs.steps, "compile": costs.compiled, "engines": costs.engines, "devices": devices}
+    sections |= {"quality": lambda: quality(budget)}
+    problems = [] if budget > 0 else [f"budget must be positive, given {budget}"]
+    refuse("bench", problems + [unknown("part", part, sections) for part in parts if part not in sections])
     torch.set_num_threads(1)
     results = {"environment": environment("cpu"), "budget": budget}
-    sections = {"baselines": baselines, "probes": probes, "throughput": throughput}
-    sections |= {"packs": packs, "devices": devices}
-    sections |= {"quality": lambda: quality(budget)}
-    for name, section in sections.items():
-        results[name] = list(_printed(name, section()))
+    for name in parts or sections:
+        results[name] = list(_printed(name, sections[name]()))
     if path:
         write_json(path, results)
     return results
@@ -98,7 +103,7 @@ def baselines(batch: int = 1024, n: int = 40, d: int = 20, lam: float = 0.25, ro
             "per prefix, batched": (whole, per_prefix),
         }
         ways |= {f"per prompt and prefix, {kind}": (few, loop) for kind, loop in LOOPS.items()}
-        seconds = _take_turns({way: partial(call, p, penalty) for way, (p, call) in ways.items()}, rounds)
+        seconds = take_turns({way: partial(call, p, penalty) for way, (p, call) in ways.items()}, rounds)
         seconds = {way: taken * batch / len(ways[way][0].xs) for way, taken in seconds.items()}
         for way, (prompts, call) in ways.items():
             expected = ours(prompts.xs, prompts.ys)
@@ -162,19 +167,6 @@ SKLEARN = find_spec("sklearn") is not None
 LOOPS = {"NumPy": numpy_loop} | ({"scikit-learn": sklearn_loop} if SKLEARN else {})
 
 
-def _take_turns(
-    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = perf_counter
-) -> dict[str, float]:
-    """The median seconds of each way, after one round that is not counted."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, call in ways.items():
-            start = clock()
-            call()
-            spent[name].append(clock() - start)
-    return {name: median(times[1:]) for name, times in spent.items()}
-
-
 # ---- probes --------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +178,7 @@ def probes(prompts: int = 2048, n: int = 17, d: int = 5, lam: float = 0.1, round
     target = algorithm_state(drawn, lam)["moment"]
     ways = {"ours": lambda: fit_map(hidden, target, lam)(hidden)}
     ways |= {"per layer and position, scikit-learn": lambda: sklearn_probes(hidden, target, lam)} if SKLEARN else {}
-    seconds, expected = _take_turns(ways, rounds), ways["ours"]()
+    seconds, expected = take_turns(ways, rounds), ways["ours"]()
     for way, call in ways.items():
         yield {
             "way": way,
@@ -217,7 +209,7 @@ def throughput(d: int = 5, n: int = 17, batch: int = 64, rounds: int = 7) -> Ite
     four times the width, as in the papers. The ratio is to the papers' form: interleaved softmax of the same width."""
     shapes = list(product((32, 64, 128), ("interleaved", "paired", "lagged"), ("softmax", "relu", "linear")))
     steps = {"/".join(map(str, shape)): _stepper(*shape, d, n, batch) for shape in shapes}
-    seconds = _take_turns(steps, rounds)
+    seconds = take_turns(steps, rounds)
     for width, layout, attention in shapes:
         taken = seconds[f"{width}/{layout}/{attention}"]
         yield {
@@ -267,7 +259,7 @@ def packs(d: int = 5, n: int = 17, sizes: Sequence[int] = (1, 4, 8), rounds: int
     for size in sizes:
         pack, singles = pack_trainings(trainings(size)), trainings(size)
         ways = {"alone": lambda singles=singles: [one.advance() for one in singles], "pack": pack.advance}
-        seconds = _take_turns(ways, rounds, process_time)
+        seconds = take_turns(ways, rounds, process_time)
         taken = {f"ms {way}": 1e3 * each / size for way, each in seconds.items()}
         yield {"replicas": size, **taken, "times alone": seconds["alone"] / seconds["pack"]}
 
@@ -283,7 +275,7 @@ def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds
         here |= {"cuda": ("cuda", "float32"), "cuda, bfloat16": ("cuda", "bfloat16")}
     for width, batch in product((64, 256), batches):
         config = TransformerConfig(n_head=4, d_model=width, d_mlp=4 * width, layout="interleaved", attention="softmax")
-        seconds = _take_turns({name: _stepping(config, d, n, batch, *at) for name, at in here.items()}, rounds)
+        seconds = take_turns({name: _stepping(config, d, n, batch, *at) for name, at in here.items()}, rounds)
         for name, taken in seconds.items():
             yield {
                 "width": width,

@@ -293,6 +293,7 @@ def _single_problems(task: Any, model: Any, recipe: Any) -> list[str]:
         "train.targets = posterior_mean": getattr(recipe, "targets", "sampled") != "sampled",
         f"train.optimizer = {recipe.optimizer}": recipe.optimizer != "adamw",
         f"train.precision = {recipe.precision}": recipe.precision != "float32",
+        "train.compile": getattr(recipe, "compile", False),
         "model.tied_embedding": getattr(model, "tied_embedding", False),
     }
     return [f"{reason} is not done in packs" for reason, holds in reasons.items() if holds]

@@ -78,6 +78,8 @@ def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, mon
     nowhere = iter([{"what": "x", "seconds": float("inf")}])
     for section in ("baselines", "probes", "throughput", "packs", "devices"):
         monkeypatch.setattr(bench, section, lambda: iter([{"what": "x", "seconds": float("nan")}]))
+    for section in ("steps", "compiled", "engines"):
+        monkeypatch.setattr(bench.costs, section, lambda: iter([{"what": "x", "seconds": float("nan")}]))
     monkeypatch.setattr(bench, "quality", lambda budget: nowhere)
     monkeypatch.setattr(recall, "RecallText", SimpleNamespace)
     monkeypatch.setattr(recall, "study_of", lambda *given: SimpleNamespace(cells=[SimpleNamespace(experiment=STUDIED)]))

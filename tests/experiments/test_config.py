@@ -770,6 +770,9 @@ def test_posterior_mean_targets_need_a_known_bayes_predictor():
 YOUNGER = {
     ("predictor Newton", "eval.predictors.mine.start"),
     ("plain", "imports"),
+    ("plain", "train.compile"),
+    ("train Recipe", "train.compile"),
+    ("eval.surgery", "eval.surgery.compile"),
 }  # than the first runs of their classes
 
 

@@ -36,9 +36,8 @@ def by_torch(training, steps):
     inside = [n for n, p in copies.items() if recipe.optimizer == "muon" and p.ndim == 2 and n.startswith("blocks.")]
     parameters = {name: nn.Parameter(p) for name, p in copies.items()}
     rest = [p for name, p in parameters.items() if name not in inside]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay)
-    ]
+    settings = recipe.lr, recipe.betas, recipe.eps, recipe.weight_decay
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, *settings)]
     if inside:
         matrices = [parameters[name] for name in sorted(inside)]
         optimizers.append(torch.optim.Muon(matrices, recipe.lr, recipe.weight_decay))

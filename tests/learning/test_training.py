@@ -201,7 +201,7 @@ def test_a_step_has_the_loss_and_the_update_that_the_recipe_says(changed):
 
 
 def test_every_field_of_a_recipe_changes_where_five_steps_lead():
-    assert set(CHANGES) == {field.name for field in fields(TrainingConfig)}
+    assert {*CHANGES, "compile"} == {field.name for field in fields(TrainingConfig)}  # which changes rounding alone
     ends = []
     for change in [{}, *({name: value} for name, value in CHANGES.items())]:
         training = fresh(replace(BASE, **change))

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from iclab.analysis import ProbeRecipe, estimate, icl_risk
-from iclab.commands.bench import baselines, devices, probes, quality, throughput
+from iclab.commands import costs
+from iclab.commands.bench import baselines, bench, devices, probes, quality, throughput
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.streams import STREAMS, experiment_generator, resolve
 from iclab.learning.fitting import RidgeFit
@@ -534,6 +535,51 @@ def test_steps_are_timed_on_every_device_of_the_machine():
     assert [row["width"] for row in rows if row["device"] == "cpu"] == [64, 256]
     assert {row["device"].split(",")[0] for row in rows} == {"cpu"} | ({"cuda"} if torch.cuda.is_available() else set())
     assert all(row["times the CPU"] == 1 for row in rows if row["device"] == "cpu float32")
+
+
+def test_the_parts_of_a_step_are_timed_with_their_operations_and_the_roofline():
+    rows = list(costs.steps(d=2, n=3, rounds=1, recipes=["fast"], size=64))
+    assert [row["recipe"] for row in rows] == ["fast", "fast, muon"]
+    for row in rows:
+        shares = [int(row[part].rstrip("%")) for part in ("sampling", "forward", "backward", "update")]
+        assert 98 <= sum(shares) <= 102 and row["waits"] == 2 and row["ops"] > 100
+        assert all(row[name] > 0 for name in ("ms", "GFLOP/s", "machine GFLOP/s", "machine GB/s", "roofline ms"))
+    assert rows[1]["ops"] > rows[0]["ops"]
+
+
+def test_operations_that_compute_are_counted_and_views_are_not():
+    a = torch.ones(8, 4)
+    with costs.Counter() as counted:
+        a.mT.view(4, 2, 4)[0].unsqueeze(0)
+        assert counted.ops == counted.bytes == 0
+        a.add_(a + 1)
+        assert counted.ops == 2 and counted.bytes == 4 * (2 * 32 + 3 * 32) and counted.waits == 0
+        float(a.sum())
+    assert counted.waits == 1
+
+
+def test_a_compiled_step_is_timed_beside_a_plain_one_also_where_nothing_can_be_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *given, **named: lambda *prompts: 1 / 0)
+    (row,) = costs.compiled(d=2, n=3, rounds=1, recipes=["fast"])
+    assert row["compiled"].startswith("no") and row["difference"] == 0 and row["ms compiled"] > 0
+
+
+def test_engines_are_timed_by_sweeps_of_tiny_runs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(costs, "_sweep", lambda folder, engine, runs: asked.append((engine, runs)) or 2.0 + runs)
+    rows = list(costs.engines(runs=3))
+    assert rows[0] == {"engine": "local", "seconds for 1 run": 3.0, "for 3": 5.0, "for a further run": 1.0}
+    assert asked[:2] == [("local", 1), ("local", 3)]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_tiny_runs_goes_through(tmp_path):
+    assert costs._sweep(tmp_path, "local", 2) > 0
+
+
+def test_a_part_of_the_bench_that_is_not_there_is_refused_with_its_name():
+    with pytest.raises(ValueError, match="unknown part 'stepp'"):
+        bench(1.0, parts=["stepp"])
 
 
 def test_a_race_reports_what_it_did_not_reach():
