@@ -7,6 +7,7 @@ import torch
 
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.learning.pack import pack_trainings
 from iclab.learning.token_training import TokenTrainingConfig
 from iclab.learning.training import Training, TrainingConfig
 from iclab.models import (
@@ -122,3 +123,22 @@ def test_a_run_over_tokens_goes_through(name, tmp_path):
     made = Experiment(task, model, TokenTrainingConfig(steps=4), measured, device="cuda")
     rows = perform(made, tmp_path, lambda point: None, lambda line: None)
     assert {row["quantity"] for row in rows} >= {"accuracy", "loss"}
+
+
+@pytest.mark.parametrize("attention", ["linear", "softmax"])
+def test_a_pack_takes_the_steps_of_its_replicas(attention):
+    """To rounding those of each alone, and the same bits whoever else is in the pack."""
+
+    def training(seed):
+        rng = torch.Generator("cuda").manual_seed(seed)
+        model = Transformer(4, 9, TransformerConfig(n_layer=2, attention=attention, d_mlp=16)).cuda()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator("cuda").manual_seed(seed))
+        return Training(model, BASE, TrainingConfig(steps=20, batch=16), rng)
+
+    pack, pair = (pack_trainings([training(seed) for seed in seeds]) for seeds in ((0, 1, 2), (1, 7)))
+    alone = training(1)
+    for _ in range(20):
+        together, beside, single = pack.advance(), pair.advance(), alone.advance()
+        assert together[1] == pytest.approx(single, rel=1e-4)
+        assert together[1] == beside[0]
