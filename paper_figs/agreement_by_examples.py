@@ -4,7 +4,8 @@
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Figs. 1 and 6), whose figures divide by d. Left: the squared difference of
 the answers of the first model from those of each algorithm, and from the labels. Middle: that of the weights it
-implies. Right: how much of the answers of each model is linear in the query.
+implies. Right: how much of the answers of each model is linear in the query, as R² of a linear map that is fitted to
+them; dotted, that R² against the labels, as the paper's released code has it, of the first model and of least squares.
 """
 
 import matplotlib.pyplot as plt
@@ -48,6 +49,10 @@ def draw(table):
         plots.curves(
             done, linear, ["transformer"], "linearity", where, {"transformer": name}, color=look[0], marker=look[1]
         )
+    if (best["quantity"] == "label_r2").any():
+        for name, label in {"transformer": "against the labels", "ols": "the same of least squares"}.items():
+            look = {"color": "C0" if name == "transformer" else "C2", "linestyle": ":", "marker": ""}
+            plots.curves(best, linear, [name], "label_r2", labels={name: label}, **look)
     linear.axhline(1.0, color="black", linewidth=0.8, linestyle=":", label="linear")
     linear.legend(loc="lower right")
     answers.set(yscale="log", ylabel="", title="E (model − algorithm)²")

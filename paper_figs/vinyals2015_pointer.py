@@ -1,4 +1,4 @@
-"""Sorting, or convex hulls, by pointing at the input and by an unembedding: accuracy by number of items.
+"""Sorting, or convex hulls, by pointing at the input, by its places and by an unembedding: accuracy by number of items.
 
     python paper_figs/vinyals2015_pointer.py runs/vinyals2015_hull [picture.png]
 
@@ -15,8 +15,9 @@ from iclab.errors import refuse
 
 STUDY = "vinyals2015_hull"
 KINDS = {
-    "PointerTransformerConfig": {"label": "points", "color": "C0", "marker": "o"},
-    "TokenTransformerConfig": {"label": "unembedding", "color": "C1", "marker": "s"},
+    ("model.keys", "content"): {"label": "points", "color": "C0", "marker": "o"},
+    ("model.keys", "positional"): {"label": "one output for each place", "color": "C2", "marker": "^"},
+    ("model.kind", "TokenTransformerConfig"): {"label": "unembedding", "color": "C1", "marker": "s"},
 }
 
 
@@ -27,8 +28,8 @@ def draw(table):
     sized = plots.sized(done)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.0))
     hulls = "area_covered" in set(sized["quantity"])
-    for kind, look in KINDS.items():
-        where = {"model.kind": kind}
+    for (key, kind), look in KINDS.items():
+        where = {key: kind}
         plots.trend(sized, left, "items", ["transformer"], "accuracy", where, **look)
         plots.trend(sized, middle, "items", ["transformer"], "whole_answer", where, **look)
         if hulls:

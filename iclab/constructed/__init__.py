@@ -4,13 +4,13 @@ Each is an ordinary `iclab.models.Transformer` or `TokenTransformer`: what a the
 that is trained.
 """
 
-from iclab.constructed import ahn, akyurek, bai, fu, guo, induction, random_features, vonoswald
+from iclab.constructed import ahn, akyurek, bai, fu, guo, induction, linearity, random_features, vonoswald
 from iclab.constructed.bounded import Bounded
 from iclab.constructed.start import Construction, Start
 from iclab.constructed.theorem import Case, Choices, Integers, Reals, Tally, Theorem
 from iclab.errors import refuse, unknown
 
-PAPERS = (akyurek, vonoswald, ahn, fu, bai, guo, random_features, induction)
+PAPERS = (akyurek, linearity, vonoswald, ahn, fu, bai, guo, random_features, induction)
 THEOREMS: list[Theorem] = [theorem for paper in PAPERS for theorem in paper.THEOREMS]
 
 

@@ -25,7 +25,14 @@ from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
-from iclab.learning.training import Diverged, GradientTraining, OptimizerConfig, TrainingConfig
+from iclab.learning.training import (
+    Diverged,
+    GradientTraining,
+    OptimizerConfig,
+    TrainingConfig,
+    held_entries,
+    without_held,
+)
 from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.models.packed import Pack, PackedTokenTransformer, PackedTransformer, shape_of
 from iclab.renamed import kind_name
@@ -47,7 +54,8 @@ class PackTraining(ABC):
         self.trainings = tuple(trainings)
         self.diverged: dict[int, Diverged] = {}  # by replica
         self.model = self._packed([one.model for one in trainings])
-        self.parameters = list(self.model.parameters())
+        self.names, self.parameters = zip(*self.model.named_parameters(), strict=True)
+        self.held = held_entries(trainings[0].model)  # of one shape, so of all
         self.optimizer = PackedAdamW(self.model.theta, [one.recipe for one in trainings])
         for replica, one in enumerate(trainings):
             self._adopt(replica, one)
@@ -94,7 +102,8 @@ class PackTraining(ABC):
 
     def _update(self, gradients: Sequence[Tensor], moving: Sequence[int]) -> None:
         rates = [one.recipe.rate(one.step) for one in self.trainings]
-        gradient = torch.cat([part.flatten(1) for part in gradients], dim=1)
+        named = without_held(dict(zip(self.names, gradients, strict=True)), self.held)
+        gradient = torch.cat([part.flatten(1) for part in named.values()], dim=1)
         self.optimizer.step(gradient, rates, [one.step + 1 for one in self.trainings], moving)
         for replica in moving:
             self.trainings[replica].step += 1

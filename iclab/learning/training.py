@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -31,6 +31,7 @@ from iclab.learning.compiled import graph_of, named
 from iclab.learning.flat import AdamW, Flat, Muon, bound_norm, flattened
 from iclab.models import FrozenModelConfig, ModelConfig
 from iclab.models.stored import open_weights
+from iclab.models.transformer import Stack
 from iclab.renamed import kind_name, old_names
 from iclab.tasks import Prompts, Task, Truncated
 from iclab.theory.posterior import bayes
@@ -246,6 +247,21 @@ def called(model: nn.Module, parameters: Parameters | None, *prompts: Any) -> Te
     return model(*prompts) if parameters is None else functional_call(model, dict(parameters), prompts)
 
 
+def held_entries(model: nn.Module) -> dict[str, Bool[Tensor, "..."]]:
+    """Returns which entries of the parameters of a model are held at zero, by name (see `zero_blocks`)."""
+    return model.held_entries() if isinstance(model, Stack) else {}
+
+
+def without_held(gradients: Parameters, held: Mapping[str, Bool[Tensor, "..."]]) -> dict[str, Tensor]:
+    """Returns the gradients with zeros for entries that are held; of replicas, for those of each.
+
+    An entry at zero whose gradient is zero in every step has moments of zero, and so stays at zero: AdamW divides each
+    entry by its own moment, Muon keeps rows and columns of zeros, decay shrinks nothing, and the bound on the norm
+    counts what moves alone.
+    """
+    return {name: g.masked_fill(held[name], 0.0) if name in held else g for name, g in gradients.items()}
+
+
 class GradientTraining(ABC):
     """A model being trained. `advance` takes a step; `save` and `resume` make it survive a kill. A final class draws
     prompts and returns their loss.
@@ -266,6 +282,7 @@ class GradientTraining(ABC):
         refuse("Training", [] if self.parameters else ["no parameter of the model requires a gradient"])
         self.optimizers = _optimizers(self.parameters, recipe)
         self.flats = [flat for flats in self.optimizers.values() for flat in flats]
+        self.held = held_entries(model)
 
     @abstractmethod
     def _loss(self) -> tuple[Float[Tensor, ""], float]:
@@ -299,7 +316,7 @@ class GradientTraining(ABC):
             raise Diverged(self.step, value)
 
     def _update(self, gradients: Sequence[Tensor]) -> None:
-        named = dict(zip(self.parameters, gradients, strict=True))
+        named = without_held(dict(zip(self.parameters, gradients, strict=True)), self.held)
         for flat in self.flats:
             flat.gather(named)
         if self.recipe.clip is not None:

@@ -158,7 +158,7 @@ class Preconditioners:
             for name, value in distances.items():
                 yield {**row(name, "preconditioner_distance", None, value), "layer": layer}
             yield {**row("transformer", "leakage", None, step.leakage), "layer": layer}
-            if layer < layers:  # inputs that the last layer moves are read by none
+            if layer < layers and step.contraction.any():  # inputs that the last layer moves are read by none
                 value = distance_to_identity(step.contraction)
                 yield {**row("identity", "contraction_distance", None, value), "layer": layer}
 

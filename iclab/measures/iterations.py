@@ -23,6 +23,9 @@ class Iterations(Analysis):
         "sime_lead": "sime with Newton less sime with gradient descent, between −2 and 2",
         "steps_per_layer": "steps of Newton that a middle layer is worth",
         "doublings_per_layer": "doublings of the number of steps of gradient descent that a middle layer is worth",
+        "total_steps": "steps that all layers add to the input projection's, of gradient descent in doublings",
+        "working_layers": "the number of layers that are worth more steps than the layer before; 0 or more",
+        "steps_per_working_layer": "total_steps relative to working_layers",
     }
 
     def rows(self, of: Measurement) -> Iterator[Row]:
@@ -31,6 +34,9 @@ class Iterations(Analysis):
             for match in (newton, plain):
                 yield from by_layer(match.family, "matched_steps", match.steps, region)
                 yield from by_layer(match.family, "sime", match.similarity, region)
+                yield from rows(match.family, "total_steps", match.total, region)
+                yield from rows(match.family, "working_layers", match.working, region)
+                yield from rows(match.family, "steps_per_working_layer", match.rate, region)
             yield from by_layer(newton.family, "sime_lead", estimate((newton.cosines - plain.cosines).mT), region)
             if newton.growth.value.isfinite():  # there are at least two middle layers
                 yield from rows(newton.family, "steps_per_layer", newton.growth, region)

@@ -5,9 +5,10 @@
 
 Slots are the tokens from position 1 on, up to the first that is none of the `items` (tokens 0 .. items − 1). Keys have
 rank r and are read from the stream at the slot ("content"), or are a learned vector of its position alone
-("positional"): the query then selects a slot, whatever is in it, in r numbers. In one dimension only
-the slots with the largest and the smallest key can have the largest weight; in r dimensions those at the corners of the
-convex hull of the keys.
+("positional"): the query then selects a slot, whatever is in it, in r numbers. With r = d_model that is a softmax with
+one output for each place, the control of Vinyals et al. 2015, §4; that of a place beyond those of training has learned
+nothing. In one dimension only the slots with the largest and the smallest key can have the largest weight; in r
+dimensions those at the corners of the convex hull of the keys.
 
 Sources: Vinyals, Fortunato, Jaitly 2015, arXiv 1506.03134, eq. 3 (pointing as the unembedding; with additive
 attention); Merullo, Eickhoff, Pavlick 2024, arXiv 2406.09519, §5 (the mover head that a signal of few dimensions

@@ -22,7 +22,7 @@ Letters: b batch, t token, s token that is seen, a head, c channel of a head.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from math import inf, isfinite, nan
 from pathlib import Path
@@ -45,6 +45,7 @@ from iclab.models.stored import FLOATS, compare, fill, open_weights, stored
 from iclab.renamed import method
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+BLOCKS = tuple(f"{matrix}.{channels}" for matrix in ("q", "k", "v", "out") for channels in ("x", "y", "rest"))
 Model = TypeVar("Model", bound="Stack")
 
 
@@ -128,14 +129,20 @@ class TransformerConfig(BlockConfig, ModelConfig):
     stream (channels beyond the token's are zero at first). `negated` answers minus what stands in the label channel:
     each token then holds what is left of its label, y − ŷ, and the query, with no label, −ŷ (von Oswald et al. 2022,
     arXiv 2212.07677, §2).
+
+    `zero_blocks` names blocks of the attention weights that are zero before training and after, as papers have them
+    that speak of some blocks alone (Ahn et al. 2023, arXiv 2306.00297, eq. 9): "k.y" is what keys read of the label,
+    "out.x" what is written into the inputs. Words of MATRIX.CHANNELS with the matrices q, k, v, out and the channels
+    x, y (the label's) and rest of the stream, for read_in = identity.
     """
 
     layout: Literal["interleaved", "copied", "overlaid", "lagged", "shifted", "states", "paired", "encoder"] = "lagged"
     read_in: Literal["learned", "identity"] = "learned"
     negated: bool = False
+    zero_blocks: str = field(default="", metadata={"since": "0.1"})
 
     def _problems(self) -> list[str]:
-        problems = super()._problems() + self._no_label()
+        problems = super()._problems() + self._no_label() + self._no_blocks()
         if self.negated and self.read_in == "learned":
             problems.append("negated is for read_in = identity: a learned read-out has a sign of its own")
         return problems
@@ -145,6 +152,13 @@ class TransformerConfig(BlockConfig, ModelConfig):
         return (
             [f"read_in = identity needs a layout with an empty label channel; {self.layout} has none"] if full else []
         )
+
+    def _no_blocks(self) -> list[str]:
+        words = self.zero_blocks.split()
+        problems = [unknown("zero_blocks", word, BLOCKS) for word in words if word not in BLOCKS]
+        if words and self.read_in == "learned":
+            problems.append("zero_blocks is for read_in = identity: else no channel of the stream is x or y")
+        return problems
 
     def problems_for(self, d: int, labels: int | None = None) -> list[str]:
         """Returns the problems of this model on a task, including those of the layout and of the input projection."""
@@ -350,6 +364,10 @@ class Stack(nn.Module):
         if self.config.positions:
             nn.init.normal_(self.position, std=self.position_spread, generator=rng)
 
+    def held_entries(self) -> dict[str, Bool[Tensor, "..."]]:
+        """Returns which entries of its parameters are zero and do not learn, by name; none unless a shape says so."""
+        return {}
+
     def attention(self, layer: int) -> Attention:
         """Returns the attention of a layer; tied layers share one."""
         block = self.blocks[0 if self.config.tied else layer]
@@ -521,6 +539,34 @@ class Transformer(Stack):
             self.norm = layer_norm(self.config)
             self.read_out = linear_map(self.config.d_model, labels or 1, self.config)
         self._draw(rng)
+
+    # ---- blocks that are zero --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialise(self, rng: torch.Generator) -> None:
+        """Draws weights as other stacks do, and sets to zero the blocks that are held there."""
+        super().initialise(rng)
+        for name, held in self.held_entries().items():
+            self.get_parameter(name)[held] = 0.0
+
+    def held_entries(self) -> dict[str, Bool[Tensor, "..."]]:
+        words = [word.split(".") for word in self.config.zero_blocks.split()]
+        channels, held = self._channels() if words else {}, {}
+        for name, weights in self.named_parameters():
+            *_, matrix, leaf = ["", *name.split(".")]
+            read = leaf == "weight" and matrix in ("q", "k", "v")
+            if zero := [channels[which] for of, which in words if of == matrix and (read or matrix == "out")]:
+                chosen = torch.stack(zero).any(0).to(weights.device)
+                held[name] = (chosen if read or leaf == "bias" else chosen.unsqueeze(1)).expand(weights.shape)
+        return held
+
+    def _channels(self) -> dict[str, Bool[Tensor, " d_model"]]:
+        """Which channels of the stream hold the inputs, the label and neither, where it is the tokens themselves."""
+        label = range(self.layout.width(self.d))[self.layout.label or 0]
+        first = int(label == 0)  # inputs stand behind the label, or before
+        places = torch.arange(self.config.d_model, device="cpu") - first
+        x, y = (places >= 0) & (places < self.d), places == (label or -1)
+        return {"x": x, "y": y, "rest": ~(x | y)}
 
     # ---- answering -------------------------------------------------------------------------------------------------
 

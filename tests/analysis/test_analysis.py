@@ -25,7 +25,7 @@ from iclab.analysis import (
     sime,
     spd,
 )
-from iclab.analysis.algorithms.iterations import slope
+from iclab.analysis.algorithms.iterations import slope, total, working
 from iclab.analysis.risk import bootstrap_weights, estimate, squared
 from iclab.models import Transformer, TransformerConfig
 from iclab.predictors import (
@@ -379,6 +379,20 @@ def test_layers_of_gradient_descent_do_not_pass_for_newtons():
     newton, descent = layers_that_make(lambda layer: Landweber(1 + layer))
     assert descent.growth.value < 0.5 and newton.growth.value < 1.0
     assert (newton.cosines - descent.cosines).mean(-1)[2:7].max() < 0
+
+
+def test_both_iterations_have_one_member_for_each_doubling():
+    newton, descent = layers_that_make(lambda layer: Landweber(3 * 2**layer))  # between two powers of two
+    assert all(k.log2() % 1 == 0 for k in descent.steps.value) and (newton.steps.value.diff() >= 0).all()
+    assert descent.total.value == pytest.approx(8.0) and descent.working.value == 8
+
+
+def test_steps_in_all_are_those_of_the_last_layer_less_those_of_the_input():
+    newton, descent = layers_that_make(lambda layer: Newton(1 + 3 * min(max(layer - 2, 0), 4)))  # layers 3 to 6 work
+    assert (newton.total.value, newton.working.value, newton.rate.value) == (12.0, 4.0, 3.0)
+    assert newton.rate.stderr >= 0 and descent.total.value > 4
+    values = torch.tensor([[1.0, 1.0, 3.0, 2.0, 6.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    assert total(values).tolist() == [5.0, 0.0] and working(values).tolist() == [2.0, 0.0]
 
 
 def test_growth_is_the_slope_over_the_middle_half_of_the_layers():

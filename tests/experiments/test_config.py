@@ -490,7 +490,7 @@ def alternatives(hint, value):
         elif member is float:
             yield from ([value * 1.5, value + 0.25, -value] if isinstance(value, float) else [0.75])
         elif member is str:
-            yield from ["cpu", "fast"]
+            yield from ["cpu", "fast", "q.y"]
         elif is_table(member) and member is not Start:
             yield config.to_mapping(made(member))
         elif member is NoneType:
@@ -507,7 +507,12 @@ NAMES_ONLY = {"device", "recipe"}
 SHAPED = ("start.construction", "eval.constructions.mine")  # as the model is, by these keys
 BOUND = {"eval.predictors.mine.d", *(f"{table}.{key}" for table in SHAPED for key in ("steps", "norm"))}
 FIXED = {"task LinearClassification": "task.noise"}  # no other value is accepted here: classes have none
-POSSIBLE_ONLY_IN = {"model.negated": "bare", "model.null_slot": "softmax", "start": "start VonOswald2022"}
+POSSIBLE_ONLY_IN = {
+    "model.negated": "bare",
+    "model.null_slot": "softmax",
+    "model.zero_blocks": "bare",
+    "start": "start VonOswald2022",
+}
 
 
 NAMED = {*tried(False), *POSSIBLE_ONLY_IN.values()}

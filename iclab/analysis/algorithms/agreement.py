@@ -140,6 +140,26 @@ def linearity(
     return torch.where(answers.any(-1), (unit(answers) @ onto.mT).square().sum(-1), 1.0)
 
 
+def label_r2(
+    weights: Float[Tensor, "batch m d"], queries: Float[Tensor, "q d"], labels: Float[Tensor, "batch q"]
+) -> Float[Tensor, "batch m"]:
+    """Returns R² of linear maps over the queries, scored against the labels of these:
+
+        1 − Σ_q (y_q − w·x_q)² / Σ_q (y_q − ȳ)²
+
+    It says how near the labels are, and not whether a predictor is linear: of exact least squares it rises as i/d with
+    the number i of examples. The released code of Akyürek et al. 2022, arXiv 2211.15661, plots it as Fig. 6 (theorem
+    `akyurek2022_linearity_released`).
+
+    >>> ws, queries = torch.eye(2).unsqueeze(0), torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+    >>> label_r2(ws, queries, queries[:, 0].unsqueeze(0)).tolist()  # labels are the first coordinate
+    [[1.0, -1.0]]
+    """
+    labels = labels.double().unsqueeze(1)
+    errors = labels - weights.double() @ queries.double().mT
+    return 1 - errors.square().sum(-1) / (labels - labels.mean(-1, keepdim=True)).square().sum(-1)
+
+
 def query_gradients(predictor: Predictor, prompts: Prompts, m: int | None = None) -> Float[Tensor, "batch m d"]:
     """Returns ∂f_i/∂x_i at every position, or at the last m: all backward passes in one batch.
 

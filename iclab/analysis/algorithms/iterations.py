@@ -9,6 +9,14 @@ each step, so that layers which make steps of Newton show a k* that grows linear
 exponentially beside gradient descent. The growth is the least-squares slope of k* for Newton, and of log₂ k* for
 gradient descent, over the middle half of the layers (from a quarter to three quarters of the depth).
 
+A shallow model has fewer layers for the steps that its task needs, so that k* of the last layer, and not the growth, is
+what models of different depth have in common. With κ = k* for Newton and κ = log₂ k* for gradient descent,
+
+    total = κ_L − κ_0        working layers: those with κ_l > κ_{l−1}        rate = total / working layers
+
+One step of Newton does to the residual what a doubling of the steps of gradient descent does. For a fair comparison
+both have one member for each doubling: numbers of steps of gradient descent are the powers of two.
+
 Where k* is defined. All iterations agree before the first example, and after one (a single eigenvalue is found in one
 step). With many more examples than dimensions the eigenvalues are alike and few steps find all of them: there the
 layers' own errors soon exceed what the iteration leaves, and k* means nothing. What distinguishes numbers of steps are
@@ -22,8 +30,8 @@ Source: Fu, Chen, Jia, Sharan 2023, arXiv 2310.17086, §3–4: of 12 layers the 
 of Newton each.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -41,13 +49,17 @@ DOUBLES = ("landweber",)  # iterations whose steps are counted in doublings
 @dataclass(frozen=True)
 class Matched:
     """The numbers of steps of one iteration that layers are most like: k* and SimE [layers], and the growth of k* (or
-    of log₂ k*) with each of the middle layers. `cosines` are those that SimE is the mean of; `edges` holds "≥" for each
-    layer whose k* is the largest number that was tried, and "" for the others."""
+    of log₂ k*) with each of the middle layers. `total` is what it comes to over all layers, `working` the number of
+    layers in which it grows, and `rate` the one by the other. `cosines` are those that SimE is the mean of; `edges`
+    holds "≥" for each layer whose k* is the largest number that was tried, and "" for the others."""
 
     family: str
     steps: Estimate
     similarity: Estimate
     growth: Estimate
+    total: Estimate
+    working: Estimate
+    rate: Estimate
     cosines: Float[Tensor, "layers half"]
     edges: tuple[str, ...]
 
@@ -74,8 +86,18 @@ def match_iterations(
     half = len(ys) // 2
     weights = bootstrap_weights(half, draws, rng)
     return [
-        _matched(by_name[name][0], error_cosines(learned, by_name[name][1][..., part], ys), weights) for name in names
+        _matched(family, error_cosines(learned, answers[..., part], ys), weights)
+        for family, answers in (_one_to_a_doubling(*by_name[name]) for name in names)
     ]
+
+
+def _one_to_a_doubling(family: Family, answers: Tensor) -> tuple[Family, Tensor]:
+    """A family and its answers, with powers of two alone where steps are counted in doublings."""
+    if family.name not in DOUBLES:
+        return family, answers
+    whole = (family.grid.log2() % 1 == 0).nonzero().squeeze(-1)
+    members = [family.members[k] for k in whole.tolist()]
+    return replace(family, grid=family.grid[whole], members=members), answers[whole.to(answers.device)]
 
 
 def _matched(family: Family, cosines: Float[Tensor, "layers k batch"], weights: Float[Tensor, "draws half"]) -> Matched:
@@ -84,14 +106,31 @@ def _matched(family: Family, cosines: Float[Tensor, "layers k batch"], weights: 
     again = torch.einsum("rb,lkb->rlk", weights, cosines[..., :half]).argmax(-1)
     here = cosines[torch.arange(len(cosines)), chosen, half:]
     scale = grid.log2() if name in DOUBLES else grid
+
+    def measured(summary: Callable[[Tensor], Tensor]) -> Estimate:
+        return Estimate(summary(scale[chosen]), summary(scale[again]).std(0))
+
     return Matched(
         name,
         Estimate(grid[chosen], grid[again].std(0)),
         estimate(here.mT),
-        Estimate(slope(scale[chosen]), slope(scale[again]).std(0)),
+        measured(slope),
+        measured(total),
+        measured(working),
+        measured(lambda values: total(values) / working(values).clamp(min=1)),
         here,
         tuple(family.grid_bound_mark(steps) for steps in grid[chosen].tolist()),
     )
+
+
+def total(values: Float[Tensor, "*draws layers"]) -> Float[Tensor, "*draws"]:
+    """Returns what all layers add: the value of the last less that of layer 0, the input projection."""
+    return values[..., -1] - values[..., 0]
+
+
+def working(values: Float[Tensor, "*draws layers"]) -> Float[Tensor, "*draws"]:
+    """Returns the number of layers that add to the value of the layer before."""
+    return (values.diff(dim=-1) > 0).sum(-1).to(values)
 
 
 def slope(values: Float[Tensor, "*draws layers"]) -> Float[Tensor, "*draws"]:
