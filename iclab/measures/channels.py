@@ -1,6 +1,6 @@
 """Which heads read which, by their weights after folding (`iclab.analysis.heads.composition`): W is Q, K or V."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -19,11 +19,13 @@ from iclab.models import TokenTransformer
 from iclab.tasks import RepeatedSequence, TokenPrompts
 
 OUTLIER = 4.0  # standard deviations of chance
+DRAWS = 99  # permutations of a writer: one pair in a hundred is above all of them by chance
 
 
 class Channels(OfHeads):
     """Scores every pair of heads; "transformer" are pairs of which the reader comes later, "unreachable" all others,
-    and "untrained" the former before training."""
+    "untrained" the former before training, and "permuted" the pair that edits are of where the coordinates that its
+    writer writes to are permuted, 99 times."""
 
     name = "channels"
     once = True
@@ -36,6 +38,8 @@ class Channels(OfHeads):
         "outliers_{Q,K,V}": "the share of components with z above 4, between 0 and 1",
         "circuit_rank_{Q,K,V}": "of repeated sequences: the rank of the pair that edits are of; 1 is first",
         "circuit_z_{Q,K,V}": "of repeated sequences: the z of that pair",
+        "circuit_lead_{Q,K,V}": "how much higher that z is than the largest of a control: of pairs that are "
+        '"unreachable" or "untrained", or of the pair "permuted"; above 0 where it stands out',
     }
 
     def of_heads(
@@ -43,13 +47,14 @@ class Channels(OfHeads):
     ) -> Iterator[Row]:
         untrained: Any = of.experiment.build(experiment_generator(of.experiment, "init"))
         circuit = circuit_of(model, prompts) if isinstance(of.task, RepeatedSequence) else None
-        yield from channel_rows(model, untrained, circuit)
+        yield from channel_rows(model, untrained, circuit, rng)
 
 
 def channel_rows(
-    model: TokenTransformer, untrained: TokenTransformer, circuit: tuple[Head, Head] | None
+    model: TokenTransformer, untrained: TokenTransformer, circuit: tuple[Head, Head] | None, rng: torch.Generator
 ) -> Iterator[Row]:
-    """Yields the rows of a model's weights; `circuit` is a pair whose rank among all is reported."""
+    """Yields the rows of a model's weights; `circuit` is a pair whose rank among all is reported, and whose lead over
+    controls."""
     compositions, before = weights_of(model), weights_of(untrained)
     ahead = earlier(model.config.n_layer)[:, None, :, None].expand_as(next(iter(compositions.scores.values()))[:, :, 0])
     for way in compositions.scores:
@@ -63,9 +68,18 @@ def channel_rows(
         yield row("chance", f"composition_{way}", None, compositions.D**-0.5)
         if circuit is not None:
             z = compositions.heads_z(way)
-            own = z[circuit[0]][circuit[1]]
-            yield row(MODEL, f"circuit_z_{way}", None, own.item())
-            yield row(MODEL, f"circuit_rank_{way}", None, 1 + int((z[ahead] > own).sum()))
+            permuted = compositions.permuted_z(way, *circuit, rng, DRAWS).max()
+            controls = {"unreachable": z[~ahead].max(), "untrained": before.heads_z(way)[ahead].max()}
+            yield from _circuit_rows(way, z[circuit[0]][circuit[1]], z[ahead], {**controls, "permuted": permuted})
+
+
+def _circuit_rows(way: Way, own: Tensor, ahead: Tensor, controls: Mapping[str, Tensor]) -> Iterator[Row]:
+    """Of the pair with this z, among those of which the reader comes later, beside the largest z of each control."""
+    yield row(MODEL, f"circuit_z_{way}", None, own.item())
+    yield row(MODEL, f"circuit_rank_{way}", None, 1 + int((ahead > own).sum()))
+    yield row("permuted", f"largest_z_{way}", None, controls["permuted"].item())
+    for name, largest in controls.items():
+        yield row(name, f"circuit_lead_{way}", None, (own - largest).item())
 
 
 def weights_of(model: TokenTransformer) -> Compositions:

@@ -48,6 +48,7 @@ class TokenCurve(TrainingCurve):
         "evolution_{prefix_matching,previous_token}": "the largest score of a head of each layer, between 0 and 1",
         f"half_way_{OF_TOKENS}_over_loss": "the step at which it was half-way, relative to the loss's; above 0",
         f"half_way_{OF_TOKENS}": "the step at which it was half-way between its first and its last value",
+        f"gain_{OF_TOKENS}": "its last value less its first; in its own unit",
         f"least_{OF_TOKENS}": "the smallest value that it ever had, in its own unit",
         f"rise_{OF_TOKENS}": "the steps from half-way to nine tenths of the way, relative to those to half-way: 0 for "
         "a jump, 0.8 for a straight line, 2.3 for an exponential approach",
@@ -128,6 +129,7 @@ def _half_way_rows(curve: Sequence[Point]) -> Iterator[Row]:
         values = [value for *_, value in series]
         moments[series[0][:3]] = moment = half_way(steps, values)
         yield {**_row(name, f"half_way_{quantity}", moment.step, moment.stderr), "layer": layer}
+        yield {**_row(name, f"gain_{quantity}", values[-1] - values[0]), "layer": layer}
         yield {**_row(name, f"least_{quantity}", min(values)), "layer": layer}
         later = crossing(steps, values, 0.9)
         error = (later.stderr**2 + (later.step / moment.step * moment.stderr) ** 2) ** 0.5 / moment.step

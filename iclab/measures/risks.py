@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from iclab.analysis import band, margins
+from iclab.analysis import band, margins, ratio
 from iclab.analysis.risk import Answers, below, squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
@@ -30,9 +30,12 @@ class Risks(Analysis):
         "normalised_risk": "the risk relative to the mean square label; 0 or more, 1 for the answer 0",
         "risk_ratio": "the risk relative to the Bayes risk; 1 or more but for chance",
         "excess": "E(ŷ − ŷ_Bayes)² / Bayes risk; 0 is optimal",
+        "risk_peak": "the risk with as many examples as dimensions relative to that with half as many; above 1 where "
+        "it descends twice",
         "risk_over_transformer": "the risk of a reference relative to the model's; 0 or more",
         "spd": "E(ŷ_model − ŷ)², squared units of the label; 0 for the same predictor",
         "relative_spd": "spd relative to the Bayes risk; 0 for the same predictor",
+        "spd_over_bayes": "spd relative to that of the Bayes predictor; below 1 for one that is nearer to the model",
         "spd_margin": "of each predictor that the experiment names: the least spd of the others named, less its own; "
         "positive for the nearest",
         "below_bayes": "by how much less than the Bayes risk that of a predictor is, where that is beyond chance: what "
@@ -56,6 +59,7 @@ class Risks(Analysis):
         least = squared(answers[BEST], ys) if BEST in answers else None
         if least is not None and vanishes(least, ys):  # nothing is relative to a Bayes risk of zero
             least = None
+        gap = squared(answers[MODEL], answers[BEST]) if BEST in answers else None
         learned = squared(answers[MODEL], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(of.task.n)}
         yield from _margins(of, answers, single | parts)
@@ -66,9 +70,11 @@ class Risks(Analysis):
             errors, difference = squared(f, ys), squared(answers[MODEL], f)
             yield from averaged(name, "risk", errors, parts)
             yield from relative(name, "normalised_risk", errors, squared(ys, torch.zeros_like(ys)), single | parts)
+            yield from _peak(name, errors, of.task.rank)
             yield from _bands(name, errors, rng, of.draws)
             if name != MODEL:
                 yield from averaged(name, "spd", difference, parts)
+                yield from relative(name, "spd_over_bayes", difference, gap, parts) if gap is not None else ()
                 yield from relative(name, "risk_over_transformer", errors, learned, single | parts)
             if least is None:
                 continue
@@ -104,6 +110,13 @@ def _errors(of: Measurement, answers: Answers) -> Iterator[Row]:
             if unit in missed and name != unit:
                 quantity = f"errors_over_{unit.removesuffix('_regression')}"
                 yield from relative(name, quantity, wrong, missed[unit], of.parts)
+
+
+def _peak(name: str, errors: torch.Tensor, rank: int) -> Iterator[Row]:
+    """The risk where least squares on noisy labels has its peak, relative to that with half of the examples; none where
+    there are too few, or nothing is left to err by rounding."""
+    if rank < errors.shape[1] and errors[:, rank // 2].mean() > 1e-8 * errors.mean():
+        yield from rows(name, "risk_peak", ratio(errors[:, rank], errors[:, rank // 2]))
 
 
 def _margins(of: Measurement, answers: Answers, parts: Parts) -> Iterator[Row]:

@@ -1,10 +1,11 @@
 """Probes of tokens of x and of y, on tasks whose functions are linear in a representation Φ*. `predictor` is the target
-(`iclab.analysis.layers.concepts`): representation, layer_l of it, x, unrelated, bayes; for a mixture true_ and
+(`iclab.analysis.layers.concepts`): representation, layer_l of it, x, unrelated ones, bayes; for a mixture true_ and
 other_representation and _ridge, judged over the component that a prompt was drawn from and over the others. R² is that
 of held-out prompts, one map for all positions.
 """
 
 from collections.abc import Iterator, Mapping
+from math import ceil, floor
 from typing import Any, ClassVar
 
 import torch
@@ -33,23 +34,25 @@ class TokenProbes(Analysis):
     blocks = True
     least = LEAST
     quantities: ClassVar = {
-        "token_probe_lag": "by how many layers later R² is best at tokens of y than at tokens of x",
         "token_probe_half_lag": "by how many layers later it is half-way at tokens of y than at tokens of x; for an "
         "answer, than the (true) representation at tokens of y (of x where those have none)",
-        "token_probe_after": "of answers at tokens of x: what R² gains from the layer where the (true) representation "
-        "is best to the last",
+        "token_probe_after_half": "of answers at tokens of x: what R² gains from where the (true) representation is "
+        "half-way at tokens of y (of x where those have none), between two layers, to the last layer",
         "token_probe_{x,y}_floor": "R² of the probe of x_i itself (in a dynamical system of the last k + 1 states)",
         "token_probe_{x,y}_above_floor": "R² of a layer less that floor",
         "token_probe_{x,y}_best": "R² at the layer where it is largest, at most 1",
         "token_probe_{x,y}_layer": "the layer where R² is largest, with its bootstrap error",
         "token_probe_{x,y}_over_floor": "how much R² is above the floor there",
-        "token_probe_{x,y}_over_unrelated": "how much more above its floor it is there than the unrelated target is "
+        "token_probe_{x,y}_over_unrelated": "how much more above its floor it is there than its unrelated control is "
         "above its own, at its best layer",
         "token_probe_{x,y}_rise": "how much larger it is there than in the read-in",
         "token_probe_{x,y}_fall": "how much larger it is there than after the last layer",
         "token_probe_{x,y}_slip": "the most that it loses from one layer to a deeper one; 0 or more but for chance",
         "token_probe_{x,y}_half": "the layer, between two of them, at which R² is half-way from the read-in to its "
         "best",
+        "token_probe_{x,y}_half_behind": "by how many layers later it is half-way than what is made first: than the "
+        "layer of the representation below; in a dynamical system a representation than the last state that it takes, "
+        "or than the one of a state later, and the state before its window than the last in it",
         "token_probe_{x,y}": "R² by layer, at most 1",
     }
 
@@ -72,18 +75,20 @@ def token_probe_rows(
     means = {kind: {k: resampled_r2(one, weights) for k, one in of_inputs[kind].items()} for kind in concepts.kinds}
     for kind, probes in of_inputs.items():
         for name, one in probes.items():
-            yield from finite(_rows(one, means[kind][name], probes[UNRELATED]))
+            yield from finite(_rows(one, means[kind][name], probes[concepts.controls.get(name, UNRELATED)]))
+        for name, first in concepts.predecessors.items():
+            behind = half_way(means[kind][name]) - half_way(means[kind][first])
+            yield _layer_row(name, f"token_probe_{kind}_half_behind", behind)
     for name in of_inputs.get("y", ()):
-        x, y = means["x"][name], means["y"][name]
-        yield _layer_row(name, "token_probe_lag", best_layers(y) - best_layers(x))
-        yield _layer_row(name, "token_probe_half_lag", half_way(y) - half_way(x))
+        yield _layer_row(name, "token_probe_half_lag", half_way(means["y"][name]) - half_way(means["x"][name]))
     (own,) = (name for name in means["x"] if name in OWN)
-    done, copied = int(best_layers(means["x"][own])[0]), half_way(means[concepts.kinds[-1]][own])
+    copied = half_way(means[concepts.kinds[-1]][own])
     for name, one in answers.items():
         r2 = resampled_r2(one, weights)
         yield from finite(_rows(one, r2))
         yield _layer_row(name, "token_probe_half_lag", half_way(r2) - copied)
-        yield from rows(name, "token_probe_after", estimate(one.terms[:, -1] - one.terms[:, done]))
+        gained = one.terms[:, -1] - between(one.terms, copied[0].item())
+        yield from rows(name, "token_probe_after_half", estimate(gained))
 
 
 def _probes(
@@ -121,20 +126,26 @@ def half_way(means: Float[Tensor, "resamples layers"]) -> Float[Tensor, " resamp
     return (before + share * (after - before)).squeeze(-1)
 
 
+def between(terms: Float[Tensor, "half layers"], layer: float) -> Float[Tensor, " half"]:
+    """Returns the terms at a layer between two of them, on the line from the one to the other."""
+    below, above = terms[:, floor(layer)], terms[:, ceil(layer)]
+    return below + (layer - floor(layer)) * (above - below)
+
+
 def _rows(
     probe: TokenProbe, means: Float[Tensor, "resamples layers"], unrelated: TokenProbe | None = None
 ) -> Iterator[Row]:
     """The rows of one target at one kind of token."""
-    name, terms, floor = f"token_probe_{probe.tokens}", probe.terms, probe.floor_terms
+    name, terms, known = f"token_probe_{probe.tokens}", probe.terms, probe.floor_terms
     best = terms[:, int(best_layers(means)[0])]
     yield from by_layer(probe.target, name, probe.r2)
     yield from by_layer(probe.target, f"{name}_above_floor", probe.above_floor)
     yield _layer_row(probe.target, f"{name}_layer", best_layers(means))
     yield _layer_row(probe.target, f"{name}_half", half_way(means))
-    values = {"floor": floor, "best": best, "over_floor": best - floor, "rise": best - terms[:, 0]}
+    values = {"floor": known, "best": best, "over_floor": best - known, "rise": best - terms[:, 0]}
     values |= {"fall": best - terms[:, -1], "slip": _slip(terms)}
     if unrelated is not None:
-        values["over_unrelated"] = best - floor - _highest(unrelated) + unrelated.floor_terms
+        values["over_unrelated"] = best - known - _highest(unrelated) + unrelated.floor_terms
     for quantity, each in values.items():
         yield from rows(probe.target, f"{name}_{quantity}", estimate(each))
 

@@ -369,6 +369,18 @@ def test_the_induction_head_reads_the_previous_token_head_by_its_keys():
     assert found.heads("Q")[0, 0, 1, 0] == found.heads("V")[0, 0, 1, 0] == 0
 
 
+def test_the_z_of_a_permuted_writer_is_that_of_dense_matrices_with_permuted_columns():
+    one = model()
+    found, (writer, reader) = compositions(one), ((0, 1), (1, 0))
+    z = found.permuted_z("K", writer, reader, generator(3), 4)
+    W, R, rng = ov(one)[writer].dense(), qk(one)[reader].dense().mT, generator(3)
+    spread = chance(found.writers[writer].S, found.readers["K"][reader].S, found.D)
+    for each in z:
+        order = torch.randperm(len(W), generator=rng)
+        dense = (W[:, order] @ R).norm() / (W.norm() * R.norm())
+        torch.testing.assert_close(each, spread.z(dense.double()), rtol=1e-9, atol=1e-9)
+
+
 def test_with_rotary_positions_only_values_compose():
     turned = model(rotary=4, positions=False)
     assert set(compositions(turned).scores) == {"V"}

@@ -221,8 +221,37 @@ def test_steering_is_writing_and_what_is_written_at_the_end_alone():
 # ---- result rows ---------------------------------------------------------------------------------------------------
 
 
+def rows_of(one, task, prompts, untrained=None):
+    made = mover_rows(one, task, prompts, lambda: untrained or one)
+    return {(row["predictor"], row["quantity"]): row["value"] for row in made}
+
+
 def told(one, task, prompts):
-    return {row["quantity"]: row["value"] for row in mover_rows(one, task, prompts)}
+    return {quantity: value for (name, quantity), value in rows_of(one, task, prompts).items() if name == "transformer"}
+
+
+@torch.no_grad()
+def test_controls_are_the_mover_before_training_and_the_other_heads_of_a_layer():
+    task = IndirectObject(names=2, openers=1, locations=1)
+    one, other, prompts = model(seed=4, n_layer=2, n_head=3), model(seed=7, n_layer=2), task.sample(40, generator(5))
+    found = rows_of(one, task, prompts, other)
+    finding, held = named(prompts[:20]), named(prompts[20:])
+    of, before = name_mover_head(one, finding), name_mover_head(other, finding)
+    own = score_of(one, held, of).mean().item()
+    rest = sum(score_of(one, held, (of[0], h)).mean().item() for h in range(3) if h != of[1]) / 2
+    for name, control in (("untrained", score_of(other, held, before).mean().item()), ("other_heads", rest)):
+        assert found[name, "mover_inhibition"] == pytest.approx(control)
+        assert found[name, "mover_lead"] == pytest.approx(own - control)
+    lead = found["other_heads", "kept_without_feeder"] - found["transformer", "kept_without_feeder"]
+    assert found["other_heads", "feeder_lead"] == pytest.approx(lead)
+
+
+@torch.no_grad()
+def test_a_model_leads_over_itself_by_nothing_and_one_head_has_no_others():
+    task = IndirectObject(names=2, openers=1, locations=1)
+    found = rows_of(model(seed=4, n_layer=2, n_head=1), task, task.sample(40, generator(5)))
+    assert found["untrained", "mover_lead"] == 0
+    assert not any(name == "other_heads" for name, _ in found)
 
 
 @torch.no_grad()

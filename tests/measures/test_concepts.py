@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from iclab.analysis.layers.concepts import concepts
 from iclab.analysis.layers.token_probes import split
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.measures import measure
-from iclab.measures.token_probes import half_way, token_probe_rows
+from iclab.measures.token_probes import between, half_way, token_probe_rows
 from iclab.models import Transformer, TransformerConfig
 from iclab.tasks import DynamicalSystem, LinearRegression, OneOf, RepresentationMixture, RepresentationRegression
 from iclab.tasks.features import Representation
@@ -31,7 +32,9 @@ def found(task, batch=64):
 
 def test_targets_of_a_representation_are_its_layers_and_the_answer_of_ridge_on_it():
     drawn, targets = found(TASK)
-    assert set(targets.of_inputs) == {"x", "unrelated", "layer_1", "layer_2", "representation"}
+    layers = {"layer_1", "layer_2", "unrelated_layer_1", "unrelated_layer_2"}
+    assert set(targets.of_inputs) == {"x", "unrelated", "representation", *layers}
+    assert targets.predecessors == {"layer_2": "layer_1", "representation": "layer_2"}
     fs = TASK.representation(drawn.xs)
     torch.testing.assert_close(targets.of_inputs["representation"], fs)
     last = torch.nn.functional.leaky_relu(
@@ -46,10 +49,11 @@ def test_targets_of_a_representation_are_its_layers_and_the_answer_of_ridge_on_i
 def test_targets_of_a_dynamical_system_are_past_states_and_representations():
     drawn, targets = found(MOVING)
     fs = MOVING.features(drawn.xs)
-    assert set(targets.of_inputs) == {
-        "x", "unrelated", "representation", "x_1", "x_2", "representation_1", "representation_2"
-    }  # fmt: skip
+    present = {"x", "unrelated", "representation"}
+    assert set(targets.of_inputs) == present | {f"{name}_{j}" for name in present for j in (1, 2)}
     for j in (1, 2):
+        unrelated, before = targets.of_inputs[targets.controls[f"representation_{j}"]], targets.of_inputs["unrelated"]
+        torch.testing.assert_close(unrelated[:, j:], before[:, :-j])
         torch.testing.assert_close(targets.of_inputs[f"x_{j}"][:, j:], drawn.xs[:, :-j])
         torch.testing.assert_close(targets.of_inputs[f"representation_{j}"][:, j:], fs[:, :-j])
         assert not targets.of_inputs[f"x_{j}"][:, :j].any()
@@ -83,11 +87,16 @@ def test_half_way_is_where_the_line_between_two_layers_crosses_the_middle():
     assert half_way(r2).tolist() == pytest.approx([1 + (0.6 - 0.3) / 0.6, 0.0, 0.5])
 
 
-def rows_of(task, layout="interleaved"):
+def test_between_two_layers_is_on_the_line_from_one_to_the_other():
+    terms = torch.tensor([[0.0, 2.0, 4.0], [1.0, 1.0, 3.0]]).double()
+    assert between(terms, 1.25).tolist() == [2.5, 1.5] and between(terms, 2.0).tolist() == [4.0, 3.0]
+
+
+def rows_of(task, layout="interleaved", change=lambda targets: targets):
     drawn, targets = found(task, 400)
     shape = replace(SHAPE, layout=layout)
     model = Transformer(3, 6, shape, generator(), task.label_dim).double()
-    made = list(token_probe_rows(model, drawn, targets, generator(), 20))
+    made = list(token_probe_rows(model, drawn, change(targets), generator(), 20))
     table = {}
     for row in made:
         table.setdefault((row["predictor"], row["quantity"]), []).append(row)
@@ -105,15 +114,42 @@ def test_rows_say_what_their_names_say():
     for name, wanted in asked.items():
         (row,) = table["representation", f"token_probe_x_{name}"]
         assert math.isclose(row["value"], wanted, abs_tol=1e-12), name
-    (lag,), (later,) = table["representation", "token_probe_lag"], table["representation", "token_probe_y_layer"]
-    assert lag["value"] == later["value"] - layer["value"]
+    half = {key: only["value"] for key, (only, *_) in table.items()}
+    lag = half["representation", "token_probe_half_lag"]
+    early, late = half["representation", "token_probe_x_half"], half["representation", "token_probe_y_half"]
+    assert math.isclose(lag, late - early, abs_tol=1e-12)
+    behind = half["representation", "token_probe_x_half_behind"]
+    assert math.isclose(behind, early - half["layer_2", "token_probe_x_half"], abs_tol=1e-12)
     (slip,) = table["bayes", "token_probe_x_slip"]
     answers = [row["value"] for row in table["bayes", "token_probe_x"]]
     drops = [answers[i] - answers[j] for i in range(3) for j in range(i, 3)]
     assert math.isclose(slip["value"], max(drops), abs_tol=1e-12)
-    (after,) = table["bayes", "token_probe_after"]
-    assert math.isclose(after["value"], answers[-1] - answers[int(layer["value"])], abs_tol=1e-12)
+    (after,) = table["bayes", "token_probe_after_half"]
+    there = np.interp(late, range(3), answers)
+    assert math.isclose(after["value"], answers[-1] - there, abs_tol=1e-12)
     assert ("bayes", "token_probe_y") not in table
+
+
+def over_unrelated(name, change=lambda targets: targets):
+    ((row,),) = [rows for key, rows in rows_of(MOVING, "states", change).items()
+                 if key == (name, "token_probe_x_over_unrelated")]  # fmt: skip
+    return row["value"]
+
+
+def test_a_past_representation_is_judged_beside_an_unrelated_one_of_the_same_states():
+    """Were the control the target itself nothing would be above it; beside the one of the present states, which tokens
+    know better, a model before training seems to hold less of the past than chance."""
+
+    def itself(targets):
+        return replace(targets, controls={**targets.controls, "representation_2": "representation_2"})
+
+    def of_the_present(targets):
+        return replace(targets, controls={})
+
+    fair = over_unrelated("representation_2")
+    assert over_unrelated("representation_2", itself) == 0
+    assert over_unrelated("representation_2", of_the_present) < fair - 0.05
+    assert abs(fair) < 0.05
 
 
 @pytest.mark.parametrize(("task", "layout"), [(MIXTURE, "interleaved"), (MOVING, "states"), (MOVING, "lagged")])

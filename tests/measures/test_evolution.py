@@ -162,6 +162,17 @@ def test_rows_say_what_the_points_carry_and_no_more():
     assert {row["value"] for row in rows if row["predictor"] == "c" and row["quantity"] == "transition"} == {inf}
 
 
+def test_what_a_curve_of_tokens_gains_is_its_last_value_less_its_first():
+    """Not its largest: the middle point, which a maximum would take, counts for nothing."""
+    points = [
+        {"step": step, "tokens": {"loss": {"transformer": loss}, "prefix_matching": {"transformer": [0.1, score]}}}
+        for step, loss, score in ((1, 3.0, 0.1), (10, 2.0, 0.9), (20, 1.0, 0.6))
+    ]
+    gained = {(row["quantity"], row["layer"]): row["value"] for row in evolution.rows(points)}
+    assert gained["gain_prefix_matching", 1] == pytest.approx(0.5) and gained["gain_prefix_matching", 0] == 0
+    assert gained["gain_loss", None] == -2.0
+
+
 def test_a_shift_has_rows_of_its_own():
     points = [
         {**own, "shifts": {"larger": {k: other[k] for k in ("risk", "distances")}}}

@@ -289,16 +289,27 @@ def told(rows):
 def test_the_hand_set_circuit_is_found_and_is_the_first_by_keys():
     model, prompts = circuit()
     assert circuit_of(model, prompts) == (WRITER, READER)
-    found = told(channel_rows(model, TokenTransformerConfig(n_head=1).build(8, 10), (WRITER, READER)))
+    untrained = TokenTransformerConfig(n_head=1).build(8, 10)
+    found = told(channel_rows(model, untrained, (WRITER, READER), generator()))
     assert found["transformer", "circuit_rank_K"] == 1 and found["transformer", "circuit_z_K"] > 4
     assert found["0.0-1.0", "composition_K"] > 5 * found["0.0-1.0", "composition_Q"]
     assert found["chance", "composition_K"] == compositions(model).D ** -0.5
     assert found["untrained", "largest_z_K"] < 4
+    for control in ("unreachable", "untrained", "permuted"):
+        lead = found["transformer", "circuit_z_K"] - found[control, "largest_z_K"]
+        assert found[control, "circuit_lead_K"] == pytest.approx(lead) and lead > 0
+
+
+def test_a_control_that_permutes_nothing_is_the_circuit_itself(monkeypatch):
+    model, _ = circuit()
+    arguments = (model, TokenTransformerConfig(n_head=1).build(8, 10), (WRITER, READER), generator())
+    monkeypatch.setattr(torch, "randperm", lambda n, generator=None: torch.arange(n))
+    assert told(channel_rows(*arguments))["permuted", "circuit_lead_K"] == pytest.approx(0, abs=1e-9)
 
 
 def test_pairs_that_are_told_are_those_that_can_compose():
     model = TokenTransformerConfig(n_layer=3, n_head=2, d_model=8).build(8, 10)
-    rows = list(channel_rows(model, model, None))
+    rows = list(channel_rows(model, model, None, generator()))
     pairs = {one["predictor"] for one in rows if one["quantity"] == "composition_V" and "-" in one["predictor"]}
     assert pairs == {f"{i}.{a}-{j}.{b}" for i, j in ((0, 1), (0, 2), (1, 2)) for a in (0, 1) for b in (0, 1)}
     assert not any(one["quantity"].startswith("circuit") for one in rows)

@@ -16,7 +16,8 @@ Chance. For W₁ turned at random, whatever the singular values s of W₁ and t 
 D being d_model, or d_model − 1 where writers and readers are centred, or the dimension of a subspace in which W₁ is
 known to write (`chance`, `chance_within`). A component has A = 1. Trained heads exceed this just because all of them
 share directions, so that other nulls come from the model: the score with the same reader of components that cannot
-reach it, those of its own layer and of later ones, and of the other components of the same head.
+reach it, those of its own layer and of later ones, and of the other components of the same head; or the score of the
+same writer with the coordinates permuted that it writes to.
 
 Source: Elhage et al. 2021 (transformer-circuits.pub/2021/framework), whose figure of compositions had factors in the
 wrong order (as they note there); Merullo et al. 2024 (arXiv 2406.09519), eqs. (1), (2). The variance is this project's:
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from iclab.analysis.heads.circuits import HasHeads, ov, qk
 from iclab.analysis.heads.low_rank import Components, LowRank
+from iclab.analysis.heads.patching import Head
 from iclab.errors import refuse, unknown
 from iclab.models import TokenTransformer
 
@@ -117,6 +119,17 @@ class Compositions:
         """Returns by how many standard deviations CS² of whole heads is above chance."""
         S, T = self.writers.S[:, :, None, None], self.readers[way].S
         return chance(S, T, self.D).z(self.heads(way))
+
+    def permuted_z(
+        self, way: Way, writer: Head, reader: Head, rng: torch.Generator, draws: int
+    ) -> Float[Tensor, " draws"]:
+        """Returns z of a pair [draws] after the coordinates of what the writer writes were permuted at random: it has
+        the same entries and singular values, and knows nothing of the reader."""
+        heads, V = self.writers[writer], self.writers[writer].directions()
+        orders = torch.stack([torch.randperm(len(V), generator=rng) for _ in range(draws)])
+        squares = component_scores(V[orders], self.readers[way][reader]).square()
+        scores = torch.einsum("e,re->r", heads.shares(), squares).sqrt()
+        return chance(heads.S, self.readers[way][reader].S, self.D).z(scores)
 
     def chance(self, way: Way) -> Chance:
         """Returns the chance of a component, for each reader [m h]."""
