@@ -3,7 +3,7 @@
     python paper_figs/algorithm_by_width.py runs/akyurek2022_width [picture.png]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 3, right), whose figure divides by d: the squared difference of the
-model's answers from those of each algorithm. Left: with few examples. Right: with all numbers of examples.
+model's answers from those of each algorithm. Left: with 1 to d − 1 examples. Right: with all numbers of examples.
 """
 
 import matplotlib.pyplot as plt
@@ -36,7 +36,7 @@ LOOKS = [
     ("C4", "-"),
     ("C4", "--"),
 ]
-PANELS = {"under": "few examples", "mean": "all numbers of examples"}
+PANELS = {"fewer": "1 to d − 1 examples", "mean": "all numbers of examples"}
 
 
 def draw(table):

@@ -2,8 +2,9 @@
 
     python paper_figs/smallest_model.py runs/akyurek2022_smallest [picture.png]
 
-After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 8). Each field is a model in which one size is varied: how much nearer
-it is to least squares than to ridge, in standard errors of that difference, with half as many examples as dimensions.
+After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 8). How much nearer a model is to least squares than to ridge, over 1
+to d − 1 examples: left against its depth, right against its width, the other size being fixed. Above zero a model is
+large enough. All models have one head.
 """
 
 import matplotlib.pyplot as plt
@@ -13,26 +14,26 @@ from iclab import plots
 from iclab.errors import refuse
 
 STUDY = "akyurek2022_smallest"
-SIZES = {"model.n_layer": "layers", "model.d_model": "width", "model.n_head": "heads"}
+SIZES = {"model.n_layer": "layers", "model.d_model": "width"}
 
 
 def draw(table):
     """A figure of the runs that are done."""
-    done = table[(table["state"] == "done") & (table["quantity"] == "spd_margin") & (table["predictor"] == "ols")]
+    done = table[table["state"] == "done"]
     missing = [key for key in ("task.d", *SIZES) if key not in done]
     refuse("nothing to draw", ["no run is done"] if done.empty else [f"{key} was not swept" for key in missing])
-    done = done[done["position"] == done["task.d"] // 2]
-    usual = {key: done[key].mode().max() for key in SIZES}
-    figure, panels = plt.subplots(1, 3, figsize=(7.0, 2.3), width_ratios=[4, 3, 2])
+    usual = {key: done.groupby("run")[key].first().mode().max() for key in SIZES}
+    figure, panels = plt.subplots(1, 2, figsize=(6.6, 2.9), sharey=True)
     for axes, (key, name) in zip(panels, SIZES.items(), strict=True):
-        others = [other for other in SIZES if other != key]
-        cells = done[(done[others] == [usual[other] for other in others]).all(axis=1)]
-        margins = cells.assign(score=cells["value"] / cells["stderr"]).groupby(["task.d", key])["score"].mean()
-        plots.heat(margins.unstack(), axes, lambda v: f"{v:+.0f}", cmap="PuOr", vmin=-30, vmax=30)
-        rest = ", ".join(f"{SIZES[other]} {usual[other]}" for other in others)
-        axes.set(xlabel=name, title=rest)
-    panels[0].set_ylabel("dimensions of the input")
-    figure.suptitle("nearer to least squares (+) or to ridge (−), in standard errors", fontsize=9)
+        (other,) = (each for each in SIZES if each != key)
+        for d in sorted(done["task.d"].unique()):
+            where = {"position": "fewer", "task.d": d, other: usual[other]}
+            plots.trend(done, axes, key, ["ols"], "spd_margin", where, label=f"d = {d}")
+        axes.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
+        axes.set(xlabel=name, ylabel="", title=f"{SIZES[other]} {usual[other]}")
+        axes.set_xscale("log", base=2)
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel("nearer to least squares")
     return figure
 
 

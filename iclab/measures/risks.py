@@ -9,7 +9,7 @@ from iclab.analysis import band, margins, ratio
 from iclab.analysis.risk import Answers, below, squared, vanishes
 from iclab.experiments.analysis import Analysis, Row
 from iclab.measures.measurement import Measurement
-from iclab.measures.rows import MODEL, Parts, averaged, relative, row, rows
+from iclab.measures.rows import MODEL, Parts, averaged, fewer, relative, row, rows
 from iclab.tasks import MixedFunctions
 from iclab.theory.posterior import components, oracle
 from iclab.theory.references import references
@@ -62,7 +62,8 @@ class Risks(Analysis):
         gap = squared(answers[MODEL], answers[BEST]) if BEST in answers else None
         learned = squared(answers[MODEL], ys)
         single: Parts = {i: slice(i, i + 1) for i in range(of.task.n)}
-        yield from _margins(of, answers, single | parts)
+        compared = parts | fewer(of.task, of.experiment.query_only)
+        yield from _margins(of, answers, single | compared)
         yield from _below_bayes(of, answers)
         if (ys.abs() == 1).all():
             yield from _errors(of, answers)
@@ -73,7 +74,7 @@ class Risks(Analysis):
             yield from _peak(name, errors, of.task.rank)
             yield from _bands(name, errors, rng, of.draws)
             if name != MODEL:
-                yield from averaged(name, "spd", difference, parts)
+                yield from averaged(name, "spd", difference, compared)
                 yield from relative(name, "spd_over_bayes", difference, gap, parts) if gap is not None else ()
                 yield from relative(name, "risk_over_transformer", errors, learned, single | parts)
             if least is None:

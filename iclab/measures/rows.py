@@ -66,6 +66,14 @@ def regions(task: Task, query_only: bool = False) -> Parts:
     return {name: part for name, part in parts.items() if len(range(n)[part])}
 
 
+def fewer(task: Task, query_only: bool = False) -> Parts:
+    """Returns the region *fewer*, from one example to one less than the number r of dimensions that inputs have: the
+    average of Akyürek et al. 2022, arXiv 2211.15661, Fig. 3 and 8. It overlaps with others, and compares predictors
+    alone: none of them has the error of least squares at r examples."""
+    part = slice(1, min(task.rank, task.n))
+    return {} if task.query_only or query_only or not range(task.n)[part] else {"fewer": part}
+
+
 def averaged(name: str, quantity: str, terms: torch.Tensor, parts: Parts) -> Iterator[Row]:
     """Yields a quantity at each position, and averaged over each region."""
     yield from rows(name, quantity, estimate(terms))

@@ -16,7 +16,7 @@ from iclab.learning.fitting import RidgeFit
 from iclab.learning.training import Training, TrainingConfig
 from iclab.measures import measure
 from iclab.measures.monitor import curve
-from iclab.measures.rows import regions
+from iclab.measures.rows import fewer, regions
 from iclab.models import LinearAttention, LinearAttentionConfig, Transformer, TransformerConfig
 from iclab.predictors import LeastSquares, NearestNeighbours, Ridge, Zero
 from iclab.runs.perform import perform
@@ -179,6 +179,31 @@ def test_positions_are_averaged_in_regions_that_part_them_at_the_threshold():
     assert list(regions(LinearRegression(20, 5))) == [None, "under"]
     assert regions(HalfSubspace(LinearRegression(10, 17))) == parts
     assert regions(OrthogonalQuery(LinearRegression(6, 4))) == {None: slice(3, 4)}
+
+
+def test_predictors_are_compared_over_fewer_examples_than_dimensions():
+    """Akyürek et al. 2022 average over 1 to d − 1: not over none, where all predictors agree, and not over d."""
+    assert fewer(LinearRegression(5, 17)) == {"fewer": slice(1, 5)}
+    assert fewer(LinearRegression(20, 5)) == {"fewer": slice(1, 5)}
+    assert fewer(LinearRegression(1, 3)) == {} == fewer(OrthogonalQuery(LinearRegression(6, 4)))
+    assert fewer(LinearRegression(5, 17), query_only=True) == {}
+
+
+def test_the_margin_over_fewer_examples_is_that_of_the_mean_distances(tmp_path):
+    named = {"ols": LeastSquares(), "ridge_1_2": Ridge(0.5)}
+    small = replace(SMALL, eval=replace(SMALL.eval, predictors=tuple(named.items())))
+    rows = perform(small, tmp_path, lambda point: None, lambda line: None)
+    part = range(*fewer(small.task)["fewer"].indices(small.task.n))
+
+    def mean(quantity, name):
+        return sum(value(rows, predictor=name, quantity=quantity, position=i) for i in part) / len(part)
+
+    distances = {name: mean("spd", name) for name in named}
+    for name, distance in distances.items():
+        assert value(rows, predictor=name, quantity="spd", position="fewer") == pytest.approx(distance)
+    margin = value(rows, predictor="ols", quantity="spd_margin", position="fewer")
+    assert margin == pytest.approx(distances["ridge_1_2"] - distances["ols"])
+    assert not rows_by(rows, quantity="risk", position="fewer")  # compared, and not judged
 
 
 def test_a_model_whose_last_error_alone_counted_is_judged_by_its_last_answer(tmp_path):
@@ -458,8 +483,17 @@ def test_analyses_add_their_rows_and_change_no_other():
     added = [row for row in rows if row not in plain]
     assert [row for row in rows if row in plain] == plain
     assert {row["quantity"] for row in added} == {
-        *("ilwd", "weight_cosine", "linearity", "fit_distance", "fit_probability", "fit_distance_at", "fit_parameter"),
-        *("matched_steps", "sime", "sime_lead"),
+        *(
+            "ilwd",
+            "weight_cosine",
+            "linearity",
+            "label_r2",
+            "fit_distance",
+            "fit_probability",
+            "fit_distance_at",
+            "fit_parameter",
+        ),
+        *("matched_steps", "sime", "sime_lead", "total_steps", "working_layers", "steps_per_working_layer"),
         *("probe_r2", "probe_r2_untrained", "probe_r2_bare"),
     }
     assert {row["layer"] for row in added if row["quantity"] == "fit_distance"} == {0, 1}

@@ -153,7 +153,7 @@ def label_r2(
 
     >>> ws, queries = torch.eye(2).unsqueeze(0), torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
     >>> label_r2(ws, queries, queries[:, 0].unsqueeze(0)).tolist()  # labels are the first coordinate
-    [[1.0, -1.0]]
+    [[1.0, -0.5]]
     """
     labels = labels.double().unsqueeze(1)
     errors = labels - weights.double() @ queries.double().mT
