@@ -13,10 +13,10 @@ from iclab.stops import Stopped, whole
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
 Due = Callable[[int], bool]  # whether the curve has a point at a step
-Watch = Callable[[int], dict[str, Any]]  # what is seen of the model there
+Look = Callable[[int], dict[str, Any]]  # what is seen of the model there
 
 
-def learning_curve(training: GradientTraining, due: Due, watch: Watch) -> Iterator[dict[str, Any]]:
+def learning_curve(training: GradientTraining, due: Due, watch: Look) -> Iterator[dict[str, Any]]:
     """Trains to the end and yields a point after each step that is `due`, and after the last: step, mean loss since the
     last point, rate, seconds of training in this process, and what `watch` sees.
 
@@ -34,7 +34,7 @@ def learning_curve(training: GradientTraining, due: Due, watch: Watch) -> Iterat
 
 
 def learning_curves(
-    pack: PackTraining, due: Sequence[Due], watch: Sequence[Watch]
+    pack: PackTraining, due: Sequence[Due], watch: Sequence[Look]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Trains a pack until every replica is done or has diverged, and yields the points of each as `learning_curve`
     does, with the number of the replica. Of the seconds of a step each replica that takes it has its share."""
@@ -57,7 +57,7 @@ def _pending(training: GradientTraining, due: Due) -> bool:
     return bool(training.losses) and (due(training.step) or training.step == training.recipe.steps)
 
 
-def _point(training: GradientTraining, seconds: float, watch: Watch) -> dict[str, Any]:
+def _point(training: GradientTraining, seconds: float, watch: Look) -> dict[str, Any]:
     """The point of a curve after the steps so far; the next one begins here."""
     seen, losses = watch(training.step), training.losses
     training.losses = []

@@ -14,7 +14,7 @@ from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.learning.training import GradientTraining
-from iclab.measures.following import Due, Watch, due, early, learning_curve
+from iclab.measures.following import Due, Look, due, early, learning_curve
 from iclab.measures.probes import r2_by_layer
 from iclab.measures.rows import MODEL, regions
 from iclab.models import TokenTransformer
@@ -34,7 +34,7 @@ def curve(experiment: Experiment, training: GradientTraining) -> Iterator[dict[s
     return learning_curve(training, *observed(experiment, training))
 
 
-def observed(experiment: Experiment, training: GradientTraining) -> tuple[Due, Watch]:
+def observed(experiment: Experiment, training: GradientTraining) -> tuple[Due, Look]:
     """Returns when the learning curve has a point, and what is seen there."""
     see = watched(experiment, training.rng.device)
     return (

@@ -14,6 +14,7 @@ from iclab.files import write_json
 from iclab.models import TokenTransformer, TokenTransformerConfig
 from iclab.runs.store import Status
 from tests.commands.test_cli import call
+from tests.commands.test_verdicts import record
 
 TOKENS = """title = "t"
 question = "q"
@@ -89,8 +90,13 @@ def test_every_command_that_writes_json_writes_it_strictly(tmp_path, capsys, mon
     )
     row = theorems._row
     monkeypatch.setattr(theorems, "_row", lambda tally: row(tally) | {"margin": float("nan")})
+    judged = tmp_path / "judged"
+    (judged / "0123456789ab").mkdir(parents=True)
+    (judged / "0123456789ab" / "status.json").write_text("{}")
+    (judged / "verdicts.json").write_text(json.dumps([record(low=None)]))
     commands = {
         "bench": ("--budget", "1"),
+        "verdicts": (str(judged),),
         "recall": (str(tmp_path),),
         "verify": ("vonoswald2022_proposition1", "--cases", "1"),
     }

@@ -778,6 +778,7 @@ YOUNGER = {
     ("plain", "train.compile"),
     ("train Recipe", "train.compile"),
     ("eval.surgery", "eval.surgery.compile"),
+    *((name, "model.zero_blocks") for name in ("bare", "plain", "softmax")),
 }  # than the first runs of their classes
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from iclab.analysis.heads.folding import folded
-from iclab.models import TokenTransformer, TokenTransformerConfig, TransformerConfig
+from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.models.activations import HookContext, ScopedHooks
 from iclab.models.transformer import Attention
 from iclab.predictors import DiscreteMMSE, GreedyTree, NearestNeighbours, Newton
@@ -186,7 +186,8 @@ def test_a_token_that_sees_nothing_gets_nothing_and_moves_nothing(attention, nor
         torch.nn.init.normal_(weight, generator=generator())
     mask = torch.ones(4, 4, dtype=torch.bool).tril(-1)  # the first sees none
     h = torch.randn(2, 4, 8, generator=generator(1)).requires_grad_()
-    said = part(h, mask, False, ScopedHooks(HookContext(frozenset(f"here.{name}" for name in read), {}), "here"))
+    sight = Transformer(3, 4, config)._sight(mask, False, h.dtype)
+    said = part(h, sight, ScopedHooks(HookContext(frozenset(f"here.{name}" for name in read), {}), "here"))
     assert torch.equal(said[:, 0], part.out.bias.expand(2, -1))
     said[:, 0].sum().backward(retain_graph=True)
     assert h.grad is not None and not h.grad.any()

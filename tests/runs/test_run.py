@@ -359,11 +359,13 @@ def margins_of(model, experiment=LONG):
 @pytest.mark.parametrize("truth", dict(NAMED))
 def test_the_margin_is_positive_for_what_the_model_is_and_negative_for_all_others(truth):
     found = margins_of(answering(dict(NAMED)[truth]))
-    assert found.keys() == {None, "under", "threshold", "over", *range(12)}
+    assert found.keys() == {None, "fewer", "under", "threshold", "over", *range(12)}
     regional = {region: by_name for region, by_name in found.items() if not isinstance(region, int)}
     for row in (row for by_name in regional.values() for row in by_name.values()):
         assert (row["value"] > 0) is (row["predictor"] == truth)
-        doubt = 3 if row["position"] in ("under", "over") else 0  # least squares has no variance at the threshold
+        doubt = (
+            3 if row["position"] in ("fewer", "under", "over") else 0
+        )  # least squares has no variance at the threshold
         assert abs(row["value"]) > doubt * row["stderr"]
 
 
