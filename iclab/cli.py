@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,6 @@ from iclab.errors import UsageError
 BAD_USAGE, RUNS_FAILED, CLAIMS_FAILED, INTERRUPTED = 2, 3, 4, 130
 RUNS = Path("runs")
 Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSON
-TAKES_VALUE = (
-    *("--out", "--jobs", "--root", "--json", "--budget", "--figure", "--cases", "--examples", "--top", "--by"),
-    *("--prompts", "--heads", "--reuse", "--engine", "--address", "--cluster", "--option", "--chunk", "--pack"),
-    "--compare",
-)
-
 # What a command needs is imported inside of it: the help must not wait for torch.
 
 
@@ -491,9 +486,16 @@ def _words_first(given: Sequence[str]) -> list[str]:
     """The words before the options, so that settings may also stand behind an option."""
     words: list[str] = []
     options: list[str] = []
+    takes_value = {option for command in COMMANDS.values() for option in _options_with_value(command)}
     for before, word in zip(["", *given], given, strict=False):
-        (options if word.startswith("-") or before in TAKES_VALUE else words).append(word)
+        (options if word.startswith("-") or before in takes_value else words).append(word)
     return words + options
+
+
+def _options_with_value(command: Callable[..., int]) -> list[str]:
+    """The options of a command that are followed by a value: all but flags."""
+    options = [each for each in signature(command).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    return [f"--{each.name.replace('_', '-')}" for each in options if each.annotation is not bool]
 
 
 def _folder(file: Path) -> Path:

@@ -25,6 +25,7 @@ from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
 from iclab.runs.engines import HERE, Site, opened, slurm
+from iclab.runs.engines.local import slots
 from iclab.runs.environment import usable_cores
 from iclab.runs.packing import Packs
 from iclab.runs.store import VERDICTS, Run, Status, distinguishing_keys, tidy
@@ -42,8 +43,11 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     undone = [Run(folder / id) for id, state in states.items() if state != "done"]
     made, packs = trainings(study, folder, reused).plan(undone), _packs(study, place)
     new = [run for run in undone if made.get(run.id) == "new"]
-    units = packs.planned(new, place.jobs or (None if place.engine == "slurm" else usable_cores()))
-    packed = {run.id: f"new, pack {number}" for number, unit in enumerate(_several(units), 1) for run in unit}
+    devices = [experiment.device for experiment in _undone(study, folder)]
+    workers = place.jobs if place.engine == "slurm" else len(slots(place.jobs, devices, usable_cores()))
+    units = packs.planned(new, workers)
+    several = [unit for unit in units if len(unit) > 1]
+    packed = {run.id: f"new, pack {number}" for number, unit in enumerate(several, 1) for run in unit}
     rows = [
         _planned(cell, varied, states, {**made, **packed})
         for cell, varied in zip(study.cells, _varied(study), strict=True)
@@ -73,10 +77,6 @@ def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Traini
     """Returns the trainings that the cells of a study share, and the folders whose finished trainings they may
     reuse."""
     return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
-
-
-def _several(units: Sequence[list[Run]]) -> list[list[Run]]:
-    return [unit for unit in units if len(unit) > 1]
 
 
 def _packs(study: Study, place: Site) -> Packs:

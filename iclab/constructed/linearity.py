@@ -1,7 +1,7 @@
 """How linear a predictor is in its query: a measure that was released, and the one that is meant.
 
 Akyürek, Schuurmans, Andreas, Ma, Zhou 2022 (arXiv 2211.15661, §4.2 and Fig. 6) fit a linear map ŵ to the answers f(x_q)
-to many queries after one prompt, and report its R². Whether f is linear is told by the R² of the map as a fit to f,
+to many queries after one prompt, and report its R². Whether f is linear is measured by the R² of the map as a fit to f,
 
     1 − Σ_q (f(x_q) − ŵ·x_q)² / Σ_q (f(x_q) − f̄)²,
 

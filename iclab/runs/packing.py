@@ -4,9 +4,10 @@
     N       whatever can, at most N together (but the last three of an odd number where N is 2)
     off     every training alone
 
-What is given decides whether a run trains in a pack, not how many workers there are, nor which runs are left: so its
-numbers are the same whatever was killed in between. One that began in a pack and is alone when it goes on is stepped
-with a copy of itself, since from two replicas on the bits of a replica do not depend on their number.
+A training goes on as it began, in a pack or alone, so that its numbers are the same whatever was stopped or killed in
+between. One that began in a pack and is alone when it goes on is stepped with a copy of itself, since from two replicas
+on the bits of a replica do not depend on their number. One that begins when nobody is left to train with trains alone,
+and one whose pack failed goes on alone: `environment.json` says which it was.
 """
 
 from collections import Counter

@@ -8,10 +8,10 @@
                       metrics.jsonl  the training curve, one point a line
                       results.jsonl  the result rows
                       environment.json, log.txt, weights.safetensors, checkpoint.safetensors
-                      checkpoint_NAME.safetensors   what an analysis trains beside the model, such as an input
-                      projection imports/       the text of the user's own files that it was made with
-                      constants.safetensors   what a task draws once for all prompts, such as a representation lock
-                      held by the process that works on the run
+                      checkpoint_NAME.safetensors   what an analysis trains beside the model
+                      imports/                      the text of the user's own files that it was made with
+                      constants.safetensors         what a task draws once for all prompts
+                      lock                          held by the process that works on the run
 
 The store is the truth: whoever wants to know what is done reads it, and nothing else is kept. Every file but the log
 and the curve is written whole. The lock belongs to the kernel, which frees it however its holder ends.

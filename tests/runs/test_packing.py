@@ -15,17 +15,10 @@ from iclab.runs import packing, worker
 from iclab.runs.packing import Packs, pays
 from iclab.runs.store import Run, runs
 from iclab.tasks import LinearRegression, RepeatedSequence
-from tests.runs.test_store_faults import Here
+from tests.runs.test_reuse import Here
 from tests.runs.test_sweep import STUDY
-from tests.test_stops import again, ask, heard  # noqa: F401  (a fixture)
+from tests.test_stops import SMALL, again, ask, heard  # noqa: F401  (a fixture)
 
-SMALL = Experiment(
-    task=LinearRegression(2, 4, noise=0.5),
-    model=TransformerConfig(n_layer=1, n_head=1, d_model=8),
-    train=TrainingConfig(steps=8, batch=4, warmup=0.25),
-    eval=Evaluation(prompts=30, every=3, bootstrap=5),
-    device="cpu",
-)
 DIVERGES = replace(SMALL, train=replace(SMALL.train, lr=1e30, warmup=0.0, clip=None))
 
 

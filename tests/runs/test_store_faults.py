@@ -18,10 +18,10 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.study import Study
 from iclab.learning.training import BrokenCheckpoint, Training, TrainingConfig
 from iclab.models import Transformer, TransformerConfig
-from iclab.runs import disk, worker
-from iclab.runs.engine import Engine
+from iclab.runs import disk
 from iclab.runs.store import Run, load, runs
 from iclab.tasks import LinearRegression
+from tests.runs.test_reuse import Here
 
 STUDY = """title = "A study of damage"
 question = "Is it mended?"
@@ -49,17 +49,6 @@ quantity = "risk"
 predictor = "zero"
 within = [2.25, 4.0]
 """
-
-
-class Here(Engine):
-    """An engine that works in this process."""
-
-    def _begin(self, unit):
-        for run in unit:
-            self.display.started(run)
-        worker.work_together(unit, self.tries if self.retry else {})
-        for run in unit:
-            self._finish(run, worker.FAILED)
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def conditions_of_workers() -> Iterator[None]:
 
 
 def _become(log: Path, arguments: Sequence[str], slot: Slot, alive: Connection) -> None:
-    """The life of a worker: what it says goes to a log, and its standard input ends with its parent."""
+    """Runs a worker to its end. Its output goes to a log, and its standard input ends with its parent."""
     os.environ.update(slot)
     with open(log, "ab", opener=at_once) as file:
         os.dup2(file.fileno(), 1)
