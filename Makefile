@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: demo test test-slow test-faults test-engines reproduce lint format clean
+.PHONY: demo test test-slow test-faults test-engines reproduce results lint format clean
 
 # The stamp is new again whenever what is installed should change.
 .venv/ready: pyproject.toml constraints.txt
@@ -17,10 +17,14 @@ demo: .venv/ready
 	$(RUN)/iclab sweep tasks/linear_regression.toml
 	$(RUN)/python paper_figs/risk_by_examples.py runs/linear_regression
 
-# Every study at laptop scale, and what became of every claim.
+# Every study at laptop scale, and what is otherwise than in the results that are kept.
 reproduce: .venv/ready
 	for file in tasks/*.toml; do $(RUN)/iclab sweep $$file || failed=1; done; \
-	$(RUN)/iclab verdicts runs --markdown && test -z "$$failed"
+	$(RUN)/iclab verdicts runs --compare paper_figs/results && test -z "$$failed"
+
+# Keeps the results of runs/, if there are any, draws every figure and writes the pages that are made of results.
+results: .venv/ready
+	$(RUN)/iclab results paper_figs $(if $(wildcard runs/*/study.toml),--runs runs)
 
 test: .venv/ready
 	$(RUN)/python -m pytest -n auto --dist worksteal -q

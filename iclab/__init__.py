@@ -34,7 +34,7 @@ from iclab.renamed import Finder
 
 if TYPE_CHECKING:
     from iclab.learning.training import train
-    from iclab.runs.store import load
+    from iclab.runs.results import load
     from iclab.runs.trainings import load_model
     from iclab.theory.posterior import bayes
 
@@ -43,7 +43,7 @@ __all__ = ["__version__", "bayes", "load", "load_model", "train"]
 
 _HOMES = {
     "bayes": "iclab.theory.posterior",
-    "load": "iclab.runs.store",
+    "load": "iclab.runs.results",
     "load_model": "iclab.runs.trainings",
     "train": "iclab.learning.training",
 }

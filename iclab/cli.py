@@ -199,6 +199,30 @@ def verdicts(
     return 0
 
 
+def results(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")] = Path("paper_figs"),
+    *,
+    runs: Annotated[Path | None, arg(metavar="DIR")] = None,
+) -> int:
+    """Keeps the results of sweeps in small files, draws the figures and writes the pages that are made of them.
+
+    Example: iclab results paper_figs --runs runs
+
+    The folder holds scripts, each with STUDY and draw(table); task files lie beside it, in tasks/. Written are
+    results/STUDY.json, which has the rows that claims and figures need, one picture for each script, and the parts of
+    README.md here and beside the folder that are marked as made of results.
+
+    Args:
+        folder: The scripts and pages.
+        runs: A sweep, or a folder of sweeps, whose results are kept first. Default: those that are kept already.
+    """
+    from iclab.commands.report import console
+    from iclab.commands.results import update
+
+    update(folder, runs, console())
+    return 0
+
+
 def show(
     run: Annotated[Positional[str], arg(metavar="RUN")],
     *,
@@ -229,7 +253,7 @@ def show(
 def _draw(folder: Path, picture: Path) -> int:
     """Draws which algorithm a run is near."""
     from iclab.plots import identification, picture_endings, style
-    from iclab.runs.store import load
+    from iclab.runs.results import load
 
     endings = picture_endings()
     if picture.suffix.lstrip(".") not in endings:
@@ -444,6 +468,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "quantities": quantities,
     "ls": ls,
     "verdicts": verdicts,
+    "results": results,
     "show": show,
     "verify": verify,
     "falsify": falsify,

@@ -49,17 +49,22 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def command(description: str, draw: Callable[[pd.DataFrame], Figure], load: Callable[[Path], pd.DataFrame]) -> None:
-    """Runs the command line of a figure script, FOLDER [PICTURE]: loads the table of a folder, draws it, writes the
-    picture. Ends the process with one line where there is nothing to draw."""
-    words = sys.argv[1:]
-    if len(words) not in (1, 2) or words[0].startswith("-"):
+def command(
+    description: str, draw: Callable[[pd.DataFrame], Figure], load: Callable[[Path], pd.DataFrame], study: str
+) -> None:
+    """Runs the command line of a figure script, [SOURCE [PICTURE]]: loads the table of a folder of runs, or of results
+    that were kept, draws it, writes the picture. Without words these are the results of a study beside the script. Ends
+    the process with one line where there is nothing to draw."""
+    words, script = sys.argv[1:], Path(sys.argv[0])
+    if len(words) > 2 or any(word.startswith("-") for word in words):
         sys.exit(description)
-    target = Path(words[-1]) if len(words) == 2 else Path(words[0], f"{Path(sys.argv[0]).stem}.png")
+    source = Path(words[0]) if words else script.with_name("results") / f"{study}.json"
+    folder = source if source.is_dir() else source.parent
+    target = Path(words[1]) if len(words) == 2 else folder / f"{script.stem}.png"
     table = pd.DataFrame()
     try:
         with style():
-            table = load(Path(words[0]))
+            table = load(source)
             draw(table).savefig(target)
     except UsageError as error:
         sys.exit(str(error))

@@ -1,6 +1,6 @@
 """Agreement of a model with textbook algorithms, by the number of examples.
 
-    python paper_figs/agreement_by_examples.py runs/akyurek2022_agreement [picture.png]
+    python paper_figs/agreement_by_examples.py [runs/akyurek2022_agreement [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Figs. 1 and 6), whose figures divide by d. Left: the squared difference of
 the answers of the first model from those of each algorithm, and from the labels. Middle: that of the weights it
@@ -63,4 +63,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Preconditioners of three layers of linear attention with anisotropic inputs.
 
-    python paper_figs/ahn2023_preconditioned.py runs/ahn2023_preconditioned [picture.png]
+    python paper_figs/ahn2023_preconditioned.py [runs/ahn2023_preconditioned [picture.png]]
 
 After Ahn et al. 2023 (arXiv 2306.00297, §4). Left, with the blocks of the weights that the paper trains, and middle,
 with all weights: the distance of the matrix A of each layer to the nearest multiple of the inverse covariance and of
@@ -53,4 +53,4 @@ def distances(rows, axes):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """The algorithm that a model is near, by its depth and layer by layer.
 
-    python paper_figs/algorithm_by_depth.py runs/akyurek2022_depth [picture.png]
+    python paper_figs/algorithm_by_depth.py [runs/akyurek2022_depth [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 3). Left: the squared difference of the answers of whole models from
 those of the paper's nine algorithms, over 1 to d − 1 examples, against depth. Middle: their distance to algorithms with
@@ -62,4 +62,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

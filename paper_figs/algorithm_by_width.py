@@ -1,6 +1,6 @@
 """The algorithm that a model is near, by its width.
 
-    python paper_figs/algorithm_by_width.py runs/akyurek2022_width [picture.png]
+    python paper_figs/algorithm_by_width.py [runs/akyurek2022_width [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 3, right), whose figure divides by d: the squared difference of the
 model's answers from those of each algorithm. Left: with 1 to d − 1 examples. Right: with all numbers of examples.
@@ -59,4 +59,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """How many pairs of key and value softmax attention and linear attention recall.
 
-    python paper_figs/arora2023_recall.py runs/arora2023_recall [picture.png]
+    python paper_figs/arora2023_recall.py [runs/arora2023_recall [picture.png]]
 
 After Arora et al. 2023 (arXiv 2312.04927, Fig. 2). Left: accuracy against the number of pairs, with a guess among the
 values of the prompt. Right: the same in training, at the largest number of pairs.
@@ -36,4 +36,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """One model for regression and classification compared with those of one kind.
 
-    python paper_figs/bai2023_classes.py runs/bai2023_classes [picture.png]
+    python paper_figs/bai2023_classes.py [runs/bai2023_classes [picture.png]]
 
 After Bai et al. 2023 (arXiv 2306.04637, Fig. 4 and 5). Left: the risk of regression without noise by examples. Right:
 the share of classes that are missed.
@@ -53,4 +53,4 @@ def curve(table, axes, predictor, quantity, where, label, look):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

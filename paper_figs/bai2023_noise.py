@@ -1,6 +1,6 @@
 """One model for two noise levels, compared with those of one level and with ridge with one penalty.
 
-    python paper_figs/bai2023_noise.py runs/bai2023_noise [picture.png]
+    python paper_figs/bai2023_noise.py [runs/bai2023_noise [picture.png]]
 
 After Bai et al. 2023 (arXiv 2306.04637, Fig. 2). Left and middle: the risk by examples on each level. Right: the risks
 on both levels in the middle of the prompt; dashed are the Bayes risks.
@@ -69,4 +69,4 @@ def scatter(table, axes):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

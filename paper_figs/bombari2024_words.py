@@ -1,6 +1,6 @@
 """How far one word moves the features of attention and of networks with random weights.
 
-    python paper_figs/bombari2024_words.py runs/bombari2024_words [picture.png]
+    python paper_figs/bombari2024_words.py [runs/bombari2024_words [picture.png]]
 
 After Bombari and Mondelli 2024 (arXiv 2402.02969, Fig. 1 and 2), with this project's sizes. The word sensitivity found
 by search, a lower bound, against the number of words; left of a key, right of the query, in which only pooled attention
@@ -44,4 +44,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,7 +1,7 @@
 """A channel found in the weights: what the induction head reads of the previous-token head, and the effect of its
 ablation.
 
-    python paper_figs/channels.py runs/channels [picture.png]
+    python paper_figs/channels.py [runs/channels [picture.png]]
 
 After Elhage et al. 2021 (K-composition) and Merullo et al. 2024 (arXiv 2406.09519, Fig. 2, 7, 10, there GPT-2). Left:
 of one head in each layer, the composition of each component with the reader's keys against what prefix matching loses
@@ -66,4 +66,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """From unigram to bigram statistics: divergences in training on Markov chains.
 
-    python paper_figs/edelman2024_markov.py runs/edelman2024_markov [picture.png]
+    python paper_figs/edelman2024_markov.py [runs/edelman2024_markov [picture.png]]
 
 After Edelman et al. 2024 (arXiv 2402.11004, Fig. 2): Kullback-Leibler divergence of the predictions from unigram counts
 and from the posterior mean by bigram counts, one layer left, two layers right.
@@ -32,4 +32,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

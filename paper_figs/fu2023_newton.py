@@ -1,6 +1,6 @@
 """The numbers of steps of Newton's iteration and of gradient descent that each layer of a deep model is worth.
 
-    python paper_figs/fu2023_newton.py runs/fu2023_newton [picture.png]
+    python paper_figs/fu2023_newton.py [runs/fu2023_newton [picture.png]]
 
 After Fu et al. 2023 (arXiv 2310.17086, §4): the number of steps whose errors are most like those of a layer, which is
 read out by a linear map that was fitted on other prompts. Left: Newton, on a linear axis, where a constant number of
@@ -51,4 +51,4 @@ def guide(axes, x, y, label):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Risk against the number of examples for one class of functions: a transformer and the algorithms made for it.
 
-    python paper_figs/garg2022_classes.py runs/garg2022_tree [picture.png]
+    python paper_figs/garg2022_classes.py [runs/garg2022_tree [picture.png]]
 
 Also for runs/garg2022_relu and runs/garg2022_sparse. After Garg et al. 2022 (arXiv 2208.01066, Fig. 5). Bands are 5 to
 95 % of bootstrap resamples of the test prompts; runs that differ in their settings are averaged.
@@ -47,4 +47,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

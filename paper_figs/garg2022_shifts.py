@@ -1,6 +1,6 @@
 """The error of a model on prompts that it was not trained on.
 
-    python paper_figs/garg2022_shifts.py runs/garg2022_shifts [picture.png]
+    python paper_figs/garg2022_shifts.py [runs/garg2022_shifts [picture.png]]
 
 After Garg et al. 2022 (arXiv 2208.01066, Fig. 3 and 4). Left: other inputs and noisy labels, the model (dots) and
 least squares (thin lines), which has no error with d and more noiseless examples. Middle: inputs or weights of another
@@ -87,4 +87,4 @@ def distributions(done, name):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """A dynamical system with a representation of its last states.
 
-    python paper_figs/guo2023_dynamics.py runs/guo2023_dynamics [picture.png]
+    python paper_figs/guo2023_dynamics.py [runs/guo2023_dynamics [picture.png]]
 
 After Guo et al. 2023 (arXiv 2310.10616, Fig. 5). Left: the risk by states seen, per coordinate of the next state.
 Middle and right: R² of probes of states and of representations before the present one, by layer.
@@ -49,4 +49,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

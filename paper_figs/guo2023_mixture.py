@@ -1,6 +1,6 @@
 """Several representations, of which each prompt has one: the risk, and the encoding of the others.
 
-    python paper_figs/guo2023_mixture.py runs/guo2023_mixture [picture.png]
+    python paper_figs/guo2023_mixture.py [runs/guo2023_mixture [picture.png]]
 
 After Guo et al. 2023 (arXiv 2310.10616, App. E). Left: the risk by examples. Middle: R² of Φ*_k(x) at tokens of x by
 layer, for the k of the prompt (solid) and the others (dashed). Right: the same for the predictions of ridge on Φ*_k.
@@ -53,4 +53,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Frozen upper blocks with new input projections, on plain linear regression.
 
-    python paper_figs/guo2023_pasting.py runs/guo2023_pasting [picture.png]
+    python paper_figs/guo2023_pasting.py [runs/guo2023_pasting [picture.png]]
 
 After Guo et al. 2023 (arXiv 2310.10616, Fig. 4). Left: the risk against the number of examples, at the cut that probes
 choose, of the three input projections, of one layer alone and of a full model. Right: the risk relative to Bayes
@@ -77,4 +77,4 @@ def line(axes, found, along, **look):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Where a representation is computed, copied and used.
 
-    python paper_figs/guo2023_representation.py runs/guo2023_representation [picture.png]
+    python paper_figs/guo2023_representation.py [runs/guo2023_representation [picture.png]]
 
 After Guo et al. 2023 (arXiv 2310.10616, Fig. 1 and 3). Left: the risk by examples, with ridge on the representation
 (Bayes) and on x itself. Middle and right: R² of probes by layer, at tokens of x and of y. Dashed are the controls: what
@@ -58,4 +58,4 @@ def probes(table, axes, kind):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

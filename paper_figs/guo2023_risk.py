@@ -1,6 +1,6 @@
 """Representations of other depths and widths, other noise: the risk, and the layer of the representation.
 
-    python paper_figs/guo2023_risk.py runs/guo2023_risk [picture.png]
+    python paper_figs/guo2023_risk.py [runs/guo2023_risk [picture.png]]
 
 After Guo et al. 2023 (arXiv 2310.10616, Fig. 2): the risk of models (lines) and of ridge on the representation (thin,
 dashed: Bayes) by examples, for several depths L, widths D and levels of noise. Right: how much of Φ* is written at
@@ -56,4 +56,4 @@ def panel(table, axes, key, rest):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

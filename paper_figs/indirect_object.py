@@ -1,6 +1,6 @@
 """Indirect-object identification: trained and held-out pairs of names, by layers and heads.
 
-    python paper_figs/indirect_object.py runs/indirect_object [picture.png]
+    python paper_figs/indirect_object.py [runs/indirect_object [picture.png]]
 
 After Wang et al. 2022 (arXiv 2211.00593, there GPT-2 on text). Each dot is a run. Left: accuracy on pairs of names as
 in training; right: on pairs that were held out. The dashed line is a guess between the two names.
@@ -41,4 +41,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

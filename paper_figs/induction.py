@@ -1,6 +1,6 @@
 """Induction heads in training: loss and scores of heads.
 
-    python paper_figs/induction.py runs/induction [picture.png]
+    python paper_figs/induction.py [runs/induction [picture.png]]
 
 After Olsson et al. 2022 (arXiv 2209.11895, arguments 1 and 2). Left: the loss on repeated blocks of one layer and of
 two. Right: of two layers, how much the best head of the second attends to what followed the current token, and the best
@@ -41,4 +41,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

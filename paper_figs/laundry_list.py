@@ -1,6 +1,6 @@
 """List recall: accuracy by length and by slot of the missing item.
 
-    python paper_figs/laundry_list.py runs/laundry_list [picture.png]
+    python paper_figs/laundry_list.py [runs/laundry_list [picture.png]]
 
 After Merullo et al. 2024 (arXiv 2406.09519, Fig. 1, left, there GPT-2 on text). Left: accuracy against the length of
 the list, over all tokens and among the listed items, with a guess among these; the dotted line is the longest list of
@@ -45,4 +45,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Mechanisms of list recall: difference of two bags, or a name-mover head.
 
-    python paper_figs/laundry_list_mechanism.py runs/laundry_list [picture.png]
+    python paper_figs/laundry_list_mechanism.py [runs/laundry_list [picture.png]]
 
 Left: of each head, at the end of lists of ten items: its weight on the list and on what is named again, how often it is
 largest on the missing item beyond a guess among ten, and the accuracy that is lost if it writes what it writes in
@@ -57,4 +57,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """What training never showed of lists: accuracy on what it did show and on what it did not.
 
-    python paper_figs/laundry_list_new.py runs/laundry_list_new [picture.png]
+    python paper_figs/laundry_list_new.py [runs/laundry_list_new [picture.png]]
 
 Rows are what was held out: a fifth of the items as answers, the middle slot as the missing one, the last opener or
 separator. Lists of 2 to 10 items; a guess is one among the listed items.
@@ -31,4 +31,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Pointing at a slot of a list with keys of few dimensions: accuracy by length and by slot.
 
-    python paper_figs/laundry_list_rank.py runs/laundry_list_rank [picture.png]
+    python paper_figs/laundry_list_rank.py [runs/laundry_list_rank [picture.png]]
 
 After Merullo et al. 2024 (arXiv 2406.09519, Fig. 5). Left: accuracy against the length of the list for each rank of the
 keys; dashed, 2/N, the most that one dimension allows. Right: accuracy on the longest lists by slot of the missing item.
@@ -45,4 +45,4 @@ def named(rank, keys):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Reach of the keys of a pointing model, with its accuracy and with untrained keys.
 
-    python paper_figs/laundry_list_reach.py runs/laundry_list_rank [picture.png]
+    python paper_figs/laundry_list_reach.py [runs/laundry_list_rank [picture.png]]
 
 After Merullo et al. 2024 (arXiv 2406.09519, Fig. 5, middle), where areas of a plane of signals lead to items of a list.
 Left: the shares of directions that lead to the slots of the longest lists, the largest first, a line for each run;
@@ -69,4 +69,4 @@ def by_slot(one):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

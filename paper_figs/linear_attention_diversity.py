@@ -1,6 +1,6 @@
 """The risk of linear attention fitted in closed form, by the diversity of its tasks, against its limit.
 
-    python paper_figs/linear_attention_diversity.py runs/lu2024_diversity [picture.png]
+    python paper_figs/linear_attention_diversity.py [runs/lu2024_diversity [picture.png]]
 
 After Lu et al. 2024 (arXiv 2405.11751). The exact risk on the task vectors of the training and on new ones against
 κ = task vectors / d, one panel for each d; the dashed line joins values of the limit d → ∞ for new ones.
@@ -44,4 +44,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """The in-context risk of linear attention fitted in closed form, by the number of prompts, against its limit.
 
-    python paper_figs/linear_attention_samples.py runs/lu2024_samples [picture.png]
+    python paper_figs/linear_attention_samples.py [runs/lu2024_samples [picture.png]]
 
 After Lu et al. 2024 (arXiv 2405.11751). Left: the exact risk on new task vectors against τ = prompts / d²; the dashed
 line joins values of the limit d → ∞, which is infinite at τ = 1. Right: how far the risk is from the limit, by d.
@@ -54,4 +54,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

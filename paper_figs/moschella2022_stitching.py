@@ -1,6 +1,6 @@
 """The lower blocks of one model under the upper blocks of another.
 
-    python paper_figs/moschella2022_stitching.py runs/moschella2022_stitching [picture.png]
+    python paper_figs/moschella2022_stitching.py [runs/moschella2022_stitching [picture.png]]
 
 After Moschella et al. 2022 (arXiv 2209.15430), Bansal et al. 2021 (arXiv 2106.07682) and Kornblith et al. 2019 (arXiv
 1905.00414). Left and middle: the excess risk against the cut, under a model of another seed and one that was trained
@@ -73,4 +73,4 @@ def similar(figure, axes, table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

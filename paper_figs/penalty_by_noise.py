@@ -1,6 +1,6 @@
 """The penalty of ridge that a model has learned, by the noise of its labels.
 
-    python paper_figs/penalty_by_noise.py runs/akyurek2022_noise [picture.png]
+    python paper_figs/penalty_by_noise.py [runs/akyurek2022_noise [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 2): the squared difference of the model's answers from those of each
 predictor, with few examples, in units of the least of its column. The frames are where theory wants the least.
@@ -43,4 +43,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

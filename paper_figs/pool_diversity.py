@@ -1,6 +1,6 @@
 """The distance of trained models to dMMSE and to ridge by the size of the training pool, and how it came about.
 
-    python paper_figs/pool_diversity.py runs/raventos2023_diversity [picture.png]
+    python paper_figs/pool_diversity.py [runs/raventos2023_diversity [picture.png]]
 
 After Raventós et al. 2023 (arXiv 2306.15063, Fig. 2 and 4): squared differences of answers relative to the Bayes risk,
 with weight vectors from the pool (left) and from the true prior (middle). Below the threshold a model is near the Bayes
@@ -52,4 +52,4 @@ def draw_training(done, axes):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

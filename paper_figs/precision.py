@@ -1,6 +1,6 @@
 """How exact constructions are in float64, float32 and bfloat16, as they grow.
 
-    iclab precision && python paper_figs/precision.py runs/precision [picture.png]
+    iclab precision && python paper_figs/precision.py [runs/precision [picture.png]]
 
 One panel for each construction and what grows in it. A precision that a construction refuses at all sizes is named in
 its panel.
@@ -18,10 +18,10 @@ from iclab.errors import refuse
 LOOKS = {"bfloat16": "C1", "float32": "C0", "float64": "black"}
 
 
-def load(folder):
-    """The table that `iclab precision` wrote to a folder."""
-    path = folder / "precision.json"
-    refuse("load", [] if path.is_file() else [f"{path}: no such file; `iclab precision --out {folder}` makes it"])
+def load(source):
+    """The table that `iclab precision` wrote to a folder, or the file itself."""
+    path = source / "precision.json" if source.is_dir() else source
+    refuse("load", [] if path.is_file() else [f"{path}: no such file; `iclab precision --out {path.parent}` makes it"])
     return pd.DataFrame(json.loads(path.read_text()))
 
 
@@ -58,4 +58,4 @@ def panel(axes, ladder):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, load)
+    plots.command(__doc__, draw, load, "precision")

@@ -1,6 +1,6 @@
 """What is written in the layers, and at which tokens.
 
-    python paper_figs/probes.py runs/akyurek2022_probes [picture.png]
+    python paper_figs/probes.py [runs/akyurek2022_probes [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 4 and 5). Left and middle: R² on held-out prompts of probes that
 attend to all tokens, for Xᵀy / i and for the least-squares weights, by layer, averaged over numbers of examples;
@@ -85,4 +85,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Learning curves of random-feature attention and of random-feature networks, with theory.
 
-    python paper_figs/random_feature_attention.py runs/random_feature_attention [picture.png]
+    python paper_figs/random_feature_attention.py [runs/random_feature_attention [picture.png]]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. A row for each dimension, a panel for each of
 five targets: the relative test error against the number of inputs, means over seeds; dotted, what theory says of
@@ -65,4 +65,4 @@ def panel(axes, table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Biased random-feature attention by the strength of its bias, and by how well that matches the target.
 
-    python paper_figs/random_feature_bias.py runs/random_feature_bias [picture.png]
+    python paper_figs/random_feature_bias.py [runs/random_feature_bias [picture.png]]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. The relative test error against the number of
 inputs, means over seeds; above with an intercept that is free of any penalty, below with the mean label in its place.
@@ -48,4 +48,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """The inputs that half of a target takes, by the dimension and by the number of keys.
 
-    python paper_figs/random_feature_growth.py runs/random_feature_growth [picture.png]
+    python paper_figs/random_feature_growth.py [runs/random_feature_growth [picture.png]]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. Means over seeds; in brackets the exponents, the
 logarithm to base 2 of what the inputs are multiplied by when d or N is doubled, means over the runs that measured it.
@@ -70,4 +70,4 @@ def line(axes, table, key, label, **look):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

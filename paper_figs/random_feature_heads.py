@@ -1,6 +1,6 @@
 """Random-feature attention and networks by their size, at a fixed number of inputs.
 
-    python paper_figs/random_feature_heads.py runs/random_feature_heads [picture.png]
+    python paper_figs/random_feature_heads.py [runs/random_feature_heads [picture.png]]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. The relative test error, means over seeds; M
 heads are compared with M (d + 1) neurons. Dotted, what theory says of infinitely many.
@@ -40,4 +40,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

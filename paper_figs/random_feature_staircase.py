@@ -1,6 +1,6 @@
 """Powers of a key are learned degree by degree.
 
-    python paper_figs/random_feature_staircase.py runs/random_feature_staircase [picture.png]
+    python paper_figs/random_feature_staircase.py [runs/random_feature_staircase [picture.png]]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. The relative test error against the number of
 inputs, means over seeds, of attention on the left and of a network on the right; dotted, theory.
@@ -44,4 +44,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Attention with trained query-key products, compared with frozen ones.
 
-    python paper_figs/random_feature_training.py runs/random_feature_training [picture.png]
+    python paper_figs/random_feature_training.py [runs/random_feature_training [picture.png]]
 
 After Fu et al. 2023 (arXiv 2307.11353), with this project's settings. Above, the relative test error against the number
 of inputs for the model that was trained from a mean of zero, for one that was trained from the identity, and for frozen
@@ -57,4 +57,4 @@ def curve(axes, table, quantity, **look):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """In-context or in-weights learning of labels, by the number of classes.
 
-    python paper_figs/reddy2023_classes.py runs/reddy2023_classes [picture.png]
+    python paper_figs/reddy2023_classes.py [runs/reddy2023_classes [picture.png]]
 
 After Reddy 2023 (arXiv 2312.03002, Fig. 2). Left: accuracy against the number of classes, all prompts bursty, on new
 classes (only the context helps), on known ones that the context lacks (only memory helps) and where the two disagree.
@@ -50,4 +50,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

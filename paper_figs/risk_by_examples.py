@@ -1,6 +1,6 @@
 """Risk against the number of examples: the transformer by depth, Bayes, least squares, gradient descent and k-NN.
 
-    python paper_figs/risk_by_examples.py runs/linear_regression [picture.png]
+    python paper_figs/risk_by_examples.py [runs/linear_regression [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 1) and Garg et al. 2022 (arXiv 2208.01066, Fig. 2). Reads the result
 table of a sweep, with a panel for each `task.noise` and a curve for each `model.n_layer` that were swept; runs that
@@ -55,4 +55,4 @@ def draw_panel(axes, noise, rows):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """The smallest model that is nearer to least squares than to ridge, by dimension.
 
-    python paper_figs/smallest_model.py runs/akyurek2022_smallest [picture.png]
+    python paper_figs/smallest_model.py [runs/akyurek2022_smallest [picture.png]]
 
 After Akyürek et al. 2022 (arXiv 2211.15661, Fig. 8). How much nearer a model is to least squares than to ridge, over 1
 to d − 1 examples: left against its depth, right against its width, the other size being fixed. Above zero a model is
@@ -38,4 +38,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

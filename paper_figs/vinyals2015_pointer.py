@@ -1,6 +1,6 @@
 """Sorting, or convex hulls, by pointing at the input, by its places and by an unembedding: accuracy by number of items.
 
-    python paper_figs/vinyals2015_pointer.py runs/vinyals2015_hull [picture.png]
+    python paper_figs/vinyals2015_pointer.py [runs/vinyals2015_hull [picture.png]]
 
 After Vinyals et al. 2015 (arXiv 1506.03134, §4), where hulls are measured by whole answers and by area. Left: accuracy
 of each token, with chance level. Middle: answers that are right as a whole, and of hulls the area covered by those that
@@ -47,4 +47,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Two tied layers of linear attention, and two steps of gradient descent and of GD++.
 
-    python paper_figs/vonoswald2022_gradient_descent_plus_plus.py FOLDER [picture.png]
+    python paper_figs/vonoswald2022_gradient_descent_plus_plus.py [FOLDER [picture.png]]
 
 After von Oswald et al. 2022 (arXiv 2212.07677, §3 and Fig. 3), against the number of examples N. Left: risk at the
 query. Right: the contraction γ that the trained weights spell out, the one that is best, and the published one.
@@ -61,4 +61,4 @@ def line(axes, table, name, quantity):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

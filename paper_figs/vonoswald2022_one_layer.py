@@ -1,6 +1,6 @@
 """One layer of linear attention and one step of gradient descent.
 
-    python paper_figs/vonoswald2022_one_layer.py runs/vonoswald2022_one_layer [picture.png]
+    python paper_figs/vonoswald2022_one_layer.py [runs/vonoswald2022_one_layer [picture.png]]
 
 After von Oswald et al. 2022 (arXiv 2212.07677, Fig. 2). Left: the risk of the model, of the best step and of the model
 half-way between the two, against the scale of the inputs. Right: the cosine of the implied weights with those of the
@@ -59,4 +59,4 @@ def line(axes, table, name, quantity, **look):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """Where training goes that starts from the construction of gradient descent, disturbed or not.
 
-    python paper_figs/vonoswald2022_start.py runs/vonoswald2022_start [picture.png]
+    python paper_figs/vonoswald2022_start.py [runs/vonoswald2022_start [picture.png]]
 
 After von Oswald et al. 2022 (arXiv 2212.07677, §3). Left: risk after training against the relative perturbation of the
 weights, beside two steps of gradient descent and of GD++. Right: the distance of the weights, up to symmetries, to
@@ -69,4 +69,4 @@ def values(table, name, quantity):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -1,6 +1,6 @@
 """The risk of one layer of linear attention on prompts of other lengths than in training.
 
-    python paper_figs/zhang2023_one_layer.py runs/zhang2023_one_layer [picture.png]
+    python paper_figs/zhang2023_one_layer.py [runs/zhang2023_one_layer [picture.png]]
 
 After Zhang, Frei, Bartlett 2023 (arXiv 2306.09927, Thm 4.2) and Wu et al. 2023 (2310.08391): the trained layer, its
 closed form and the Bayes risk against the number of examples, for isotropic inputs, one panel for each noise. The
@@ -44,4 +44,4 @@ def draw(table):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, iclab.load)
+    plots.command(__doc__, draw, iclab.load, STUDY)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite, log10
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from iclab.experiments.claims import TRAINED
 from iclab.experiments.config import dump
 from iclab.experiments.findings import Findings, beaten, number
 from iclab.experiments.mappings import flatten
-from iclab.runs.store import STATES, Run, Status, distinguishing_keys, runs, sweeps
+from iclab.runs.store import STATES, Run, Status, runs, sweeps
+from iclab.runs.tables import distinguishing_keys
 
 Row = Mapping[str, Any]
 
@@ -85,23 +87,37 @@ def value(
 # ---- sweeps --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A run, as it is listed."""
+
+    id: str
+    state: str
+    error: str
+    seconds: float
+    settings: Mapping[str, Any]
+    rows: Sequence[Row]
+
+
 def of_runs(title: str, runs: Sequence[Run], to: Console) -> Group:
     """Shows runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk,
     where that predictor is not known."""
-    looks = [run.look() for run in runs]
-    settings = [flatten(each) for _, each, _ in looks]
-    keys = [key for key in distinguishing_keys([each for each in settings if each]) if key not in LABELS.values()]
+    looks = [(run.id, *run.look()) for run in runs]
+    return of_entries(title, [Entry(id, s.state, s.error, s.seconds, flatten(e), rows) for id, s, e, rows in looks], to)
+
+
+def of_entries(title: str, entries: Sequence[Entry], to: Console) -> Group:
+    """Shows runs as `of_runs` does, wherever they come from."""
+    settings = [entry.settings for entry in entries if entry.settings]
+    keys = [key for key in distinguishing_keys(settings) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
-    body = [
-        _run_row(run, status, rows, [chosen.get(key) for key in [*keys, *LABELS.values()]])
-        for run, (status, _, rows), chosen in zip(runs, looks, settings, strict=True)
-    ]
-    return table(title, columns, body, to)
+    return table(title, columns, [_run_row(entry, [*keys, *LABELS.values()]) for entry in entries], to)
 
 
-def _run_row(run: Run, status: Status, rows: Sequence[Row], chosen: Sequence[Any]) -> list[Any]:
-    note = "; ".join([status.error, *beaten(rows)] if status.error else beaten(rows))
-    return [run.id, *chosen, status.state, status.seconds or None, *_results(rows), note]
+def _run_row(entry: Entry, keys: Sequence[str]) -> list[Any]:
+    note = "; ".join([entry.error, *beaten(entry.rows)] if entry.error else beaten(entry.rows))
+    chosen = [entry.settings.get(key) for key in keys]
+    return [entry.id, *chosen, entry.state, entry.seconds or None, *_results(entry.rows), note]
 
 
 def _results(rows: Sequence[Row]) -> tuple[str, str, str]:

@@ -28,7 +28,8 @@ from iclab.runs.engines import HERE, Site, opened, slurm
 from iclab.runs.engines.local import slots
 from iclab.runs.environment import usable_cores
 from iclab.runs.packing import Packs
-from iclab.runs.store import VERDICTS, Run, Status, distinguishing_keys, tidy
+from iclab.runs.store import VERDICTS, Run, Status, tidy
+from iclab.runs.tables import distinguishing_keys
 from iclab.runs.trainings import Trainings
 
 MOST = 60  # runs that the table at the end of a sweep lists

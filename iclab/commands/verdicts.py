@@ -26,6 +26,7 @@ Record = Mapping[str, Any]
 PARTS = ["claim", "expected", "kind", "measured", "seeds", "distance", "written", "verdict"]
 CLAIMS = ["paper", *PARTS, "minutes"]
 CHANGES = ["study", "claim", "change", "before", "now"]
+NOT_RUN = "not run"  # the outcome of a claim without a result
 OLD = "worst run"  # the kind of claims that were judged before there were kinds
 WRITTEN = ("before", "after", None)
 MOMENTS = {"before": "written before the result was seen", "after": "written after it was seen", None: "verdicts"}
@@ -33,23 +34,29 @@ MOMENTS = {"before": "written before the result was seen", "after": "written aft
 
 def of_verdicts(judged: Sequence[Verdict], to: Console) -> Group:
     """Shows the outcomes of the claims of a sweep, with notes on those that do not hold, and their tally."""
-    records = [verdict.record() for verdict in judged]
-    body = [[*_parts(one), _runs(one)] for one in records]
+    return of_records([verdict.record() for verdict in judged], to)
+
+
+def of_records(records: Sequence[Record], to: Console) -> Group:
+    """Shows verdicts as `of_verdicts` does, as they were recorded."""
+    body = [[*parts(one), _runs(one)] for one in records]
     notes = [f"{one['claim']}: {one['note'] or 'decided by run ' + one['run']}" for one in records if _noted(one)]
     return Group(table("claims", [*PARTS, "runs"], body, to), *map(Text, [*notes, *tally_lines(records)]))
 
 
 def _noted(record: Record) -> bool:
-    return record["outcome"] != "holds" and bool(record["note"] or record["run"])
+    return record["outcome"] != "holds" and bool(record.get("note") or record.get("run"))
 
 
 def _runs(record: Record) -> str:
     """How many runs a verdict speaks of, and the layouts and targets among them."""
+    if "cells" not in record:
+        return ""
     return f"{len(record['cells'])} {', '.join(record[key] for key in ('layout', 'targets') if record[key])}".rstrip()
 
 
-def _parts(record: Record) -> list[str]:
-    """A record as it is printed, by `PARTS`."""
+def parts(record: Record) -> list[str]:
+    """Returns a record as it is printed, by `PARTS`."""
     kind = f"share {record['share']:.0%}" if record.get("share") else record.get("kind", OLD)
     told = [record["measured"], record.get("of", ""), distance(record), record.get("written") or ""]
     return [record["claim"], record["expected"], kind, *told, record["outcome"]]
@@ -89,7 +96,7 @@ def _claim_rows(sweep: Path, judged: Sequence[Record]) -> Iterator[list[str]]:
     paper = str(load(sweep / "study.toml").get("paper", "")).partition(":")[0]
     minutes = f"{sum(run.recorded().seconds for run in runs(sweep)) / 60:.1f}"
     for i, record in enumerate(judged):
-        yield [paper, *_parts(record), minutes] if i == 0 else ["", *_parts(record), ""]
+        yield [paper, *parts(record), minutes] if i == 0 else ["", *parts(record), ""]
 
 
 def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -115,7 +122,7 @@ def tally(judged: Iterable[Record]) -> tuple[list[str], list[list[int | str | No
     kinds = list(dict.fromkeys(one.get("kind", OLD) for one in judged))
     marks = [("written", each) for each in WRITTEN] + [("kind", each) for each in kinds]
     body: list[list[int | str | None]] = []
-    for outcome in reversed(OUTCOMES):
+    for outcome in (*reversed(OUTCOMES), NOT_RUN):
         those = [{"kind": OLD, "written": None} | dict(one) for one in judged if one["outcome"] == outcome]
         counted = Counter(mark for one in those for mark in marks if one[mark[0]] == mark[1])
         body += [[outcome, *(counted[mark] or None for mark in marks), len(those)]] if those else []
@@ -126,7 +133,8 @@ def tally_lines(judged: Sequence[Record]) -> Iterator[str]:
     """Yields a line of counted verdicts for claims written before their results were seen, after, and neither said."""
     for written in WRITTEN:
         counted = Counter(one["outcome"] for one in judged if one.get("written") == written)
-        told = ", ".join(f"{counted[outcome]} {outcome}" for outcome in reversed(OUTCOMES) if counted[outcome])
+        named = [*reversed(OUTCOMES), NOT_RUN]
+        told = ", ".join(f"{counted[outcome]} {outcome}" for outcome in named if counted[outcome])
         yield from [f"{MOMENTS[written]}: {told}"] if told else []
 
 

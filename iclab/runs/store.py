@@ -1,4 +1,4 @@
-"""The store: a folder for each run, and one tidy table for all of them.
+"""The store: a folder for each run.
 
     runs/<sweep>/study.toml          the task file as used
     runs/<sweep>/verdicts.json       what became of its claims
@@ -30,24 +30,18 @@ import json
 import os
 import re
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from iclab.errors import Damaged, UsageError, refuse, unknown
 from iclab.experiments import config
 from iclab.experiments.identity import numerics_of, remedy, run_id
-from iclab.experiments.mappings import flatten
 from iclab.files import atomic_write, naming, read_json, regular
-from iclab.renamed import old_names
 from iclab.runs.disk import AGAIN
-
-if TYPE_CHECKING:
-    import pandas
 
 State = Literal["pending", "running", "interrupted", "done", "failed", "diverged", "damaged"]
 
@@ -65,7 +59,6 @@ OWN = re.compile(
     r"|(weights|constants|checkpoint[\w-]*)\.safetensors"
 )
 STRAY = re.compile(r"\..+\.(\d+)\.tmp")
-COLUMNS = ("predictor", "distribution", "quantity", "layer", "position", "step", "value", "stderr")
 
 
 def now() -> str:
@@ -600,88 +593,3 @@ def find(name: str, root: Path, command: str = "show") -> Run:
     several = f"{name!r} may be " + ", ".join(str(run.folder) for run in matches)
     refuse(command, [several] if len(matches) > 1 else [])
     return matches[0]
-
-
-def load(folder: Path | str) -> "pandas.DataFrame":
-    """Returns the results of all runs in a folder as one tidy table, one measured number a row.
-
-    Columns: `run`; the settings that differ between the runs, by dotted key; `predictor`, `distribution`, `quantity`,
-    `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
-    on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN; so
-    has one that is damaged, and a warning names it. Raises ``ValueError`` where the folder holds no runs.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> from iclab.experiments.experiment import Experiment
-    >>> from iclab.tasks import LinearRegression
-    >>> folder = TemporaryDirectory()
-    >>> for seed in (0, 1):
-    ...     experiment = Experiment(LinearRegression(d=2, n=4), seed=seed)
-    ...     Run(Path(folder.name) / experiment.id).create(experiment.mapping())
-    >>> table = load(folder.name)  # two runs that are still without results
-    >>> list(table.columns[:3]), sorted(table["seed"]), set(table["state"])
-    (['run', 'seed', 'predictor'], [0, 1], {'pending'})
-    """
-    import pandas  # here and not above: a worker has no need of it
-
-    known = runs(Path(folder))
-    refuse("load", [] if known else [f"{folder} holds no runs; expected a folder that `iclab sweep` made"])
-    looks = [run.look() for run in known]
-    warn_of([status for status, _, _ in looks])
-    settings = [flatten(each) for _, each, _ in looks]
-    swept = differing([each for each in settings if each])
-    rows = [
-        row
-        for run, (status, _, measured), chosen in zip(known, looks, settings, strict=True)
-        for row in _table_rows(run.id, status, measured, chosen, swept)
-    ]
-    table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
-    return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
-
-
-def warn_of(statuses: Iterable[Status]) -> None:
-    """Warns of damaged runs, by name."""
-    damaged = [status.error for status in statuses if status.state == "damaged"]
-    more = [f"and {len(damaged) - 3} more"] if len(damaged) > 3 else []
-    if damaged:
-        warnings.warn(f"without results: {'; '.join([*damaged[:3], *more])}", stacklevel=3)
-
-
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the keys whose values are not the same in all, in the order in which they are first seen."""
-    keys = dict.fromkeys(key for each in settings for key in each)
-    return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
-
-
-def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
-    have, as another kind of task has other settings, each that distinguishes runs which the ones before do not."""
-    keys = differing(settings)
-    distinguishing = [key for key in keys if all(key in each for each in settings)]
-    for key in [key for key in keys if key not in distinguishing]:
-        distinguishing += [key] if _kinds(settings, [*distinguishing, key]) > _kinds(settings, distinguishing) else []
-    return [key for key in keys if key in distinguishing]
-
-
-def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """How many different runs there are, seen by these keys alone."""
-    return len({tuple(_hashable(each.get(key)) for key in keys) for each in settings})
-
-
-def _hashable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return tuple((key, _hashable(each)) for key, each in value.items())
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
-
-
-def _table_rows(
-    run: str, status: Status, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], swept: Sequence[str]
-) -> Iterator[tuple[Any, ...]]:
-    head = (run, *(_hashable(settings.get(key)) for key in swept))
-    tail = (status.state, status.error)
-    for row in rows or [{}]:
-        position = "mean" if row and row.get("position") is None else row.get("position")
-        entries = {**row, "position": position}
-        yield (*head, *(entries.get(column) for column in COLUMNS), *tail)
-
-
-__getattr__ = old_names(__name__, telling="distinguishing_keys")

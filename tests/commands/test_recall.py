@@ -18,7 +18,7 @@ from iclab.experiments.verdicts import Cell, judge
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
 from iclab.measures import measure
 from iclab.models import TokenTransformer, TokenTransformerConfig
-from iclab.runs.store import load
+from iclab.runs.results import load
 from iclab.tasks import RecallText
 from iclab.tasks.text import HEADS, MIDDLES, NAMES, OBJECTS, PLACES, TAIL, TEMPLATES, THINGS
 from tests.analysis.test_composition import normal

@@ -145,7 +145,7 @@ def test_a_setting_that_was_not_swept_is_named_by_a_figure(monkeypatch):
     for key, kind in {"task.n": SystemExit, "value": KeyError}.items():
         monkeypatch.setattr("sys.argv", ["figure.py", "runs"])
         with pytest.raises(kind) as end:
-            plots.command("", lambda table, key=key: table[key], lambda folder: pandas.DataFrame({"x": [1]}))
+            plots.command("", lambda table, key=key: table[key], lambda folder: pandas.DataFrame({"x": [1]}), "s")
         assert kind is KeyError or end.value.code == "nothing to draw: task.n was not swept"
     assert plots.by_seed(pandas.DataFrame({"x": [1]}))[0][0] is None
     assert [seed for seed, _ in plots.by_seed(pandas.DataFrame({"seed": [3, 1, 1]}))] == [1, 3]

@@ -28,7 +28,8 @@ from iclab.models import AnyModelConfig, FrozenModelConfig, ModelConfig, Transfo
 from iclab.predictors import LeastSquares
 from iclab.runs import worker
 from iclab.runs.environment import write_environment
-from iclab.runs.store import load, runs
+from iclab.runs.results import load
+from iclab.runs.store import runs
 from iclab.tasks import LinearRegression, Task
 
 TASK = """from dataclasses import dataclass

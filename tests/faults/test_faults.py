@@ -22,7 +22,8 @@ import pytest
 
 from iclab import cli
 from iclab.errors import UsageError
-from iclab.runs.store import Run, Status, load, runs
+from iclab.runs.results import load
+from iclab.runs.store import Run, Status, runs
 from tests.conftest import unchecked
 from tests.faults.mutations import MUTATIONS
 from tests.faults.processes import Lab, Sweep, killed_at_random, mount, mounted, shot, still_done, unmount

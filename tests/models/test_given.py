@@ -14,7 +14,7 @@ from iclab.errors import UsageError
 from iclab.experiments.study import Study
 from iclab.models import Pretrained, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.runs import worker
-from iclab.runs.store import load
+from iclab.runs.results import load
 
 CODE = """import torch
 from torch import nn

@@ -15,7 +15,8 @@ from iclab.commands import report
 from iclab.commands.sweep import prepare
 from iclab.experiments.study import Study
 from iclab.runs import worker
-from iclab.runs.store import load, runs
+from iclab.runs.results import load
+from iclab.runs.store import runs
 from iclab.runs.trainings import training_id
 from tests.conftest import unchecked
 from tests.runs.engines.begun import begin

@@ -17,7 +17,9 @@ import iclab
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import run_id
 from iclab.files import atomic_write
-from iclab.runs.store import COLUMNS, Curve, Run, Status, distinguishing_keys, find, load, runs, sweeps
+from iclab.runs.results import load
+from iclab.runs.store import Curve, Run, Status, find, runs, sweeps
+from iclab.runs.tables import COLUMNS, distinguishing_keys
 from iclab.tasks import LinearRegression
 
 TASK = LinearRegression(3, 4)

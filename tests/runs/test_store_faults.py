@@ -19,7 +19,8 @@ from iclab.experiments.study import Study
 from iclab.learning.training import BrokenCheckpoint, Training, TrainingConfig
 from iclab.models import Transformer, TransformerConfig
 from iclab.runs import disk
-from iclab.runs.store import Run, load, runs
+from iclab.runs.results import load
+from iclab.runs.store import Run, runs
 from iclab.tasks import LinearRegression
 from tests.runs.test_reuse import Here
 

@@ -24,7 +24,8 @@ from iclab import cli
 from iclab.commands import sweep as sweeps
 from iclab.experiments.experiment import Experiment
 from iclab.runs import worker
-from iclab.runs.store import Run, load, runs
+from iclab.runs.results import load
+from iclab.runs.store import Run, runs
 from tests.conftest import unchecked
 from tests.runs.test_reuse import Here
 

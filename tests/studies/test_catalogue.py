@@ -27,7 +27,8 @@ from iclab.learning.training import OptimizerConfig, TrainingConfig
 from iclab.measures import Workspace, evolution, measure
 from iclab.measures.monitor import watched
 from iclab.models import TransformerConfig
-from iclab.runs.store import Run, distinguishing_keys
+from iclab.runs.store import Run
+from iclab.runs.tables import distinguishing_keys
 from iclab.runs.worker import DONE, work
 from iclab.tasks import TokenTask
 from tests.conftest import generator, unchecked
@@ -389,10 +390,12 @@ def test_every_figure_names_its_task_file():
     assert len(FIGURES) > 40 and set(FIGURES.values()) <= {path.name for path in FILES}
 
 
-def test_the_table_of_figures_names_each_script_beside_its_study():
-    rows = [row for row in (ROOT / "paper_figs" / "README.md").read_text().splitlines() if row.startswith("| ")]
+def test_the_page_of_figures_names_each_study_with_its_scripts():
+    page = (ROOT / "paper_figs" / "README.md").read_text()
+    for path in FILES:
+        assert f"<!-- results: {path.stem} -->" in page, path.stem
     for script, file in FIGURES.items():
-        assert any(file.removesuffix(".toml") in row and script in row for row in rows), script
+        assert any(f"`{file}`" in line and f"`{script}`" in line for line in page.splitlines()), script
 
 
 @pytest.fixture

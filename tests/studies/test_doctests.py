@@ -43,7 +43,7 @@ CALLED_MOST = {
     "iclab.predictors.least_squares.LeastSquares",
     "iclab.predictors.neighbours.NearestNeighbours",
     "iclab.predictors.ridge.Ridge",
-    "iclab.runs.store.load",
+    "iclab.runs.results.load",
     "iclab.runs.trainings.load_model",
     "iclab.tasks.examples.derived.FinitePool",
     "iclab.tasks.examples.linear.LinearRegression",

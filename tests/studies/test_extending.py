@@ -29,7 +29,8 @@ import iclab
 from iclab.cli import main
 from iclab.commands import report
 from iclab.runs import worker
-from iclab.runs.store import load, runs
+from iclab.runs.results import load
+from iclab.runs.store import runs
 from iclab.tasks import LinearRegression
 from iclab.experiments.study import Study
 from iclab.commands.sweep import prepare

@@ -13,7 +13,8 @@ import pytest
 from iclab.errors import UsageError
 from iclab.runs.engines import chunk, slurm
 from iclab.runs.engines.slurm import Slurm, minutes, options, queued, script
-from iclab.runs.store import Run, load, runs
+from iclab.runs.results import load
+from iclab.runs.store import Run, runs
 from iclab.runs.worker import DONE, FAILED, STOPPED
 from tests.runs.engines.begun import STUDY_TIME, begin, finished
 from tests.runs.engines.fake_slurm import tasks

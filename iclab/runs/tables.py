@@ -1,0 +1,85 @@
+"""One tidy table for all runs of a folder: a measured number a row, with the settings that differ."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from iclab.experiments.mappings import flatten
+from iclab.runs.store import Run, Status
+
+if TYPE_CHECKING:
+    import pandas
+
+PLACE = ("predictor", "distribution", "quantity", "layer", "position", "step")  # what a number is about
+COLUMNS = (*PLACE, "value", "stderr")
+
+
+def table_of(known: Sequence[Run]) -> "pandas.DataFrame":
+    """Returns the results of runs as one table; `iclab.load` says which."""
+    looks = [run.look() for run in known]
+    warn_of([status for status, _, _ in looks])
+    settings = [flatten(each) for _, each, _ in looks]
+    swept = differing([each for each in settings if each])
+    rows = [
+        row
+        for run, (status, _, measured), chosen in zip(known, looks, settings, strict=True)
+        for row in table_rows(run.id, status.state, status.error, measured, [chosen.get(key) for key in swept])
+    ]
+    return frame(rows, swept)
+
+
+def frame(rows: Sequence[tuple[Any, ...]], swept: Sequence[str]) -> "pandas.DataFrame":
+    """Returns rows of `run`, swept settings, `COLUMNS`, `state` and `error` as a table."""
+    import pandas  # here and not above: a worker has no need of it
+
+    table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
+    return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
+
+
+def table_rows(
+    run: str, state: str, error: str, rows: Sequence[Mapping[str, Any]], swept: Sequence[Any]
+) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of a run as `frame` takes them; a single one, which says nothing else, where it has none."""
+    for row in rows or [{}]:
+        position = "mean" if row and row.get("position") is None else row.get("position")
+        entries = {**row, "position": position}
+        yield (run, *map(hashable, swept), *(entries.get(column) for column in COLUMNS), state, error)
+
+
+def warn_of(statuses: Iterable[Status]) -> None:
+    """Warns of damaged runs, by name."""
+    damaged = [status.error for status in statuses if status.state == "damaged"]
+    more = [f"and {len(damaged) - 3} more"] if len(damaged) > 3 else []
+    if damaged:
+        warnings.warn(f"without results: {'; '.join([*damaged[:3], *more])}", stacklevel=4)
+
+
+# ---- settings ------------------------------------------------------------------------------------------------------
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the keys whose values are not the same in all, in the order in which they are first seen."""
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
+
+
+def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns those of the differing keys that are worth a column: all that every run has, and of those that only some
+    have, as another kind of task has other settings, each that distinguishes runs which the ones before do not."""
+    keys = differing(settings)
+    distinguishing = [key for key in keys if all(key in each for each in settings)]
+    for key in [key for key in keys if key not in distinguishing]:
+        distinguishing += [key] if _kinds(settings, [*distinguishing, key]) > _kinds(settings, distinguishing) else []
+    return [key for key in keys if key in distinguishing]
+
+
+def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """How many different runs there are, seen by these keys alone."""
+    return len({tuple(hashable(each.get(key)) for key in keys) for each in settings})
+
+
+def hashable(value: Any) -> Any:
+    """Returns a setting as tuples, in place of lists and mappings."""
+    if isinstance(value, Mapping):
+        return tuple((key, hashable(each)) for key, each in value.items())
+    return tuple(map(hashable, value)) if isinstance(value, list) else value

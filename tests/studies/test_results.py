@@ -1,0 +1,70 @@
+"""The results that are kept in paper_figs: pages say what they say, claims are judged by them as recorded, and every
+figure is drawn from them."""
+
+import runpy
+import sys
+from functools import cache
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.figure import Figure
+
+from iclab.commands.results import Book
+from iclab.experiments.verdicts import judge
+from iclab.runs.results import cells, read
+
+ROOT = Path(__file__).parents[2]
+KEPT = sorted(path for path in (ROOT / "paper_figs" / "results").glob("*.json") if path.stem != "precision")
+DRAWN_AT_ONCE = ("linear_regression", "induction")
+
+
+@cache
+def book():
+    return Book.of(ROOT / "paper_figs")
+
+
+def test_results_are_few_and_small():
+    assert len(KEPT) > 3
+    assert sum(path.stat().st_size for path in KEPT) < 5e6
+
+
+@pytest.mark.parametrize("page", ["README.md", "paper_figs/README.md"])
+def test_a_page_says_what_the_results_say(page):
+    assert ROOT / page in book().pages()
+    made, text = book().filled(ROOT / page), (ROOT / page).read_text()
+    assert text == made, f"{page} differs from the results: `make results` makes it anew"
+    assert len(text) > 5000
+
+
+@pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
+def test_claims_are_judged_by_what_is_kept_as_recorded(path):
+    content = read(path)
+    claims = {claim.name: claim for claim in book().studies[path.stem].heading.claims}
+    recorded = {one["claim"]: one for one in content["verdicts"]}
+    if recorded.keys() != claims.keys():
+        pytest.skip("the claims are others since, which the page says")
+    for verdict in judge(claims.values(), cells(content)):
+        one = recorded[verdict.claim.name]
+        if one["expected"] == verdict.claim.expected:
+            assert (verdict.outcome, verdict.measured) == (one["outcome"], one["measured"]), verdict.claim.name
+
+
+SCRIPTS = [
+    pytest.param(script, id=script.stem, marks=[] if study in DRAWN_AT_ONCE else [pytest.mark.slow])
+    for study, script in (
+        (runpy.run_path(str(path)).get("STUDY"), path) for path in sorted((ROOT / "paper_figs").glob("*.py"))
+    )
+    if (ROOT / "paper_figs" / "results" / f"{study or 'precision'}.json").is_file()
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_alone_draws_what_is_kept(script, monkeypatch):
+    picture, saved = script.parent / "results" / f"{script.stem}.png", []
+    assert picture.is_file()
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: saved.append(path))
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    runpy.run_path(str(script), run_name="__main__")
+    plt.close("all")
+    assert saved == [picture]
