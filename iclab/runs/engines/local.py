@@ -17,7 +17,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from iclab.runs import worker
 from iclab.runs.store import Run, at_once
@@ -114,10 +113,14 @@ def conditions_of_workers() -> Iterator[None]:
     that stops it, in order."""
     resource_tracker.ensure_running()  # whose start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    environment = dict(os.environ)
+    os.environ.update(ONE_THREAD)
     try:
-        with patch.dict(os.environ, ONE_THREAD):
-            yield
+        yield
     finally:
+        for name in ONE_THREAD:
+            os.environ.pop(name)
+            os.environ.update({name: environment[name]} if name in environment else {})
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
