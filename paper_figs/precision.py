@@ -15,14 +15,16 @@ from matplotlib.ticker import NullLocator
 from iclab import plots
 from iclab.errors import refuse
 
+STUDY = "precision"  # no task file: what the command measures
 LOOKS = {"bfloat16": "C1", "float32": "C0", "float64": "black"}
 
 
 def load(source):
-    """The table that `iclab precision` wrote to a folder, or the file itself."""
+    """The table that `iclab precision` wrote to a folder, or that was kept."""
     path = source / "precision.json" if source.is_dir() else source
     refuse("load", [] if path.is_file() else [f"{path}: no such file; `iclab precision --out {path.parent}` makes it"])
-    return pd.DataFrame(json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    return pd.DataFrame(content["rows"] if isinstance(content, dict) else content)
 
 
 def draw(table):
@@ -58,4 +60,4 @@ def panel(axes, ladder):
 
 
 if __name__ == "__main__":
-    plots.command(__doc__, draw, load, "precision")
+    plots.command(__doc__, draw, load, STUDY)

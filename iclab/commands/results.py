@@ -34,7 +34,7 @@ from iclab.experiments.findings import Findings
 from iclab.experiments.study import Study
 from iclab.files import atomic_write, read_json, read_text, write_json
 from iclab.plots import style
-from iclab.runs.results import Picture, cells, collect, kept_table, read, records, write
+from iclab.runs.results import Picture, cells, collect, kept_table, load, read, records, write
 from iclab.runs.store import sweeps
 
 BLOCK = re.compile(r"(<!-- results: (?P<study>\S+)(?: (?P<part>[^\n]*?))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -46,11 +46,12 @@ LAYERS = ("fit_distance", "fit_parameter", "fit_probability", "fit_low", "fit_hi
 
 @dataclass(frozen=True)
 class Script:
-    """A script that draws the results of a study."""
+    """A script that draws the results of a study, which it loads by `load`."""
 
     path: Path
     study: str
     draw: Callable[[pandas.DataFrame], Any]
+    load: Callable[[Path], pandas.DataFrame] = load
 
     def look(self, table: pandas.DataFrame) -> bytes:
         """Returns the picture of a table as bytes, to be compared with others."""
@@ -87,7 +88,8 @@ class Book:
         for path in sorted(folder.glob("*.py")):
             names = runpy.run_path(str(path))
             if "STUDY" in names and "draw" in names:
-                found.setdefault(names["STUDY"], []).append(Script(path, names["STUDY"], names["draw"]))
+                script = Script(path, names["STUDY"], names["draw"], names.get("load", load))
+                found.setdefault(script.study, []).append(script)
         refuse("results", [] if found else [f"{folder} has no scripts with STUDY and draw"])
         return cls(folder, found)
 
@@ -127,7 +129,7 @@ class Book:
         for name in OTHER:
             source = folder / name / f"{name}.json"
             if source.is_file():
-                write_json(self.results / source.name, read_json(source))
+                write_json(self.results / source.name, {"study": name, "rows": read_json(source), "verdicts": []})
                 yield f"kept {self.results / source.name}"
 
     def pictures(self, name: str) -> list[Picture]:
@@ -137,11 +139,11 @@ class Book:
         return [*(s.look for s in self.scripts.get(name, ())), *(lambda t, p=p: _layers(t, p) for p in of_layers)]
 
     def draw(self) -> Iterator[str]:
-        """Draws the figures of all studies that have results; yields a line for each."""
-        for name, content in self.kept.items():
-            for script in self.scripts.get(name, ()):
-                target = self.results / f"{script.path.stem}.png"
-                script.save(kept_table(content), target)
+        """Draws all figures that there are results for; yields a line for each."""
+        for script in (script for each in self.scripts.values() for script in each):
+            source, target = self.results / f"{script.study}.json", self.results / f"{script.path.stem}.png"
+            if source.is_file():
+                script.save(script.load(source), target)
                 yield f"drew {target}"
 
     # ---- pages -----------------------------------------------------------------------------------------------------
@@ -189,7 +191,8 @@ class Book:
             return self._tally()
         parts = {"": self._section, "claims": self._claims, "verdicts": self._verdicts, "runs": self._runs}
         kind = part.partition(" ")[0]
-        refuse("results", [] if name in self.studies else [unknown("study", name, [*self.studies, "all"])])
+        known = [*self.studies, *OTHER, "all"] if kind == "figures" else [*self.studies, "all"]
+        refuse("results", [] if name in known else [unknown("study", name, known)])
         if kind == "figures":
             return self._figures(page, name)
         if kind == "layers":
@@ -231,10 +234,11 @@ class Book:
         return _fenced(_printed(report.of_entries(f"runs/{name}", known, _wide())))
 
     def _figures(self, page: Path, name: str) -> str:
-        """The pictures of a study that were drawn, as a page shows them."""
-        known = [self.results / f"{script.path.stem}.png" for script in self.scripts.get(name, ())]
-        shown = [path.relative_to(page.parent).as_posix() for path in known if name in self.kept]
-        return "\n\n".join(f"![{self.studies[name].heading.title}]({path})" for path in shown)
+        """The pictures of a study that has results, as a page shows them."""
+        title = self.studies[name].heading.title if name in self.studies else name
+        scripts = self.scripts.get(name, ()) if (self.results / f"{name}.json").is_file() else ()
+        known = [self.results / f"{script.path.stem}.png" for script in scripts]
+        return "\n\n".join(f"![{title}]({path.relative_to(page.parent).as_posix()})" for path in known)
 
     def _tally(self) -> str:
         judged = [record for name in self.studies for record in self.outcomes(name).values()]

@@ -10,12 +10,12 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from iclab.commands.results import Book
+from iclab.commands.results import OTHER, Book
 from iclab.experiments.verdicts import judge
 from iclab.runs.results import cells, read
 
 ROOT = Path(__file__).parents[2]
-KEPT = sorted(path for path in (ROOT / "paper_figs" / "results").glob("*.json") if path.stem != "precision")
+KEPT = sorted(path for path in (ROOT / "paper_figs" / "results").glob("*.json") if path.stem not in OTHER)
 DRAWN_AT_ONCE = ("linear_regression", "induction")
 
 
@@ -55,7 +55,7 @@ SCRIPTS = [
     for study, script in (
         (runpy.run_path(str(path)).get("STUDY"), path) for path in sorted((ROOT / "paper_figs").glob("*.py"))
     )
-    if (ROOT / "paper_figs" / "results" / f"{study or 'precision'}.json").is_file()
+    if (ROOT / "paper_figs" / "results" / f"{study}.json").is_file()
 ]
 
 
