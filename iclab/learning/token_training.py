@@ -89,7 +89,7 @@ def masked_losses(
     rest = ~asked.flatten()
     scores = logits.flatten(0, 1).masked_fill(rest.unsqueeze(1), 0.0)  # whatever is there, it has no gradient
     terms = cross_entropy(scores, targets.flatten().masked_fill(rest, IGNORED), reduction="none")
-    return terms.view(replicas, -1).sum(1) / asked.view(replicas, -1).sum(1)
+    return terms.view(replicas, -1).sum(1) / asked.reshape(replicas, -1).sum(1)
 
 
 class TokenTraining(GradientTraining):
