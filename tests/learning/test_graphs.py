@@ -12,11 +12,14 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.learning import graphs, pack
+from iclab.learning import training as learning
 from iclab.learning.graphs import MOST, Ledger, Outer, Replay, ahead, graphs_of
 from iclab.learning.pack import pack_trainings
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig, masked_losses
@@ -29,6 +32,8 @@ from iclab.models import (
     TransformerConfig,
     VectorTransformerConfig,
 )
+from iclab.runs.perform import perform
+from iclab.runs.store import WEIGHTS
 from iclab.tasks import (
     FinitePool,
     GaussianClasses,
@@ -587,6 +592,22 @@ def test_a_checkpoint_of_rows_goes_on_in_steps_and_the_other_way_round(name, tmp
         else:
             again.losses += [again.advance() for _ in range(29)]
         assert_alike(again, whole)
+
+
+def test_a_run_whose_steps_are_replayed_has_the_rows_of_a_run(tmp_path, monkeypatch):
+    made = Experiment(
+        TASK, SHAPE, TrainingConfig(steps=24, batch=4), Evaluation(prompts=64, every=5), seed=3, device="cpu"
+    )
+    found, tapes = [], []
+    for name in ("alone", "replayed"):
+        points, said = [], []
+        (tmp_path / name).mkdir()
+        rows = perform(made, tmp_path / name, points.append, said.append)
+        curve = [{k: v for k, v in point.items() if k != "seconds"} for point in points]
+        weights = load_file(tmp_path / name / WEIGHTS)
+        found.append((rows, curve, {k: v.tolist() for k, v in weights.items()}, said))
+        monkeypatch.setattr(learning, "graphs_of", lambda device: tapes.append(Tape()) or tapes[-1])
+    assert found[0] == found[1] and [tape.captures for tape in tapes] == [1]
 
 
 def test_a_training_whose_step_is_captured_goes_on_in_a_pack_and_alone_again():
