@@ -1,5 +1,6 @@
 """On a GPU: the numbers of the CPU up to rounding, and training in both precisions. Run with `pytest -m gpu`."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 from iclab.analysis import answer, identify, references
 from iclab.experiments.experiment import Evaluation, Experiment
+from iclab.learning.graphs import CudaGraphs
 from iclab.learning.pack import pack_trainings
-from iclab.learning.token_training import TokenTrainingConfig
-from iclab.learning.training import Training, TrainingConfig
+from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
+from iclab.learning.training import Curriculum, Diverged, Training, TrainingConfig
 from iclab.models import (
     PointerTransformerConfig,
     TokenTransformerConfig,
@@ -142,3 +144,149 @@ def test_a_pack_takes_the_steps_of_its_replicas(attention):
         together, beside, single = pack.advance(), pair.advance(), alone.advance()
         assert together[1] == pytest.approx(single, rel=1e-4)
         assert together[1] == beside[0]
+
+
+# ---- steps in a row of a CUDA graph ----------------------------------------------------------------------------------
+
+STEPS = 50
+GRAPHED = {
+    "linear": ({}, {}),
+    "softmax": ({"attention": "softmax", "d_mlp": 16}, {}),
+    "interleaved, unclipped, decayed": ({"layout": "interleaved"}, {"clip": None, "weight_decay": 0.1}),
+    "muon": ({}, {"optimizer": "muon", "lr": 1e-2}),
+    "curriculum": ({}, {"curriculum": Curriculum(dims=1, points=3, every=15)}),
+    "bfloat16": ({}, {"precision": "bfloat16"}),
+    "last position": ({}, {"positions": "last"}),
+}
+
+
+def fresh(seed=0, task=BASE, shape=None, **recipe):
+    model = Transformer(
+        task.d, task.n, TransformerConfig(n_layer=2, **(shape or {})), torch.Generator().manual_seed(seed)
+    )
+    made = TrainingConfig(**({"steps": STEPS, "batch": 16} | recipe))
+    one = Training(model.cuda(), task, made, torch.Generator("cuda").manual_seed(seed))
+    one.said = []
+    one.log = one.said.append
+    return one
+
+
+def in_rows(one):
+    """Replayed, with points of the curve at every seventh step; the number of captures."""
+    captures, capture = [], one.replay._capture
+    one.replay._capture = lambda graphs: captures.append(1) or capture(graphs)
+    while one.step < one.recipe.steps:
+        one.advance_until(lambda step: step % 7 == 0)
+    return len(captures)
+
+
+def one_by_one(one):
+    one.losses = [one.advance() for _ in range(one.recipe.steps)]
+
+
+def assert_alike(one, other, rtol=1e-4):
+    """The rate of a graph is rounded to float32, and biases whose gradient is rounding alone may go anywhere, so that
+    it is the losses that are compared."""
+    assert one.step == other.step
+    assert torch.equal(one.rng.get_state(), other.rng.get_state())
+    torch.testing.assert_close(torch.tensor(one.losses), torch.tensor(other.losses), rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("name", GRAPHED)
+def test_replays_of_a_graph_are_steps(name):
+    shape, recipe = GRAPHED[name]
+    graph, steps = fresh(shape=shape, **recipe), fresh(shape=shape, **recipe)
+    captures = in_rows(graph)
+    one_by_one(steps)
+    assert graph.said == [] and captures == (4 if name == "curriculum" else 1)
+    assert_alike(graph, steps, rtol=1e-2 if name == "bfloat16" else 1e-4)
+
+
+def test_a_graph_of_a_constant_rate_that_float32_holds_moves_the_weights_as_steps_do():
+    settings = {"lr": 2**-7, "schedule": "constant", "warmup": 0.0}
+    graph, steps = fresh(**settings), fresh(**settings)
+    in_rows(graph)
+    one_by_one(steps)
+    assert_alike(graph, steps)
+    for name, p in graph.parameters.items():
+        torch.testing.assert_close(p, steps.parameters[name], rtol=1e-3, atol=1e-5)
+    assert all(flat.count.item() == STEPS for flat in graph.flats)
+
+
+def test_replays_of_a_graph_of_a_pack_are_its_steps():
+    def pack():
+        return pack_trainings([fresh(seed, lr=4e-3 * (1 + seed)) for seed in range(3)])
+
+    graph, steps = pack(), pack()
+    while graph.active:
+        graph.advance_until([lambda step: step % 7 == 0] * 3)
+    for _ in range(STEPS):
+        for replica, loss in steps.advance().items():
+            steps.trainings[replica].losses.append(loss)
+    for one, other in zip(graph.trainings, steps.trainings, strict=True):
+        assert one.said == []
+        assert_alike(one, other)
+
+
+def test_a_divergence_in_a_graph_names_its_step():
+    settings = {"lr": 1e4, "warmup": 0.0, "clip": None, "steps": 200}
+    graph, steps, ends = fresh(**settings), fresh(**settings), []
+    for one, take in ((graph, in_rows), (steps, one_by_one)):
+        with pytest.raises(Diverged) as caught:
+            take(one)
+        ends.append(caught.value.step)
+    assert ends[0] == ends[1] == graph.step > 0
+
+
+def test_a_checkpoint_of_a_graph_goes_on_with_it(tmp_path):
+    whole, begun, again = fresh(), fresh(), fresh(5)
+    in_rows(whole)
+    while begun.step < 21:
+        begun.advance_until(lambda step: step == 21)
+    begun.save(tmp_path / "checkpoint.safetensors")
+    again.advance_until(lambda step: step == 3)  # captured before, it finds what is resumed where it was
+    again.resume(tmp_path / "checkpoint.safetensors")
+    in_rows(again)
+    again.losses = begun.losses + again.losses[3:]
+    assert_alike(again, whole)
+
+
+def test_a_graph_goes_on_reading_what_a_cache_has_forgotten():
+    graph, steps = (fresh(task=FinitePool(BASE, size=5)) for _ in range(2))
+    graph.advance_until(lambda step: False)
+    for size in range(6, 16):  # pools that push the first out of the cache, and take the memory that it had
+        FinitePool(BASE, size=size).sample(4, torch.Generator("cuda"))
+    while graph.step < STEPS:
+        graph.advance_until(lambda step: False)
+    one_by_one(steps)
+    assert_alike(graph, steps)
+
+
+@pytest.mark.parametrize("name", ["lists", "pointing", "repeated sequences", "Gaussian classes"])
+def test_steps_over_tokens_are_the_same_whether_captured_or_not(name):
+    task, shape, _ = TOKENS[name]
+
+    def made():
+        model = shape.build(task.vocab, task.n, torch.Generator().manual_seed(0)).cuda()
+        one = TokenTraining(model, task, TokenTrainingConfig(steps=30), torch.Generator("cuda").manual_seed(0))
+        one.said = []
+        one.log = one.said.append
+        return one
+
+    graph, steps = made(), made()
+    in_rows(graph)
+    one_by_one(steps)
+    assert_alike(graph, steps, rtol=1e-3)
+    assert graph.said == []
+
+
+def test_where_a_capture_fails_steps_are_taken_one_by_one(monkeypatch):
+    """A wait that is not seen before the capture: the generator must be usable after it."""
+    monkeypatch.setattr(CudaGraphs, "unwaiting", lambda self: nullcontext())
+    graph, steps = fresh(), fresh()
+    learn = graph.replay.learn
+    graph.replay.learn = lambda drawn, ledger: (float(drawn[0].sum()), learn(drawn, ledger))[1]
+    in_rows(graph)
+    one_by_one(steps)
+    assert len(graph.said) == 1 and graph.said[0].startswith("trains without a CUDA graph")
+    assert_alike(graph, steps)

@@ -7,6 +7,7 @@
     throughput   training steps per second by token layout, attention and width
     packs        CPU time of a training step of one replica, of seeds that train as a pack against one after the other
     step         where the time of a step goes, its operations and host waits, and the roofline of the machine
+                 (both on a GPU, too: steps taken one by one against a CUDA graph)
     compile      a compiled step against a plain one, and the seconds that compiling takes
     engines      seconds of sweeps of tiny runs, by engine
     devices      training steps per second by batch on each device of the machine, for the papers' form at two widths
@@ -248,20 +249,22 @@ def _stepping(
 
 def packs(d: int = 5, n: int = 17, sizes: Sequence[int] = (1, 4, 8), rounds: int = 9) -> Iterator[Row]:
     """Times a step of seeds that train one after the other, and as a pack, by the default recipe, in CPU time per
-    replica. The ratio is of both in the same turns."""
+    replica. The ratio is of both in the same turns. On a GPU a step of the pack is timed too, taken alone and in a row
+    of a CUDA graph."""
 
-    def trainings(seeds: int) -> list[Training]:
-        rngs = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
-        return [
-            Training(Transformer(d, n, rng=rng), LinearRegression(d, n, 0.5), TrainingConfig(), rng) for rng in rngs
-        ]
+    def trainings(seeds: int, device: str = "cpu") -> list[Training]:
+        made = [Transformer(d, n, rng=torch.Generator().manual_seed(seed)).to(device) for seed in range(seeds)]
+        rngs = [torch.Generator(device).manual_seed(seed) for seed in range(seeds)]
+        task, recipe = LinearRegression(d, n, 0.5), TrainingConfig()
+        return [Training(model, task, recipe, rng) for model, rng in zip(made, rngs, strict=True)]
 
     for size in sizes:
         pack, singles = pack_trainings(trainings(size)), trainings(size)
         ways = {"alone": lambda singles=singles: [one.advance() for one in singles], "pack": pack.advance}
         seconds = take_turns(ways, rounds, process_time)
         taken = {f"ms {way}": 1e3 * each / size for way, each in seconds.items()}
-        yield {"replicas": size, **taken, "times alone": seconds["alone"] / seconds["pack"]}
+        there = costs.on_cuda(lambda size=size: pack_trainings(trainings(size, "cuda")), rounds)
+        yield {"replicas": size, **taken, "times alone": seconds["alone"] / seconds["pack"], **there}
 
 
 def devices(d: int = 5, n: int = 17, batches: Sequence[int] = (64, 1024), rounds: int = 5) -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """What a training step and a run cost, as `iclab bench` has it: where the time goes, and what the machine could do.
 
-    step       share of sampling, forward, backward and update; operations and host waits; the roofline beside it
+    step       share of sampling, forward, backward and update; operations and host waits, also of a step in a row; the
+               roofline beside it; on a GPU a step taken alone, and in a row of a CUDA graph
     compile    a compiled step against that of the model, and the seconds that compiling takes
     engines    seconds of a sweep of tiny runs, by engine
 
@@ -28,6 +29,7 @@ from iclab.commands.turns import take_turns
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.experiments.study import recipe
+from iclab.learning.graphs import MOST
 from iclab.learning.training import Training, TrainingConfig
 from iclab.tasks import Task
 
@@ -107,22 +109,62 @@ def steps(
             **{part: f"{each / total:.0%}" for part, each in shares.items()},
             "ops": counted.ops,
             "waits": counted.waits,
+            "waits in a row": waits_in_a_row(of_recipe(name, d, n, **changes)),
             "GFLOP/s": product / whole,
             "GB/s": moved / whole,
             "machine GFLOP/s": gflops,
             "machine GB/s": bandwidth,
             "roofline ms": 1e3 * max(product / gflops, moved / bandwidth),
+            **on_cuda(lambda name=name, changes=changes: of_recipe(name, d, n, "cuda", **changes), rounds),
         }
 
 
-def of_recipe(name: str, d: int, n: int, **changes: Any) -> Training:
+def waits_in_a_row(training: Training) -> int:
+    """Returns the host waits of a step in a row, as a CUDA graph has it."""
+    replay = training.replayed()
+    replay.open([[[training.recipe.rate(0)]]], [0], [0], [0])
+    with Counter() as counted:
+        replay.step()
+    return counted.waits
+
+
+def on_cuda(make: Callable[[], Any], rounds: int) -> dict[str, Any]:
+    """Returns what a step takes on the GPU, taken one by one and in rows of a CUDA graph; nothing without a GPU."""
+    return in_turns(make(), make(), rounds) if torch.cuda.is_available() else {}
+
+
+def in_turns(eager: Any, rows: Any, rounds: int) -> dict[str, Any]:
+    """Times steps of a training or pack, per replica, against those of another that takes its steps in rows."""
+    replicas = len(getattr(eager, "trainings", (eager,)))
+
+    def never(step: int) -> bool:
+        return False
+
+    def row() -> None:
+        rows.advance_until([never] * replicas if hasattr(rows, "trainings") else never)
+
+    def steps() -> None:
+        for _ in range(MOST):
+            eager.advance()
+        if torch.cuda.is_available():  # a step has ended when its kernels have
+            torch.cuda.synchronize()
+
+    row()  # captures
+    captured = rows.replay is not None and rows.replay.replay is not None
+    taken = take_turns({"eager": steps, "graph": row}, rounds)
+    ms = {way: 1e3 * each / MOST / replicas for way, each in taken.items()}
+    return {"GPU ms eager": ms["eager"], "GPU ms graph": ms["graph"] if captured else "no graph"}
+
+
+def of_recipe(name: str, d: int, n: int, device: str = "cpu", **changes: Any) -> Training:
     """Returns the training of a recipe on linear regression, before its first step."""
     task = {"kind": "LinearRegression", "d": d, "n": n, "noise": 0.5}
-    settings: dict[str, Any] = {"task": task, "device": "cpu", **recipe(name)}
+    settings: dict[str, Any] = {"task": task, "device": device, **recipe(name)}
     settings["train"] = {**settings.get("train", {}), **changes}
     made = Experiment.from_mapping(settings, f"recipe {name}")
     assert isinstance(made.task, Task) and isinstance(made.train, TrainingConfig)
-    return Training(made.initial(), made.task, made.train, experiment_generator(made, "train"))
+    rng = experiment_generator(made, "train", torch.device(device))
+    return Training(made.initial(device), made.task, made.train, rng)
 
 
 def _parts(training: Training) -> dict[str, Callable[[], object]]:
@@ -130,17 +172,16 @@ def _parts(training: Training) -> dict[str, Callable[[], object]]:
     held: dict[str, Any] = {}
 
     def sample() -> None:
-        held["prompts"] = training.task.sample(training.recipe.batch, training.rng)
+        held["drawn"] = training._draw()
 
     def forward() -> None:
-        training.drawn = held["prompts"]
-        held["loss"], _ = training._loss()
+        held["loss"], _ = training._loss(*held["drawn"])
 
     def backward() -> None:
         held["gradients"] = torch.autograd.grad(held["loss"], list(training.parameters.values()))
 
     def update() -> None:
-        training._update(held["gradients"])
+        training._update(held["gradients"], training.recipe.rate(training.step))
 
     return {"sampling": sample, "forward": forward, "backward": backward, "update": update}
 

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
@@ -66,8 +66,8 @@ class Flat(ABC):
         self.count, self.moments = count, dict(zip(self.moments, moments, strict=True))
 
     @abstractmethod
-    def step(self, rate: float) -> None:
-        """Updates θ and its moments."""
+    def step(self, rate: float | Float[Tensor, ""], skip: Bool[Tensor, ""] | None = None) -> None:
+        """Updates θ and its moments, but not where `skip` holds. A rate in a tensor is not looked at."""
 
 
 class AdamW(Flat):
@@ -83,12 +83,13 @@ class AdamW(Flat):
         self.betas, self.eps, self.decay = betas, eps, decay
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, rate: float | Float[Tensor, ""], skip: Bool[Tensor, ""] | None = None) -> None:
         means, squares = self.moments.values()
         adamw(
             [self.theta], [self.gradient], [means], [squares], [], [self.count],
-            fused=True, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=rate, weight_decay=self.decay,
-            eps=self.eps, maximize=False,
+            fused=True, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], weight_decay=self.decay,
+            lr=rate.float() if isinstance(rate, Tensor) and rate.is_cuda else rate,  # what that kernel reads
+            eps=self.eps, maximize=False, found_inf=None if skip is None else skip.float(),
         )  # fmt: skip
 
 
@@ -104,14 +105,23 @@ class Muon(Flat):
         self.decay = decay
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, rate: float | Float[Tensor, ""], skip: Bool[Tensor, ""] | None = None) -> None:
         (momentum,) = self.moments.values()
+        changed = (self.theta, momentum, self.count)
+        kept = [] if skip is None else [each.clone() for each in changed]
         momentum.lerp_(self.gradient, 1 - MOMENTUM)
         rows, columns = self.shape
-        update = orthogonal(self.gradient.lerp(momentum, MOMENTUM).view(-1, rows, columns))
+        update = orthogonal(self.gradient.lerp(momentum, MOMENTUM).view(-1, rows, columns)).reshape(-1)
         self.theta.mul_(1 - rate * self.decay)
-        self.theta.add_(update.reshape(-1), alpha=-rate * max(1, rows / columns) ** 0.5)
+        scale = -rate * max(1, rows / columns) ** 0.5
+        if isinstance(scale, Tensor):
+            self.theta.addcmul_(update, scale)
+        else:
+            self.theta.add_(update, alpha=scale)
         self.count += 1
+        if skip is not None:
+            for each, before in zip(changed, kept, strict=True):
+                each.copy_(torch.where(skip, before, each))
 
 
 def orthogonal(matrices: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:

@@ -16,15 +16,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, log
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
-from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
+from iclab.learning.graphs import Due, Graphs, Ledger, Replay, ahead, graphs_of
+from iclab.learning.token_training import TokenTraining, TokenTrainingConfig, masked_losses
 from iclab.learning.training import (
     Diverged,
     GradientTraining,
@@ -36,7 +37,7 @@ from iclab.learning.training import (
 from iclab.models import TokenTransformer, TokenTransformerConfig, Transformer, TransformerConfig
 from iclab.models.packed import Pack, PackedTokenTransformer, PackedTransformer, shape_of
 from iclab.renamed import kind_name
-from iclab.tasks import Prompts, Task, TokenPrompts, TokenTask
+from iclab.tasks import Task, TokenTask
 
 FREE = ("lr", "betas", "eps", "weight_decay", "clip", "warmup", "schedule")  # in which the recipes of a pack may differ
 
@@ -49,6 +50,8 @@ class PackTraining(ABC):
     while the others go on.
     """
 
+    parts: ClassVar[tuple[str, ...]]  # of prompts, which the loss needs
+
     def __init__(self, trainings: Sequence[GradientTraining]) -> None:
         refuse("PackTraining", _problems(trainings))
         self.trainings = tuple(trainings)
@@ -57,6 +60,8 @@ class PackTraining(ABC):
         self.names, self.parameters = zip(*self.model.named_parameters(), strict=True)
         self.held = held_entries(trainings[0].model)  # of one shape, so of all
         self.optimizer = PackedAdamW(self.model.theta, [one.recipe for one in trainings])
+        graphs = graphs_of(trainings[0].rng.device)
+        self.replay = None if graphs is None else self.replayed(graphs)
         for replica, one in enumerate(trainings):
             self._adopt(replica, one)
             one.pack = max(one.pack, len(trainings))
@@ -66,8 +71,8 @@ class PackTraining(ABC):
         """The models as one."""
 
     @abstractmethod
-    def _losses(self, prompts: Sequence[Any]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
-        """The loss of each replica on its prompts, and about what an untrained model's is."""
+    def _losses(self, *drawn: Tensor) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"] | float]:
+        """The loss of each replica on what was drawn, and about what an untrained model's is."""
 
     @property
     def active(self) -> list[int]:
@@ -78,20 +83,28 @@ class PackTraining(ABC):
     def advance(self) -> dict[int, float]:
         """Takes one step of every active replica and returns their losses, by replica. One that diverges in this step
         is in `diverged` afterwards, with the weights that it had before."""
-        drawn = {replica: self._drawn(replica) for replica in self.active}
-        spare = next(iter(drawn.values()), None)  # for those that stand still, whatever they make of it
-        if spare is None:
+        active = self.active
+        if not active:
             return {}
-        losses, usual = self._losses([drawn.get(replica, spare) for replica in range(len(self.trainings))])
+        losses, usual = self._losses(*self._draw(active))
         values = losses.tolist()
-        for replica in drawn:
-            self._check(replica, values[replica], usual[replica])
+        bounds = usual.tolist() if isinstance(usual, Tensor) else [usual] * len(values)
+        for replica in active:
+            self._check(replica, values[replica], bounds[replica])
         moving = self.active
-        self._update(torch.autograd.grad(losses, self.parameters, torch.ones_like(losses)), moving)
+        gradient, rates = self._gradient(losses), [one.recipe.rate(one.step) for one in self.trainings]
+        self.optimizer.step(gradient, rates, [one.step + 1 for one in self.trainings], moving)
+        for replica in moving:
+            self.trainings[replica].step += 1
         return {replica: values[replica] for replica in moving}
 
-    def _drawn(self, replica: int) -> Any:
-        one: Any = self.trainings[replica]
+    def _draw(self, active: Sequence[int]) -> list[Tensor]:
+        """Fresh prompts of the active replicas; those that stand still have some too, whatever they make of them."""
+        drawn = {replica: self._prompts(self.trainings[replica]) for replica in active}
+        prompts = [drawn.get(replica, drawn[active[0]]) for replica in range(len(self.trainings))]
+        return [_joined(prompts, name) for name in self.parts]
+
+    def _prompts(self, one: Any) -> Any:
         return one.task.sample(one.recipe.batch, one.rng)
 
     def _check(self, replica: int, value: float, usual: float) -> None:
@@ -100,13 +113,64 @@ class PackTraining(ABC):
         except Diverged as error:
             self.diverged[replica] = error
 
-    def _update(self, gradients: Sequence[Tensor], moving: Sequence[int]) -> None:
-        rates = [one.recipe.rate(one.step) for one in self.trainings]
+    def _gradient(self, losses: Float[Tensor, " R"]) -> Float[Tensor, "R P"]:
+        gradients = torch.autograd.grad(losses, self.parameters, torch.ones_like(losses))
         named = without_held(dict(zip(self.names, gradients, strict=True)), self.held)
-        gradient = torch.cat([part.flatten(1) for part in named.values()], dim=1)
-        self.optimizer.step(gradient, rates, [one.step + 1 for one in self.trainings], moving)
-        for replica in moving:
-            self.trainings[replica].step += 1
+        return torch.cat([part.flatten(1) for part in named.values()], dim=1)
+
+    # ---- steps in a row --------------------------------------------------------------------------------------------
+
+    def advance_until(self, due: Sequence[Due]) -> None:
+        """Takes a step of every active replica, or on a GPU a row of them up to the first after which one of the
+        replicas has a point of its curve `due`, and adds their losses to those of the trainings."""
+        if self.active and (self.replay is None or not self._row(self.replay, due)):
+            self.replay = None
+            for replica, loss in self.advance().items():
+                self.trainings[replica].losses.append(loss)
+
+    def _row(self, replay: Replay, due: Sequence[Due]) -> bool:
+        """Takes a row of steps; returns whether that can be."""
+        active, steps = self.active, [one.step for one in self.trainings]
+        chosen = [(self.trainings[replica], due[replica]) for replica in active]
+        count = min(ahead(one.step, one.recipe.steps, each) for one, each in chosen)
+        gone = [int(replica not in active) for replica in range(len(steps))]
+        replay.open([self._numbers(i) for i in range(count)], steps, [one.wild for one in self.trainings], gone)
+        if not replay.ready(active):
+            return False
+        for _ in range(count):
+            replay.step()
+        rows = replay.close()
+        for replica in active:
+            one, row = self.trainings[replica], rows[replica]
+            one.step, one.wild = row.step, row.wild
+            one.losses += row.losses
+            if row.fatal is not None:
+                self.diverged[replica] = Diverged(row.step, row.fatal)
+        self.replay = replay if self.active else None  # and the memory of its graph is free
+        return True
+
+    def replayed(self, graphs: Graphs | None = None) -> Replay:
+        """Returns the step as one that is taken in rows; without graphs it is called, as a GPU would replay it."""
+        rngs, shape = [one.rng for one in self.trainings], (len(self.trainings), PackedAdamW.kinds)
+        return Replay(
+            lambda: self._draw(self.active), self._learn, lambda: self.optimizer.rows, rngs, self._log, shape, graphs
+        )
+
+    def _learn(self, drawn: Sequence[Tensor], ledger: Ledger) -> None:
+        """The step after the draw, without a look at any number."""
+        losses, usual = self._losses(*drawn)
+        numbers, gone = ledger.record(losses, usual)
+        self.optimizer.move(self._gradient(losses), numbers, ~gone)
+
+    def _numbers(self, ahead: int) -> list[list[float]]:
+        """What the optimizer needs of each replica in a step after so many."""
+        steps = [one.step + ahead for one in self.trainings]
+        rates = [one.recipe.rate(step) for one, step in zip(self.trainings, steps, strict=True)]
+        return self.optimizer.numbers(rates, [step + 1 for step in steps])
+
+    def _log(self, text: str) -> None:
+        for one in self.trainings:
+            one.log(text)
 
     def _adopt(self, replica: int, one: GradientTraining) -> None:
         """Lets a training go on in the rows of its replica, with the moments that it has."""
@@ -117,28 +181,34 @@ class PackTraining(ABC):
 class ExamplePack(PackTraining):
     """Trainings on examples that take their steps together."""
 
+    parts = ("xs", "ys")
+
     def _packed(self, models: Sequence[Transformer]) -> Pack:
         return PackedTransformer(models)
 
-    def _losses(self, prompts: Sequence[Prompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
-        xs, ys = _joined(prompts, "xs"), _joined(prompts, "ys")
+    def _losses(self, *drawn: Tensor) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+        xs, ys = drawn
         m = self.trainings[0].recipe.asked  # pyright: ignore[reportAttributeAccessIssue]
         errors = self.model(xs, ys, m) - (ys if m is None else ys[:, -m:])
-        losses, usual = (each.square().reshape(len(prompts), -1).mean(1) for each in (errors, ys))
-        return losses, usual.tolist()
+        losses, usual = (each.square().reshape(len(self.trainings), -1).mean(1) for each in (errors, ys))
+        return losses, usual
 
 
 class TokenPack(PackTraining):
     """Trainings on tokens that take their steps together."""
 
+    parts = ("tokens", "targets", "answer_mask")
+
     def _packed(self, models: Sequence[TokenTransformer]) -> Pack:
         return PackedTokenTransformer(models)
 
-    def _losses(self, prompts: Sequence[TokenPrompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
-        tokens, targets, asked = (_joined(prompts, name) for name in ("tokens", "targets", "answer_mask"))
-        counts = asked.view(len(prompts), -1).sum(1).tolist()
+    def _losses(self, *drawn: Tensor) -> tuple[Float[Tensor, " R"], float]:
+        tokens, targets, asked = drawn
+        usual, replicas = log(max(2, self.trainings[0].model.vocab)), len(self.trainings)  # pyright: ignore
+        if self.replay is not None:
+            return masked_losses(self.model(tokens), targets, asked, replicas), usual
+        counts = asked.view(replicas, -1).sum(1).tolist()
         terms = cross_entropy(self.model(tokens)[asked], targets[asked], reduction="none")
-        usual = [log(max(2, one.model.vocab)) for one in self.trainings]  # pyright: ignore[reportArgumentType]
         return torch.stack([each.mean() for each in terms.split(counts)]), usual
 
 
@@ -175,6 +245,8 @@ class PackedAdamW:
     `means` and `squares` are its moments [R, P], `counts` [R] the steps that each row has taken.
     """
 
+    kinds: ClassVar = 3  # of the numbers that a step needs of a row
+
     def __init__(self, theta: Float[Tensor, "R P"], recipes: Sequence[OptimizerConfig]) -> None:
         self.theta, self.decays = theta, [recipe.weight_decay for recipe in recipes]
         self.means, self.squares = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -190,26 +262,43 @@ class PackedAdamW:
     ) -> None:
         """Moves some of the rows by a step of their rates, the `counts`-th (1-based) of each; the others keep their
         bits."""
-        kept = [(rows, rows.clone()) for rows in self._rows()] if len(moving) < len(rates) else []
-        self._step(gradient, rates, counts)
-        moved = torch.zeros(len(rates), 1, dtype=torch.bool, device=gradient.device)
-        moved[list(moving)] = True
-        for rows, before in kept:
-            rows.copy_(torch.where(moved.view(-1, *[1] * (rows.ndim - 1)), rows, before))
+        numbers = torch.tensor(self.numbers(rates, counts), dtype=self.theta.dtype, device=self.theta.device)
+        moved = None
+        if len(moving) < len(rates):
+            moved = torch.tensor([row in moving for row in range(len(rates))], device=self.theta.device)
+        self.move(gradient, numbers, moved)
 
-    def _rows(self) -> list[Tensor]:
+    def numbers(self, rates: Sequence[float], counts: Sequence[int]) -> list[list[float]]:
+        """Returns what the `counts`-th step (1-based) of each row needs: √(1 − β₂ᵗ), 1 − η λ and η / (1 − β₁ᵗ)."""
+        first, second = ([1 - betas[i] ** t for betas, t in zip(self.betas, counts, strict=True)] for i in range(2))
+        kept = [1 - rate * decay for rate, decay in zip(rates, self.decays, strict=True)]
+        return [[c**0.5 for c in second], kept, [rate / c for rate, c in zip(rates, first, strict=True)]]
+
+    def move(
+        self, gradient: Float[Tensor, "R P"], numbers: Float[Tensor, "3 R"], moved: Bool[Tensor, " R"] | None
+    ) -> None:
+        """Moves all rows by a step with these numbers, or those that are `moved`."""
+        before = [] if moved is None else [rows.clone() for rows in self.rows]
+        self._step(gradient, *numbers.to(self.theta.dtype).unsqueeze(-1))
+        if moved is not None:
+            for rows, kept in zip(self.rows, before, strict=True):
+                rows.copy_(torch.where(moved.view(-1, *[1] * (rows.ndim - 1)), rows, kept))
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """Returns what a step changes."""
         return [self.theta, self.means, self.squares, self.counts]
 
-    def _step(self, gradient: Float[Tensor, "R P"], rates: Sequence[float], counts: Sequence[int]) -> None:
+    def _step(
+        self, gradient: Float[Tensor, "R P"], spread: Float[Tensor, "R 1"], kept: Float[Tensor, "R 1"], pace: Tensor
+    ) -> None:
         norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
         bound = (self.clips / (norms + 1e-6)).clamp(max=1)
         gradient = gradient * torch.where(self.clipped, bound, 1.0)
         self.means.lerp_(gradient, self.complements[0])
         self.squares.lerp_(gradient.square(), self.complements[1])
-        first, second = ([1 - betas[i] ** t for betas, t in zip(self.betas, counts, strict=True)] for i in range(2))
-        spread = self.squares.sqrt().div_(self._column([c**0.5 for c in second])).add_(self.eps)
-        self.theta.mul_(self._column([1 - rate * decay for rate, decay in zip(rates, self.decays, strict=True)]))
-        self.theta.sub_(self.means / spread * self._column([rate / c for rate, c in zip(rates, first, strict=True)]))
+        self.theta.mul_(kept)
+        self.theta.sub_(self.means / self.squares.sqrt().div_(spread).add_(self.eps) * pace)
         self.counts.add_(1)
 
     def _column(self, numbers: Sequence[float]) -> Float[Tensor, "R 1"]:

@@ -6,12 +6,13 @@ The loss is a pure function of (parameters, prompts), as for prompts of examples
 `iclab.learning.training`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -19,6 +20,8 @@ from iclab.errors import refuse
 from iclab.learning.training import AnyLearner, GradientTraining, OptimizerConfig, Parameters, Place, called
 from iclab.renamed import old_names
 from iclab.tasks import SizedTask, TokenPrompts, TokenTask
+
+IGNORED = -100  # a target that `cross_entropy` passes over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,9 @@ class TokenTrainingConfig(OptimizerConfig, AnyLearner):
         return True
 
     def learn(self, model: nn.Module, task: TokenTask, place: Place) -> None:
-        place.follow(TokenTraining(model, task, self, place.generator("train")))
+        training = TokenTraining(model, task, self, place.generator("train"))
+        training.log = place.log
+        place.follow(training)
 
     def problems_for(self, task: TokenTask, model: object = None) -> list[str]:
         grows = self.curriculum is None or isinstance(task, SizedTask)
@@ -67,8 +72,24 @@ class TokenTrainingConfig(OptimizerConfig, AnyLearner):
 def token_loss(model: nn.Module, parameters: Parameters | None, prompts: TokenPrompts) -> Float[Tensor, ""]:
     """Returns the mean cross-entropy at the target positions, in nats, as a pure function of the parameters; without
     any, with those that the model has."""
-    logits = called(model, parameters, prompts.tokens)
-    return cross_entropy(logits[prompts.answer_mask], prompts.targets[prompts.answer_mask])
+    return _loss(model, parameters, prompts.tokens, prompts.targets, prompts.answer_mask)
+
+
+def _loss(
+    model: nn.Module, parameters: Parameters | None, tokens: Tensor, targets: Tensor, asked: Tensor
+) -> Float[Tensor, ""]:
+    logits = called(model, parameters, tokens)
+    return cross_entropy(logits[asked], targets[asked])
+
+
+def masked_losses(
+    logits: Float[Tensor, "b n vocab"], targets: Int[Tensor, "b n"], asked: Bool[Tensor, "b n"], replicas: int = 1
+) -> Float[Tensor, " replicas"]:
+    """Returns the mean cross-entropy at the target positions of each replica, without a look at how many they are."""
+    rest = ~asked.flatten()
+    scores = logits.flatten(0, 1).masked_fill(rest.unsqueeze(1), 0.0)  # whatever is there, it has no gradient
+    terms = cross_entropy(scores, targets.flatten().masked_fill(rest, IGNORED), reduction="none")
+    return terms.view(replicas, -1).sum(1) / asked.reshape(replicas, -1).sum(1)
 
 
 class TokenTraining(GradientTraining):
@@ -79,12 +100,24 @@ class TokenTraining(GradientTraining):
         refuse("TokenTraining", recipe.problems_for(task))
         self.task, self.curriculum = task, recipe.curriculum
 
-    def _loss(self) -> tuple[Float[Tensor, ""], float]:
-        task = self.curriculum.stage(self.task, self.step) if self.curriculum else self.task
-        prompts = task.sample(self.recipe.batch, self.rng)
+    def _draw(self) -> Sequence[Tensor]:
+        prompts = self._stage(self.step).sample(self.recipe.batch, self.rng)
+        return prompts.tokens, prompts.targets, prompts.answer_mask
+
+    def _loss(self, *drawn: Tensor) -> tuple[Float[Tensor, ""], float]:
+        tokens, targets, asked = drawn
         with self._autocast():
-            value = token_loss(self.model, None, prompts)
+            if self.replay is None:
+                value = _loss(self.model, None, tokens, targets, asked)
+            else:
+                value = masked_losses(self.model(tokens), targets, asked)[0]
         return value, log(max(2, self.task.vocab))
+
+    def _stage_name(self, step: int) -> str:
+        return repr(self._stage(step)) if self.curriculum else ""
+
+    def _stage(self, step: int) -> TokenTask:
+        return self.curriculum.stage(self.task, step) if self.curriculum else self.task
 
 
 __getattr__ = old_names(__name__, TokenRecipe="TokenTrainingConfig")

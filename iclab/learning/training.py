@@ -29,6 +29,7 @@ from iclab.errors import UsageError, refuse, unknown_choices
 from iclab.files import atomic_write
 from iclab.learning.compiled import graph_of, named
 from iclab.learning.flat import AdamW, Flat, Muon, bound_norm, flattened
+from iclab.learning.graphs import PATIENCE, Due, Graphs, Ledger, Replay, ahead, graphs_of
 from iclab.models import FrozenModelConfig, ModelConfig
 from iclab.models.stored import open_weights
 from iclab.models.transformer import Stack
@@ -216,9 +217,6 @@ class TrainingConfig(OptimizerConfig, Learner):
         return []
 
 
-PATIENCE = 10  # losses out of bounds in a row that are put up with
-
-
 class Diverged(ArithmeticError):
     """Training left every reasonable bound, and not for a moment: the run has no result."""
 
@@ -238,7 +236,13 @@ def loss(
     """Returns the mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure
     function of the parameters; without any, with those that the model has. `m` is handed to the model, which may save
     the work for the others."""
-    answers = called(model, parameters, *((prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)))
+    return _loss(model, parameters, prompts.xs, prompts.ys, targets, m)
+
+
+def _loss(
+    model: nn.Module, parameters: Parameters | None, xs: Tensor, ys: Tensor, targets: Tensor, m: int | None
+) -> Float[Tensor, ""]:
+    answers = called(model, parameters, *((xs, ys) if m is None else (xs, ys, m)))
     return (answers - (targets if m is None else targets[:, -m:])).square().mean()
 
 
@@ -263,8 +267,8 @@ def without_held(gradients: Parameters, held: Mapping[str, Bool[Tensor, "..."]])
 
 
 class GradientTraining(ABC):
-    """A model being trained. `advance` takes a step; `save` and `resume` make it survive a kill. A final class draws
-    prompts and returns their loss.
+    """A model being trained. `advance` takes a step, and `advance_until` on a GPU a row of them; `save` and `resume`
+    make it survive a kill. A final class draws prompts and returns their loss.
 
     What learns are the parameters that require a gradient; the others are frozen, and no part of a checkpoint.
 
@@ -283,23 +287,30 @@ class GradientTraining(ABC):
         self.optimizers = _optimizers(self.parameters, recipe)
         self.flats = [flat for flats in self.optimizers.values() for flat in flats]
         self.held = held_entries(model)
+        self.log: Callable[[str], None] = warnings.warn
+        graphs = graphs_of(rng.device)
+        self.replay = None if graphs is None else self.replayed(graphs)
 
     @abstractmethod
-    def _loss(self) -> tuple[Float[Tensor, ""], float]:
-        """The loss on fresh prompts, and about what an untrained model's is."""
+    def _draw(self) -> Sequence[Tensor]:
+        """What the loss needs of fresh prompts."""
+
+    @abstractmethod
+    def _loss(self, *drawn: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | float]:
+        """The loss on what was drawn, and about what an untrained model's is."""
 
     def advance(self) -> float:
         """Takes one step and returns its loss. Raises `Diverged`."""
-        value, usual, gradients = self._graded()
+        value, usual, gradients = self._graded(self._draw())
         loss = float(value)
-        self.check(loss, usual)
-        self._update(gradients)
+        self.check(loss, float(usual))
+        self._update(gradients, self.recipe.rate(self.step))
         self.step += 1
         return loss
 
-    def _graded(self) -> tuple[Float[Tensor, ""], float, Sequence[Tensor]]:
-        """The loss on fresh prompts, about what an untrained model's is, and the gradient of each parameter."""
-        value, usual = self._loss()
+    def _graded(self, drawn: Sequence[Tensor]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | float, Sequence[Tensor]]:
+        """The loss on what was drawn, about what an untrained model's is, and the gradient of each parameter."""
+        value, usual = self._loss(*drawn)
         return value.detach(), usual, torch.autograd.grad(value, list(self.parameters.values()))
 
     def _autocast(self) -> torch.autocast:
@@ -315,14 +326,67 @@ class GradientTraining(ABC):
         if self.wild > (PATIENCE if self.step else 0) or not isfinite(value):
             raise Diverged(self.step, value)
 
-    def _update(self, gradients: Sequence[Tensor]) -> None:
+    def _update(
+        self, gradients: Sequence[Tensor], rate: float | Float[Tensor, ""], skip: Bool[Tensor, ""] | None = None
+    ) -> None:
+        """Moves the parameters by a rate, but not where `skip` holds."""
         named = without_held(dict(zip(self.parameters, gradients, strict=True)), self.held)
         for flat in self.flats:
             flat.gather(named)
         if self.recipe.clip is not None:
             bound_norm(self.flats, self.recipe.clip)
         for flat in self.flats:
-            flat.step(self.recipe.rate(self.step))
+            flat.step(rate, skip)
+
+    # ---- steps in a row --------------------------------------------------------------------------------------------
+
+    def advance_until(self, due: Due) -> None:
+        """Takes a step, or on a GPU a row of them up to the first after which a point of the curve is due, and adds
+        their losses to `losses`. Raises `Diverged`, after a row with the step that diverged."""
+        if self.replay is None or not self._row(self.replay, due):
+            self.replay = None
+            self.losses.append(self.advance())
+
+    def _row(self, replay: Replay, due: Due) -> bool:
+        """Takes a row of steps; returns whether that can be."""
+        first, stage = self.step, self._stage_name(self.step)
+        count = ahead(first, self.recipe.steps, lambda step: due(step) or self._stage_name(step) != stage)
+        steps = range(first, first + count)
+        replay.open([[[self.recipe.rate(step)]] for step in steps], [first], [self.wild], [0])
+        if not replay.ready((stage, self._places())):
+            return False
+        for self.step in steps:
+            replay.step()
+        (row,) = replay.close()
+        self.step, self.wild = row.step, row.wild
+        self.losses += row.losses
+        if row.fatal is not None or self.step == self.recipe.steps:
+            self.replay = None  # and the memory of its graph is free
+        if row.fatal is not None:
+            raise Diverged(row.step, row.fatal)
+        return True
+
+    def replayed(self, graphs: Graphs | None = None) -> Replay:
+        """Returns the step as one that is taken in rows; without graphs it is called, as a GPU would replay it."""
+        return Replay(self._draw, self._learn, self._changing, [self.rng], lambda text: self.log(text), (1, 1), graphs)
+
+    def _learn(self, drawn: Sequence[Tensor], ledger: Ledger) -> None:
+        """The step after the draw, without a look at any number."""
+        value, usual, gradients = self._graded(drawn)
+        numbers, gone = ledger.record(value.view(1), usual)
+        self._update(gradients, numbers[0, 0], gone[0])
+
+    def _changing(self) -> list[Tensor]:
+        return [each for flat in self.flats for each in (flat.theta, *flat.moments.values(), flat.count)]
+
+    def _places(self) -> list[int]:
+        """Where the weights are in memory, and where they should be."""
+        firsts = [next(iter(flat.parameters.values())) for flat in self.flats]
+        return [each.data_ptr() for each in (*firsts, *(flat.theta for flat in self.flats))]
+
+    def _stage_name(self, step: int) -> str:
+        """What stage of a curriculum a step is in."""
+        return ""
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -483,33 +547,36 @@ class Training(GradientTraining):
         # Made here, so that a task that has none is refused before the first step.
         self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
         self.graph = graph_of(model, self.flats, self.asked) if recipe.compile else None
-        self.log: Callable[[str], None] = warnings.warn
-        self.drawn: Prompts | None = None  # by a step that could not be compiled
+        self.replay = self.replay if self.graph is None else None  # a compiler has graphs of its own
 
-    def _loss(self) -> tuple[Float[Tensor, ""], float]:
-        prompts, self.drawn = self.drawn or self._stage().sample(self.recipe.batch, self.rng), None
-        targets = self._targets(prompts)
+    def _draw(self) -> Sequence[Tensor]:
+        prompts = self._stage(self.step).sample(self.recipe.batch, self.rng)
+        return prompts.xs, prompts.ys, self._targets(prompts)
+
+    def _loss(self, *drawn: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        xs, ys, targets = drawn
         with self._autocast():
-            value = loss(self.model, None, prompts, targets, self.asked)
-        return value, float(targets.square().mean())
+            value = _loss(self.model, None, xs, ys, targets, self.asked)
+        return value, targets.square().mean()
 
-    def _graded(self) -> tuple[Float[Tensor, ""], float, Sequence[Tensor]]:
+    def _graded(self, drawn: Sequence[Tensor]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | float, Sequence[Tensor]]:
         if self.graph is None:
-            return super()._graded()
-        prompts = self._stage().sample(self.recipe.batch, self.rng)
-        targets = self._targets(prompts)
+            return super()._graded(drawn)
         try:
-            vectors, value = self.graph([flat.theta for flat in self.flats], prompts.xs, prompts.ys, targets)
+            vectors, value = self.graph([flat.theta for flat in self.flats], *drawn)
         except Exception as error:  # whatever a compiler raises, or what it is made of
-            self.graph, self.drawn = None, prompts
+            self.graph = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.log(f"train.compile: goes on without, for nothing could be compiled: {reason}")
-            return super()._graded()
+            return super()._graded(drawn)
         gradients = named(self.flats, vectors)
-        return value, float(targets.square().mean()), [gradients[name] for name in self.parameters]
+        return value, drawn[-1].square().mean(), [gradients[name] for name in self.parameters]
 
-    def _stage(self) -> Task:
-        return self.curriculum.stage(self.task, self.step) if self.curriculum else self.task
+    def _stage_name(self, step: int) -> str:
+        return repr(self._stage(step)) if self.curriculum else ""
+
+    def _stage(self, step: int) -> Task:
+        return self.curriculum.stage(self.task, step) if self.curriculum else self.task
 
     def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n *labels"]:
         return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)

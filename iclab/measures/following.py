@@ -7,12 +7,12 @@ from time import perf_counter
 from typing import Any
 
 from iclab.experiments.experiment import Experiment
+from iclab.learning.graphs import Due
 from iclab.learning.pack import PackTraining
 from iclab.learning.training import BrokenCheckpoint, GradientTraining
 from iclab.stops import Stopped, whole
 
 Say = Callable[[dict], str | None]  # takes a point of the curve, and may answer with a mark of the curve so far
-Due = Callable[[int], bool]  # whether the curve has a point at a step
 Look = Callable[[int], dict[str, Any]]  # what is seen of the model there
 
 
@@ -29,7 +29,7 @@ def learning_curve(training: GradientTraining, due: Due, watch: Look) -> Iterato
             return
         start = perf_counter()
         with whole():
-            training.losses.append(training.advance())
+            training.advance_until(due)
         seconds += perf_counter() - start
 
 
@@ -47,8 +47,7 @@ def learning_curves(
             return
         start = perf_counter()
         with whole():
-            for replica, loss in pack.advance().items():
-                pack.trainings[replica].losses.append(loss)
+            pack.advance_until(due)
         for replica in moving:
             seconds[replica] += (perf_counter() - start) / len(moving)
 

@@ -213,8 +213,10 @@ def _without(lost: Bool[Tensor, "batch m 1"] | None, values: Float[Tensor, "batc
 
 
 def _ends(tokens: Int[Tensor, "batch n"]) -> tuple[int, int] | None:
-    """The least and the largest token; None where there is none, and inside `torch.vmap`, where no number can be looked
-    at: there the embedding itself refuses what it does not have."""
+    """The least and the largest token; None where there is none, and inside `torch.vmap` or in the capture of a CUDA
+    graph, where no number can be looked at: there the embedding itself refuses what it does not have."""
+    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
     try:
         return (int(tokens.min()), int(tokens.max())) if tokens.numel() else None
     except RuntimeError:

@@ -55,7 +55,7 @@ def by_torch(training, steps):
 
 def stepped(training, steps):
     for step in range(steps):
-        training._update(tuple(gradients(training, step)))
+        training._update(tuple(gradients(training, step)), training.recipe.rate(step))
         training.step += 1
     return training
 

@@ -13,6 +13,8 @@ from iclab.commands.bench import baselines, bench, devices, probes, quality, thr
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.streams import STREAMS, experiment_generator, resolve
 from iclab.learning.fitting import RidgeFit
+from iclab.learning.graphs import MOST
+from iclab.learning.pack import pack_trainings
 from iclab.learning.training import Training, TrainingConfig
 from iclab.measures import measure
 from iclab.measures.monitor import curve
@@ -579,8 +581,22 @@ def test_the_parts_of_a_step_are_timed_with_their_operations_and_the_roofline():
     for row in rows:
         shares = [int(row[part].rstrip("%")) for part in ("sampling", "forward", "backward", "update")]
         assert 98 <= sum(shares) <= 102 and row["waits"] == 2 and row["ops"] > 100
+        assert row["waits in a row"] == 0
         assert all(row[name] > 0 for name in ("ms", "GFLOP/s", "machine GFLOP/s", "machine GB/s", "roofline ms"))
     assert rows[1]["ops"] > rows[0]["ops"]
+
+
+def test_steps_in_a_row_are_timed_beside_steps_taken_one_by_one():
+    def pack():
+        return pack_trainings([costs.of_recipe("fast", 2, 3, steps=200, warmup=0.1 * i) for i in range(2)])
+
+    for make in (lambda: costs.of_recipe("fast", 2, 3), pack):
+        alone, rows = make(), make()
+        rows.replay = rows.replayed()  # called, for there is no graph here
+        found = costs.in_turns(alone, rows, rounds=1)
+        assert found["GPU ms eager"] > 0 and found["GPU ms graph"] == "no graph"
+        steps = [[one.step for one in getattr(each, "trainings", (each,))] for each in (alone, rows)]
+        assert steps[0] == [2 * MOST] * len(steps[0]) and steps[1] == [3 * MOST] * len(steps[1])
 
 
 def test_operations_that_compute_are_counted_and_views_are_not():
