@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
+from iclab.learning.losses import terms
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig
 from iclab.learning.training import (
     Diverged,
@@ -122,9 +123,9 @@ class ExamplePack(PackTraining):
 
     def _losses(self, prompts: Sequence[Prompts]) -> tuple[Float[Tensor, " R"], Sequence[float]]:
         xs, ys = _joined(prompts, "xs"), _joined(prompts, "ys")
-        m = self.trainings[0].recipe.asked  # pyright: ignore[reportAttributeAccessIssue]
-        errors = self.model(xs, ys, m) - (ys if m is None else ys[:, -m:])
-        losses, usual = (each.square().reshape(len(prompts), -1).mean(1) for each in (errors, ys))
+        one: Any = self.trainings[0].recipe  # all ask for the same positions and have the same loss
+        each = terms(one.loss, self.model(xs, ys, one.asked), ys)
+        losses, usual = (every.reshape(len(prompts), -1).mean(1) for every in (each, ys.square()))
         return losses, usual.tolist()
 
 
@@ -277,6 +278,7 @@ def _shapes(one: Planned) -> dict[str, Any]:
         "prompts": _prompt_shape(one.task),
         "models": repr((one.sizes, shape_of(one.model))),
         "recipes": repr(_fixed(one.train)),
+        "losses": getattr(one.train, "loss", None),
         "devices": one.device,
     }
 

@@ -2,7 +2,8 @@
 
     minimise  E 1/n Σ_i (ŷ_i − y_i)²       over fresh prompts, the loss at every position (or at the last alone)
 
-Of labels that are vectors the loss is the mean over coordinates.
+Of labels that are vectors the loss is the mean over coordinates; of classes it may be cross-entropy
+(`iclab.learning.losses`).
 The loss is a pure function of (parameters, prompts), so that a pack of replicas can be mapped over (`torch.func.vmap`).
 With `targets = "posterior_mean"` the label y_i is replaced by E[y_i | past, x_i]: the expected gradient is the same and
 its noise smaller (Rao-Blackwell), but the model is then handed the Bayes predictor's answers, so that agreement with
@@ -29,6 +30,7 @@ from iclab.errors import UsageError, refuse, unknown_choices
 from iclab.files import atomic_write
 from iclab.learning.compiled import graph_of, named
 from iclab.learning.flat import AdamW, Flat, Muon, bound_norm, flattened
+from iclab.learning.losses import Loss, label_problems, terms
 from iclab.models import FrozenModelConfig, ModelConfig
 from iclab.models.stored import open_weights
 from iclab.models.transformer import Stack
@@ -174,6 +176,9 @@ class TrainingConfig(OptimizerConfig, Learner):
     """Settings of gradient training on examples. The defaults are the fastest recipe found that uses sampled labels
     alone.
 
+    `loss` is the squared error, for classes −1 and 1 cross-entropy, or for prompts of both kinds what fits the labels
+    of each (`iclab.learning.losses`).
+
     `compile` makes one graph of the loss and its gradient (`iclab.learning.compiled`): twice the steps a second for
     small models on a CPU, after a minute of compiling. Where nothing can be compiled the training goes on without.
     """
@@ -183,13 +188,16 @@ class TrainingConfig(OptimizerConfig, Learner):
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
     compile: bool = field(default=False, repr=False, metadata={"since": "0.2"})
+    loss: Loss = field(default="squared", repr=False, metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         growing = "train.compile needs prompts of one shape; those of train.curriculum grow"
         rounded = "train.compile is for train.precision = float32"
+        sampled = f"train.loss = {self.loss} is of labels as they are drawn: train.targets = sampled"
         problems = [growing] if self.compile and self.curriculum else []
-        refuse("TrainingConfig", problems + ([rounded] if self.compile and self.precision != "float32" else []))
+        problems += [rounded] if self.compile and self.precision != "float32" else []
+        refuse("TrainingConfig", problems + ([sampled] if self.loss != "squared" and self.targets != "sampled" else []))
 
     @property
     def curved(self) -> bool:
@@ -213,7 +221,7 @@ class TrainingConfig(OptimizerConfig, Learner):
                 bayes(task)
             except ValueError as error:
                 return [f"train.targets is posterior_mean, but {error}"]
-        return []
+        return label_problems(self.loss, task)
 
 
 PATIENCE = 10  # losses out of bounds in a row that are put up with
@@ -234,12 +242,13 @@ def loss(
     prompts: Prompts,
     targets: Float[Tensor, "batch n *labels"],
     m: int | None = None,
+    kind: Loss = "squared",
 ) -> Float[Tensor, ""]:
-    """Returns the mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure
-    function of the parameters; without any, with those that the model has. `m` is handed to the model, which may save
-    the work for the others."""
+    """Returns the mean loss over prompts, positions (the last m alone, where given) and coordinates, as a pure function
+    of the parameters; without any, with those that the model has. `m` is handed to the model, which may save the work
+    for the others."""
     answers = called(model, parameters, *((prompts.xs, prompts.ys) if m is None else (prompts.xs, prompts.ys, m)))
-    return (answers - (targets if m is None else targets[:, -m:])).square().mean()
+    return terms(kind, answers, targets).mean()
 
 
 def called(model: nn.Module, parameters: Parameters | None, *prompts: Any) -> Tensor:
@@ -479,10 +488,12 @@ class Training(GradientTraining):
 
     def __init__(self, model: nn.Module, task: Task, recipe: TrainingConfig, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)
+        refuse("Training", label_problems(recipe.loss, task))
         self.task, self.asked, self.curriculum = task, recipe.asked, recipe.curriculum
+        self.kind: Loss = recipe.loss
         # Made here, so that a task that has none is refused before the first step.
         self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
-        self.graph = graph_of(model, self.flats, self.asked) if recipe.compile else None
+        self.graph = graph_of(model, self.flats, self.asked, self.kind) if recipe.compile else None
         self.log: Callable[[str], None] = warnings.warn
         self.drawn: Prompts | None = None  # by a step that could not be compiled
 
@@ -490,7 +501,7 @@ class Training(GradientTraining):
         prompts, self.drawn = self.drawn or self._stage().sample(self.recipe.batch, self.rng), None
         targets = self._targets(prompts)
         with self._autocast():
-            value = loss(self.model, None, prompts, targets, self.asked)
+            value = loss(self.model, None, prompts, targets, self.asked, self.kind)
         return value, float(targets.square().mean())
 
     def _graded(self) -> tuple[Float[Tensor, ""], float, Sequence[Tensor]]:
@@ -507,6 +518,9 @@ class Training(GradientTraining):
             return super()._graded()
         gradients = named(self.flats, vectors)
         return value, float(targets.square().mean()), [gradients[name] for name in self.parameters]
+
+    def _described(self) -> str:
+        return super()._described() + ("" if self.kind == "squared" else f", loss {self.kind}")
 
     def _stage(self) -> Task:
         return self.curriculum.stage(self.task, self.step) if self.curriculum else self.task

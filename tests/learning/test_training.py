@@ -26,6 +26,7 @@ RECIPES = {
     "unclipped, decayed": TrainingConfig(steps=12, clip=None, weight_decay=0.1, schedule="linear"),
     "bfloat16": TrainingConfig(steps=12, precision="bfloat16"),
     "last position": TrainingConfig(steps=12, positions="last"),
+    "by labels": TrainingConfig(steps=12, loss="by_labels"),
 }
 
 
