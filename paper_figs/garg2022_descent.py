@@ -24,23 +24,20 @@ def draw(table):
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 3.4), sharey=True)
     for axes, (distribution, title) in zip(panels, PANELS.items(), strict=True):
-        where = {"distribution": distribution}
         for _, one in done.groupby("run"):
-            curve(axes, plots.rows(one, "transformer", "normalised_risk", where), color="C0", lw=0.6, alpha=0.6)
-        curve(axes, plots.rows(done, "transformer", "normalised_risk", where), color="C0", lw=2, label="model")
-        fit = plots.rows(done, "least_squares", "normalised_risk", where)
-        curve(axes, fit, color="black", linestyle="--", label="least squares")
-        axes.axvline(done["task.d"].iloc[0], color="0.7", lw=0.8, zorder=0)
+            curve(axes, one, "transformer", distribution, color="C0", lw=0.6, alpha=0.6)
+        curve(axes, done, "transformer", distribution, color="C0", lw=2, label="model")
+        curve(axes, done, "least_squares", distribution, color="black", linestyle="--", label="least squares")
         axes.set(title=title, xlabel="examples in context", yscale="log", ylim=(LEAST, 30))
     panels[0].set(ylabel="error / mean square label")
     panels[0].legend()
     return figure
 
 
-def curve(axes, found, **look):
-    """The mean error by examples."""
-    values = found.groupby("position")["value"].mean()
-    axes.plot(values.index, values.clip(LEAST / 10), **look)
+def curve(axes, table, predictor, distribution, **look):
+    """The error by examples, the mean over runs."""
+    found = plots.rows(table, predictor, "normalised_risk", {"distribution": distribution})
+    axes.plot(found["position"], found["value"].clip(LEAST / 10), **look)
 
 
 if __name__ == "__main__":
