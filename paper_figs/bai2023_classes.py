@@ -40,7 +40,7 @@ def draw(table):
             if name == "classes" or predictor != "logistic_regression":
                 curve(done, axes, predictor, quantity, {"distribution": name}, label, look)
         axes.set(xlabel="examples in context")
-    panels[0].set(title="regression", ylabel="risk", yscale="log", ylim=(LEAST, 5))
+    panels[0].set(title="regression", ylabel="risk", yscale="log", ylim=(LEAST, 20))
     panels[1].set(title="classes", ylabel="error rate", ylim=(0, 0.6))
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -38,6 +38,13 @@ from iclab.tasks.features import Representation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
+
+@pytest.fixture(autouse=True)
+def graphs(monkeypatch):
+    """Steps are captured wherever they can be."""
+    monkeypatch.setenv("ICLAB_CUDA_GRAPHS", "on")
+
+
 BASE = LinearRegression(4, 9, noise=0.5)
 TASKS = [
     BASE,

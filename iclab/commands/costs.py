@@ -29,7 +29,7 @@ from iclab.commands.turns import take_turns
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.experiments.study import recipe
-from iclab.learning.graphs import MOST
+from iclab.learning.graphs import MOST, CudaGraphs
 from iclab.learning.training import Training, TrainingConfig
 from iclab.tasks import Task
 
@@ -130,7 +130,11 @@ def waits_in_a_row(training: Training) -> int:
 
 def on_cuda(make: Callable[[], Any], rounds: int) -> dict[str, Any]:
     """Returns what a step takes on the GPU, taken one by one and in rows of a CUDA graph; nothing without a GPU."""
-    return in_turns(make(), make(), rounds) if torch.cuda.is_available() else {}
+    if not torch.cuda.is_available():
+        return {}
+    eager, rows = make(), make()
+    rows.replay = rows.replayed(CudaGraphs(torch.device("cuda")))
+    return in_turns(eager, rows, rounds)
 
 
 def in_turns(eager: Any, rows: Any, rounds: int) -> dict[str, Any]:

@@ -202,8 +202,8 @@ def _try_model(experiment: Experiment) -> None:
     drawn = experiment.task.sample(BATCH, generator(0))
     _try_answers(model, drawn.xs, drawn.ys)
     if isinstance(experiment.train, TrainingConfig) and experiment.model.trainable:
-        positions = experiment.train.asked
-        _try_gradient(model, lambda weights: loss(model, weights, drawn, drawn.ys, positions))
+        asked, kind = experiment.train.asked, experiment.train.loss
+        _try_gradient(model, lambda weights: loss(model, weights, drawn, drawn.ys, asked, kind))
 
 
 @torch.no_grad()

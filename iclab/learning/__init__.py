@@ -1,6 +1,7 @@
 """How models learn: by gradient descent on prompts of examples or of tokens, or in closed form on frozen features.
 
 training                gradient descent, whatever the loss; a model of examples
+losses                  the squared error, and cross-entropy of classes
 token_training          a model of tokens
 pack                    trainings of one shape that take their steps together
 fitting                 ridge regression of a model that is linear in its parameters

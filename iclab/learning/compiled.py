@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from iclab.learning.flat import Flat
+from iclab.learning.losses import Loss, terms
 
 Graph = Callable[[list[Tensor], Tensor, Tensor, Tensor], tuple[list[Tensor], Tensor]]
 
 
-def graph_of(model: nn.Module, flats: Sequence[Flat], m: int | None = None) -> Graph:
-    """Returns a function of (thetas, xs, ys, targets), compiled by its first call: the gradients of the mean squared
-    error with respect to each θ [P], and the error. The last m positions count, or all."""
+def graph_of(model: nn.Module, flats: Sequence[Flat], m: int | None = None, kind: Loss = "squared") -> Graph:
+    """Returns a function of (thetas, xs, ys, targets), compiled by its first call: the gradients of the mean loss
+    with respect to each θ [P], and the loss. The last m positions count, or all."""
     asked = () if m is None else (m,)
 
     def loss(thetas: list[Tensor], xs: Tensor, ys: Tensor, targets: Tensor) -> Float[Tensor, ""]:
         answers = functional_call(model, named(flats, thetas), (xs, ys, *asked))
-        return (answers - (targets if m is None else targets[:, -m:])).square().mean()
+        return terms(kind, answers, targets).mean()
 
     return torch.compile(grad_and_value(loss), dynamic=False)
 

@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 MOST = 20  # steps in a row: a stop is heeded, and a divergence is seen, after so many
 PATIENCE = 10  # losses out of bounds in a row that are put up with
 TRIED = 2  # steps before a capture that its replays must repeat
-SWITCH = "ICLAB_CUDA_GRAPHS"  # "off" in the environment: steps are taken one by one
+SWITCH = "ICLAB_CUDA_GRAPHS"  # "on" in the environment; without it steps are taken one by one
 
 Due = Callable[[int], bool]  # whether the curve has a point at a step
 
@@ -119,7 +119,7 @@ class Graphs(Protocol):
 
 def graphs_of(device: torch.device) -> "CudaGraphs | None":
     """Returns the graphs that a device has; nothing where steps are taken one by one."""
-    wanted = device.type == "cuda" and os.environ.get(SWITCH) != "off"
+    wanted = device.type == "cuda" and os.environ.get(SWITCH) == "on"
     return CudaGraphs(device) if wanted else None
 
 

@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from iclab.errors import refuse
 from iclab.learning.graphs import Due, Graphs, Ledger, Replay, ahead, graphs_of
+from iclab.learning.losses import terms
 from iclab.learning.token_training import TokenTraining, TokenTrainingConfig, masked_losses
 from iclab.learning.training import (
     Diverged,
@@ -188,9 +189,9 @@ class ExamplePack(PackTraining):
 
     def _losses(self, *drawn: Tensor) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
         xs, ys = drawn
-        m = self.trainings[0].recipe.asked  # pyright: ignore[reportAttributeAccessIssue]
-        errors = self.model(xs, ys, m) - (ys if m is None else ys[:, -m:])
-        losses, usual = (each.square().reshape(len(self.trainings), -1).mean(1) for each in (errors, ys))
+        one: Any = self.trainings[0].recipe  # all ask for the same positions and have the same loss
+        each = terms(one.loss, self.model(xs, ys, one.asked), ys)
+        losses, usual = (every.reshape(len(self.trainings), -1).mean(1) for every in (each, ys.square()))
         return losses, usual
 
 
@@ -366,6 +367,7 @@ def _shapes(one: Planned) -> dict[str, Any]:
         "prompts": _prompt_shape(one.task),
         "models": repr((one.sizes, shape_of(one.model))),
         "recipes": repr(_fixed(one.train)),
+        "losses": getattr(one.train, "loss", None),
         "devices": one.device,
     }
 

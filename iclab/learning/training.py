@@ -2,7 +2,8 @@
 
     minimise  E 1/n Σ_i (ŷ_i − y_i)²       over fresh prompts, the loss at every position (or at the last alone)
 
-Of labels that are vectors the loss is the mean over coordinates.
+Of labels that are vectors the loss is the mean over coordinates; of classes it may be cross-entropy
+(`iclab.learning.losses`).
 The loss is a pure function of (parameters, prompts), so that a pack of replicas can be mapped over (`torch.func.vmap`).
 With `targets = "posterior_mean"` the label y_i is replaced by E[y_i | past, x_i]: the expected gradient is the same and
 its noise smaller (Rao-Blackwell), but the model is then handed the Bayes predictor's answers, so that agreement with
@@ -30,6 +31,7 @@ from iclab.files import atomic_write
 from iclab.learning.compiled import graph_of, named
 from iclab.learning.flat import AdamW, Flat, Muon, bound_norm, flattened
 from iclab.learning.graphs import PATIENCE, Due, Graphs, Ledger, Replay, ahead, graphs_of
+from iclab.learning.losses import Loss, label_problems, terms
 from iclab.models import FrozenModelConfig, ModelConfig
 from iclab.models.stored import open_weights
 from iclab.models.transformer import Stack
@@ -175,6 +177,9 @@ class TrainingConfig(OptimizerConfig, Learner):
     """Settings of gradient training on examples. The defaults are the fastest recipe found that uses sampled labels
     alone.
 
+    `loss` is the squared error, for classes −1 and 1 cross-entropy, or for prompts of both kinds what fits the labels
+    of each (`iclab.learning.losses`).
+
     `compile` makes one graph of the loss and its gradient (`iclab.learning.compiled`): twice the steps a second for
     small models on a CPU, after a minute of compiling. Where nothing can be compiled the training goes on without.
     """
@@ -184,13 +189,16 @@ class TrainingConfig(OptimizerConfig, Learner):
     targets: Literal["sampled", "posterior_mean"] = "sampled"
     curriculum: Curriculum | None = None
     compile: bool = field(default=False, repr=False, metadata={"since": "0.2"})
+    loss: Loss = field(default="squared", repr=False, metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         growing = "train.compile needs prompts of one shape; those of train.curriculum grow"
         rounded = "train.compile is for train.precision = float32"
+        sampled = f"train.loss = {self.loss} is of labels as they are drawn: train.targets = sampled"
         problems = [growing] if self.compile and self.curriculum else []
-        refuse("TrainingConfig", problems + ([rounded] if self.compile and self.precision != "float32" else []))
+        problems += [rounded] if self.compile and self.precision != "float32" else []
+        refuse("TrainingConfig", problems + ([sampled] if self.loss != "squared" and self.targets != "sampled" else []))
 
     @property
     def curved(self) -> bool:
@@ -214,7 +222,7 @@ class TrainingConfig(OptimizerConfig, Learner):
                 bayes(task)
             except ValueError as error:
                 return [f"train.targets is posterior_mean, but {error}"]
-        return []
+        return label_problems(self.loss, task)
 
 
 class Diverged(ArithmeticError):
@@ -232,18 +240,25 @@ def loss(
     prompts: Prompts,
     targets: Float[Tensor, "batch n *labels"],
     m: int | None = None,
+    kind: Loss = "squared",
 ) -> Float[Tensor, ""]:
-    """Returns the mean squared error over prompts, positions (the last m alone, where given) and coordinates, as a pure
-    function of the parameters; without any, with those that the model has. `m` is handed to the model, which may save
-    the work for the others."""
-    return _loss(model, parameters, prompts.xs, prompts.ys, targets, m)
+    """Returns the mean loss over prompts, positions (the last m alone, where given) and coordinates, as a pure function
+    of the parameters; without any, with those that the model has. `m` is handed to the model, which may save the work
+    for the others."""
+    return _loss(model, parameters, prompts.xs, prompts.ys, targets, m, kind)
 
 
 def _loss(
-    model: nn.Module, parameters: Parameters | None, xs: Tensor, ys: Tensor, targets: Tensor, m: int | None
+    model: nn.Module,
+    parameters: Parameters | None,
+    xs: Tensor,
+    ys: Tensor,
+    targets: Tensor,
+    m: int | None,
+    kind: Loss,
 ) -> Float[Tensor, ""]:
     answers = called(model, parameters, *((xs, ys) if m is None else (xs, ys, m)))
-    return (answers - (targets if m is None else targets[:, -m:])).square().mean()
+    return terms(kind, answers, targets).mean()
 
 
 def called(model: nn.Module, parameters: Parameters | None, *prompts: Any) -> Tensor:
@@ -543,10 +558,12 @@ class Training(GradientTraining):
 
     def __init__(self, model: nn.Module, task: Task, recipe: TrainingConfig, rng: torch.Generator) -> None:
         super().__init__(model, recipe, rng)
+        refuse("Training", label_problems(recipe.loss, task))
         self.task, self.asked, self.curriculum = task, recipe.asked, recipe.curriculum
+        self.kind: Loss = recipe.loss
         # Made here, so that a task that has none is refused before the first step.
         self.teacher = bayes(task) if recipe.targets == "posterior_mean" else None
-        self.graph = graph_of(model, self.flats, self.asked) if recipe.compile else None
+        self.graph = graph_of(model, self.flats, self.asked, self.kind) if recipe.compile else None
         self.replay = self.replay if self.graph is None else None  # a compiler has graphs of its own
 
     def _draw(self) -> Sequence[Tensor]:
@@ -556,7 +573,7 @@ class Training(GradientTraining):
     def _loss(self, *drawn: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         xs, ys, targets = drawn
         with self._autocast():
-            value = _loss(self.model, None, xs, ys, targets, self.asked)
+            value = _loss(self.model, None, xs, ys, targets, self.asked, self.kind)
         return value, targets.square().mean()
 
     def _graded(self, drawn: Sequence[Tensor]) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | float, Sequence[Tensor]]:
@@ -574,6 +591,9 @@ class Training(GradientTraining):
 
     def _stage_name(self, step: int) -> str:
         return repr(self._stage(step)) if self.curriculum else ""
+
+    def _described(self) -> str:
+        return super()._described() + ("" if self.kind == "squared" else f", loss {self.kind}")
 
     def _stage(self, step: int) -> Task:
         return self.curriculum.stage(self.task, step) if self.curriculum else self.task

@@ -39,7 +39,7 @@ class NearestAlgorithms(Analysis):
         return super().applies(of) and of.experiment.eval.prompts >= LEAST
 
     def rows(self, of: Measurement) -> Iterator[Row]:
-        fits = of.panel.fit(of.model)
+        fits = of.panel.fit(of.predictor)
         yield from _end_rows(of.panel)
         for region, part in of.parts.items():
             for match in of.panel.rank(fits, of.rng("bootstrap"), of.draws, part):

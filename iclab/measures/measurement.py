@@ -21,6 +21,7 @@ from iclab.experiments.analysis import Row
 from iclab.experiments.claims import TRAINED
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
+from iclab.learning.losses import mean_labels
 from iclab.measures.rows import MODEL, Parts, regions
 from iclab.models import Transformer
 from iclab.tasks import AnyTask, TokenPrompts
@@ -114,7 +115,12 @@ class Measurement:
     @cached_property
     def answers(self) -> Answers:
         """Returns what the model and every reference answer."""
-        return answer({MODEL: self.model, **self.references}, self.prompts)
+        return answer({MODEL: self.predictor, **self.references}, self.prompts)
+
+    @property
+    def predictor(self) -> Any:
+        """Returns the model as a predictor of labels, which logits of classes are not yet."""
+        return mean_labels(self.model, getattr(self.experiment.train, "loss", "squared"))
 
     @cached_property
     def readouts(self) -> list[LayerReadout]:

@@ -13,6 +13,7 @@ from iclab.analysis.next_token import continued, divergence, head_scores, hits, 
 from iclab.analysis.risk import squared, vanishes
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
+from iclab.learning.losses import mean_labels
 from iclab.learning.training import GradientTraining
 from iclab.measures.following import Due, Look, due, early, learning_curve
 from iclab.measures.probes import r2_by_layer
@@ -56,9 +57,12 @@ def _watched(task: AnyTask, experiment: Experiment, device: torch.device) -> See
     followed = experiment.eval.shifts if "evolution" in experiment.eval.analyses else ()
     shifted = {name: ExampleMonitor.of(experiment, device, name) for name, _ in followed}
 
+    loss: Any = getattr(experiment.train, "loss", "squared")
+
     def see(model: Predictor, inside: bool) -> dict[str, Any]:
-        found = own(model) | (own.probed(model) if inside else {})
-        return found | ({"shifts": {name: one(model) for name, one in shifted.items()}} if shifted else {})
+        labels = mean_labels(model, loss)
+        found = own(labels) | (own.probed(model) if inside else {})
+        return found | ({"shifts": {name: one(labels) for name, one in shifted.items()}} if shifted else {})
 
     return see
 

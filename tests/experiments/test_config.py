@@ -778,6 +778,8 @@ YOUNGER = {
     ("plain", "train.compile"),
     ("train Recipe", "train.compile"),
     ("eval.surgery", "eval.surgery.compile"),
+    *((name, f"{section}.loss") for name, section in (("plain", "train"), ("train Recipe", "train"))),
+    ("eval.surgery", "eval.surgery.loss"),
     *((name, "model.zero_blocks") for name in ("bare", "plain", "softmax")),
 }  # than the first runs of their classes
 

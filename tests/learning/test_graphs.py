@@ -536,11 +536,11 @@ def test_the_graph_of_a_training_that_ended_is_dropped():
     assert in_rows(whole).replay is None and pack_in_rows(varied(2)).replay is None
 
 
-def test_on_a_cpu_and_where_they_are_switched_off_there_are_no_graphs(monkeypatch):
-    assert training().replay is None and pack_trainings(varied(2)).replay is None
-    assert graphs_of(torch.device("cpu")) is None and graphs_of(torch.device("cuda")) is not None
-    monkeypatch.setenv("ICLAB_CUDA_GRAPHS", "off")
+def test_on_a_cpu_and_where_they_are_not_switched_on_there_are_no_graphs(monkeypatch):
     assert graphs_of(torch.device("cuda")) is None
+    monkeypatch.setenv("ICLAB_CUDA_GRAPHS", "on")
+    assert graphs_of(torch.device("cpu")) is None and graphs_of(torch.device("cuda")) is not None
+    assert training().replay is None and pack_trainings(varied(2)).replay is None
 
 
 # ---- rows, points and checkpoints ----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ RECIPES = {
     "unclipped, decayed": TrainingConfig(steps=12, clip=None, weight_decay=0.1, schedule="linear"),
     "bfloat16": TrainingConfig(steps=12, precision="bfloat16"),
     "last position": TrainingConfig(steps=12, positions="last"),
+    "by labels": TrainingConfig(steps=12, loss="by_labels"),
 }
 
 
@@ -201,7 +202,8 @@ def test_a_step_has_the_loss_and_the_update_that_the_recipe_says(changed):
 
 
 def test_every_field_of_a_recipe_changes_where_five_steps_lead():
-    assert {*CHANGES, "compile"} == {field.name for field in fields(TrainingConfig)}  # which changes rounding alone
+    elsewhere = {"compile", "loss"}  # of which the one changes rounding alone, the other is test_losses'
+    assert {*CHANGES, *elsewhere} == {field.name for field in fields(TrainingConfig)}
     ends = []
     for change in [{}, *({name: value} for name, value in CHANGES.items())]:
         training = fresh(replace(BASE, **change))
