@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -120,9 +121,11 @@ class Forks(Processes):
 
 
 def ended(call: Callable[[], int], output: int, stdin: int | None = None) -> None:
-    """Makes a call the whole life of this process, with its output in a file."""
+    """Makes a call the whole life of this process, with its output in a file. The server of forks that the tests may
+    have is none of its children."""
     code = 1
     try:
+        vars(forkserver._forkserver).update(_forkserver_address=None, _forkserver_alive_fd=None, _forkserver_pid=None)
         if stdin is not None:
             os.dup2(stdin, 0)
         os.dup2(output, 1)

@@ -30,6 +30,7 @@ from iclab.runs.store import ENDED, Run
 
 FOLDER = ".slurm"
 MOST = 1000  # tasks of an array: Slurm's MaxArraySize is 1001 unless the cluster says otherwise
+LINGER = 5.0  # seconds that the worker of a task which was killed may still hold its run
 GONE = 255  # the exit status of a task that left the queue before its run had ended
 POLL = 5.0  # seconds between two looks at the queue
 WARNING = 120  # seconds before the limit of time at which a task is told
@@ -153,6 +154,7 @@ class Task:
     array: Array | None = None
     index: int = -1
     attempts: dict[str, int] = field(init=False)
+    missed: float | None = None  # when it was first not in the queue
 
     def __post_init__(self) -> None:
         self.attempts = {run.id: run.recorded().attempts for run in self.runs}
@@ -170,6 +172,10 @@ class Task:
             done = all(run.recorded().state == "done" for run in self.runs)
             return worker.DONE if done else worker.FAILED
         if self.cluster.state(self) is not None:
+            self.missed = None
+            return None
+        self.missed = self.missed or time.monotonic()
+        if held and time.monotonic() - self.missed < LINGER:
             return None
         return worker.BUSY if held else self._gone()
 

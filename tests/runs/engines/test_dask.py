@@ -94,7 +94,8 @@ def test_after_its_client_was_killed_the_same_command_goes_on(study, same):
     code, output = finished(study, *STUDY_TIME, "seed=0:2", *LOCAL)
     assert code == 0, output
     same(store(study), 2)
-    assert all("continues at step" in run.log.read_text() for run in found(study))
+    again = [run for run in found(study) if run.status().attempts > 1]  # one may have ended before the kill
+    assert again and all("continues at step" in run.log.read_text() for run in again)
 
 
 @pytest.mark.slow
