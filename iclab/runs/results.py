@@ -149,33 +149,39 @@ def collect(folder: Path, name: str, pictures: Sequence[Picture] = ()) -> dict[s
     ``ValueError`` where a picture cannot be made of the sweep."""
     study = Study.read(folder / "study.toml")
     known = [Run(folder / cell.experiment.id) for cell in study.cells]
-    looks = [run.look() for run in known]
-    flat = [flatten(settings) or dict(c.flat) for c, (_, settings, _) in zip(study.cells, looks, strict=True)]
     table = table_of(known)
     claimed, shown = _claimed(study, table), set[Any]()
     table = _rounded(table, claimed)
     for picture in pictures:
         shown |= _shown(picture, table)
+    flat = [_settings(run, cell.flat) for run, cell in zip(known, study.cells, strict=True)]
     swept = differing(flat)
     content = {
         "study": name,
         **{key: getattr(study.heading, key) for key in ("title", "question", "paper")},
         "settings": {key: value for key, value in flat[0].items() if key not in swept},
-        "runs": [_run(run, {key: one.get(key) for key in swept}) for run, one in zip(known, flat, strict=True)],
+        "runs": [_run(run, one, swept) for run, one in zip(known, flat, strict=True)],
         "environments": _environments(known),
         "rows": list(_blocks(records(table.loc[table.index.isin(claimed | shown)]))),
     }
     return content | {"verdicts": [one.record() for one in judge(study.heading.claims, cells(content))]}
 
 
-def _run(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a cell in the order in which its run has them, which is that of the columns of a table; and the
+    version of its numerics."""
+    return {**flatten(run.look()[1]), **flat}
+
+
+def _run(run: Run, settings: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
+    """A run, with those of the settings that differ which it has."""
     status = run.status()
     return {
         "run": run.id,
         "state": status.state,
         "error": status.error,
         "seconds": round(status.seconds, 2),
-        "settings": dict(settings),
+        "settings": {key: settings[key] for key in swept if key in settings},
     }
 
 

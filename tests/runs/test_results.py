@@ -49,9 +49,13 @@ def rows(seed, noise):
 
 @pytest.fixture
 def sweep(tmp_path):
-    folder = tmp_path / "study"
+    return swept(tmp_path / "study", STUDY.replace("[[claims]]", SEEDS + "\n[[claims]]", 1))
+
+
+def swept(folder, text):
+    """A folder of runs as a sweep of a task file leaves it."""
     folder.mkdir()
-    (folder / "study.toml").write_text(STUDY.replace("[[claims]]", SEEDS + "\n[[claims]]", 1))
+    (folder / "study.toml").write_text(text)
     for cell in Study.read(folder / "study.toml").cells:
         run = Run(folder / cell.experiment.id)
         run.create(cell.settings)
@@ -105,6 +109,16 @@ def test_a_table_of_what_is_kept_has_the_columns_of_the_sweep(sweep):
     pd.testing.assert_frame_equal(first[rest], second[rest])
     for column, tolerance in numbers.items():
         pd.testing.assert_series_equal(first[column], second[column], rtol=tolerance)
+
+
+def test_a_claim_about_a_setting_that_only_some_runs_have_is_judged(tmp_path):
+    free = '[[claims]]\nname = "Free"\nquantity = "excess"\npredictor = "transformer"\nat_least = 0.0\n'
+    text = STUDY.replace("[[claims]]", '[sweep]\nseed = [0, 1, 2]\n"train.loss" = ["squared", "by_labels"]\n[[claims]]')
+    folder = swept(tmp_path / "study", f'{text}\n{free}where = {{ "train.loss" = "none" }}\n')
+    (free,) = (one for one in results.read(keep(folder))["verdicts"] if one["claim"] == "Free")
+    assert free["outcome"] == "holds" and len(free["cells"]) == 3
+    again = judge(Study.read(folder / "study.toml").heading.claims, results.cells(results.read(keep(folder))))
+    assert [one.outcome for one in again if one.claim.name == "Free"] == ["holds"]
 
 
 def test_a_run_without_results_stays_one(sweep):
