@@ -15,6 +15,7 @@ A sentence that says what became of a claim is followed by `<!-- OUTCOME: STUDY:
 import io
 import re
 import runpy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,7 +58,7 @@ class Script:
         """Returns the picture of a table as bytes, to be compared with others."""
         content = io.BytesIO()
         try:
-            with style():
+            with style(), warnings.catch_warnings(action="ignore"):  # a legend without curves, for lack of rows
                 figure = self.draw(table)
                 figure.set_layout_engine("none")  # which takes most of the time
                 figure.savefig(content, format="raw", dpi=DPI)
