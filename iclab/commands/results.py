@@ -39,7 +39,7 @@ from iclab.runs.results import Picture, cells, collect, kept_table, load, read, 
 from iclab.runs.store import sweeps
 
 BLOCK = re.compile(r"(<!-- results: (?P<study>\S+)(?: (?P<part>[^\n]*?))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
-SENTENCE = re.compile(r"<!-- (?P<outcome>[a-z ]+): (?P<study>\w+): (?P<claim>.+?) -->", re.DOTALL)
+SENTENCE = re.compile(r"(?<!`)<!-- (?P<outcome>[a-z ]+): (?P<study>\w+): (?P<claim>.+?) -->", re.DOTALL)
 DPI = 40  # of pictures that are compared
 OTHER = ("precision",)  # tables of commands that train nothing, as `<name>/<name>.json` among the runs
 LAYERS = ("fit_distance", "fit_parameter", "fit_probability", "fit_low", "fit_high")
