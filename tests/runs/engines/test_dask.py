@@ -32,9 +32,9 @@ def found(study):
     return runs(store(study)) if store(study).exists() else []
 
 
-def under_way(study):
-    """Waits until each run has come so far that it can be gone on from."""
-    for run in wait_for(lambda: found(study)):
+def under_way(study, count=2):
+    """Waits until each of so many runs has come so far that it can be gone on from."""
+    for run in wait_for(lambda: len(found(study)) == count and found(study)):
         wait_for(points(run, 2), 90)
         wait_for(run.checkpoint.exists)
 
