@@ -30,7 +30,7 @@ def doctor(where: Site, folder: Path, to: Console) -> bool:
     if where.engine == "local":
         to.print(report.table("iclab on this machine", ["what", "found"], checks(folder), to))
         return True
-    answers = _at_nodes(where, folder) if where.engine == "slurm" else _at_workers(where, folder)
+    answers = _at_nodes(where, folder) if where.engine == "slurm" else _at_workers(where)
     listed = {"this machine": place(), **answers}
     columns = [*COLUMNS, *(["lock"] if where.engine == "slurm" else [])]
     rows = [[name, *(_shown(told.get(column, "")) for column in columns[1:])] for name, told in listed.items()]
@@ -65,10 +65,10 @@ def lock_problems(answers: Answers) -> list[str]:
     return []
 
 
-def _at_workers(where: Site, folder: Path) -> Answers:
+def _at_workers(where: Site) -> Answers:
     """What each worker of a Dask cluster tells."""
     dask = dask_engine()
-    with dask.connected(where, slots(where.jobs, ["auto"], usable_cores()), folder) as client:
+    with dask.connected(where, slots(where.jobs, ["auto"], usable_cores())) as client:
         try:
             client.submit(place, pure=False).result(timeout=WAIT if where.cluster else 30.0)
         except TimeoutError:

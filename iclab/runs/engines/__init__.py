@@ -93,7 +93,7 @@ def opened(place: Site, folder: Path, devices: Sequence[str]) -> Iterator[Any]:
 
         yield slurm.Slurm(folder, slurm.options(place.options), place.chunk, place.jobs)
     elif place.engine == "dask":
-        with dask_engine().opened(place, slots(place.jobs, devices, usable_cores()), folder) as workplace:
+        with dask_engine().opened(place, slots(place.jobs, devices, usable_cores())) as workplace:
             yield workplace
     else:
         yield Processes(slots(place.jobs, devices, usable_cores()))

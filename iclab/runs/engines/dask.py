@@ -42,7 +42,6 @@ CONNECT = "10s"  # for which somebody at an address is waited
 GONE = "--engine dask: the scheduler is gone; the same command goes on with another one"
 LOST = 255  # the exit status of a run that was given up
 NOBODY = 10.0  # seconds without a worker after which that is said
-LOGS = ".dask"  # of jobs that are workers, beside the runs
 LIVES = 3  # workers in a row that may be lost without a new checkpoint
 
 # ---- at the worker -------------------------------------------------------------------------------------------------
@@ -299,9 +298,9 @@ def asked(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(place: Site, slots: Sequence[Slot], folder: Path) -> Iterator[Cluster]:
-    """Yields the workplace of a folder of runs, as `connected` has it."""
-    with connected(place, slots, folder) as client:
+def opened(place: Site, slots: Sequence[Slot]) -> Iterator[Cluster]:
+    """Yields the workplace, as `connected` has it."""
+    with connected(place, slots) as client:
         if place.address:
             nobody = f"--address {place.address} has no workers: start one with `dask worker {place.address}`"
             yield Cluster(client, most=place.jobs, nobody=nobody)
@@ -313,10 +312,9 @@ def opened(place: Site, slots: Sequence[Slot], folder: Path) -> Iterator[Cluster
 
 
 @contextmanager
-def connected(place: Site, slots: Sequence[Slot], folder: Path) -> Iterator[Client]:
+def connected(place: Site, slots: Sequence[Slot]) -> Iterator[Client]:
     """Yields the client of a scheduler at an address, of a cluster that dask-jobqueue starts, or of one on this machine
-    with a process for each slot. Jobs of a cluster write their logs below a folder. Raises ``ValueError`` where nobody
-    answers, or a class or an option is not known."""
+    with a process for each slot. Raises ``ValueError`` where nobody answers, or a class or an option is not known."""
     settings = {
         "distributed.scheduler.allowed-failures": 0,  # it is the client that sends a run out again, with new files
         "distributed.comm.timeouts.connect": CONNECT,
@@ -325,7 +323,7 @@ def connected(place: Site, slots: Sequence[Slot], folder: Path) -> Iterator[Clie
         if place.address:
             made = _at(place.address)
         elif place.cluster:
-            made = _started(place.cluster, place.options, place.jobs or 1, folder / LOGS)
+            made = _started(place.cluster, place.options, place.jobs or 1)
         else:
             made = _local(len(slots))
         with made as client:
@@ -340,7 +338,7 @@ def _at(address: str) -> Client:
 
 
 @contextmanager
-def _started(name: str, options: Sequence[str], jobs: int, logs: Path) -> Iterator[Client]:
+def _started(name: str, options: Sequence[str], jobs: int) -> Iterator[Client]:
     """A cluster whose workers are jobs of a queue: none where there is no work, and no more than so many runs need. The
     first is handed in at once: a queue that refuses it says so."""
     try:
@@ -351,7 +349,7 @@ def _started(name: str, options: Sequence[str], jobs: int, logs: Path) -> Iterat
     refuse("--cluster", [] if name in kinds else [unknown("cluster", name, kinds)])
     try:
         given = {key: _value(text) for key, _, text in (option.partition("=") for option in options)}
-        made = getattr(dask_jobqueue, kinds[name])(**{"log_directory": str(logs.absolute())} | given)
+        made = getattr(dask_jobqueue, kinds[name])(**given)
         cores = max(1, int(given.get("cores", 1)))
         _hand_in(made)
     except (TypeError, ValueError, RuntimeError, OSError) as error:
