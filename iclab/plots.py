@@ -7,8 +7,10 @@ with plots.style():
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,8 @@ def command(
     target = Path(words[1]) if len(words) == 2 else folder / f"{script.stem}.png"
     table = pd.DataFrame()
     try:
-        with style():
-            table = load(source)
-            draw(table).savefig(target)
+        table = load(source)
+        save(draw, table, target)
     except UsageError as error:
         sys.exit(str(error))
     except KeyError as error:
@@ -73,6 +74,29 @@ def command(
             raise
         sys.exit(f"nothing to draw: {error.args[0]} was not swept")
     print(f"wrote {target}")
+
+
+def save(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame, target: Path) -> None:
+    """Writes the picture that is drawn of a table."""
+    try:
+        with style():
+            draw(table).savefig(target)
+    finally:
+        plt.close("all")
+
+
+def shown(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame) -> bytes:
+    """Returns the pixels of the picture that is drawn of a table, coarse and without its layout, which takes most of
+    the time: where two are equal, pictures show the same."""
+    content = BytesIO()
+    try:
+        with style(), warnings.catch_warnings(action="ignore"):  # a legend without curves, for lack of rows
+            figure = draw(table)
+            figure.set_layout_engine("none")
+            figure.savefig(content, format="raw", dpi=40)
+    finally:
+        plt.close("all")
+    return content.getvalue()
 
 
 def by_seed(table: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:

@@ -15,7 +15,6 @@ A sentence that says what became of a claim is followed by `<!-- OUTCOME: STUDY:
 import io
 import re
 import runpy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from matplotlib import pyplot as plt
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -34,13 +32,12 @@ from iclab.experiments.claims import MEAN, Claim
 from iclab.experiments.findings import Findings
 from iclab.experiments.study import Study
 from iclab.files import atomic_write, read_json, read_text, write_json
-from iclab.plots import style
+from iclab.plots import save, shown
 from iclab.runs.results import Picture, cells, collect, kept_table, load, read, records, write
 from iclab.runs.store import sweeps
 
 BLOCK = re.compile(r"(<!-- results: (?P<study>\S+)(?: (?P<part>[^\n]*?))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 SENTENCE = re.compile(r"(?<!`)<!-- (?P<outcome>[a-z ]+): (?P<study>\w+): (?P<claim>.+?) -->", re.DOTALL)
-DPI = 40  # of pictures that are compared
 OTHER = ("precision",)  # tables of commands that train nothing, as `<name>/<name>.json` among the runs
 LAYERS = ("fit_distance", "fit_parameter", "fit_probability", "fit_low", "fit_high")
 
@@ -55,24 +52,12 @@ class Script:
     load: Callable[[Path], pandas.DataFrame] = load
 
     def look(self, table: pandas.DataFrame) -> bytes:
-        """Returns the picture of a table as bytes, to be compared with others."""
-        content = io.BytesIO()
-        try:
-            with style(), warnings.catch_warnings(action="ignore"):  # a legend without curves, for lack of rows
-                figure = self.draw(table)
-                figure.set_layout_engine("none")  # which takes most of the time
-                figure.savefig(content, format="raw", dpi=DPI)
-        finally:
-            plt.close("all")
-        return content.getvalue()
+        """Returns what the picture of a table shows, to be compared with others."""
+        return shown(self.draw, table)
 
     def save(self, table: pandas.DataFrame, target: Path) -> None:
         """Writes the picture of a table."""
-        try:
-            with style():
-                self.draw(table).savefig(target)
-        finally:
-            plt.close("all")
+        save(self.draw, table, target)
 
 
 @dataclass(frozen=True)

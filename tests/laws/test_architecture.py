@@ -30,7 +30,7 @@ ALLOWED = {
     "iclab.experiments": MAKING | MIDDLE,
     "iclab.measures": MAKING | MIDDLE | {"iclab.experiments"},
     "iclab.runs": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab"},  # for its version
-    "iclab.commands": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab.runs"},
+    "iclab.commands": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab.runs", "iclab.plots"},
     "iclab.plots": set(),
     "iclab.cli": {"iclab.experiments", "iclab.runs", "iclab.commands", "iclab.plots"},
 }
