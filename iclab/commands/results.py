@@ -17,7 +17,7 @@ import re
 import runpy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from iclab.runs.store import sweeps
 
 BLOCK = re.compile(r"(<!-- results: (?P<study>\S+)(?: (?P<part>[^\n]*?))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 SENTENCE = re.compile(r"(?<!`)<!-- (?P<outcome>[a-z ]+): (?P<study>\w+): (?P<claim>.+?) -->", re.DOTALL)
-OTHER = ("precision",)  # tables of commands that train nothing, as `<name>/<name>.json` among the runs
 LAYERS = ("fit_distance", "fit_parameter", "fit_probability", "fit_low", "fit_high")
 
 
@@ -50,14 +49,6 @@ class Script:
     study: str
     draw: Callable[[pandas.DataFrame], Any]
     load: Callable[[Path], pandas.DataFrame] = load
-
-    def look(self, table: pandas.DataFrame) -> bytes:
-        """Returns what the picture of a table shows, to be compared with others."""
-        return shown(self.draw, table)
-
-    def save(self, table: pandas.DataFrame, target: Path) -> None:
-        """Writes the picture of a table."""
-        save(self.draw, table, target)
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ class Book:
                 target = self.results / f"{name}.json"
                 write(target, collect(path, name, self.pictures(name)))
                 yield f"kept {target}, {target.stat().st_size / 1024:.0f} kB"
-        for name in OTHER:
+        for name in self.scripts.keys() - self.studies.keys():  # of a command that trains nothing
             source = folder / name / f"{name}.json"
             if source.is_file():
                 write_json(self.results / source.name, {"study": name, "rows": read_json(source), "verdicts": []})
@@ -122,14 +113,17 @@ class Book:
         """Returns what shows the table of a study: its figures, and the tables of layers in pages."""
         parts = [part for page in self.pages() for part in BLOCK.finditer(read_text(page)) if part["study"] == name]
         of_layers = [part["part"] for part in parts if (part["part"] or "").startswith("layers")]
-        return [*(s.look for s in self.scripts.get(name, ())), *(lambda t, p=p: _layers(t, p) for p in of_layers)]
+        return [
+            *(partial(shown, script.draw) for script in self.scripts.get(name, ())),
+            *(partial(_layers, part=part) for part in of_layers),
+        ]
 
     def draw(self) -> Iterator[str]:
         """Draws all figures that there are results for; yields a line for each."""
         for script in (script for each in self.scripts.values() for script in each):
             source, target = self.results / f"{script.study}.json", self.results / f"{script.path.stem}.png"
             if source.is_file():
-                script.save(script.load(source), target)
+                save(script.draw, script.load(source), target)
                 yield f"drew {target}"
 
     # ---- pages -----------------------------------------------------------------------------------------------------
@@ -177,7 +171,7 @@ class Book:
             return self._tally()
         parts = {"": self._section, "claims": self._claims, "verdicts": self._verdicts, "runs": self._runs}
         kind = part.partition(" ")[0]
-        known = [*self.studies, *OTHER, "all"] if kind == "figures" else [*self.studies, "all"]
+        known = {*self.studies, "all", *(self.scripts if kind == "figures" else ())}
         refuse("results", [] if name in known else [unknown("study", name, known)])
         if kind == "figures":
             return self._figures(page, name)

@@ -27,6 +27,7 @@ PARTS = ["claim", "expected", "kind", "measured", "seeds", "distance", "written"
 CLAIMS = ["paper", *PARTS, "minutes"]
 CHANGES = ["study", "claim", "change", "before", "now"]
 NOT_RUN = "not run"  # the outcome of a claim without a result
+LISTED = (*reversed(OUTCOMES), NOT_RUN)  # the best first
 OLD = "worst run"  # the kind of claims that were judged before there were kinds
 WRITTEN = ("before", "after", None)
 MOMENTS = {"before": "written before the result was seen", "after": "written after it was seen", None: "verdicts"}
@@ -122,7 +123,7 @@ def tally(judged: Iterable[Record]) -> tuple[list[str], list[list[int | str | No
     kinds = list(dict.fromkeys(one.get("kind", OLD) for one in judged))
     marks = [("written", each) for each in WRITTEN] + [("kind", each) for each in kinds]
     body: list[list[int | str | None]] = []
-    for outcome in (*reversed(OUTCOMES), NOT_RUN):
+    for outcome in LISTED:
         those = [{"kind": OLD, "written": None} | dict(one) for one in judged if one["outcome"] == outcome]
         counted = Counter(mark for one in those for mark in marks if one[mark[0]] == mark[1])
         body += [[outcome, *(counted[mark] or None for mark in marks), len(those)]] if those else []
@@ -133,8 +134,7 @@ def tally_lines(judged: Sequence[Record]) -> Iterator[str]:
     """Yields a line of counted verdicts for claims written before their results were seen, after, and neither said."""
     for written in WRITTEN:
         counted = Counter(one["outcome"] for one in judged if one.get("written") == written)
-        named = [*reversed(OUTCOMES), NOT_RUN]
-        told = ", ".join(f"{counted[outcome]} {outcome}" for outcome in named if counted[outcome])
+        told = ", ".join(f"{counted[outcome]} {outcome}" for outcome in LISTED if counted[outcome])
         yield from [f"{MOMENTS[written]}: {told}"] if told else []
 
 

@@ -36,7 +36,6 @@ Picture = Callable[["pandas.DataFrame"], object]  # of a table; what looks alike
 VALUE_DIGITS, ERROR_DIGITS = 7, 3
 ENVIRONMENT = ("iclab", "numerics", "python", "torch", "numpy", "platform", "device", "gpu", "cores")
 PARTS = {"study": str, "title": str, "question": str, "paper": str, "settings": dict, "runs": list, "rows": list}
-HEAD = ("run", "state", "error", "seconds")
 
 
 def load(source: Path | str) -> "pandas.DataFrame":
@@ -207,15 +206,21 @@ def _round(x: float, digits: int) -> float:
 
 def _claimed(study: Study, table: "pandas.DataFrame") -> set[Any]:
     """The rows by which claims are judged."""
-    by_run: dict[str, list[dict[str, Any]]] = {}
-    for row in records(table.assign(index=table.index)):
-        by_run.setdefault(row["run"], []).append(row)
-    found: set[Any] = set()
-    for claim in study.heading.claims:
-        for cell in study.cells:
-            if claim.concerns(cell.flat):
-                found |= {row["index"] for row in claim.rows(by_run.get(cell.experiment.id, ()))}
-    return found
+    by_run = _by_run(records(table.assign(index=table.index)))
+    return {
+        row["index"]
+        for claim in study.heading.claims
+        for cell in study.cells
+        if claim.concerns(cell.flat)
+        for row in claim.rows(by_run.get(cell.experiment.id, ()))
+    }
+
+
+def _by_run(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["run"], []).append(row)
+    return grouped
 
 
 def _shown(picture: Picture, table: "pandas.DataFrame") -> set[Any]:
@@ -256,11 +261,8 @@ def _looks_like(picture: Picture, table: "pandas.DataFrame", whole: object) -> b
 
 def _blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows by what they are on; runs with rows on the same things share the list of these."""
-    by_run: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_run.setdefault(row["run"], []).append(row)
     shared: dict[str, dict[str, Any]] = {}
-    for run, part in by_run.items():
+    for run, part in _by_run(rows).items():
         keys = [[_plain(row[name]) for name in PLACE] for row in part]
         block = shared.setdefault(_compact(keys), {"keys": keys, "runs": {}})
         block["runs"][run] = [[_number(row[name]) for row in part] for name in ("value", "stderr")]
