@@ -25,7 +25,7 @@ from iclab.experiments.mappings import flatten
 from iclab.experiments.study import Study
 from iclab.experiments.verdicts import Cell, judge
 from iclab.files import atomic_write, read_json
-from iclab.runs.store import Run, is_verdicts, runs
+from iclab.runs.store import Run, Status, is_verdicts, runs
 from iclab.runs.tables import COLUMNS, PLACE, differing, frame, table_of, table_rows
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load(source: Path | str) -> "pandas.DataFrame":
         return kept_table(read(path))
     known = runs(path)
     refuse("load", [] if known else [f"{source} holds no runs; expected a folder that `iclab sweep` made"])
-    return table_of(known)
+    return table_of({run.id: run.look() for run in known})
 
 
 # ---- the file ------------------------------------------------------------------------------------------------------
@@ -148,35 +148,29 @@ def collect(folder: Path, name: str, pictures: Sequence[Picture] = ()) -> dict[s
     ``ValueError`` where a picture cannot be made of the sweep."""
     study = Study.read(folder / "study.toml")
     known = [Run(folder / cell.experiment.id) for cell in study.cells]
-    table = table_of(known)
+    looks = {run.id: run.look() for run in known}
+    table = table_of(looks)
     claimed, shown = _claimed(study, table), set[Any]()
     table = _rounded(table, claimed)
     for picture in pictures:
         shown |= _shown(picture, table)
-    flat = [_settings(run, cell.flat) for run, cell in zip(known, study.cells, strict=True)]
+    flat = [{**flatten(looks[c.experiment.id][1]), **c.flat} for c in study.cells]  # in the order of the columns
     swept = differing(flat)
     content = {
         "study": name,
         **{key: getattr(study.heading, key) for key in ("title", "question", "paper")},
         "settings": {key: value for key, value in flat[0].items() if key not in swept},
-        "runs": [_run(run, one, swept) for run, one in zip(known, flat, strict=True)],
+        "runs": [_run(id, look[0], one, swept) for (id, look), one in zip(looks.items(), flat, strict=True)],
         "environments": _environments(known),
         "rows": list(_blocks(records(table.loc[table.index.isin(claimed | shown)]))),
     }
     return content | {"verdicts": [one.record() for one in judge(study.heading.claims, cells(content))]}
 
 
-def _settings(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a cell in the order in which its run has them, which is that of the columns of a table; and the
-    version of its numerics."""
-    return {**flatten(run.look()[1]), **flat}
-
-
-def _run(run: Run, settings: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
+def _run(id: str, status: Status, settings: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
     """A run, with those of the settings that differ which it has."""
-    status = run.status()
     return {
-        "run": run.id,
+        "run": id,
         "state": status.state,
         "error": status.error,
         "seconds": round(status.seconds, 2),

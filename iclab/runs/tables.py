@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iclab.experiments.mappings import flatten
-from iclab.runs.store import Run, Status
+from iclab.runs.store import Status
 
 if TYPE_CHECKING:
     import pandas
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 PLACE = ("predictor", "distribution", "quantity", "layer", "position", "step")  # what a number is about
 COLUMNS = (*PLACE, "value", "stderr")
 
+Look = tuple[Status, Mapping[str, Any], Sequence[Mapping[str, Any]]]  # of a run: `Run.look`
 
-def table_of(known: Sequence[Run]) -> "pandas.DataFrame":
-    """Returns the results of runs as one table; `iclab.load` says which."""
-    looks = [run.look() for run in known]
-    warn_of([status for status, _, _ in looks])
-    settings = [flatten(each) for _, each, _ in looks]
-    swept = differing([each for each in settings if each])
+
+def table_of(looks: Mapping[str, Look]) -> "pandas.DataFrame":
+    """Returns the results of runs, by id, as one table; `iclab.load` says which."""
+    warn_of([status for status, _, _ in looks.values()])
+    settings = {id: flatten(each) for id, (_, each, _) in looks.items()}
+    swept = differing([each for each in settings.values() if each])
     rows = [
         row
-        for run, (status, _, measured), chosen in zip(known, looks, settings, strict=True)
-        for row in table_rows(run.id, status.state, status.error, measured, [chosen.get(key) for key in swept])
+        for id, (status, _, measured) in looks.items()
+        for row in table_rows(id, status.state, status.error, measured, [settings[id].get(key) for key in swept])
     ]
     return frame(rows, swept)
 
