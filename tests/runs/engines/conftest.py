@@ -118,5 +118,4 @@ def at_hand(cluster, monkeypatch):
     monkeypatch.setattr(slurm, "POLL", 0.5)
     yield
     cluster.call("scancel", "--user=root")
-    cluster.tend()
     cluster.idle()

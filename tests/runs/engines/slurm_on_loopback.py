@@ -1,6 +1,7 @@
 """A private Slurm of this machine for tests: a controller and two nodes on 127.0.0.1, for root and without systemd.
 
-    python -m tests.runs.engines.slurm_on_loopback FOLDER      starts it, and stops it at the end of the input
+    python -m tests.runs.engines.slurm_on_loopback FOLDER         starts it, and stops it at the end of the input
+    python -m tests.runs.engines.slurm_on_loopback FOLDER tend    looks after one that runs
 
 Everything is in the folder: key and socket of its own munge, configuration, state, logs. It needs slurmctld, slurmd and
 munged (Debian: slurmctld slurmd slurm-client munge); none of them need run, and one that runs is left alone.
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+TEND = 3.0  # seconds between two looks of the administrator
 CONFIGURATION = """ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
@@ -120,7 +122,15 @@ class Loopback:
         self.controller()
         for name in ("n1", "n2"):
             self.node(name)
+        self.start("administrator", sys.executable, __file__, str(self.folder), "tend")
         self.idle()
+
+    def saved(self) -> None:
+        """Waits until the controller has written down which jobs run: one that is killed before forgets them."""
+        now = time.time()
+        for job in self.call("squeue", "-h", "-r", "-o", "%A").split():
+            self.call("scontrol", "update", f"jobid={job}", "comment=to be remembered")
+        _await(lambda: (self.folder / "state" / "job_state").stat().st_mtime > now)
 
     def idle(self) -> None:
         """Waits until both nodes are there and free."""
@@ -215,7 +225,11 @@ def running(folder: Path) -> Iterator[Loopback]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    with running(Path(sys.argv[1]).absolute()) as made:
+    place = Path(sys.argv[1]).absolute()
+    while sys.argv[2:] == ["tend"]:
+        time.sleep(TEND)
+        Loopback(place).tend()
+    place.mkdir(parents=True, exist_ok=True)
+    with running(place) as made:
         print(f"export SLURM_CONF={made.folder}/slurm.conf", flush=True)
         sys.stdin.read()

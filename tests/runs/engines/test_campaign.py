@@ -30,7 +30,6 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("ICLAB_ENGINE_KILLS", 6))
 RUNS = 4
 AWAY = 1.0  # seconds that a controller is away
-TEND = 3.0  # seconds between two visits of an administrator
 
 
 class Local:
@@ -42,9 +41,6 @@ class Local:
 
     def ready(self):
         """Brings back what is gone."""
-
-    def tend(self):
-        """Does now and then what nobody else does."""
 
     def victims(self, kind, sweep):
         """What there is of a kind now."""
@@ -124,12 +120,7 @@ class RealSlurm(Local):
     kinds = ("client", "controller", "node", "task")
 
     def __init__(self, cluster):
-        self.cluster, self.tended = cluster, 0.0
-
-    def tend(self):
-        if time.monotonic() - self.tended > TEND:
-            self.cluster.tend()
-            self.tended = time.monotonic()
+        self.cluster = cluster
 
     def victims(self, kind, sweep):
         at_work = {name: pids for name in ("n1", "n2") if (pids := self.cluster.on(name))}
@@ -211,7 +202,6 @@ class Campaign:
                     self.engine.kill(self.next, self.rng.choice(found))
                     self.kills[self.next] += 1
                     self.next = next(self.plan)
-            self.engine.tend()
             time.sleep(0.05)
         self.seconds = self.seconds or time.monotonic() - start
 
