@@ -113,11 +113,5 @@ class TokenTraining(GradientTraining):
                 value = masked_losses(self.model(tokens), targets, asked)[0]
         return value, log(max(2, self.task.vocab))
 
-    def _stage_name(self, step: int) -> str:
-        return repr(self._stage(step)) if self.curriculum else ""
-
-    def _stage(self, step: int) -> TokenTask:
-        return self.curriculum.stage(self.task, step) if self.curriculum else self.task
-
 
 __getattr__ = old_names(__name__, TokenRecipe="TokenTrainingConfig")

@@ -291,6 +291,9 @@ class GradientTraining(ABC):
     optimizer state, the state of the prompt generator, the step, and how many losses in a row were out of bounds.
     """
 
+    task: Any  # the distribution of its prompts, of which a final class knows more
+    curriculum: Any = None
+
     def __init__(self, model: nn.Module, recipe: OptimizerConfig, rng: torch.Generator) -> None:
         self.model, self.recipe, self.rng = model, recipe, rng
         self.step = self.wild = 0  # steps taken; losses out of bounds in a row
@@ -399,9 +402,13 @@ class GradientTraining(ABC):
         firsts = [next(iter(flat.parameters.values())) for flat in self.flats]
         return [each.data_ptr() for each in (*firsts, *(flat.theta for flat in self.flats))]
 
+    def _stage(self, step: int) -> Any:
+        """The task of a step, which a curriculum may make smaller."""
+        return self.curriculum.stage(self.task, step) if self.curriculum else self.task
+
     def _stage_name(self, step: int) -> str:
-        """What stage of a curriculum a step is in."""
-        return ""
+        """What stage of a curriculum a step is in; empty where there is none."""
+        return repr(self._stage(step)) if self.curriculum else ""
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -589,14 +596,8 @@ class Training(GradientTraining):
         gradients = named(self.flats, vectors)
         return value, drawn[-1].square().mean(), [gradients[name] for name in self.parameters]
 
-    def _stage_name(self, step: int) -> str:
-        return repr(self._stage(step)) if self.curriculum else ""
-
     def _described(self) -> str:
         return super()._described() + ("" if self.kind == "squared" else f", loss {self.kind}")
-
-    def _stage(self, step: int) -> Task:
-        return self.curriculum.stage(self.task, step) if self.curriculum else self.task
 
     def _targets(self, prompts: Prompts) -> Float[Tensor, "batch n *labels"]:
         return prompts.ys if self.teacher is None else self.teacher(prompts.xs, prompts.ys)
