@@ -51,6 +51,10 @@ _HOMES = {
 sys.meta_path.append(Finder())
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'iclab' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ Numbers = Annotated[Path | None, arg(metavar="FILE")]  # a file to write, of JSO
 
 
 def sweep(
-    file: Annotated[Positional[Path], arg(metavar="FILE")],
+    file: Annotated[Positional[Path], arg(metavar="STUDY")],
     settings: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]")] = (),
     *,
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
@@ -38,14 +39,14 @@ def sweep(
 ) -> int:
     """Runs every experiment of a task file and judges its claims.
 
-    Example: iclab sweep tasks/linear_regression.toml model.n_layer=1,2,4 seed=0:4
+    Example: iclab sweep linear_regression model.n_layer=1,2,4 seed=0:4
 
     Finished runs are not repeated: the same command finishes a sweep that was stopped or killed. Settings have their
     names in the file; an unknown one is refused, with a list of those that are known. Runs that differ only in their
     final measurements are trained once.
 
     Args:
-        file: The task file (TOML).
+        file: A study of the package by name (`iclab tasks` lists them), or a task file of your own (TOML).
         settings: Replace settings of the file or add to its [sweep]. Several values: model.n_layer=1,2,4 or seed=0:4 or
             train.lr=log:1e-4..1e-2:5. recipe=NAME takes a model and its training by name; with scale=NAME the file's
             [scale.NAME] counts, such as scale=paper.
@@ -71,9 +72,10 @@ def sweep(
     from iclab.experiments.study import Study
     from iclab.runs.engines import Site
     from iclab.runs.trainings import stores
+    from iclab.shipped import task_file
 
     place = Site(engine, jobs, address, cluster, tuple(option), chunk, detach, pack)
-    study = Study.read(file, settings)
+    study = Study.read(task_file(file), settings)
     folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
     if dry_run:
         plan(study, folder, to, reused, place)
@@ -96,23 +98,44 @@ def _stopped() -> int:
     return INTERRUPTED
 
 
-def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE] [WORD]")] = ()) -> int:
-    """Lists the quantities that a study yields and claims may use, each with its meaning, unit and range.
+def tasks(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[WORD ...]")] = ()) -> int:
+    """Lists the studies that come with the package: title, paper, runs, training seeds, and how long they take.
 
-    Example: iclab quantities tasks/akyurek2022_probes.toml attention
+    Example: iclab tasks random feature
+
+    `minutes` are those of one core that the kept results took; a machine of N cores divides them by about N. A study
+    that was never run with its present settings has none.
 
     Args:
-        words: A task file, whose analyses count (default: all), and a word to search for in names and meanings.
+        words: Words that must all be in the name, title, question or paper.
+    """
+    from iclab.commands import report
+    from iclab.commands.tasks import listed
+
+    to = report.console()
+    to.print(listed(words, to))
+    return 0
+
+
+def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[STUDY] [WORD]")] = ()) -> int:
+    """Lists the quantities that a study yields and claims may use, each with its meaning, unit and range.
+
+    Example: iclab quantities akyurek2022_probes attention
+
+    Args:
+        words: A study by name or a task file, whose analyses count (default: all), and a word to search for in names
+            and meanings.
     """
     from iclab.commands import report
     from iclab.experiments.measurable import quantities
     from iclab.experiments.study import Study
+    from iclab.shipped import studies, task_file
 
-    files = [word for word in words if word.endswith(".toml")]
+    files = [word for word in words if word.endswith(".toml") or word in studies()]
     rest = [word for word in words if word not in files]
     if len(files) > 1 or len(rest) > 1:
-        raise UsageError(f"quantities takes one task file and one word, given {', '.join(words)}")
-    cells = Study.read(Path(files[0])).cells if files else ()
+        raise UsageError(f"quantities takes one study and one word, given {', '.join(words)}")
+    cells = Study.read(task_file(Path(files[0]))).cells if files else ()
     listed = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
     if not listed:
         raise UsageError(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
@@ -463,6 +486,7 @@ def doctor(
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
+    "tasks": tasks,
     "sweep": sweep,
     "measure": measure,
     "quantities": quantities,
@@ -483,13 +507,18 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 DESCRIPTION = """A bench for in-context-learning theory: from a task file to a verdict.
 
-Start with:  iclab sweep tasks/linear_regression.toml --dry-run"""
+Start with:   iclab tasks, and then   iclab sweep linear_regression --dry-run
+Completion:   iclab --tyro-print-completion bash >> ~/.bash_completion   (or zsh, tcsh)
+Version:      iclab --version"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status. An error that the user can mend is printed in one line; bugs show in
     full."""
     given = _words_first(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"iclab {version('iclab')}")
+        return 0
     style = (tyro.conf.FlagCreatePairsOff,)
     try:
         return tyro.extras.subcommand_cli_from_dict(
@@ -508,7 +537,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _words_first(given: Sequence[str]) -> list[str]:
-    """The words before the options, so that settings may also stand behind an option."""
+    """The words before the options, so that settings may also stand behind an option. Options of tyro, which print a
+    completion for shells, stay as they are."""
+    if given and given[0].startswith("--tyro-"):
+        return [*given]
     words: list[str] = []
     options: list[str] = []
     takes_value = {option for command in COMMANDS.values() for option in _options_with_value(command)}

@@ -17,6 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from iclab.renamed import old_names
 
+MOST, NEAREST = 40, 5  # names that a message lists; of more than that so many
+
 KINDS: dict[Any, str] = {
     bool: "true or false",
     int: "an integer",
@@ -51,11 +53,14 @@ def prefixed(what: str) -> Iterator[None]:
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """Returns the sentence for a name that is not known: what was given, the nearest match, what is known."""
+    """Returns the sentence for a name that is not known: what was given, the nearest match, what is known; of very many
+    names the nearest."""
     known = sorted(known)
     nearest = get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {given!r}.{hint} Known: {', '.join(known) or 'none'}"
+    shown_names = known if len(known) <= MOST else get_close_matches(given, known, n=NEAREST, cutoff=0.0)
+    more = f" and {len(known) - NEAREST} more" if len(known) > MOST else ""
+    return f"unknown {kind} {given!r}.{hint} Known: {', '.join(shown_names) or 'none'}{more}"
 
 
 def unknown_choices(instance: object) -> list[str]:

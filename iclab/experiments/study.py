@@ -23,9 +23,9 @@ from iclab.experiments.identity import Import
 from iclab.experiments.mappings import Nested, flatten, merge, put
 from iclab.experiments.measurable import claim_problems
 from iclab.files import read_text
+from iclab.shipped import folder
 
 RECIPES = Path(__file__).parent / "recipes"
-GIVEN = (Path(__file__).parent / "given", Path(__file__).parents[2] / "tasks" / "given")  # in a wheel; in a checkout
 OVERRIDES = "overrides = "
 
 
@@ -92,6 +92,25 @@ class Study:
         return (line if self.overrides else "") + self.text
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What can be said of a task file before its cells are made."""
+
+    heading: Heading
+    cells: int
+    seeds: int
+
+    @classmethod
+    def read(cls, path: Path) -> "Outline":
+        """Reads the head of a file and counts its grid. Raises one ``ValueError`` with a line for each problem."""
+        content = config.load(path)
+        draft = Draft(path, {key: value for key, value in content.items() if key != "imports"}, [], ())
+        heading = draft.heading()
+        config.refuse_lines(draft.problems)
+        choices = list(grid.cross(draft.axes))
+        return cls(heading, len(choices), len({repr(flatten(values).get("seed")) for values in choices}))
+
+
 def _without_overrides(text: str) -> str:
     first, _, rest = text.partition("\n")
     return rest if first.startswith(OVERRIDES) else text
@@ -121,7 +140,7 @@ def recipe(name: str) -> Nested:
 
 def given_study(name: str) -> Path:
     """Returns the task file of a study of models that are given, which comes with the package: it lacks the model."""
-    found = {path.stem: path for folder in GIVEN for path in sorted(folder.glob("*.toml"))}
+    found = {path.stem: path for path in sorted((folder("tasks") / "given").glob("*.toml"))}
     refuse("given", [] if name in found else [unknown("study", name, found)])
     return found[name]
 

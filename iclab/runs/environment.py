@@ -1,6 +1,5 @@
 """The environment that a run was made in: versions, device, threads, and the revision of the source."""
 
-import fcntl
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import iclab
 from iclab.experiments.identity import NUMERICS, Import
 from iclab.experiments.plugins import versions
 from iclab.files import atomic_write
+from iclab.runs.locks import locked
 
 
 def environment(device: str = "auto") -> dict[str, Any]:
@@ -95,7 +95,7 @@ def writable(folder: Path) -> str:
         with TemporaryFile(dir=nearest) as file:
             file.write(b"0")
             file.flush()
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked(file)
     except OSError as error:
         return f"cannot be written: {error.strerror or error}"
     return f"can be written, {shutil.disk_usage(nearest).free / 2**30:.1f} GiB free"

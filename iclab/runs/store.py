@@ -24,12 +24,10 @@ before there were digests are read as they are.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -42,6 +40,7 @@ from iclab.experiments import config
 from iclab.experiments.identity import numerics_of, remedy, run_id
 from iclab.files import atomic_write, naming, read_json, regular
 from iclab.runs.disk import AGAIN
+from iclab.runs.locks import locked
 
 State = Literal["pending", "running", "interrupted", "done", "failed", "diverged", "damaged"]
 
@@ -226,13 +225,13 @@ class Run:
         with naming(path):
             file = open(path, "ab", opener=at_once)  # noqa: SIM115  (an error inside the block is not the lock's)
         with file:
-            yield _locked(file.fileno(), fcntl.LOCK_EX, patience)
+            yield locked(file, patience=patience)
 
     def held(self) -> bool:
         """Returns whether some process holds the run."""
         try:
             with open(self.folder / "lock", "rb", opener=at_once) as file:
-                return not _locked(file.fileno(), fcntl.LOCK_SH)
+                return not locked(file, shared=True)
         except (FileNotFoundError, IsADirectoryError):
             return False
 
@@ -442,19 +441,6 @@ def _with(status: Status, **changes: Any) -> Status:
 
 def _damaged(status: Status, error: Damaged | str) -> Status:
     return _with(status, state="damaged", error=str(error).splitlines()[0])
-
-
-def _locked(descriptor: int, how: int, patience: float = 0.0) -> bool:
-    """Whether the lock could be taken, trying for a while: others take it for an instant when they look."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.02)
 
 
 def _point(line: bytes | str) -> dict[str, Any] | None:

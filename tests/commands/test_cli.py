@@ -113,7 +113,7 @@ def test_every_command_teaches_by_an_example(capsys, command):
         ["sweep", "f.toml", "--dry"],
         ["sweep", "f.toml", "--jobs", "x"],
         ["show"],
-        ["--version"],
+        ["--versoin"],
     ],
 )
 def test_bad_usage_ends_with_status_2(capsys, words):

@@ -68,7 +68,7 @@ def test_of_processes_that_ask_at_the_same_time_one_gets_the_lock(tmp_path):
 
 def test_the_test_sees_locks_that_are_none(tmp_path, monkeypatch):
     """As with localflock, where each machine has its own."""
-    monkeypatch.setattr(store.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(store, "locked", lambda *_, **__: True)
     assert at_once(tmp_path) == [True, True]
 
 

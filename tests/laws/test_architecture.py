@@ -14,6 +14,7 @@ LEAVES = {
     "iclab.limits",
     "iclab.algorithm_names",
     "iclab.renamed",
+    "iclab.shipped",
     "iclab.stops",
 }  # standard library only
 MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}
@@ -32,6 +33,7 @@ ALLOWED = {
     "iclab.runs": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab"},  # for its version
     "iclab.commands": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab.runs", "iclab.plots"},
     "iclab.plots": set(),
+    "iclab.__main__": {"iclab.cli"},
     "iclab.cli": {"iclab.experiments", "iclab.runs", "iclab.commands", "iclab.plots"},
 }
 SCIENCE_ONLY = {"torch", "jaxtyping", "einops", "safetensors"}  # what the lower half may take from outside

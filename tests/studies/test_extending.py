@@ -1,18 +1,19 @@
 """The examples of docs/extending.md, run as they are printed, by a package that is not this folder.
 
-No wheel is built here, as that needs the network. What stands first on the path is a copy of all files that the wheel
-holds (the folder `iclab`, see pyproject.toml), in a folder of its own; metadata are those of the installed package.
+What stands first on the path is a copy of all files that the wheel holds, in a folder of its own; metadata are those of
+the installed package.
 At once every task file is read, its code is tried, one study runs and theorems are verified; what is left is slow.
 """
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.studies.wheel import unpack
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -88,7 +89,7 @@ def test_every_example_fits_on_a_page(examples):
 @pytest.mark.parametrize("rest", [pytest.param("", id="first"), pytest.param(REST, id="all", marks=pytest.mark.slow)])
 def test_the_examples_run_outside_of_the_package(examples, tmp_path, rest):
     site, work = tmp_path / "site", tmp_path / "work"
-    shutil.copytree(ROOT / "iclab", site / "iclab", ignore=shutil.ignore_patterns("__pycache__"))
+    unpack(site)
     work.mkdir()
     for name, text in examples.items():
         (work / name).write_text(text)
