@@ -20,6 +20,15 @@ NAMES = {
     "zero": "the answer 0",
 }
 SYMBOLS = {"ridge": "λ", "gradient_descent": "η", "one_pass_sgd": "lr", "nearest_neighbours": "k"}
+LEGENDS = {
+    "bayes": "Bayes",
+    "trained_bayes": "Bayes for the training distribution",
+    "landweber": "GD, largest safe step",
+    "newton": "Newton's iteration",
+    "one_pass_sgd": "SGD, one pass",
+    "zero": "0",
+}
+STEPPED = {"gradient_descent": "GD", "newton": "Newton"}
 COUNTS = ("newton", "landweber")  # whose parameter is a number of steps
 
 
@@ -31,6 +40,18 @@ def algorithm(family: str, value: float | None = None, grid_bound_mark: str = ""
     else:
         kind, name = family, NAMES.get(family, family.replace("_", " "))
     return name if value is None else f"{name} ({_parameter(kind, value, grid_bound_mark)})"
+
+
+def short(name: str) -> str:
+    """Names a predictor in a legend.
+
+    >>> short("gradient_descent_8"), short("newton_3"), short("nearest_neighbours")
+    ('GD, 8 steps', 'Newton, 3 steps', 'nearest neighbours')
+    """
+    kind, _, count = name.rpartition("_")
+    if kind in STEPPED and count.isdigit():
+        return f"{STEPPED[kind]}, {_steps(float(count))}"
+    return LEGENDS.get(name, name.replace("_", " "))
 
 
 def _parameter(kind: str, value: float, grid_bound_mark: str) -> str:

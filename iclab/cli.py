@@ -275,14 +275,13 @@ def show(
 
 def _draw(folder: Path, picture: Path) -> int:
     """Draws which algorithm a run is near."""
-    from iclab.plots import identification, picture_endings, style
+    from iclab.plots import identification, picture_endings, save
     from iclab.runs.results import load
 
     endings = picture_endings()
     if picture.suffix.lstrip(".") not in endings:
         raise UsageError(f"--figure: {picture} must end in one of .{', .'.join(endings)}")
-    with style():
-        identification(load(folder)).savefig(picture)
+    save(identification, load(folder), picture)
     print(f"wrote {picture}")
     return 0
 

@@ -6,12 +6,16 @@ with plots.style():
     plots.curves(table, axes, ["transformer", "bayes"])
 """
 
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from hashlib import sha256
 from io import BytesIO
+from math import nan
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,12 +23,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from iclab.algorithm_names import short
 from iclab.errors import UsageError, refuse, unknown
 
 OWN = ("layer", "step")  # columns that hold something only for a part of a model, or for a model on the way
+DIGITS: Any = {"float_kind": lambda value: f"{value:.4g}"}
 STYLE = Path(__file__).with_name("style.mplstyle")
 
 # One look for each predictor in every figure.
@@ -43,9 +54,6 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "boosted_trees": {"color": "C6"},
     "trained_network": {"color": "0.2"},
     "zero": {"color": "C3", "linestyle": "-."},
-    "gradient_descent_1": {"color": "C1"},
-    "gradient_descent_3": {"color": "C6"},
-    "gradient_descent_8": {"color": "C5"},
     "newton": {"color": "C8"},
     "landweber": {"color": "C7"},
 }
@@ -80,7 +88,37 @@ def save(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame, target: Pa
     """Writes the picture that is drawn of a table."""
     try:
         with style():
-            draw(table).savefig(target)
+            lettered(draw(table)).savefig(target)
+    finally:
+        plt.close("all")
+
+
+def lettered(figure: Figure) -> Figure:
+    """Gives each panel of a figure that has several a letter, by which a caption may name it."""
+    panels: dict[Any, Axes] = {}  # by place: a second axis of a panel is in the same
+    for axes in figure.axes:
+        if (place := axes.get_subplotspec()) and axes.axison and axes.get_label() != "<colorbar>":
+            panels.setdefault(place, axes)
+    if len(panels) > 1:
+        for letter, axes in zip(ascii_lowercase, panels.values(), strict=False):
+            axes.set_title(letter, loc="left", fontweight="bold")
+    return figure
+
+
+def contents(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame) -> str:
+    """Returns a digest of what is drawn of a table, curves, bands, tables and words, to four significant digits: it
+    does not depend on fonts or on how pictures are made."""
+    try:
+        with style():
+            figure = draw(table)
+        words = [text.get_text() for text in figure.findobj(Text)]
+        numbers = [line.get_xydata() for line in figure.findobj(Line2D)]
+        numbers += [path.vertices for each in figure.findobj(Collection) for path in each.get_paths()]
+        numbers += [each.get_offsets() for each in figure.findobj(Collection)]
+        numbers += [bar.get_bbox().get_points() for bar in figure.findobj(Rectangle)]
+        numbers += [image.get_array() for image in figure.findobj(AxesImage)]
+        told = [np.array2string(np.ma.filled(np.ma.asarray(each, float), nan), formatter=DIGITS) for each in numbers]
+        return sha256(json.dumps([words, told]).encode()).hexdigest()[:16]
     finally:
         plt.close("all")
 
@@ -148,8 +186,8 @@ def curves(
         chosen = rows(table, name, quantity, where)
         if chosen.empty:
             raise UsageError(f"the table has no {quantity!r} of {name!r} by position where {dict(where or {})}")
-        label = (labels or {}).get(name, name.replace("_", " "))
-        (line,) = axes.plot(chosen["position"], chosen["value"], label=label, **{**LOOKS.get(name, {}), **look})
+        label = (labels or {}).get(name, short(name))
+        (line,) = axes.plot(chosen["position"], chosen["value"], label=label, **{**look_of(name), **look})
         low, high = (rows(table, name, f"{quantity}_{end}", where) for end in ("low", "high"))
         if len(low) and len(high):
             axes.fill_between(low["position"], low["value"], high["value"], color=line.get_color(), alpha=0.2, lw=0)
@@ -197,8 +235,7 @@ def _draw_distances(axes: Axes, key: str, rows: pd.DataFrame, most: int) -> None
     order = ranks.groupby("predictor").agg(best=("rank", "min"), usual=("rank", "mean")).sort_values(["best", "usual"])
     for name in order.index[:most]:
         each = rows.loc[rows["predictor"] == name].sort_values("at")
-        look = {**LOOKS.get(name, {}), "marker": "o", "color": _color(name)}
-        axes.plot(each["at"], each["value"], label=name.replace("_", " "), **look)
+        axes.plot(each["at"], each["value"], label=short(name), **{"color": "0.5", **look_of(name), "marker": "o"})
     labels = {"position": "examples in context", "layer": "after layer", "step": "step of training"}
     heights = {"position": "E(Δŷ)²", "layer": "distance / reference risk", "step": "distance / reference risk"}
     axes.set(xlabel=labels[key], ylabel=heights[key], yscale="log", xscale="log" if key == "step" else "linear")
@@ -206,11 +243,12 @@ def _draw_distances(axes: Axes, key: str, rows: pd.DataFrame, most: int) -> None
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _color(name: str) -> Any:
-    """A shade for each number of steps of gradient descent, beside the look that a predictor has everywhere."""
+def look_of(name: str) -> Mapping[str, Any]:
+    """Returns the look that a predictor has in every figure: gradient descent is orange, the darker the more steps."""
     kind, _, steps = name.rpartition("_")
-    shades = plt.get_cmap("Greens")
-    return shades(0.3 + 0.08 * int(steps)) if kind == "gradient_descent" else LOOKS.get(name, {}).get("color", "0.5")
+    if kind == "gradient_descent" and steps.isdigit():
+        return {"color": plt.get_cmap("YlOrBr")(0.4 + 0.6 * min(int(steps), 8) / 8)}
+    return LOOKS.get(name, {})
 
 
 def sized(table: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +298,7 @@ def trend(
         if means.empty:
             raise UsageError(f"the table has no {quantity!r} of {name!r} where {wanted}")
         x, y, error = (means[column].astype(float) for column in (key, "value", "stderr"))
-        (line,) = axes.plot(x, y, **{"label": name.replace("_", " "), "marker": "o", **LOOKS.get(name, {}), **look})
+        (line,) = axes.plot(x, y, **{"label": short(name), "marker": "o", **look_of(name), **look})
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xlabel(key)
     axes.set_ylabel(quantity.replace("_", " "))

@@ -101,6 +101,58 @@ def test_a_trend_of_nothing_is_not_drawn(axes):
         plots.trend(means("depth", (1, 0.8, 0.0)), axes, "dept", ["ridge"], "excess")
 
 
+# ---- looks and letters ---------------------------------------------------------------------------------------------
+
+
+def test_gradient_descent_is_of_one_colour_that_darkens_with_its_steps():
+    shades = [sum(plots.look_of(f"gradient_descent_{k}")["color"][:3]) for k in range(1, 9)]
+    assert shades == sorted(shades, reverse=True) and shades[0] < 2.2, "none is too pale on white"
+    assert plots.look_of("gradient_descent") == plots.LOOKS["gradient_descent"] and plots.look_of("unheard_of") == {}
+
+
+def test_the_same_predictor_looks_the_same_in_both_kinds_of_figure(axes):
+    plots.trend(
+        means("depth", (1, 0.8, 0.0), predictor="gradient_descent_8"), axes, "depth", ["gradient_descent_8"], "excess"
+    )
+    figure = plots.identification(near(("gradient_descent_8", "fit_distance", 0.5, {"layer": 1})))
+    (one,), (other,) = axes.get_lines(), figure.axes[0].get_lines()
+    assert one.get_color() == other.get_color() and one.get_label() == other.get_label() == "GD, 8 steps"
+    plt.close(figure)
+
+
+def test_panels_have_letters_and_a_lone_one_has_none():
+    figure, grid = plt.subplots(1, 3)
+    grid[0].twinx()
+    figure.colorbar(grid[1].imshow([[0.0, 1.0]]), ax=grid[1])
+    assert [each.get_title(loc="left") for each in plots.lettered(figure).axes] == ["a", "b", "c", "", ""]
+    plt.close(figure)
+    alone, one = plt.subplots()
+    plots.lettered(alone)
+    assert one.get_title(loc="left") == ""
+    plt.close(alone)
+
+
+def a_picture(height=1.0, word="risk", edge=2.0, shade=0.5, column=3.0):
+    """One that has a curve, a band, a column, an image and words."""
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], [0.5, height])
+    axes.fill_between([0, 1], [0.0, 0.0], [edge, 1.0])
+    axes.bar([0], [column])
+    axes.imshow([[0.0, shade]])
+    axes.set_ylabel(word)
+    return figure
+
+
+@pytest.mark.parametrize(
+    "change", [{"height": 1.001}, {"word": "risks"}, {"edge": 2.01}, {"shade": 0.6}, {"column": 3.01}], ids=str
+)
+def test_a_digest_tells_what_is_drawn(change):
+    none = pd.DataFrame()
+    same = plots.contents(lambda _: a_picture(), none)
+    assert same == plots.contents(lambda _: a_picture(height=1.0000001), none)
+    assert same != plots.contents(lambda _: a_picture(**change), none)
+
+
 # ---- which algorithm -----------------------------------------------------------------------------------------------
 
 
@@ -125,7 +177,7 @@ def test_the_identification_has_a_panel_for_examples_layers_and_training_with_th
     try:
         assert [axes.get_xlabel() for axes in figure.axes] == ["examples in context", "after layer", "step of training"]
         for axes in figure.axes:
-            assert [line.get_label() for line in axes.get_lines()] == ["ridge", "gradient descent 2"]
+            assert [line.get_label() for line in axes.get_lines()] == ["ridge", "GD, 2 steps"]
             assert axes.get_lines()[0].get_xydata() == pytest.approx(np.array([[1, 0.1], [2, 0.2], [3, 0.3]]))
     finally:
         plt.close(figure)

@@ -32,12 +32,13 @@ from iclab.experiments.claims import MEAN, Claim
 from iclab.experiments.findings import Findings
 from iclab.experiments.study import Study
 from iclab.files import atomic_write, read_json, read_text, write_json
-from iclab.plots import save, shown
+from iclab.plots import contents, save, shown
 from iclab.runs.results import Picture, cells, collect, kept_table, load, read, records, write
 from iclab.runs.store import sweeps
 
 BLOCK = re.compile(r"(<!-- results: (?P<study>\S+)(?: (?P<part>[^\n]*?))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 SENTENCE = re.compile(r"(?<!`)<!-- (?P<outcome>[a-z ]+): (?P<study>\w+): (?P<claim>.+?) -->", re.DOTALL)
+DIGESTS = "pictures.json"
 LAYERS = ("fit_distance", "fit_parameter", "fit_probability", "fit_low", "fit_high")
 
 
@@ -48,6 +49,7 @@ class Script:
     path: Path
     study: str
     draw: Callable[[pandas.DataFrame], Any]
+    caption: str = ""
     load: Callable[[Path], pandas.DataFrame] = load
 
 
@@ -65,7 +67,8 @@ class Book:
         for path in sorted(folder.glob("*.py")):
             names = runpy.run_path(str(path))
             if "STUDY" in names and "draw" in names:
-                script = Script(path, names["STUDY"], names["draw"], names.get("load", load))
+                caption = _caption(names["__doc__"] or "")
+                script = Script(path, names["STUDY"], names["draw"], caption, names.get("load", load))
                 found.setdefault(script.study, []).append(script)
         refuse("results", [] if found else [f"{folder} has no scripts with STUDY and draw"])
         return cls(folder, found)
@@ -119,12 +122,24 @@ class Book:
         ]
 
     def draw(self) -> Iterator[str]:
-        """Draws all figures that there are results for; yields a line for each."""
-        for script in (script for each in self.scripts.values() for script in each):
-            source, target = self.results / f"{script.study}.json", self.results / f"{script.path.stem}.png"
-            if source.is_file():
-                save(script.draw, script.load(source), target)
-                yield f"drew {target}"
+        """Draws all figures that there are results for; yields a line for each. What they show is kept beside them as
+        digests, by which a test sees a picture that is not of its script or results."""
+        digests = {}
+        for script in self.drawn():
+            table, target = script.load(self.source(script)), self.results / f"{script.path.stem}.png"
+            save(script.draw, table, target)
+            digests[script.path.stem] = contents(script.draw, table)
+            yield f"drew {target}"
+        if digests:
+            write_json(self.results / DIGESTS, digests)
+
+    def drawn(self) -> list[Script]:
+        """Returns the scripts that there are results for."""
+        return [script for each in self.scripts.values() for script in each if self.source(script).is_file()]
+
+    def source(self, script: Script) -> Path:
+        """Returns the file of the results that a script draws."""
+        return self.results / f"{script.study}.json"
 
     # ---- pages -----------------------------------------------------------------------------------------------------
 
@@ -217,8 +232,9 @@ class Book:
         """The pictures of a study that has results, as a page shows them."""
         title = self.studies[name].heading.title if name in self.studies else name
         scripts = self.scripts.get(name, ()) if (self.results / f"{name}.json").is_file() else ()
-        known = [self.results / f"{script.path.stem}.png" for script in scripts]
-        return "\n\n".join(f"![{title}]({path.relative_to(page.parent).as_posix()})" for path in known)
+        known = [(self.results / f"{script.path.stem}.png", script.caption) for script in scripts]
+        pictures = [(f"![{title}]({path.relative_to(page.parent).as_posix()})", caption) for path, caption in known]
+        return "\n\n".join(f"{picture}\n\n{caption}" for picture, caption in pictures)
 
     def _tally(self) -> str:
         judged = [record for name in self.studies for record in self.outcomes(name).values()]
@@ -231,6 +247,11 @@ def _record(claim: Claim, judged: Mapping[str, Any] | None) -> dict[str, Any]:
     if judged is None or any(judged.get(key) != value for key, value in now.items() if key != "origin"):
         return {**now, "measured": "", "outcome": verdicts.NOT_RUN}
     return {**judged, "origin": claim.origin}
+
+
+def _caption(text: str) -> str:
+    """The docstring of a script but for the lines that show how it is called."""
+    return " ".join(" ".join(line for line in text.splitlines() if not line.startswith("    ")).split())
 
 
 def _layers(table: pandas.DataFrame, part: str) -> str:

@@ -5,12 +5,18 @@ import shutil
 import pytest
 
 from iclab import cli
-from iclab.commands.results import Book
+from iclab.commands.results import DIGESTS, Book
 from iclab.experiments.study import Study
+from iclab.files import read_json
 from iclab.runs.store import Run
 from tests.runs.test_results import sweep  # noqa: F401  (a fixture)
 
-SCRIPT = """\"\"\"Risks by position.\"\"\"
+SCRIPT = """\"\"\"Risks by position.
+
+    python figures/risks.py [FOLDER]
+
+Left: none.
+\"\"\"
 import matplotlib.pyplot as plt
 import iclab
 from iclab import plots
@@ -67,9 +73,10 @@ def test_a_page_is_made_of_results_and_once_more_without_the_runs(folder, capsys
     first = page(folder)
     assert "| It learns at the little noise | ≤ 0.05 | typical | 0.011 [" in first and "| fails |" in first
     assert "6 runs, 0.2 minutes of one core." in first and "Old words" not in first
-    assert "![A study for tests](results/risks.png)" in first
+    assert "![A study for tests](results/risks.png)\n\nRisks by position. Left: none." in first
     assert "after layer" in first and "0.3 ± 0.1" in first
     assert (folder / "results" / "risks.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert read_json(folder / "results" / DIGESTS).keys() == {"risks"}
     shutil.rmtree(folder.parent / "study")
     assert make(folder, runs=False) == 0
     assert page(folder) == first == Book.of(folder).filled(folder / "README.md")

@@ -10,8 +10,10 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from iclab.commands.results import Book
+from iclab.commands.results import DIGESTS, Book
 from iclab.experiments.verdicts import judge
+from iclab.files import read_json
+from iclab.plots import contents
 from iclab.runs.results import cells, read
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +74,9 @@ def test_a_script_alone_draws_what_is_kept(script, monkeypatch):
     runpy.run_path(str(script), run_name="__main__")
     plt.close("all")
     assert saved == [picture]
+
+
+@pytest.mark.parametrize("script", book().drawn(), ids=lambda script: script.path.stem)
+def test_a_picture_shows_what_its_script_draws_of_what_is_kept(script):
+    drawn = contents(script.draw, script.load(book().source(script)))
+    assert drawn == read_json(book().results / DIGESTS)[script.path.stem], "`make results` draws it anew"
