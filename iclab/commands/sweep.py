@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from iclab.experiments.study import Cell as StudyCell
 from iclab.experiments.study import Study
 from iclab.experiments.verdicts import Cell, Verdict, judge
 from iclab.files import atomic_write
+from iclab.learning.training import OptimizerConfig
 from iclab.models import AnyModelConfig
 from iclab.runs.disk import told
 from iclab.runs.engine import Engine
@@ -95,7 +97,8 @@ def sweep(
     _print_heading(study, to)
     devices = [experiment.device for experiment in _undone(study, folder)]
     with shown(labels, len(runs), to) as display, opened(place, folder, devices) as workplace:
-        engine = Engine(runs, workplace, display, retry, trainings(study, folder, reused), _packs(study, place))
+        queue = runs if place.engine == "slurm" else longest_first(runs, study)  # tasks of an array share runs out
+        engine = Engine(queue, workplace, display, retry, trainings(study, folder, reused), _packs(study, place))
         outcomes = engine.handed_in() if place.detach else engine.execute()
     to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     judged = verdict(study, folder, to, outcomes)
@@ -175,6 +178,22 @@ def _varied(study: Study) -> list[dict[str, Any]]:
 
 def _label(varied: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in varied.items())
+
+
+def longest_first(runs: Sequence[Run], study: Study) -> list[Run]:
+    """Returns the runs of the cells of a study, those before whose trainings take long: a worker that begins such a one
+    when the others are done keeps the rest of the machine idle."""
+    works = {cell.experiment.id: _work(cell.experiment) for cell in study.cells}
+    return sorted(runs, key=lambda run: -works[run.id])
+
+
+def _work(experiment: Experiment) -> float:
+    """What a training computes, up to a factor that the cells of a study share: steps × batch × length × weights. Of
+    other learners that is not known, and they are begun first."""
+    recipe = experiment.train
+    if not isinstance(recipe, OptimizerConfig):
+        return inf
+    return recipe.steps * recipe.batch * experiment.sizes.get("n", 1) * _parameters(experiment)
 
 
 def _parameters(experiment: Experiment) -> int:
