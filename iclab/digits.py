@@ -5,6 +5,8 @@
     (2.22 ± 0.08)e-05    powers of ten where both numbers are below 10⁻⁴, or one is 10⁶ or more
     0.5822               four digits of a value whose error is not known (none, or not a number)
     0.5822 ± 0           ... is zero, or infinite
+
+The first digit of an error is that before rounding: 0.096 is written 0.10, and 0.0196 is written 0.020.
 """
 
 from decimal import Context, Decimal
