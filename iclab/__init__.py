@@ -36,15 +36,17 @@ if TYPE_CHECKING:
     from iclab.learning.training import train
     from iclab.runs.results import load
     from iclab.runs.trainings import load_model
+    from iclab.runs.wide import pick
     from iclab.theory.posterior import bayes
 
 __version__ = version("iclab")
-__all__ = ["__version__", "bayes", "load", "load_model", "train"]
+__all__ = ["__version__", "bayes", "load", "load_model", "pick", "train"]
 
 _HOMES = {
     "bayes": "iclab.theory.posterior",
     "load": "iclab.runs.results",
     "load_model": "iclab.runs.trainings",
+    "pick": "iclab.runs.wide",
     "train": "iclab.learning.training",
 }
 

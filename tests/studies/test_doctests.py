@@ -45,6 +45,7 @@ CALLED_MOST = {
     "iclab.predictors.ridge.Ridge",
     "iclab.runs.results.load",
     "iclab.runs.trainings.load_model",
+    "iclab.runs.wide.pick",
     "iclab.tasks.examples.derived.FinitePool",
     "iclab.tasks.examples.linear.LinearRegression",
     "iclab.tasks.tokens.markov.MarkovChain",
