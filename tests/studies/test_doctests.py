@@ -44,6 +44,7 @@ CALLED_MOST = {
     "iclab.predictors.neighbours.NearestNeighbours",
     "iclab.predictors.ridge.Ridge",
     "iclab.runs.results.load",
+    "iclab.runs.opened.open_run",
     "iclab.runs.trainings.load_model",
     "iclab.runs.wide.pick",
     "iclab.tasks.examples.derived.FinitePool",
