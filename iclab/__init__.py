@@ -34,17 +34,21 @@ from iclab.renamed import Finder
 
 if TYPE_CHECKING:
     from iclab.learning.training import train
+    from iclab.runs.opened import open_run
     from iclab.runs.results import load
     from iclab.runs.trainings import load_model
+    from iclab.runs.wide import pick
     from iclab.theory.posterior import bayes
 
 __version__ = version("iclab")
-__all__ = ["__version__", "bayes", "load", "load_model", "train"]
+__all__ = ["__version__", "bayes", "load", "load_model", "open_run", "pick", "train"]
 
 _HOMES = {
     "bayes": "iclab.theory.posterior",
     "load": "iclab.runs.results",
     "load_model": "iclab.runs.trainings",
+    "open_run": "iclab.runs.opened",
+    "pick": "iclab.runs.wide",
     "train": "iclab.learning.training",
 }
 

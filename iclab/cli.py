@@ -246,6 +246,32 @@ def results(
     return 0
 
 
+def export(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")],
+    *,
+    to: Annotated[str, arg(metavar="csv|parquet|tensorboard|wandb")],
+    out: Annotated[Path | None, arg(metavar="PATH")] = None,
+) -> int:
+    """Writes learning curves, final rows and settings for other tools. Runs stay as they are.
+
+    Example: iclab export runs/linear_regression --to tensorboard
+
+    csv and parquet: three tables, of runs, curves and rows. tensorboard: a folder of event files for each run, to be
+    shown by `tensorboard --logdir PATH`. wandb: an offline run for each, which `wandb sync` uploads; nothing is sent.
+    Parquet and TensorBoard need pip install 'iclab[export]', W&B needs pip install wandb.
+
+    Args:
+        folder: A run, a sweep, or a folder of sweeps.
+        to: What to write for.
+        out: The folder to write. Default: exports/NAME/ and the target.
+    """
+    from iclab.commands.export import export
+    from iclab.commands.report import console
+
+    export(folder, to, out, console())
+    return 0
+
+
 def show(
     run: Annotated[Positional[str], arg(metavar="RUN")],
     *,
@@ -492,6 +518,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "ls": ls,
     "verdicts": verdicts,
     "results": results,
+    "export": export,
     "show": show,
     "verify": verify,
     "falsify": falsify,

@@ -161,7 +161,7 @@ def rows(table: pd.DataFrame, predictor: str, quantity: str, where: Mapping[str,
     for column in OWN:
         if column in table and column not in wanted:
             table = table.loc[table[column].isna()]
-    chosen = table.assign(position=pd.to_numeric(table["position"], errors="coerce")).dropna(subset=["position"])
+    chosen = table.dropna(subset=["position"])
     for column, value in wanted.items():
         chosen = chosen.loc[chosen[column] == value]
     return chosen.loc[:, ["position", "value"]].groupby("position", as_index=False).mean()
@@ -225,7 +225,7 @@ def _distances(own: pd.DataFrame, key: str, quantity: str) -> pd.DataFrame:
     for column in OWN:
         chosen = chosen.loc[chosen[column].notna() if column == key else chosen[column].isna()]
     if key != "position":
-        chosen = chosen.loc[chosen["position"] == "mean"]
+        chosen = chosen.loc[chosen["region"] == "mean"]
     return chosen.assign(at=pd.to_numeric(chosen[key])).loc[:, ["predictor", "at", "value"]]
 
 
@@ -263,14 +263,18 @@ def heat(values: pd.DataFrame, axes: Axes, written: Callable[[float], str], **lo
     `look` is that of `imshow`. Raises ``ValueError`` where an entry is missing."""
     refuse("heat", [f"{int(values.isna().sum().sum())} entries are missing"] if values.isna().any(axis=None) else [])
     image = axes.imshow(values.to_numpy(float), aspect="auto", **look)
-    axes.set_xticks(range(values.shape[1]), [str(name) for name in values.columns])
-    axes.set_yticks(range(values.shape[0]), [str(name) for name in values.index])
+    axes.set_xticks(range(values.shape[1]), [_name(name) for name in values.columns])
+    axes.set_yticks(range(values.shape[0]), [_name(name) for name in values.index])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(values.to_numpy(float)):
         dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) < 0.5
         axes.text(j, i, written(value), ha="center", va="center", fontsize=8, color="white" if dark else "black")
     return axes
+
+
+def _name(name: Any) -> str:
+    return f"{name:g}" if isinstance(name, float) else str(name)
 
 
 def trend(
@@ -282,10 +286,11 @@ def trend(
     where: Mapping[str, object] | None = None,
     **look: Any,
 ) -> Axes:
-    """Draws a quantity averaged over positions against a setting, or against "layer" or "step", with a band of two
-    standard errors; one line for each predictor. Where several runs match, the line is their mean. Raises
-    ``ValueError`` where none does."""
-    wanted = {"quantity": quantity, "distribution": "own", "position": "mean", **(where or {})}
+    """Draws a quantity averaged over positions (or over another `region`) against a setting, or against "layer" or
+    "step", with a band of two standard errors; one line for each predictor. Where several runs match, the line is their
+    mean. Raises ``ValueError`` where none does."""
+    at = {} if "position" in (where or {}) else {"region": "mean"}
+    wanted = {"quantity": quantity, "distribution": "own", **at, **(where or {})}
     refuse("where", [unknown("column", name, table.columns) for name in (*wanted, key) if name not in table])
     chosen = table
     for column in OWN:

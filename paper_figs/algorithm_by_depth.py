@@ -45,7 +45,7 @@ def draw(table):
     figure, (fixed, left, right) = plt.subplots(1, 3, figsize=(9.6, 3.6))
     for name, (label, color, style) in ALGORITHMS.items():
         look = {"label": label, "color": color, "linestyle": style, "marker": ""}
-        plots.trend(done, fixed, KEY, [name], "spd", {"position": "fewer"}, **look)
+        plots.trend(done, fixed, KEY, [name], "spd", {"region": "fewer"}, **look)
     plots.trend(done, left, KEY, FAMILIES, "fit_distance")
     plots.trend(done, right, "layer", FAMILIES, "fit_distance", {KEY: done[KEY].max()})
     fixed.set(ylabel="E (model − algorithm)²", title="nine algorithms, 1 to d − 1 examples")

@@ -44,8 +44,8 @@ def draw(table):
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [] if KEY in done else [f"{KEY} was not swept"])
     figure, panels = plt.subplots(1, 2, figsize=(6.6, 3.6), sharey=True)
-    for axes, (position, title) in zip(panels, PANELS.items(), strict=True):
-        plots.trend(done, axes, KEY, list(ALGORITHMS), "spd", {"position": position})
+    for axes, (region, title) in zip(panels, PANELS.items(), strict=True):
+        plots.trend(done, axes, KEY, list(ALGORITHMS), "spd", {"region": region})
         for line, (colour, style) in zip(axes.get_lines(), LOOKS, strict=True):
             line.set(color=colour, linestyle=style)
         for band in axes.collections:

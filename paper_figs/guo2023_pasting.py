@@ -58,13 +58,13 @@ def panels(left, right, table):
 def examples(table, name):
     """The risk by number of examples, at the chosen cut or without one."""
     found = table[(table["predictor"] == name) & (table["quantity"] == "pasting_risk") & table["layer"].isna()]
-    return found[found["position"].map(lambda at: isinstance(at, int))]
+    return found[found["position"].notna()]
 
 
 def by_cut(table, name):
     """The risk relative to Bayes at every cut."""
     found = table[(table["predictor"] == name) & (table["quantity"] == "pasting_risk_ratio")]
-    return found[found["layer"].notna() & (found["position"] == "mean")]
+    return found[found["layer"].notna() & (found["region"] == "mean")]
 
 
 def line(axes, found, along, **look):

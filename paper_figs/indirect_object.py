@@ -24,7 +24,7 @@ def draw(table):
     means = done[
         done["predictor"].eq("transformer")
         & done["quantity"].eq("accuracy")
-        & done["position"].eq("mean")
+        & done["region"].eq("mean")
         & done["layer"].isna()
     ]
     shapes = sorted({*zip(means["model.n_layer"], means["model.n_head"], strict=True)})

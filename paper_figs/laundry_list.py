@@ -33,9 +33,7 @@ def draw(table):
     left.axvline(10, color="0.6", linestyle=":")
     left.set(xlabel="items of the list", ylabel="accuracy", ylim=(0, 1.03))
     left.legend(fontsize=7)
-    slots = sized[
-        sized["quantity"].eq("accuracy") & sized["predictor"].eq("transformer") & sized["position"].ne("mean")
-    ]
+    slots = sized[sized["quantity"].eq("accuracy") & sized["predictor"].eq("transformer") & sized["position"].notna()]
     shares = slots.pivot_table(index="items", columns="position", values="value")
     picture = right.imshow(shares.to_numpy(float), aspect="auto", cmap="viridis", vmin=0, vmax=1)
     right.set_yticks(range(len(shares)), shares.index.astype(int))

@@ -20,7 +20,7 @@ def draw(table):
     """A figure of the runs that are done, averaged over them."""
     done = table[table["state"] == "done"]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
-    whole = done[done["quantity"].eq("accuracy") & done["position"].eq("mean")]
+    whole = done[done["quantity"].eq("accuracy") & done["region"].eq("mean")]
     shares = whole.pivot_table(index="task.holds_out", columns=["predictor", "distribution"], values="value")
     shares = shares[list(COLUMNS)]
     shares.columns = list(COLUMNS.values())

@@ -31,7 +31,7 @@ def draw(table):
     left.plot(lengths, [2 / n for n in lengths], color="black", linestyle="--", label="2 / N")
     left.set(xlabel="items of the list", ylabel="accuracy", ylim=(0, 1.03))
     left.legend(fontsize=7)
-    longest = sized[sized["items"].eq(lengths[-1]) & sized["quantity"].eq("accuracy") & sized["position"].ne("mean")]
+    longest = sized[sized["items"].eq(lengths[-1]) & sized["quantity"].eq("accuracy") & sized["position"].notna()]
     longest = longest[longest["predictor"] == "transformer"]
     shares = longest.pivot_table(index="keys", columns="position", values="value").loc[names]
     plots.heat(shares, right, "{:.2f}".format, cmap="viridis", vmin=0, vmax=1)

@@ -45,7 +45,7 @@ def draw(table):
 
 def ordered(axes, one, rank, color):
     """The shares of a rank's slots in falling order: learned in each run, and of the references."""
-    shares = one[one["quantity"].eq("reach") & one["position"].ne("mean")]
+    shares = one[one["quantity"].eq("reach") & one["position"].notna()]
     label = f"r = {rank}"
     for (predictor, _), each in shares.groupby(["predictor", "run"]):
         values = sorted(each["value"], reverse=True)
@@ -64,7 +64,7 @@ def crowding(axes, one, color):
 
 def by_slot(one):
     """Reach and accuracy of each slot of each run."""
-    chosen = one[one["quantity"].isin(["reach", "accuracy"]) & one["position"].ne("mean")]
+    chosen = one[one["quantity"].isin(["reach", "accuracy"]) & one["position"].notna()]
     return chosen.pivot_table(index=["run", "items", "position"], columns="quantity", values="value").dropna()
 
 

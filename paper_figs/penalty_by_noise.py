@@ -28,7 +28,7 @@ COLUMNS = {(0.0, 1.0): "0", (0.25, 1.0): "1/16", (0.5, 1.5): "1/9", (0.5, 1.0): 
 
 def draw(table):
     """A figure of the runs that are done."""
-    done = table[(table["state"] == "done") & (table["quantity"] == "spd") & (table["position"] == "under")]
+    done = table[(table["state"] == "done") & (table["quantity"] == "spd") & (table["region"] == "under")]
     missing = [key for key in KEYS if key not in done]
     refuse("nothing to draw", ["no run is done"] if done.empty else [f"{key} was not swept" for key in missing])
     found = done.groupby(["predictor", *KEYS])["value"].mean().unstack(KEYS)

@@ -8,7 +8,6 @@ controls are dashed. Right: where the MLP probes of the best layer look, after 1
 """
 
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import iclab
 from iclab import plots
@@ -38,7 +37,7 @@ def by_layer(table, axes, target, head):
     for label, (task, control, look) in SOURCES.items():
         where, quantity = {"task.kind": task, **PLACE}, f"attention_probe_{head}{control}"
         if control == "_bare":  # a prompt has no layers
-            found = rows(table, predictor=target, quantity=quantity, position="mean", **where)
+            found = rows(table, predictor=target, quantity=quantity, region="mean", **where)
             axes.axhline(found["value"].mean(), label=label, **look)
         elif task in set(table["task.kind"]):
             plots.trend(table, axes, "layer", [target], quantity, where, label=label, **{"marker": "", **look})
@@ -50,9 +49,7 @@ def attention(table, axes, target):
     name = "attention_probe_mlp_looks_"
     looks = rows(table, predictor=target, **{"task.kind": "LinearRegression"}, **PLACE)
     looks = looks[looks["quantity"].str.startswith(name)]
-    looks = looks.assign(
-        examples=looks["quantity"].str.removeprefix(name).astype(int), token=pd.to_numeric(looks["position"])
-    )
+    looks = looks.assign(examples=looks["quantity"].str.removeprefix(name).astype(int), token=looks["position"])
     looks = looks[looks["run"] == looks["run"].iloc[0]]
     shares = looks.pivot_table(index="examples", columns="token", values="value")
     picture = axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")

@@ -38,7 +38,7 @@ def draw(table):
         for panel, where in curves.items():
             plots.trend(done, panel, "step", ["transformer"], f"evolution_accuracy_{part}", where, **line)
     for part in ("in_context", "in_weights"):
-        guesses = done[done["predictor"].eq("chance") & done["distribution"].eq(part) & done["position"].eq("mean")]
+        guesses = done[done["predictor"].eq("chance") & done["distribution"].eq(part) & done["region"].eq("mean")]
         for panel in axes:
             panel.axhline(guesses["value"].mean(), color="0.6", linestyle=":", zorder=0, label=f"a guess, {part}")
     left.set(title="all prompts bursty", xlabel="classes", ylabel="accuracy", ylim=(0, 1.03), xscale="log")

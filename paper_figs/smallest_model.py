@@ -27,7 +27,7 @@ def draw(table):
     for axes, (key, name) in zip(panels, SIZES.items(), strict=True):
         (other,) = (each for each in SIZES if each != key)
         for d in sorted(done["task.d"].unique()):
-            where = {"position": "fewer", "task.d": d, other: usual[other]}
+            where = {"region": "fewer", "task.d": d, other: usual[other]}
             plots.trend(done, axes, key, ["ols"], "spd_margin", where, label=f"d = {d}")
         axes.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
         axes.set(xlabel=name, ylabel="", title=f"{SIZES[other]} {usual[other]}")

@@ -28,7 +28,7 @@ LOOKS = {
 
 def draw(table):
     """A figure of the runs that are done."""
-    done = table[(table["state"] == "done") & (table["position"] == "mean") & (table["distribution"] == "own")]
+    done = table[(table["state"] == "done") & (table["region"] == "mean") & (table["distribution"] == "own")]
     refuse(
         "nothing to draw", ["no run is done"] if done.empty else [] if "task.n" in done else ["task.n was not swept"]
     )

@@ -31,7 +31,7 @@ LOOKS = {
 
 def draw(table):
     """A figure of the runs that are done."""
-    done = table[(table["state"] == "done") & (table["position"] == "mean")]
+    done = table[(table["state"] == "done") & (table["region"] == "mean")]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.1))
     for name in ("tuned_gradient_descent", "interpolated", "transformer"):

@@ -25,7 +25,7 @@ DISTURBANCE = "start.perturbation"
 
 def draw(table):
     """A figure of the runs that are done."""
-    done = table[(table["state"] == "done") & (table["position"] == "mean")]
+    done = table[(table["state"] == "done") & (table["region"] == "mean")]
     refuse("nothing to draw", ["no run is done"] if done.empty else [])
     refuse("nothing to draw", [] if DISTURBANCE in done else [f"{DISTURBANCE} was not swept"])
     steps = done["train.steps"] if "train.steps" in done else done["value"] * 0

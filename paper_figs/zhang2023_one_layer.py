@@ -36,7 +36,7 @@ def draw(table):
         plots.curves(rows, axes, ["one_layer_optimum"], "formula", WHERE, LABELS, color="C1", marker="", zorder=6)
         plots.curves(rows, axes, ["bayes"], "risk", WHERE, LABELS)
         trained = rows.loc[rows["distribution"] == "own", "position"]
-        axes.axvline(max(p for p in trained if isinstance(p, int)), color="0.6", linestyle=":", label="N, in training")
+        axes.axvline(trained.max(), color="0.6", linestyle=":", label="N, in training")
         axes.set(title="" if noise is None else f"noise {noise:g}", yscale="log", ylim=(0.1, 10), ylabel="")
     panels[0][0].set_ylabel("risk")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

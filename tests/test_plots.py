@@ -22,7 +22,7 @@ def table(*runs, predictor="ridge"):
         for quantity, factor in (("risk", 1.0), ("risk_low", 0.5), ("risk_high", 2.0))
         for i, position in enumerate((0, 1, 2))
     ]
-    means = [(f"run {k}", k, predictor, "own", "risk", pd.NA, "mean", 99.0) for k in runs]
+    means = [(f"run {k}", k, predictor, "own", "risk", pd.NA, float("nan"), 99.0) for k in runs]
     layers = [(f"run {k}", k, predictor, "own", "risk", 1, 0, 77.0) for k in runs]
     return pd.DataFrame([*entries, *means, *layers], columns=COLUMNS)
 
@@ -74,7 +74,7 @@ def test_a_setting_that_was_not_swept_is_told():
 
 def means(key, *points, predictor="ridge", **columns):
     """One run for each point (setting, value, standard error)."""
-    base = {"predictor": predictor, "distribution": "own", "quantity": "excess", "layer": pd.NA, "position": "mean"}
+    base = {"predictor": predictor, "distribution": "own", "quantity": "excess", "layer": pd.NA, "region": "mean"}
     return pd.DataFrame([base | {key: at, "value": v, "stderr": e} | columns for at, v, e in points])
 
 
@@ -158,7 +158,7 @@ def test_a_digest_tells_what_is_drawn(change):
 
 def near(*entries):
     """Rows of distances (predictor, quantity, value) at a layer, position or step."""
-    base = {"distribution": "own", "layer": pd.NA, "step": pd.NA, "position": "mean"}
+    base = {"distribution": "own", "layer": pd.NA, "step": pd.NA, "position": float("nan"), "region": "mean"}
     return pd.DataFrame([{**base, "predictor": p, "quantity": q, "value": v, **at} for p, q, v, at in entries])
 
 

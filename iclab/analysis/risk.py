@@ -11,27 +11,48 @@ it has far less noise.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
+from iclab.digits import with_error
 from iclab.errors import refuse
 from iclab.predictors import Predictor
 from iclab.renamed import old_names
 from iclab.tasks import Prompts
 
 BEYOND_CHANCE = 3.0  # standard errors at which a single difference is reported, before correction for several
+SHOWN = 4  # numbers at either end of a list that is printed
 Answers = Mapping[str, Float[Tensor, "batch n *labels"]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over prompts and its standard error: at every position [n], or a single number []."""
+    """A mean over prompts and its standard error: at every position [n], or a single number []. It prints both, each
+    with the digits that the error leaves (`iclab.digits`).
+
+    >>> print(Estimate(torch.tensor(0.022213), torch.tensor(0.00081)))
+    0.0222 ± 0.0008
+    >>> print(Estimate(torch.tensor([1.25, 0.5]), torch.tensor([0.11, 0.03])))
+    [1.25 ± 0.11, 0.50 ± 0.03]
+    """
 
     value: Float[Tensor, "*positions"]
     stderr: Float[Tensor, "*positions"]
+
+    def __str__(self) -> str:
+        return _written(self.value.tolist(), self.stderr.tolist())
+
+
+def _written(value: Any, error: Any) -> str:
+    """Numbers, or lists of them, with their errors; of a long list both ends."""
+    if not isinstance(value, list):
+        return with_error(value, error)
+    texts = [_written(*pair) for pair in zip(value, error, strict=True)]
+    return f"[{', '.join(texts if len(texts) <= 2 * SHOWN else [*texts[:SHOWN], '…', *texts[-SHOWN:]])}]"
 
 
 @torch.no_grad()
@@ -128,8 +149,7 @@ def vanishes(risk: Float[Tensor, "batch *positions"], ys: Float[Tensor, "batch n
 
 def _no_unit(distance: Float[Tensor, " batch"]) -> str:
     mean = estimate(distance)
-    text = f"{mean.value.item():.4g} ± {mean.stderr.item():.1g}"
-    return f"the Bayes risk is zero here, and the squared distance from Bayes, {text}, is relative to nothing"
+    return f"the Bayes risk is zero here, and the squared distance from Bayes, {mean}, is relative to nothing"
 
 
 def not_finite(what: str, values: Float[Tensor, "batch n *more"]) -> list[str]:

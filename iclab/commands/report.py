@@ -77,11 +77,8 @@ def value(
 ) -> str:
     """Returns a number with its error, as it is printed; empty where it was not measured."""
     wanted = (predictor, quantity, position, distribution)
-    for row in rows:
-        if (row.get("predictor"), row.get("quantity"), row.get("position"), row.get("distribution")) == wanted:
-            error = row.get("stderr")
-            return _text(row["value"]) + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
-    return ""
+    keys = ("predictor", "quantity", "position", "distribution")
+    return number(next((row for row in rows if tuple(map(row.get, keys)) == wanted), None))
 
 
 # ---- sweeps --------------------------------------------------------------------------------------------------------

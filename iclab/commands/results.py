@@ -15,7 +15,7 @@ A sentence that says what became of a claim is followed by `<!-- OUTCOME: STUDY:
 import io
 import re
 import runpy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from rich.text import Text
 from iclab.commands import report, verdicts
 from iclab.commands.report import Entry
 from iclab.errors import UsageError, refuse, unknown
-from iclab.experiments.claims import MEAN, Claim
+from iclab.experiments.claims import Claim
 from iclab.experiments.findings import Findings
 from iclab.experiments.study import Study
 from iclab.files import atomic_write, read_json, read_text, write_json
@@ -225,7 +225,7 @@ class Book:
         known = []
         for one, cell in zip(self.kept[name]["runs"], cells(self.kept[name]), strict=True):
             told = (one["run"], one["state"], one["error"], one["seconds"])
-            known.append(Entry(*told, cell.config, _as_stored(cell.rows)))
+            known.append(Entry(*told, cell.config, cell.rows))
         return _fenced(_printed(report.of_entries(f"runs/{name}", known, _wide())))
 
     def _figures(self, page: Path, name: str) -> str:
@@ -261,13 +261,8 @@ def _layers(table: pandas.DataFrame, part: str) -> str:
         key, _, value = word.partition("=")
         refuse("results", [] if key in chosen else [unknown("setting", key, chosen.columns)])
         chosen = chosen.loc[chosen[key].map(str) == value]
-    section = Findings(_as_stored(records(chosen))).by_layer()
+    section = Findings(records(chosen)).by_layer()
     return _printed(report.table(section.title, section.columns, section.body, _wide()))
-
-
-def _as_stored(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a table as a run has them, where the mean over positions has none."""
-    return [{**row, "position": None if row["position"] == MEAN else row["position"]} for row in rows]
 
 
 def _wide() -> Console:

@@ -10,6 +10,7 @@ from math import isfinite
 from typing import Any
 
 from iclab.algorithm_names import algorithm, rivals, sentence, share
+from iclab.digits import with_error
 from iclab.experiments.claims import TRAINED
 
 Row = Mapping[str, Any]
@@ -29,10 +30,7 @@ class Section:
 
 def number(row: Row | None) -> str:
     """Returns a value with its error, as it is printed; empty where there is none."""
-    if row is None:
-        return ""
-    error = row.get("stderr")
-    return f"{row['value']:.4g}" + (f" ± {error:.1g}" if error is not None and isfinite(error) else "")
+    return "" if row is None else with_error(row["value"], row.get("stderr"))
 
 
 def beaten(risks: Iterable[Row]) -> Iterator[str]:

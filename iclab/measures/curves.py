@@ -27,7 +27,7 @@ from iclab.experiments.experiment import Experiment
 from iclab.experiments.streams import experiment_generator
 from iclab.learning.attention_training import AttentionDescent, TrainedAttention, asked
 from iclab.learning.random_feature_ridge import CurveLearner
-from iclab.measures.measurement import Measurement, Workspace
+from iclab.measures.measurement import Measurement, Workspace, drawn_tokens
 from iclab.measures.rows import MODEL, row
 from iclab.measures.rows import rows as rows_of
 from iclab.models import FrozenModelConfig, RandomAttentionConfig, RandomNetworkConfig
@@ -111,13 +111,16 @@ class Curves:
         """Draws inputs and models, as often as the learner requires, and trains them."""
         assert isinstance(experiment.model, FrozenModelConfig)
         models = {MODEL: experiment.model, **dict(learner.beside)}
-        train, test = (experiment_generator(experiment, name, workspace.device) for name in ("train", "test"))
+        train = experiment_generator(experiment, "train", workspace.device)
+        tests = drawn_tokens(experiment, task, workspace.device)
+        count = experiment.eval.prompts
         init = {
             name: experiment_generator(experiment, "init", distribution="" if name == MODEL else name)
             for name in models
         }
         parts = [
-            cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
+            cls._draw(learner, task, models, train, init, others, fs)
+            for others, fs in zip(tests.xs.split(count), tests.fs.split(count), strict=True)
         ]
         workspace.log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
         errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
@@ -130,12 +133,12 @@ class Curves:
         task: QueryAndKeys,
         models: dict[str, FrozenModelConfig],
         train: torch.Generator,
-        test: torch.Generator,
         init: dict[str, torch.Generator],
-        count: int,
+        others: Float[Tensor, "inputs n d"],
+        fs: Float[Tensor, "inputs targets"],
     ) -> "Curves":
-        """One sample, and one draw of each model."""
-        (xs, ys, _), (others, _, fs) = task.tokens(learner.sizes[-1], train), task.tokens(count, test)
+        """One sample, and one draw of each model, asked about other inputs."""
+        xs, ys, _ = task.tokens(learner.sizes[-1], train)
         errors, layers = {}, []
         for name, architecture in models.items():
             model = architecture.build(task.d, task.n, init[name]).to(train.device)
@@ -145,7 +148,7 @@ class Curves:
             else:
                 answers = (learner if name == MODEL else learner.for_others).answers(model, xs, ys, others)
             errors[name] = (answers - fs).square()
-        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), count, layers)
+        return cls(task, learner.sizes, models, errors, (fs - fs.mean(0)).square(), len(fs), layers)
 
     def rows(self) -> Iterator[Row]:
         """Yields errors by number of inputs, of every model, and their theoretical values."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclab.analysis import AlgorithmPanel, answer, families, layer_readouts
@@ -29,6 +30,14 @@ from iclab.tasks.text import Text
 from iclab.theory.references import references
 
 Point = Mapping[str, Any]
+
+
+class DrawnTokens(NamedTuple):
+    """Inputs, the query first, with the labels of all targets (`iclab.tasks.QueryAndKeys.tokens`)."""
+
+    xs: Float[Tensor, "batch n d"]
+    ys: Float[Tensor, "batch targets"]
+    fs: Float[Tensor, "batch targets"]
 
 
 def _silent(text: str) -> None:
@@ -78,7 +87,10 @@ class Measurement:
 
     @cached_property
     def prompts(self) -> Any:
-        """Returns the prompts that everything is measured on, which training never saw."""
+        """Returns the prompts that everything is measured on, which training never saw; of frozen weights, which learn
+        all targets from the same inputs, the inputs with the labels of every target, noisy and clean."""
+        if self.experiment.train.frozen:
+            return drawn_tokens(self.experiment, self.task, self.workspace.device)
         return self.task.sample(self.task.balanced_batch(self.experiment.eval.prompts), self.rng("test"))
 
     def untrained(self) -> Any:
@@ -141,6 +153,14 @@ class Measurement:
     def logs(self) -> dict[str, Tensor]:
         """Returns log probabilities of the model and of every reference."""
         return continued({MODEL: self.model, **references(self.task)}, self.prompts)
+
+
+def drawn_tokens(experiment: Experiment, task: Any, device: torch.device | str) -> DrawnTokens:
+    """Returns the inputs that frozen weights are measured on; those of several draws of a sample one after the
+    other."""
+    rng = experiment_generator(experiment, "test", device)
+    draws = [task.tokens(experiment.eval.prompts, rng) for _ in range(getattr(experiment.train, "draws", 1))]
+    return DrawnTokens(*map(torch.cat, zip(*draws, strict=True)))
 
 
 def measure(

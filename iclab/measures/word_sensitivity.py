@@ -34,13 +34,14 @@ class WordSensitivity(Analysis):
     def rows(self, of: Measurement) -> Iterator[Row]:
         experiment, task, device = of.experiment, of.task, of.workspace.device
         learner: Any = experiment.train
-        xs, _, _ = task.tokens(experiment.eval.prompts, experiment_generator(experiment, "test", device))
         for name, architecture in {MODEL: experiment.model, **dict(learner.beside)}.items():
             drawn = experiment_generator(experiment, "init", distribution="" if name == MODEL else name)
             features = architecture.build(task.d, task.n, drawn).to(device)
             for quantity, word in (("word_sensitivity", task.n - 1), ("query_sensitivity", 0)):
                 sensitivity = estimate(
-                    word_sensitivity(features, xs, experiment_generator(experiment, "fit", device, name), word)
+                    word_sensitivity(
+                        features, of.prompts.xs, experiment_generator(experiment, "fit", device, name), word
+                    )
                 )
                 times = Estimate(sensitivity.value * task.n**0.5, sensitivity.stderr * task.n**0.5)
                 yield from (*rows(name, quantity, sensitivity), *rows(name, f"{quantity}_times_root", times))

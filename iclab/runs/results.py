@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iclab.errors import UsageError, refuse
+from iclab.experiments.claims import MEAN, entry
 from iclab.experiments.mappings import flatten
 from iclab.experiments.study import Study
 from iclab.experiments.verdicts import Cell, judge
 from iclab.files import atomic_write, read_json
 from iclab.runs.store import Run, Status, is_verdicts, runs
-from iclab.runs.tables import COLUMNS, PLACE, differing, frame, table_of, table_rows
+from iclab.runs.tables import PLACE, as_stored, differing, frame, table_of, table_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -43,9 +44,11 @@ def load(source: Path | str) -> "pandas.DataFrame":
     number a row.
 
     Columns: `run`; the settings that differ between the runs, by dotted key; `predictor`, `distribution`, `quantity`,
-    `layer`, `position` (a number of examples, or "mean" over all positions), `step` (of training, for what was measured
-    on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is NaN; so
-    has one that is damaged, and a warning names it. Raises ``ValueError`` where there are no runs.
+    `layer`; `position`, a number of examples (or what the quantity counts), or `region`, the positions that were
+    averaged over: "mean" for all of them, "under", "threshold", "over", "fewer"; `step` (of training, for what was
+    measured on the way), `value`, `stderr`; `state` and `error`. A run without results has a single row, whose value is
+    NaN; so has one that is damaged, and a warning names it. `iclab.pick` makes a wide table of it. Raises
+    ``ValueError`` where there are no runs.
 
     >>> from tempfile import TemporaryDirectory
     >>> from iclab.experiments.experiment import Experiment
@@ -123,8 +126,14 @@ def _rows_by_run(content: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     for block in content["rows"]:
         for id, numbers in block["runs"].items():
             both = zip(block["keys"], *numbers, strict=True)
-            found[id] = [dict(zip(COLUMNS, (*key, *map(_read_number, pair)), strict=True)) for key, *pair in both]
+            found[id] = [_read_row(key, *pair) for key, *pair in both]
     return found
+
+
+def _read_row(key: Sequence[Any], value: float | str | None, error: float | str | None) -> dict[str, Any]:
+    """A row as a run stores it, where the mean over positions has no position."""
+    row = {**dict(zip(PLACE, key, strict=True)), "value": _read_number(value), "stderr": _read_number(error)}
+    return {**row, "position": None if row["position"] == MEAN else row["position"]}
 
 
 def _read_number(written: float | str | None) -> float:
@@ -241,8 +250,8 @@ def _without(
 
 def _parts(table: "pandas.DataFrame") -> Any:
     """What each row is about at large: layers, training on the way, single positions, or none of these."""
-    numbers = zip(table["layer"].isna(), table["step"].isna(), table["position"], strict=True)
-    names = [f"{layer} {step} {isinstance(position, int)}" for layer, step, position in numbers]
+    missing = zip(*(table[name].isna() for name in ("layer", "step", "position")), strict=True)
+    names = [" ".join(map(str, each)) for each in missing]
     return table["quantity"].mask(table["quantity"].notna(), names)
 
 
@@ -257,21 +266,22 @@ def _blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows by what they are on; runs with rows on the same things share the list of these."""
     shared: dict[str, dict[str, Any]] = {}
     for run, part in _by_run(rows).items():
-        keys = [[_plain(row[name]) for name in PLACE] for row in part]
+        keys = [[_plain(entry(row, name)) for name in PLACE] for row in part]
         block = shared.setdefault(_compact(keys), {"keys": keys, "runs": {}})
         block["runs"][run] = [[_number(row[name]) for row in part] for name in ("value", "stderr")]
     yield from shared.values()
 
 
 def records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
-    """Returns the rows of a table that say something, with none for what is missing."""
+    """Returns the rows of a table that say something, as they are stored, with none for what is missing."""
     columns: dict[str, Any] = {str(name): table[name].astype(object).where(table[name].notna(), None) for name in table}
     rows = zip(*columns.values(), strict=True)
-    return [row for row in (dict(zip(columns, each, strict=True)) for each in rows) if row["quantity"] is not None]
+    found = (dict(zip(columns, each, strict=True)) for each in rows)
+    return [as_stored(row) for row in found if row["quantity"] is not None]
 
 
 def _plain(entry: Any) -> Any:
-    return entry if entry is None or isinstance(entry, str) else int(entry)
+    return entry if entry is None or isinstance(entry, str) or entry != int(entry) else int(entry)
 
 
 def _number(value: float | None) -> float | int | str | None:

@@ -1,17 +1,23 @@
-"""One tidy table for all runs of a folder: a measured number a row, with the settings that differ."""
+"""One tidy table for all runs of a folder: a measured number a row, with the settings that differ.
+
+A run stores under `position` a number (of examples, or what its quantity counts), the name of a region of positions, or
+nothing for the mean over all positions. The table has two columns for these: `position` holds numbers alone, `region`
+names alone, and one of them is missing in each row.
+"""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from iclab.experiments.claims import MEAN
 from iclab.experiments.mappings import flatten
 from iclab.runs.store import Status
 
 if TYPE_CHECKING:
     import pandas
 
-PLACE = ("predictor", "distribution", "quantity", "layer", "position", "step")  # what a number is about
-COLUMNS = (*PLACE, "value", "stderr")
+PLACE = ("predictor", "distribution", "quantity", "layer", "position", "step")  # what a number is about, as stored
+COLUMNS = (*PLACE[:-1], "region", *PLACE[-1:], "value", "stderr")  # of the table
 
 Look = tuple[Status, Mapping[str, Any], Sequence[Mapping[str, Any]]]  # of a run: `Run.look`
 
@@ -34,7 +40,7 @@ def frame(rows: Sequence[tuple[Any, ...]], swept: Sequence[str]) -> "pandas.Data
     import pandas  # here and not above: a worker has no need of it
 
     table = pandas.DataFrame(rows, columns=["run", *swept, *COLUMNS, "state", "error"])
-    return table.astype({"layer": "Int64", "step": "Int64", "position": object, "value": float, "stderr": float})
+    return table.astype({"layer": "Int64", "step": "Int64", "position": float, "value": float, "stderr": float})
 
 
 def table_rows(
@@ -42,9 +48,30 @@ def table_rows(
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the rows of a run as `frame` takes them; a single one, which says nothing else, where it has none."""
     for row in rows or [{}]:
-        position = "mean" if row and row.get("position") is None else row.get("position")
-        entries = {**row, "position": position}
+        entries = {**row, **(by_position(row.get("position")) if row else {})}
         yield (run, *map(hashable, swept), *(entries.get(column) for column in COLUMNS), state, error)
+
+
+def by_position(stored: float | str | None) -> dict[str, Any]:
+    """Returns the columns `position` and `region` of what a run stores as a position.
+
+    >>> by_position(3), by_position("under"), by_position(None)
+    ({'position': 3, 'region': None}, {'position': None, 'region': 'under'}, {'position': None, 'region': 'mean'})
+    """
+    word = MEAN if stored is None else stored if isinstance(stored, str) else None
+    return {"position": stored if word is None else None, "region": word}
+
+
+def as_stored(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row of the table with the one `position` that a run stores.
+
+    >>> [as_stored(by_position(stored)) for stored in (3, 0.5, "under", None)]
+    [{'position': 3}, {'position': 0.5}, {'position': 'under'}, {'position': None}]
+    """
+    at, region = row["position"], row["region"]
+    word = None if region == MEAN else region
+    number = at if at is None or at != int(at) else int(at)
+    return {**{key: value for key, value in row.items() if key != "region"}, "position": word if at is None else number}
 
 
 def warn_of(statuses: Iterable[Status]) -> None:

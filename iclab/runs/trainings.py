@@ -63,15 +63,15 @@ def experiment_of(run: Run) -> Experiment:
 
 def load_model(folder: Path | str) -> nn.Module:
     """Returns the trained model of a run, on the CPU: every architecture is loaded by its own `load`, those of the
-    user's files with the code that the run holds. Raises ``ValueError`` where the folder is no run, or where it has
-    no trained weights.
+    user's files with the code that the run holds. Frozen weights are those that were drawn. Raises ``ValueError`` where
+    the folder is no run, or where it has no trained weights. `iclab.open_run` returns its prompts and rows as well.
 
     >>> model = load_model("runs/linear_regression/1f0c2a9b77aa")  # doctest: +SKIP
     """
     run = Run(Path(folder))
     refuse("load_model", [] if is_run(run.folder) else [f"{folder} is no run; expected a folder below a sweep's"])
     experiment = Experiment.read(run.folder / "config.toml")
-    if not experiment.model.trainable:
+    if experiment.train.frozen or not experiment.model.trainable:
         return experiment.initial()
     run.trained()
     return experiment.trained(run.folder / WEIGHTS).eval()

@@ -242,7 +242,8 @@ def test_a_run_is_shown_by_the_beginning_of_its_id(capsys, study):
     assert "█" in out
     assert "(layout lagged, targets sampled)" in out
     table = out[out.index("risk by number of examples") :]
-    risks = [line.split("|")[1].strip() for line in table[: table.index("distance")].splitlines() if "1 ± 0.1" in line]
+    lines = table[: table.index("distance")].splitlines()
+    risks = [line.split("|")[1].strip() for line in lines if "1.00 ± 0.10" in line]
     assert risks == ["0", "1", "2", "over", "mean"]
     assert table.index("| ridge") < table.index("| zero")
     assert "| 0.25" in table[table.index("distance") :]  # the median of what was fitted
@@ -267,8 +268,8 @@ def test_shifted_distributions_are_shown_with_what_is_nearest_on_each(capsys, st
     cells = [[word.strip() for word in line.split("|")[1:-1]] for line in table if line.startswith("|")]
     assert cells == [
         ["distribution", "risk of transformer", "risk of bayes", "excess", "nearest algorithm"],
-        ["own", "1 ± 0.1", "", "0.034 ± 0.002", "ridge"],
-        ["larger", "5 ± 0.5", "2 ± 0.2", "1.5 ± 0.2", "zero"],
+        ["own", "1.00 ± 0.10", "", "0.034 ± 0.002", "ridge"],
+        ["larger", "5.0 ± 0.5", "2.0 ± 0.2", "1.5 ± 0.2", "zero"],
     ]
 
 
@@ -281,13 +282,13 @@ def test_without_a_bayes_predictor_the_risk_is_the_result(capsys, study):
     _, out, _ = call(capsys, "ls", "runs/a")
     assert " excess " not in out
     assert " risk " in out
-    assert "1 ± 0.1" in out
+    assert "1.00 ± 0.10" in out
     assert call(capsys, "show", run.id)[1].count("no Bayes predictor: nobody knows it") == 1
 
 
 def test_who_beats_what_is_called_bayes_is_told_in_the_tables(capsys, study):
     run = finished(study.parent / "runs" / "a")
-    told = "own: huber beats bayes by 0.141 ± 0.02 in risk: what is called so is not the Bayes predictor"
+    told = "own: huber beats bayes by 0.14 ± 0.02 in risk: what is called so is not the Bayes predictor"
     assert told not in call(capsys, "ls", "runs/a")[1] + call(capsys, "show", run.id)[1]
     run.keep_rows([*run.rows(), row("huber", "below_bayes", 0.141, 0.02)])
     assert told in call(capsys, "ls", "runs/a")[1]

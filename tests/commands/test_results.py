@@ -74,7 +74,7 @@ def test_a_page_is_made_of_results_and_once_more_without_the_runs(folder, capsys
     assert "| It learns at the little noise | ≤ 0.05 | typical | 0.011 [" in first and "| fails |" in first
     assert "6 runs, 0.2 minutes of one core." in first and "Old words" not in first
     assert "![A study for tests](results/risks.png)\n\nRisks by position. Left: none." in first
-    assert "after layer" in first and "0.3 ± 0.1" in first
+    assert "after layer" in first and "0.30 ± 0.10" in first
     assert (folder / "results" / "risks.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert read_json(folder / "results" / DIGESTS).keys() == {"risks"}
     shutil.rmtree(folder.parent / "study")

@@ -93,7 +93,7 @@ def test_after_each_number_of_examples_the_nearest_is_told_and_a_tie_as_such():
     ]
     assert body(Findings([*RUN, *at]), "by number of examples") == [
         [0, "2 alike", "0.1", ""],
-        [1, "ridge (λ ≤ 0.001)", "0.5 ± 0.1", "0.8"],
+        [1, "ridge (λ ≤ 0.001)", "0.50 ± 0.10", "0.8"],
     ]
 
 
@@ -119,8 +119,8 @@ def test_the_evolution_is_told_in_the_order_of_the_steps():
     findings = Findings([*entries, *points, row("transformer", "evolution_risk", 2.0, step=9)])
     assert list(findings.sentences()) == [
         "at first nearest to the answer 0",
-        "step 700 ± 1e+02: nearest to ridge",
-        "step 500 ± 5e+01: the risk falls fastest",
+        "step 700 ± 100: nearest to ridge",
+        "step 500 ± 50: the risk falls fastest",
     ]
     assert body(findings, "in training") == [[9, "2", "", "ridge", "25 %"]]
 

@@ -243,7 +243,7 @@ def test_the_table_has_a_column_for_the_step_that_holds_it_for_the_curve_alone(w
     on_the_way = table[table["step"].notna()]
     assert set(on_the_way["quantity"]) == {"evolution_risk", "evolution_excess", "evolution_distance"}
     assert on_the_way["step"].unique().tolist() == [1, 2, 3, 4, 6, 8, 9, 12]
-    assert set(on_the_way["position"]) == {"mean"}
+    assert set(on_the_way["region"]) == {"mean"}
     assert {"transition", "risk", "fit_distance"} <= set(table.loc[table["step"].isna(), "quantity"])
 
 

@@ -67,7 +67,7 @@ def swept(folder, text):
 def risks(table):
     """A picture: what it shows is the risks of two predictors by position."""
     own = table[(table["quantity"] == "risk") & table["predictor"].isin(["transformer", "ridge"])]
-    return own[own["position"] != "mean"].groupby(["predictor", "position"])["value"].mean().to_dict()
+    return own[own["position"].notna()].groupby(["predictor", "position"])["value"].mean().to_dict()
 
 
 def keep(sweep, *pictures):
@@ -101,10 +101,7 @@ def test_a_table_of_what_is_kept_has_the_columns_of_the_sweep(sweep):
     numbers = {"value": 1e-6, "stderr": 2e-2}
     assert list(kept.columns) == list(whole.columns) and list(kept.dtypes) == list(whole.dtypes)
     order = ["run", "quantity", "predictor", "layer", "position"]
-    first, second = (
-        table.assign(position=table["position"].astype(str)).sort_values(order, ignore_index=True)
-        for table in (whole, kept)
-    )
+    first, second = (table.sort_values(order, ignore_index=True) for table in (whole, kept))
     rest = [column for column in whole if column not in numbers]
     pd.testing.assert_frame_equal(first[rest], second[rest])
     for column, tolerance in numbers.items():
@@ -166,3 +163,25 @@ def test_what_is_no_result_is_refused_in_a_line(sweep, damage):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         iclab.load(tmp_path / "study.json")
+
+
+def test_a_position_that_is_no_whole_number_stays_what_it_is(tmp_path):
+    about = '[[claims]]\nquantity = "risk"\npredictor = "zero"\nat_least = 0.0\n'
+    places = {"half": "0.5", "two": "2", "under": '"under"'}
+    claims = "".join(f'{about}name = "{name}"\nwhere = {{ position = {at} }}\n' for name, at in places.items())
+    folder = swept(tmp_path / "study", STUDY.replace("[[claims]]", f"{claims}[[claims]]", 1))
+    (run,) = (Run(path) for path in folder.iterdir() if path.is_dir())
+    place = {
+        "distribution": "own",
+        "layer": None,
+        "step": None,
+        "predictor": "zero",
+        "quantity": "risk",
+        "stderr": None,
+    }
+    kept = run.keep_rows([{**place, "position": at, "value": 1.0} for at in (0.5, 2, "under", None, 0)])
+    run.record(run.recorded(), **kept)
+    content = results.read(keep(folder))
+    assert [key[4] for block in content["rows"] for key in block["keys"]] == [0.5, 2, "under", "mean"]
+    table = iclab.load(keep(folder))
+    assert table["position"].dropna().tolist() == [0.5, 2.0] and table["region"].dropna().tolist() == ["under", "mean"]

@@ -220,9 +220,10 @@ def test_the_table_is_tidy(tmp_path):
     assert list(table.columns) == ["run", "seed", "model.n_layer", "model.d_mlp", *COLUMNS, "state", "error"]
     assert len(table) == 12
     assert sorted(table["seed"].unique()) == [0, 1, 2]
-    assert list(table[table.run == runs(tmp_path)[0].id].position) == ["mean", 0, 1, "mean"]
+    assert table.position.dtype == float and table.position.dropna().tolist() == [0.0, 1.0] * 3
+    assert (table.region.isna() == table.position.notna()).all()
     assert table[table.position == 1].value.tolist() == [3.0] * 3
-    assert table[table.position == "mean"].value.tolist() == [1.0, 4.0] * 3
+    assert table[table.region == "mean"].value.tolist() == [1.0, 4.0] * 3
     assert table.layer.isna().sum() == 9
     assert table.stderr.isna().sum() == 3
     assert (table.state == "done").all()
@@ -251,7 +252,7 @@ def test_a_run_without_results_has_one_row_that_says_why(tmp_path):
     assert table.state.to_dict() == {
         good.id: "done", bad.id: "diverged", waits.id: "pending", killed.id: "interrupted"
     }  # fmt: skip
-    assert pd.isna(table.loc[waits.id].position)
+    assert pd.isna(table.loc[waits.id].position) and pd.isna(table.loc[waits.id].region)
 
 
 def test_a_single_run_can_be_loaded(tmp_path):
