@@ -66,7 +66,7 @@ def sweep(
         reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
         counts.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.sweep import plan, sweep
     from iclab.experiments.study import Study
     from iclab.runs.engines import Site
@@ -74,7 +74,7 @@ def sweep(
 
     place = Site(engine, jobs, address, cluster, tuple(option), chunk, detach, pack)
     study = Study.read(file, settings)
-    folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
+    folder, to, reused = out or _folder(file), terminal.console(), [] if reuse is None else stores(reuse)
     if dry_run:
         plan(study, folder, to, reused, place)
         return 0
@@ -104,7 +104,7 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     Args:
         words: A task file, whose analyses count (default: all), and a word to search for in names and meanings.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.experiments.measurable import quantities
     from iclab.experiments.study import Study
 
@@ -116,9 +116,9 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FILE]
     listed = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
     if not listed:
         raise UsageError(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
-    to = report.console()
+    to = terminal.console()
     to.print(
-        report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
+        terminal.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
     )
     return 0
 
@@ -142,14 +142,14 @@ def measure(
         settings: Settings of [eval], with or without "eval." before them; device=cpu measures elsewhere.
         root: The folder in which an id is searched.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.remeasurement import remeasure
     from iclab.runs.store import find
 
-    to = report.console()
+    to = terminal.console()
     run_measured, status = remeasure(find(run, root, "measure"), settings, to)
     to.print(f"run {run_measured.id}")
-    for part in report.of_run(run_measured, to):
+    for part in terminal.of_run(run_measured, to):
         to.print(part)
     return 0 if status.state == "done" else RUNS_FAILED
 
@@ -162,10 +162,10 @@ def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
     Args:
         folder: Where to look.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
 
-    to = report.console()
-    for table in report.of_store(folder, to):
+    to = terminal.console()
+    for table in terminal.of_store(folder, to):
         to.print(table)
     return 0
 
@@ -190,7 +190,7 @@ def verdicts(
         json: A file for the verdicts as data, besides the tables.
         compare: Print instead what differs from this folder, of sweeps or of results that were kept.
     """
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
     from iclab.commands.verdicts import show, show_changes
 
     if compare is not None:
@@ -216,8 +216,8 @@ def results(
         folder: The scripts and pages.
         runs: A sweep, or a folder of sweeps, whose results are kept first. Default: those that are kept already.
     """
-    from iclab.commands.report import console
     from iclab.commands.results import update
+    from iclab.commands.terminal import console
 
     update(folder, runs, console())
     return 0
@@ -238,14 +238,14 @@ def show(
         root: The folder in which an id is searched.
         figure: Draw the distances to algorithms into this file instead: by examples, by layer and in training.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.runs.store import find
 
     shown_run = find(run, root)
     if figure is not None:
         return _draw(shown_run.folder, figure)
-    to = report.console()
-    for part in report.of_run(shown_run, to):
+    to = terminal.console()
+    for part in terminal.of_run(shown_run, to):
         to.print(part)
     return 0
 
@@ -284,10 +284,10 @@ def verify(
         cases: The number of cases for each. Default: the number that each theorem sets.
         json: A file for the numbers, besides the table.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.theorems import verify
 
-    return 0 if verify(names, cases, json, report.console()) else CLAIMS_FAILED
+    return 0 if verify(names, cases, json, terminal.console()) else CLAIMS_FAILED
 
 
 def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: int = 200) -> int:
@@ -301,10 +301,10 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
         name: The theorem; my_theorems.py:NAME for one of a Python file.
         examples: The number of cases to search.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.theorems import falsify
 
-    return 0 if falsify(name, examples, report.console()) else CLAIMS_FAILED
+    return 0 if falsify(name, examples, terminal.console()) else CLAIMS_FAILED
 
 
 def errata(*, examples: int = 200) -> int:
@@ -329,10 +329,10 @@ def precision(*, out: Path = RUNS / "precision") -> int:
     Args:
         out: The folder for the table, precision.json.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.precision import precision
 
-    precision(out, report.console())
+    precision(out, terminal.console())
     return 0
 
 
@@ -361,7 +361,7 @@ def channels(
         json: A file for the numbers, besides the table.
     """
     from iclab.commands.channels import report
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
 
     report(model, top, by, console(), json)
     return 0
@@ -393,7 +393,7 @@ def recall(
         json: A file for the numbers, besides the tables.
     """
     from iclab.commands.recall import recall
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
 
     folder = out or RUNS / f"recall_{model.expanduser().resolve().name}"
     try:
@@ -455,7 +455,7 @@ def doctor(
         option: Of Slurm, or of that cluster, once or more.
     """
     from iclab.commands.doctor import doctor
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
     from iclab.runs.engines import Site
 
     place = Site(engine, None, address, cluster, tuple(option))

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from iclab.commands.report import table
+from iclab.commands.terminal import table
 from iclab.runs.store import Run, Status
 
 SPARSE = 15.0  # seconds between two plain lines of progress

@@ -25,8 +25,8 @@ import pandas
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from iclab.commands import report, verdicts
-from iclab.commands.report import Entry
+from iclab.commands import terminal, verdicts
+from iclab.commands.terminal import Entry
 from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments.claims import MEAN, Claim
 from iclab.experiments.findings import Findings
@@ -199,7 +199,7 @@ class Book:
 
     def _claims(self, name: str) -> str:
         rows = [verdicts.parts(record) for record in self.outcomes(name).values()]
-        return report.markdown(verdicts.PARTS, rows)
+        return terminal.markdown(verdicts.PARTS, rows)
 
     def _verdicts(self, name: str) -> str:
         return _fenced(_printed(verdicts.of_records(list(self.outcomes(name).values()), _wide())))
@@ -211,7 +211,7 @@ class Book:
         for one, cell in zip(self.kept[name]["runs"], cells(self.kept[name]), strict=True):
             told = (one["run"], one["state"], one["error"], one["seconds"])
             known.append(Entry(*told, cell.config, _as_stored(cell.rows)))
-        return _fenced(_printed(report.of_entries(f"runs/{name}", known, _wide())))
+        return _fenced(_printed(terminal.of_entries(f"runs/{name}", known, _wide())))
 
     def _figures(self, page: Path, name: str) -> str:
         """The pictures of a study that has results, as a page shows them."""
@@ -222,7 +222,7 @@ class Book:
 
     def _tally(self) -> str:
         judged = [record for name in self.studies for record in self.outcomes(name).values()]
-        return report.markdown(*verdicts.tally(judged)) + f"\n\n{verdicts.origins(judged)}"
+        return terminal.markdown(*verdicts.tally(judged)) + f"\n\n{verdicts.origins(judged)}"
 
 
 def _record(claim: Claim, judged: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _layers(table: pandas.DataFrame, part: str) -> str:
         refuse("results", [] if key in chosen else [unknown("setting", key, chosen.columns)])
         chosen = chosen.loc[chosen[key].map(str) == value]
     section = Findings(_as_stored(records(chosen))).by_layer()
-    return _printed(report.table(section.title, section.columns, section.body, _wide()))
+    return _printed(terminal.table(section.title, section.columns, section.body, _wide()))
 
 
 def _as_stored(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -250,7 +250,7 @@ def _as_stored(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _wide() -> Console:
-    return Console(file=io.StringIO(), width=report.WIDE, highlight=False)
+    return Console(file=io.StringIO(), width=terminal.WIDE, highlight=False)
 
 
 def _printed(shown: RenderableType) -> str:

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from iclab.commands import report, verdicts
+from iclab.commands import terminal, verdicts
 from iclab.commands.progress import shown
 from iclab.errors import refuse
 from iclab.experiments import plugins
@@ -57,7 +57,7 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
     count = f"{len(rows)} run{'' if len(rows) == 1 else 's'}"
-    to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
+    to.print(terminal.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
     for line in dict.fromkeys(line for cell in study.cells for line in cell.experiment.warnings):
         to.print(Text(f"warning: {line}"), soft_wrap=True)
     if place.engine == "slurm":
@@ -68,8 +68,8 @@ def _planned(
     cell: StudyCell, varied: Mapping[str, Any], states: Mapping[str, str], made: Mapping[str, str]
 ) -> dict[str, Any]:
     """One row of the plan."""
-    chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
-    labels = {name: cell.flat.get(key) for name, key in report.LABELS.items()}
+    chosen = {key: value for key, value in varied.items() if key not in terminal.LABELS.values()}
+    labels = {name: cell.flat.get(key) for name, key in terminal.LABELS.items()}
     size, id = f"{_parameters(cell.experiment):,}", cell.experiment.id
     return {"run": id, **chosen, **labels, "training": made.get(id), "parameters": size, "state": states[id]}
 
@@ -97,7 +97,7 @@ def sweep(
     with shown(labels, len(runs), to) as display, opened(place, folder, devices) as workplace:
         engine = Engine(runs, workplace, display, retry, trainings(study, folder, reused), _packs(study, place))
         outcomes = engine.handed_in() if place.detach else engine.execute()
-    to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
+    to.print(terminal.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     judged = verdict(study, folder, to, outcomes)
     if judged:
         to.print(verdicts.of_verdicts(judged, to))

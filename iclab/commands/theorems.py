@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from iclab.commands.report import table
+from iclab.commands.terminal import table
 from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, Theorem, named
 from iclab.constructed.theorem import SEEDS, Range
 from iclab.errors import refuse, unknown

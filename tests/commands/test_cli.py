@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from iclab import cli
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.commands.progress import Moving, Plain, shown
 from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
@@ -163,7 +163,7 @@ def test_a_bug_is_not_taken_for_bad_usage(capsys, study, monkeypatch):
     def broken(*_):
         raise ValueError("the matrix is singular")
 
-    monkeypatch.setattr(report, "of_store", broken)
+    monkeypatch.setattr(terminal, "of_store", broken)
     with pytest.raises(ValueError, match="the matrix is singular"):
         cli.main(["ls"])
     assert not capsys.readouterr().err
@@ -336,11 +336,11 @@ def test_the_doctor_tells_versions_and_whether_runs_can_be_kept(capsys, study):
     ],
 )
 def test_curves_are_drawn_in_a_line(values, bars):
-    assert report.sparkline(values).replace("▄", "▅") == bars
+    assert terminal.sparkline(values).replace("▄", "▅") == bars
 
 
 def test_long_curves_are_thinned():
-    assert len(report.sparkline([float(i) for i in range(1, 1000)])) == 60
+    assert len(terminal.sparkline([float(i) for i in range(1, 1000)])) == 60
 
 
 # ---- progress ------------------------------------------------------------------------------------------------------
