@@ -35,6 +35,7 @@ def sweep(
     retry_failed: bool = False,
     strict: bool = False,
     reuse: Annotated[Path | None, arg(metavar="DIR")] = None,
+    report: bool = False,
 ) -> int:
     """Runs every experiment of a task file and judges its claims.
 
@@ -65,6 +66,7 @@ def sweep(
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
         reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
         counts.
+        report: Write report.html into the folder at the end; see `iclab report --help`.
     """
     from iclab.commands import terminal
     from iclab.commands.sweep import plan, sweep
@@ -85,6 +87,10 @@ def sweep(
     if detach:
         print("\nHanded in. The same command waits for the runs, and judges the claims.", file=sys.stderr)
         return 0
+    if report:
+        from iclab.commands import webpage
+
+        webpage.write(folder, None, None, to)
     if any(status.state != "done" for status in outcomes.values()):
         return RUNS_FAILED
     return CLAIMS_FAILED if strict and any(v.outcome != "holds" for v in verdicts) else 0
@@ -220,6 +226,34 @@ def results(
     from iclab.commands.terminal import console
 
     update(folder, runs, console())
+    return 0
+
+
+def report(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS,
+    *,
+    out: Annotated[Path | None, arg(metavar="FILE")] = None,
+    figures: Annotated[Path | None, arg(metavar="DIR")] = None,
+) -> int:
+    """Writes one page of HTML that can be read offline, or sent by mail: on a sweep, or on all sweeps of a folder.
+
+    Example: iclab report runs/linear_regression --out report.html
+
+    The page holds the verdicts with their intervals, drawn against their bounds, and links from each claim to its runs;
+    the figures of the study; the learning curves of all runs; the settings that differ; the environments; and the ends
+    of the logs of runs that failed. With `pip install 'iclab[report]'` the curves can be zoomed and show their values;
+    without it, without scripts and in print they are pictures. Nothing is run or judged again.
+
+    Args:
+        folder: A sweep, or a folder of sweeps.
+        out: The page. Default: report.html in the folder.
+        figures: Scripts with STUDY and draw(table), as for `iclab results`. Default: paper_figs, where that is here.
+        Studies without a script show the distances of their runs to algorithms.
+    """
+    from iclab.commands import webpage
+    from iclab.commands.terminal import console
+
+    webpage.write(folder, out, figures, console())
     return 0
 
 
@@ -469,6 +503,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "ls": ls,
     "verdicts": verdicts,
     "results": results,
+    "report": report,
     "show": show,
     "verify": verify,
     "falsify": falsify,

@@ -47,6 +47,7 @@ class Script:
 
     path: Path
     study: str
+    title: str
     draw: Callable[[pandas.DataFrame], Any]
     load: Callable[[Path], pandas.DataFrame] = load
 
@@ -65,7 +66,8 @@ class Book:
         for path in sorted(folder.glob("*.py")):
             names = runpy.run_path(str(path))
             if "STUDY" in names and "draw" in names:
-                script = Script(path, names["STUDY"], names["draw"], names.get("load", load))
+                title = (names["__doc__"] or path.stem).partition("\n")[0]
+                script = Script(path, names["STUDY"], title, names["draw"], names.get("load", load))
                 found.setdefault(script.study, []).append(script)
         refuse("results", [] if found else [f"{folder} has no scripts with STUDY and draw"])
         return cls(folder, found)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from iclab.experiments.mappings import flatten
@@ -77,6 +78,12 @@ def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
     """How many different runs there are, seen by these keys alone."""
     return len({tuple(hashable(each.get(key)) for key in keys) for each in settings})
+
+
+def finite(value: Any) -> float | None:
+    """Returns a number as a float; None for what is no number, or not finite."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return float(value) if number else None
 
 
 def hashable(value: Any) -> Any:
