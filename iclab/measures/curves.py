@@ -116,9 +116,10 @@ class Curves:
             name: experiment_generator(experiment, "init", distribution="" if name == MODEL else name)
             for name in models
         }
-        parts = [
-            cls._draw(learner, task, models, train, test, init, experiment.eval.prompts) for _ in range(learner.draws)
-        ]
+        parts = []
+        for k in range(1, learner.draws + 1):
+            workspace.doing(f"fit {', '.join(models)} to {learner.sizes[-1]} inputs, draw {k} of {learner.draws}")
+            parts.append(cls._draw(learner, task, models, train, test, init, experiment.eval.prompts))
         workspace.log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
         errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
         return replace(parts[0], errors=errors, deviations=torch.cat([part.deviations for part in parts]))
