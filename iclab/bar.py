@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,6 +15,7 @@ MINUTE = 60.0  # seconds between two lines of a pipe that say nothing new
 SOON = 5.0  # the same in a notebook, where somebody waits
 
 
+@runtime_checkable
 class Bar(Protocol):
     """Takes note of how far the work is."""
 

@@ -385,7 +385,12 @@ def test_each_phase_of_a_run_is_a_line_once(tmp_path):
         display.look({run.id: run}, {}, 0, {})
         display.ended(run, status)
     lines = [line.replace(f"{run.id} seed=0", "run") for line in to.file.getvalue().splitlines()]
-    assert lines[:4] == ["started  run", "running  run  train", "running  run  measure risks", "running  run  measure risks"]
+    assert lines[:4] == [
+        "started  run",
+        "running  run  train",
+        "running  run  measure risks",
+        "running  run  measure risks",
+    ]
     assert lines[4] == "sweep    0 of 1 runs ended, 0%, time left unknown"
 
 
