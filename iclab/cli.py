@@ -36,6 +36,7 @@ def sweep(
     retry_failed: bool = False,
     strict: bool = False,
     reuse: Annotated[Path | None, arg(metavar="DIR")] = None,
+    report: bool = False,
 ) -> int:
     """Runs every experiment of a task file and judges its claims.
 
@@ -66,8 +67,9 @@ def sweep(
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
         reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
         counts.
+        report: Write report.html into the folder at the end; see `iclab report --help`.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.sweep import plan, sweep
     from iclab.experiments.study import Study
     from iclab.runs.engines import Site
@@ -76,7 +78,7 @@ def sweep(
 
     place = Site(engine, jobs, address, cluster, tuple(option), chunk, detach, pack)
     study = Study.read(task_file(file), settings)
-    folder, to, reused = out or _folder(file), report.console(), [] if reuse is None else stores(reuse)
+    folder, to, reused = out or _folder(file), terminal.console(), [] if reuse is None else stores(reuse)
     if dry_run:
         plan(study, folder, to, reused, place)
         return 0
@@ -87,6 +89,10 @@ def sweep(
     if detach:
         print("\nHanded in. The same command waits for the runs, and judges the claims.", file=sys.stderr)
         return 0
+    if report:
+        from iclab.commands import webpage
+
+        webpage.write(folder, None, None, to)
     if any(status.state != "done" for status in outcomes.values()):
         return RUNS_FAILED
     return CLAIMS_FAILED if strict and any(v.outcome != "holds" for v in verdicts) else 0
@@ -109,10 +115,10 @@ def tasks(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[WORD ...]"
     Args:
         words: Words that must all be in the name, title, question or paper.
     """
-    from iclab.commands import report
     from iclab.commands.tasks import listed
+    from iclab.commands.terminal import console
 
-    to = report.console()
+    to = console()
     to.print(listed(words, to))
     return 0
 
@@ -126,7 +132,7 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[STUDY
         words: A study by name or a task file, whose analyses count (default: all), and a word to search for in names
             and meanings.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.experiments.measurable import quantities
     from iclab.experiments.study import Study
     from iclab.shipped import studies, task_file
@@ -139,9 +145,9 @@ def quantities(words: Annotated[Positional[tuple[str, ...]], arg(metavar="[STUDY
     listed = list(quantities([cell.experiment for cell in cells] if files else None, rest[0] if rest else ""))
     if not listed:
         raise UsageError(f"no quantity has {rest[0]!r} in its name or meaning; `iclab quantities` lists all")
-    to = report.console()
+    to = terminal.console()
     to.print(
-        report.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
+        terminal.table("quantities: {a,b} is either, * any letters", ["quantity", "analysis", "meaning"], listed, to)
     )
     return 0
 
@@ -165,14 +171,14 @@ def measure(
         settings: Settings of [eval], with or without "eval." before them; device=cpu measures elsewhere.
         root: The folder in which an id is searched.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.remeasurement import remeasure
     from iclab.runs.store import find
 
-    to = report.console()
+    to = terminal.console()
     run_measured, status = remeasure(find(run, root, "measure"), settings, to)
     to.print(f"run {run_measured.id}")
-    for part in report.of_run(run_measured, to):
+    for part in terminal.of_run(run_measured, to):
         to.print(part)
     return 0 if status.state == "done" else RUNS_FAILED
 
@@ -185,10 +191,10 @@ def ls(folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS) -> int:
     Args:
         folder: Where to look.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
 
-    to = report.console()
-    for table in report.of_store(folder, to):
+    to = terminal.console()
+    for table in terminal.of_store(folder, to):
         to.print(table)
     return 0
 
@@ -213,7 +219,7 @@ def verdicts(
         json: A file for the verdicts as data, besides the tables.
         compare: Print instead what differs from this folder, of sweeps or of results that were kept.
     """
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
     from iclab.commands.verdicts import show, show_changes
 
     if compare is not None:
@@ -239,8 +245,8 @@ def results(
         folder: The scripts and pages.
         runs: A sweep, or a folder of sweeps, whose results are kept first. Default: those that are kept already.
     """
-    from iclab.commands.report import console
     from iclab.commands.results import update
+    from iclab.commands.terminal import console
 
     update(folder, runs, console())
     return 0
@@ -266,9 +272,37 @@ def export(
         out: The folder to write. Default: exports/NAME/ and the target.
     """
     from iclab.commands.export import export
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
 
     export(folder, to, out, console())
+    return 0
+
+
+def report(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")] = RUNS,
+    *,
+    out: Annotated[Path | None, arg(metavar="FILE")] = None,
+    figures: Annotated[Path | None, arg(metavar="DIR")] = None,
+) -> int:
+    """Writes one page of HTML that can be read offline, or sent by mail: on a sweep, or on all sweeps of a folder.
+
+    Example: iclab report runs/linear_regression --out report.html
+
+    The page holds the verdicts with their intervals, drawn against their bounds, and links from each claim to its runs;
+    the figures of the study; the learning curves of all runs; the settings that differ; the environments; and the ends
+    of the logs of runs that failed. With `pip install 'iclab[report]'` the curves can be zoomed and show their values;
+    without it, without scripts and in print they are pictures. Nothing is run or judged again.
+
+    Args:
+        folder: A sweep, or a folder of sweeps.
+        out: The page. Default: report.html in the folder.
+        figures: Scripts with STUDY and draw(table), as for `iclab results`. Default: those of the package. Studies
+            without a script show the distances of their runs to algorithms.
+    """
+    from iclab.commands import webpage
+    from iclab.commands.terminal import console
+
+    webpage.write(folder, out, figures, console())
     return 0
 
 
@@ -287,14 +321,14 @@ def show(
         root: The folder in which an id is searched.
         figure: Draw the distances to algorithms into this file instead: by examples, by layer and in training.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.runs.store import find
 
     shown_run = find(run, root)
     if figure is not None:
         return _draw(shown_run.folder, figure)
-    to = report.console()
-    for part in report.of_run(shown_run, to):
+    to = terminal.console()
+    for part in terminal.of_run(shown_run, to):
         to.print(part)
     return 0
 
@@ -332,10 +366,10 @@ def verify(
         cases: The number of cases for each. Default: the number that each theorem sets.
         json: A file for the numbers, besides the table.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.theorems import verify
 
-    return 0 if verify(names, cases, json, report.console()) else CLAIMS_FAILED
+    return 0 if verify(names, cases, json, terminal.console()) else CLAIMS_FAILED
 
 
 def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: int = 200) -> int:
@@ -349,10 +383,10 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
         name: The theorem; my_theorems.py:NAME for one of a Python file.
         examples: The number of cases to search.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.theorems import falsify
 
-    return 0 if falsify(name, examples, report.console()) else CLAIMS_FAILED
+    return 0 if falsify(name, examples, terminal.console()) else CLAIMS_FAILED
 
 
 def errata(*, examples: int = 200) -> int:
@@ -377,10 +411,10 @@ def precision(*, out: Path = RUNS / "precision") -> int:
     Args:
         out: The folder for the table, precision.json.
     """
-    from iclab.commands import report
+    from iclab.commands import terminal
     from iclab.commands.precision import precision
 
-    precision(out, report.console())
+    precision(out, terminal.console())
     return 0
 
 
@@ -409,7 +443,7 @@ def channels(
         json: A file for the numbers, besides the table.
     """
     from iclab.commands.channels import report
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
 
     report(model, top, by, console(), json)
     return 0
@@ -441,7 +475,7 @@ def recall(
         json: A file for the numbers, besides the tables.
     """
     from iclab.commands.recall import recall
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
 
     folder = out or RUNS / f"recall_{model.expanduser().resolve().name}"
     try:
@@ -503,7 +537,7 @@ def doctor(
         option: Of Slurm, or of that cluster, once or more.
     """
     from iclab.commands.doctor import doctor
-    from iclab.commands.report import console
+    from iclab.commands.terminal import console
     from iclab.runs.engines import Site
 
     place = Site(engine, None, address, cluster, tuple(option))
@@ -519,6 +553,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "verdicts": verdicts,
     "results": results,
     "export": export,
+    "report": report,
     "show": show,
     "verify": verify,
     "falsify": falsify,

@@ -9,10 +9,13 @@ with plots.style():
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
+from itertools import cycle, islice
 from math import nan
 from pathlib import Path
 from string import ascii_lowercase
@@ -34,6 +37,7 @@ from matplotlib.ticker import MaxNLocator
 from iclab.algorithm_names import short
 from iclab.errors import UsageError, refuse, unknown
 
+DASHES = ("solid", "dashed", "dotted", "dashdot")
 OWN = ("layer", "step")  # columns that hold something only for a part of a model, or for a model on the way
 DIGITS: Any = {"float_kind": lambda value: f"{value:.4g}"}
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -86,9 +90,24 @@ def command(
 
 def save(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame, target: Path) -> None:
     """Writes the picture that is drawn of a table."""
+    with _drawn(partial(draw, table)) as figure:
+        figure.savefig(target)
+
+
+def svg(draw: Callable[[], Figure]) -> bytes:
+    """Returns the picture that is drawn, as SVG: the same bytes for the same picture."""
+    content = BytesIO()
+    with plt.rc_context({"svg.hashsalt": "iclab"}), _drawn(draw) as figure:
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+@contextmanager
+def _drawn(draw: Callable[[], Figure]) -> Iterator[Figure]:
+    """A picture in the style of all figures, which is forgotten behind the block."""
     try:
         with style():
-            lettered(draw(table)).savefig(target)
+            yield lettered(draw())
     finally:
         plt.close("all")
 
@@ -108,9 +127,7 @@ def lettered(figure: Figure) -> Figure:
 def contents(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame) -> str:
     """Returns a digest of what is drawn of a table, curves, bands, tables and words, to four significant digits: it
     does not depend on fonts or on how pictures are made."""
-    try:
-        with style():
-            figure = draw(table)
+    with _drawn(partial(draw, table)) as figure:
         words = [text.get_text() for text in figure.findobj(Text)]
         numbers = [line.get_xydata() for line in figure.findobj(Line2D)]
         numbers += [path.vertices for each in figure.findobj(Collection) for path in each.get_paths()]
@@ -119,8 +136,6 @@ def contents(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame) -> str
         numbers += [image.get_array() for image in figure.findobj(AxesImage)]
         told = [np.array2string(np.ma.filled(np.ma.asarray(each, float), nan), formatter=DIGITS) for each in numbers]
         return sha256(json.dumps([words, told]).encode()).hexdigest()[:16]
-    finally:
-        plt.close("all")
 
 
 def shown(draw: Callable[[pd.DataFrame], Figure], table: pd.DataFrame) -> bytes:
@@ -195,6 +210,41 @@ def curves(
     axes.set_xlabel("examples in context")
     axes.set_ylabel(quantity.replace("_", " "))
     return axes
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of training: what it is called, its look, and its points."""
+
+    run: str
+    label: str
+    color: str
+    dash: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+def looks(count: int) -> list[tuple[str, str]]:
+    """Returns colours and dashes for so many curves: first all colours of the style, then the same in dashes."""
+    with style():
+        colors = [f"#{color.removeprefix('#')}" for color in plt.rcParams["axes.prop_cycle"].by_key()["color"]]
+    return list(islice(cycle((color, dash) for dash in DASHES for color in colors), count))
+
+
+def logarithmic(lines: Sequence[Line]) -> bool:
+    """Returns whether a logarithmic scale can show all points."""
+    return all(value > 0 for line in lines for value in line.values)
+
+
+def training(lines: Sequence[Line], quantity: str) -> Figure:
+    """Draws a quantity against the step of training, one line for each run; a dot marks its last point."""
+    figure, axes = plt.subplots(figsize=(6.6, 2.8))
+    for line in lines:
+        axes.plot(line.steps, line.values, color=line.color, linestyle=line.dash, linewidth=1)
+        axes.plot(line.steps[-1:], line.values[-1:], color=line.color, marker="o")
+    axes.set(xlabel="step of training", yscale="log" if logarithmic(lines) else "linear")
+    axes.set_ylabel(quantity, parse_math=False)  # the name may be a user's
+    return figure
 
 
 def identification(table: pd.DataFrame, most: int = 6) -> Figure:

@@ -34,7 +34,7 @@ from torch import Tensor
 from iclab.analysis import algorithm_state, answer, excess, features
 from iclab.analysis.layers.probing import fit_map
 from iclab.commands import costs
-from iclab.commands.report import console, table
+from iclab.commands.terminal import console, table
 from iclab.commands.turns import take_turns
 from iclab.errors import refuse, unknown
 from iclab.experiments.experiment import Experiment

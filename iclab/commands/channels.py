@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from iclab.analysis.heads.composition import WAYS, Channel, channels, ordering_problems, ways_of
-from iclab.commands.report import table
+from iclab.commands.terminal import table
 from iclab.errors import refuse
 from iclab.files import write_json
 from iclab.measures.channels import weights_of

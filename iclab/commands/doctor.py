@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.errors import UsageError
 from iclab.runs.engines import Site, dask_engine, slurm
 from iclab.runs.engines.local import slots
@@ -28,13 +28,13 @@ def doctor(where: Site, folder: Path, to: Console) -> bool:
     """Prints what is found on this machine or, for another engine, at each of its workers; returns whether runs can be
     trusted to it. Raises ``ValueError`` where it cannot be reached."""
     if where.engine == "local":
-        to.print(report.table("iclab on this machine", ["what", "found"], checks(folder), to))
+        to.print(terminal.table("iclab on this machine", ["what", "found"], checks(folder), to))
         return True
     answers = _at_nodes(where, folder) if where.engine == "slurm" else _at_workers(where)
     listed = {"this machine": place(), **answers}
     columns = [*COLUMNS, *(["lock"] if where.engine == "slurm" else [])]
     rows = [[name, *(_shown(told.get(column, "")) for column in columns[1:])] for name, told in listed.items()]
-    to.print(report.table(f"workers of --engine {where.engine}", columns, rows, to))
+    to.print(terminal.table(f"workers of --engine {where.engine}", columns, rows, to))
     problems = [*others(answers), *(lock_problems(answers) if where.engine == "slurm" else [])]
     for line in problems or ["all agree"]:
         to.print(Text(line), soft_wrap=True)

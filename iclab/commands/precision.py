@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from iclab.commands.report import table
+from iclab.commands.terminal import table
 from iclab.constructed import Construction
 from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022
 from iclab.files import write_json

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from iclab.commands.report import table
 from iclab.commands.sweep import sweep
+from iclab.commands.terminal import table
 from iclab.errors import refuse
 from iclab.experiments.study import Study, given_study
 from iclab.files import write_json

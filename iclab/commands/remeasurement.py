@@ -35,7 +35,7 @@ def remeasure(source: Run, texts: Iterable[str], to: Console) -> tuple[Run, Stat
     resolve(after.device)
     run.create(after.mapping())
     _take(run, source, after)
-    with shown({run.id: " ".join(texts)}, 1, to) as display:
+    with shown({run.id: " ".join(texts)}, to) as display:
         outcomes = Engine([run], Processes([{}]), display, retry=True).execute()
     return run, outcomes[run.id]
 

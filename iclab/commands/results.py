@@ -25,8 +25,8 @@ import pandas
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from iclab.commands import report, verdicts
-from iclab.commands.report import Entry
+from iclab.commands import terminal, verdicts
+from iclab.commands.terminal import Entry
 from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments.claims import Claim
 from iclab.experiments.findings import Findings
@@ -48,6 +48,7 @@ class Script:
 
     path: Path
     study: str
+    title: str
     draw: Callable[[pandas.DataFrame], Any]
     caption: str = ""
     load: Callable[[Path], pandas.DataFrame] = load
@@ -67,8 +68,9 @@ class Book:
         for path in sorted(folder.glob("*.py")):
             names = runpy.run_path(str(path))
             if "STUDY" in names and "draw" in names:
-                caption = _caption(names["__doc__"] or "")
-                script = Script(path, names["STUDY"], names["draw"], caption, names.get("load", load))
+                text = names["__doc__"] or path.stem
+                told = text.partition("\n")[0], names["draw"], _caption(text)
+                script = Script(path, names["STUDY"], *told, names.get("load", load))
                 found.setdefault(script.study, []).append(script)
         refuse("results", [] if found else [f"{folder} has no scripts with STUDY and draw"])
         return cls(folder, found)
@@ -214,7 +216,7 @@ class Book:
 
     def _claims(self, name: str) -> str:
         rows = [verdicts.parts(record) for record in self.outcomes(name).values()]
-        return report.markdown(verdicts.PARTS, rows)
+        return terminal.markdown(verdicts.PARTS, rows)
 
     def _verdicts(self, name: str) -> str:
         return _fenced(_printed(verdicts.of_records(list(self.outcomes(name).values()), _wide())))
@@ -226,7 +228,7 @@ class Book:
         for one, cell in zip(self.kept[name]["runs"], cells(self.kept[name]), strict=True):
             told = (one["run"], one["state"], one["error"], one["seconds"])
             known.append(Entry(*told, cell.config, cell.rows))
-        return _fenced(_printed(report.of_entries(f"runs/{name}", known, _wide())))
+        return _fenced(_printed(terminal.of_entries(f"runs/{name}", known, _wide())))
 
     def _figures(self, page: Path, name: str) -> str:
         """The pictures of a study that has results, as a page shows them."""
@@ -238,7 +240,7 @@ class Book:
 
     def _tally(self) -> str:
         judged = [record for name in self.studies for record in self.outcomes(name).values()]
-        return report.markdown(*verdicts.tally(judged)) + f"\n\n{verdicts.origins(judged)}"
+        return terminal.markdown(*verdicts.tally(judged)) + f"\n\n{verdicts.origins(judged)}"
 
 
 def _record(claim: Claim, judged: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -262,11 +264,11 @@ def _layers(table: pandas.DataFrame, part: str) -> str:
         refuse("results", [] if key in chosen else [unknown("setting", key, chosen.columns)])
         chosen = chosen.loc[chosen[key].map(str) == value]
     section = Findings(records(chosen)).by_layer()
-    return _printed(report.table(section.title, section.columns, section.body, _wide()))
+    return _printed(terminal.table(section.title, section.columns, section.body, _wide()))
 
 
 def _wide() -> Console:
-    return Console(file=io.StringIO(), width=report.WIDE, highlight=False)
+    return Console(file=io.StringIO(), width=terminal.WIDE, highlight=False)
 
 
 def _printed(shown: RenderableType) -> str:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from iclab.commands import report, verdicts
+from iclab.commands import terminal, verdicts
 from iclab.commands.progress import shown
 from iclab.errors import refuse
 from iclab.experiments import plugins
@@ -29,6 +29,7 @@ from iclab.runs.engine import Engine
 from iclab.runs.engines import HERE, Site, opened, slurm
 from iclab.runs.engines.local import slots
 from iclab.runs.environment import usable_cores
+from iclab.runs.forecast import Forecast, forecast
 from iclab.runs.packing import Packs
 from iclab.runs.store import VERDICTS, Run, Status, tidy
 from iclab.runs.tables import distinguishing_keys
@@ -47,7 +48,7 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     made, packs = trainings(study, folder, reused).plan(undone), _packs(study, place)
     new = [run for run in undone if made.get(run.id) == "new"]
     devices = [experiment.device for experiment in _undone(study, folder)]
-    workers = place.jobs if place.engine == "slurm" else len(slots(place.jobs, devices, usable_cores()))
+    workers = _workers(place, devices)
     units = packs.planned(new, workers)
     several = [unit for unit in units if len(unit) > 1]
     packed = {run.id: f"new, pack {number}" for number, unit in enumerate(several, 1) for run in unit}
@@ -59,7 +60,8 @@ def plan(study: Study, folder: Path, to: Console, reused: Sequence[Path] = (), p
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(column) for column in columns] for row in rows]
     count = f"{len(rows)} run{'' if len(rows) == 1 else 's'}"
-    to.print(report.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
+    to.print(terminal.table(f"{count} would be in {folder}; nothing was started", columns, cells, to))
+    _print_estimate(expected(study, folder, reused), workers, to)
     for line in dict.fromkeys(line for cell in study.cells for line in cell.experiment.warnings):
         to.print(Text(f"warning: {line}"), soft_wrap=True)
     if place.engine == "slurm":
@@ -70,8 +72,8 @@ def _planned(
     cell: StudyCell, varied: Mapping[str, Any], states: Mapping[str, str], made: Mapping[str, str]
 ) -> dict[str, Any]:
     """One row of the plan."""
-    chosen = {key: value for key, value in varied.items() if key not in report.LABELS.values()}
-    labels = {name: cell.flat.get(key) for name, key in report.LABELS.items()}
+    chosen = {key: value for key, value in varied.items() if key not in terminal.LABELS.values()}
+    labels = {name: cell.flat.get(key) for name, key in terminal.LABELS.items()}
     size, id = f"{_parameters(cell.experiment):,}", cell.experiment.id
     return {"run": id, **chosen, **labels, "training": made.get(id), "parameters": size, "state": states[id]}
 
@@ -80,6 +82,23 @@ def trainings(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Traini
     """Returns the trainings that the cells of a study share, and the folders whose finished trainings they may
     reuse."""
     return Trainings({cell.experiment.id: cell.experiment for cell in study.cells}, [folder, *reused])
+
+
+def expected(study: Study, folder: Path, reused: Sequence[Path] = ()) -> Forecast:
+    """Returns what is known of how long the cells will take that are not done."""
+    undone = [cell for cell in study.cells if Run(folder / cell.experiment.id).recorded().state != "done"]
+    return forecast({cell.experiment.id: cell.settings for cell in undone}, [folder, *reused])
+
+
+def _workers(place: Site, devices: Sequence[str]) -> int | None:
+    """How many runs are worked on at a time; none where that is not known."""
+    return place.jobs if place.engine != "local" else len(slots(place.jobs, devices, usable_cores()))
+
+
+def _print_estimate(known: Forecast, width: int | None, to: Console) -> None:
+    """Says before a sweep how long it takes."""
+    if known.shapes:
+        to.print(Text(known.estimate(width or 1)), soft_wrap=True)
 
 
 def _packs(study: Study, place: Site) -> Packs:
@@ -96,11 +115,14 @@ def sweep(
     labels = {run.id: _label(varied) for run, varied in zip(runs, _varied(study), strict=True)}
     _print_heading(study, to)
     devices = [experiment.device for experiment in _undone(study, folder)]
-    with shown(labels, len(runs), to) as display, opened(place, folder, devices) as workplace:
-        queue = runs if place.engine == "slurm" else longest_first(runs, study)  # tasks of an array share runs out
-        engine = Engine(queue, workplace, display, retry, trainings(study, folder, reused), _packs(study, place))
+    made, known = trainings(study, folder, reused), expected(study, folder, reused)
+    width = _workers(place, devices)
+    _print_estimate(known, width, to)
+    queue = runs if place.engine == "slurm" else longest_first(runs, study)  # tasks of an array share runs out
+    with shown(labels, to, known, width) as display, opened(place, folder, devices) as workplace:
+        engine = Engine(queue, workplace, display, retry, made, _packs(study, place))
         outcomes = engine.handed_in() if place.detach else engine.execute()
-    to.print(report.of_runs(*_runs_to_list(folder, runs, outcomes), to))
+    to.print(terminal.of_runs(*_runs_to_list(folder, runs, outcomes), to))
     judged = verdict(study, folder, to, outcomes)
     if judged:
         to.print(verdicts.of_verdicts(judged, to))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group
 
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.errors import UsageError
 from iclab.experiments.study import Outline
 from iclab.runs.results import read
@@ -19,7 +19,7 @@ def listed(words: Sequence[str], to: Console) -> Group:
         raise UsageError(
             f"no study has {' '.join(words)!r} in its name, title, question or paper; `iclab tasks` lists all"
         )
-    return report.table("studies: iclab sweep STUDY", COLUMNS, rows, to)
+    return terminal.table("studies: iclab sweep STUDY", COLUMNS, rows, to)
 
 
 def _rows(words: Sequence[str]) -> Iterator[list[str | int | None]]:

@@ -2,7 +2,7 @@
 those that were published wrong (`iclab errata`)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from iclab.commands.report import table
+from iclab.bar import Bar, bar, silent
+from iclab.commands.terminal import table
 from iclab.constructed import THEOREMS, Case, Choices, Integers, Reals, Tally, Theorem, named
 from iclab.constructed.theorem import SEEDS, Range
-from iclab.errors import refuse, unknown
+from iclab.errors import UsageError, refuse, unknown
 from iclab.experiments.plugins import bring_file, theorems_of
 from iclab.files import write_json
 
@@ -31,7 +32,8 @@ def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Conso
     own = [each for name in files for each in theorems_of(bring_file(Path(name)).module)]
     others = [name for name in names if name not in files]
     chosen = own + (_meant(others) if others or not files else [])
-    rows = [_row(each.tried(each.drawn(cases or each.cases))) for each in chosen]
+    with bar(sum(cases or each.cases for each in chosen)) as at:
+        rows = [_row(tally) for tally in _tallies(chosen, cases, at)]
     to.print(table("theorems", COLUMNS, [_table_row(row) for row in rows], to))
     for row in rows:
         if row["expected"] == "fails":
@@ -39,6 +41,21 @@ def verify(names: Sequence[str], cases: int | None, path: Path | None, to: Conso
     if path is not None:
         write_json(path, rows)
     return all(row["outcome"] == "PASS" for row in rows)
+
+
+def _tallies(chosen: Sequence[Theorem], cases: int | None, at: Bar) -> Iterator[Tally]:
+    """Tries theorems one after the other, case by case."""
+    done = 0
+    for each in chosen:
+
+        def watched(each: Theorem = each) -> Iterator[Case]:
+            nonlocal done
+            for case in each.drawn(cases or each.cases):
+                at(done, each.name)
+                yield case
+                done += 1
+
+        yield each.tried(watched())
 
 
 def _meant(names: Sequence[str]) -> list[Theorem]:
@@ -87,7 +104,8 @@ def falsify(name: str, examples: int, to: Console) -> bool:
     one about."""
     refuse("falsify", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     theorem = _one(name)
-    case, tried = counter_example(theorem, examples)
+    with bar(examples) as at:
+        case, tried = counter_example(theorem, examples, at)
     if case is None:
         to.print(f"{theorem.name}: no counterexample among {tried} cases")
         return theorem.expected == "holds"
@@ -107,25 +125,38 @@ def _one(name: str) -> Theorem:
     return listed[own]
 
 
-def counter_example(theorem: Theorem, examples: int) -> tuple[Case | None, int]:
-    """Returns the simplest case that Hypothesis finds to break the bound, and how many cases it looked at."""
+def counter_example(theorem: Theorem, examples: int, at: Bar = silent) -> tuple[Case | None, int]:
+    """Returns the simplest case that breaks the bound, and how many cases were looked at. Raises what the measure of a
+    theorem raises, at the simplest case where it does, and ``ValueError`` where that measure is not the same twice."""
     from hypothesis import HealthCheck, find, settings
-    from hypothesis.errors import NoSuchExample
+    from hypothesis.errors import Flaky, NoSuchExample
 
-    tried = 0
+    tried, found = 0, False
+    raised: dict[Case, Exception] = {}
 
     def broken(case: Case) -> bool:
-        nonlocal tried
+        nonlocal tried, found
+        at(min(tried, examples), f"{theorem.name}: {'simplifies a counterexample' if found else 'searches'}")
         tried += 1
-        error, bound = theorem.measure(case)
+        try:
+            error, bound = theorem.measure(case)
+        except Exception as problem:  # through the search it would come with the words of the searcher
+            raised[case], found = problem, True
+            return True
+        found = found or not error <= bound
         return not error <= bound
 
     calm = [HealthCheck.too_slow, HealthCheck.data_too_large]
     plan = settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=calm)
     try:
-        return find(cases(theorem), broken, settings=plan), tried
+        case = find(cases(theorem), broken, settings=plan)
     except NoSuchExample:
         return None, tried
+    except Flaky:
+        raise UsageError(f"{theorem.name}: its error or bound is not the same twice for one case") from None
+    if case in raised:
+        raise raised[case]
+    return case, tried
 
 
 def cases(theorem: Theorem) -> "SearchStrategy[Case]":
@@ -187,14 +218,21 @@ def errata(examples: int) -> str:
     """Returns the page of statements that were published wrong, as Markdown."""
     refuse("errata", [] if examples >= 1 else [f"--examples must be at least 1, given {examples}"])
     wrong = [each for each in THEOREMS if each.corrected]
+    with bar(len(wrong) * examples) as at:
+        parts = [_erratum(each, examples, partial(_further, at, i * examples)) for i, each in enumerate(wrong)]
     lines = [f"| {each.paper} | {each.corrected.paper} | `{each.name}` |" for each in wrong if each.corrected]
-    return HEADING + "\n".join(lines) + "\n" + "".join(_erratum(each, examples) for each in wrong)
+    return HEADING + "\n".join(lines) + "\n" + "".join(parts)
 
 
-def _erratum(theorem: Theorem, examples: int) -> str:
+def _further(at: Bar, before: int, done: int, phase: str = "", words: str = "") -> None:
+    """Counts on from what was done before."""
+    at(before + done, phase, words)
+
+
+def _erratum(theorem: Theorem, examples: int, at: Bar) -> str:
     """What was printed, what holds, and a case that tells them apart."""
     assert theorem.corrected is not None
-    case, tried = counter_example(theorem, examples)
+    case, tried = counter_example(theorem, examples, at)
     refuse(theorem.name, [] if case else [f"no counterexample among {tried} cases; look at more (--examples)"])
     assert case is not None
     error, bound = theorem.measure(case)

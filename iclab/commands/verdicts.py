@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from iclab.commands.report import markdown, table
+from iclab.commands.terminal import markdown, table
 from iclab.errors import UsageError, refuse
 from iclab.experiments.config import load
 from iclab.experiments.verdicts import OUTCOMES, Verdict

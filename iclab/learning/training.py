@@ -15,6 +15,7 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import cos, inf, isfinite, pi
 from pathlib import Path
@@ -26,6 +27,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from iclab.bar import bar
 from iclab.errors import UsageError, refuse, unknown_choices
 from iclab.files import atomic_write
 from iclab.learning.compiled import graph_of, named
@@ -625,7 +627,7 @@ def train(
     task: Task,
     recipe: TrainingConfig | None = None,
     rng: torch.Generator | None = None,
-    progress: Callable[[int, float], None] = lambda step, loss: None,
+    progress: Callable[[int, float], None] | bool = False,
 ) -> nn.Module:
     """Trains `model` in place for all steps of the recipe and returns it: the one-liner for notebooks.
 
@@ -634,7 +636,8 @@ def train(
         task: The distribution of the training prompts.
         recipe: Steps, batch, learning rate and schedule; the default trains small models in seconds.
         rng: The source of the prompts; seed 0 by default.
-        progress: Called with the step and the loss after each step.
+        progress: True draws a bar with step, loss and time left; a function is called with the step and the loss after
+            each step.
 
     >>> from iclab.analysis import answer, excess
     >>> from iclab.models import Transformer, TransformerConfig
@@ -652,8 +655,13 @@ def train(
     True
     """
     training = Training(model, task, recipe or TrainingConfig(), rng or torch.Generator().manual_seed(0))
-    while training.step < training.recipe.steps:
-        progress(training.step, training.advance())
+    with bar(training.recipe.steps) if progress is True else nullcontext() as drawn:
+        while training.step < training.recipe.steps:
+            step, loss = training.step, training.advance()
+            if drawn is not None:
+                drawn(training.step, "train", f"loss {loss:.4g}")
+            elif callable(progress):
+                progress(step, loss)
     return model
 
 

@@ -118,10 +118,10 @@ class Curves:
             name: experiment_generator(experiment, "init", distribution="" if name == MODEL else name)
             for name in models
         }
-        parts = [
-            cls._draw(learner, task, models, train, init, others, fs)
-            for others, fs in zip(tests.xs.split(count), tests.fs.split(count), strict=True)
-        ]
+        parts, others = [], zip(tests.xs.split(count), tests.fs.split(count), strict=True)
+        for k, (inputs, labels) in enumerate(others, 1):
+            workspace.doing(f"fit {', '.join(models)} to {learner.sizes[-1]} inputs, draw {k} of {learner.draws}")
+            parts.append(cls._draw(learner, task, models, train, init, inputs, labels))
         workspace.log(f"{', '.join(models)} have learned {len(task.targets)} targets, d = {task.d} and n = {task.n}")
         errors = {name: torch.cat([part.errors[name] for part in parts], dim=1) for name in models}
         return replace(parts[0], errors=errors, deviations=torch.cat([part.deviations for part in parts]))

@@ -40,19 +40,20 @@ class DrawnTokens(NamedTuple):
     fs: Float[Tensor, "batch targets"]
 
 
-def _silent(text: str) -> None:
-    """Logs nothing."""
+def silent(text: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """The surroundings of a run: its device, its folder (none where nothing may be written), its log, and the points of
-    its training curve."""
+    """The surroundings of a run: its device, its folder (none where nothing may be written), its log, the points of
+    its training curve, and who hears what is done next."""
 
     device: torch.device | str = "cpu"
     folder: Path | None = None
-    log: Callable[[str], None] = _silent
+    log: Callable[[str], None] = silent
     curve: Callable[[], Sequence[Point]] = tuple
+    doing: Callable[[str], None] = silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +180,9 @@ def _analysis_rows(experiment: Experiment, model: Any, name: str, task: AnyTask,
     """The rows of one distribution."""
     of = Measurement(experiment, model, name, task, workspace)
     for analysis in experiment.analyses:
-        rows = list(analysis.rows(of)) if analysis.applies(of) else []
+        applies = analysis.applies(of)
+        if applies:
+            workspace.doing(f"measure {analysis.name}" + ("" if of.own else f" on {name}"))
+        rows = list(analysis.rows(of)) if applies else []
         of.among.extend(rows)
         yield from ({"distribution": name, **row} for row in rows)

@@ -24,8 +24,6 @@ from iclab.runs.locks import locked
 
 def environment(device: str = "auto") -> dict[str, Any]:
     """Returns what can make two runs of one experiment differ."""
-    cuda = torch.cuda.is_available()
-    chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -33,12 +31,17 @@ def environment(device: str = "auto") -> dict[str, Any]:
         "iclab": version("iclab"),
         "numerics": NUMERICS,
         "revision": revision(),
-        "platform": platform.platform(),
-        "device": chosen,
-        "gpu": torch.cuda.get_device_name(chosen) if cuda and chosen.startswith("cuda") else None,
+        **machine(device),
         "threads": torch.get_num_threads(),
-        "cores": usable_cores(),
     }
+
+
+def machine(device: str = "auto") -> dict[str, Any]:
+    """Returns what decides how long a run takes on a device of this machine."""
+    cuda = torch.cuda.is_available()
+    chosen = ("cuda" if cuda else "cpu") if device == "auto" else device
+    gpu = torch.cuda.get_device_name(chosen) if cuda and chosen.startswith("cuda") else None
+    return {"platform": platform.platform(), "device": chosen, "gpu": gpu, "cores": usable_cores()}
 
 
 def write_environment(path: Path, device: str, imports: Iterable[Import] = (), pack: int = 1) -> None:

@@ -16,7 +16,7 @@ from iclab.files import atomic_write
 from iclab.learning.training import GradientTraining
 from iclab.measures import Workspace, measure
 from iclab.measures.following import Say, follow
-from iclab.measures.measurement import Point
+from iclab.measures.measurement import Point, silent
 from iclab.measures.monitor import curve
 from iclab.runs.store import WEIGHTS
 from iclab.tasks import AnyTask, Task
@@ -58,14 +58,16 @@ def perform(
     log: Callable[[str], None],
     weights: Path | None = None,
     points: Callable[[], Sequence[Point]] = tuple,
+    doing: Callable[[str], None] = silent,
 ) -> list[Row]:
     """Trains and measures; returns the result rows. Continues from `checkpoint.safetensors` in the folder; with the
     `weights` of a finished training only measures.
 
     `say` takes one dict per point of the learning curve; `points` gives the whole curve in the end, including the
-    points of earlier attempts; without it there are no rows of the curve. Raises `iclab.learning.training.Diverged`.
+    points of earlier attempts; without it there are no rows of the curve. `doing` hears of each phase. Raises
+    `iclab.learning.training.Diverged`.
     """
-    workspace = Workspace(resolve(experiment.device), folder, log, points)
+    workspace = Workspace(resolve(experiment.device), folder, log, points, doing)
     for line in [*experiment.notes, *unknown_bayes(experiment.task)]:
         log(line)
     keep_constants(experiment.task, folder)
@@ -75,6 +77,7 @@ def perform(
     else:
         model = experiment.initial(workspace.device)
         if experiment.model.trainable:
+            doing("train")
             experiment.train.learn(model, experiment.task, Learning(experiment, workspace, say))
     if experiment.model.trainable and not experiment.train.frozen:
         experiment.model.save(model, folder / WEIGHTS)

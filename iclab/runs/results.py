@@ -170,7 +170,7 @@ def collect(folder: Path, name: str, pictures: Sequence[Picture] = ()) -> dict[s
         **{key: getattr(study.heading, key) for key in ("title", "question", "paper")},
         "settings": {key: value for key, value in flat[0].items() if key not in swept},
         "runs": [_run(id, look[0], one, swept) for (id, look), one in zip(looks.items(), flat, strict=True)],
-        "environments": _environments(known),
+        "environments": environments(known),
         "rows": list(_blocks(records(table.loc[table.index.isin(claimed | shown)]))),
     }
     return content | {"verdicts": [one.record() for one in judge(study.heading.claims, cells(content))]}
@@ -187,8 +187,8 @@ def _run(id: str, status: Status, settings: Mapping[str, Any], swept: Sequence[s
     }
 
 
-def _environments(known: Iterable[Run]) -> list[dict[str, Any]]:
-    """The environments of runs, each once, with the number of runs that were made in it."""
+def environments(known: Iterable[Run]) -> list[dict[str, Any]]:
+    """Returns the environments of runs, each once, with the number of runs that were made in it."""
     counted: Counter[str] = Counter()
     for run in known:
         made_in = run.environment()

@@ -41,6 +41,7 @@ from iclab.experiments.identity import numerics_of, remedy, run_id
 from iclab.files import atomic_write, naming, read_json, regular
 from iclab.runs.disk import AGAIN
 from iclab.runs.locks import locked
+from iclab.stops import whole
 
 State = Literal["pending", "running", "interrupted", "done", "failed", "diverged", "damaged"]
 
@@ -70,7 +71,7 @@ class Status:
     """The state of a run. `attempts` counts how often it was started, `seconds` the time that all of them took; of a
     finished run `rows` is the number of its results and `digests` those of its files (none in old stores). `training`
     names the training that it has, and `origin` names the run that made it, and its environment, if it was another
-    run."""
+    run. `phase` says what a running one is at; the file of any other has no such entry."""
 
     state: State = "pending"
     attempts: int = 0
@@ -82,6 +83,7 @@ class Status:
     digests: Mapping[str, str] = field(default_factory=dict)
     training: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
+    phase: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,16 @@ class Run:
     def record(self, status: Status, **changes: Any) -> Status:
         """Writes a status with some entries changed; only who holds the lock may do so."""
         status = _with(status, **changes)
-        atomic_write(self.folder / "status.json", json.dumps(asdict(status), indent=1).encode())
+        content = {key: value for key, value in asdict(status).items() if key != "phase" or value}
+        atomic_write(self.folder / "status.json", json.dumps(content, indent=1).encode())
         return status
+
+    def begin(self, phase: str) -> None:
+        """Records what a running run is at; only who holds the lock may do so. Where that fails the run goes on."""
+        status = self.recorded()
+        if status.state == "running" and status.phase != phase:
+            with suppress(OSError), whole():
+                self.record(status, phase=phase)
 
     # ---- the lock --------------------------------------------------------------------------------------------------
 

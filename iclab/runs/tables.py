@@ -7,6 +7,7 @@ names alone, and one of them is missing in each row.
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from iclab.experiments.claims import MEAN
@@ -104,6 +105,12 @@ def distinguishing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _kinds(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
     """How many different runs there are, seen by these keys alone."""
     return len({tuple(hashable(each.get(key)) for key in keys) for each in settings})
+
+
+def finite(value: Any) -> float | None:
+    """Returns a number as a float; None for what is no number, or not finite."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return float(value) if number else None
 
 
 def hashable(value: Any) -> Any:

@@ -138,7 +138,7 @@ def _begin(run: Run) -> Attempt:
         lost = run.lost_seconds(status) / _pack_of(run)  # which the runs of a pack have in common
         status = replace(status, seconds=round(status.seconds + lost, 3))
     begun = {"attempts": status.attempts + 1, "error": "", "started": now(), "ended": None, "origin": origin}
-    return Attempt(run, run.record(status, state="running", **begun))
+    return Attempt(run, run.record(status, state="running", phase="", **begun))
 
 
 def _train_together(attempts: Sequence[Attempt]) -> None:
@@ -153,6 +153,8 @@ def _train_together(attempts: Sequence[Attempt]) -> None:
         for run in (attempt.run for attempt in untrained):
             with suppress(Exception):
                 prepared[run] = _prepared(run)
+        for run in prepared:
+            run.begin("train")
         try:
             train_together(prepared)
         except Exception as error:
@@ -185,7 +187,8 @@ def _perform(run: Run) -> dict[str, Any]:
 
     experiment, curve = _prepared(run), Curve(run.folder / CURVE, run.checkpoint)
     try:
-        kept = run.keep_rows(perform(experiment, run.folder, curve, run.note, run.weights, run.curve))
+        rows = perform(experiment, run.folder, curve, run.note, run.weights, run.curve, run.begin)
+        kept = run.keep_rows(rows)
         return {"state": "done", "training": training_id(experiment, run.numerics), **kept}
     except Diverged as error:
         run.note(str(error))

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from iclab import cli
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.commands.progress import Moving, Plain, shown
 from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
@@ -163,7 +163,7 @@ def test_a_bug_is_not_taken_for_bad_usage(capsys, study, monkeypatch):
     def broken(*_):
         raise ValueError("the matrix is singular")
 
-    monkeypatch.setattr(report, "of_store", broken)
+    monkeypatch.setattr(terminal, "of_store", broken)
     with pytest.raises(ValueError, match="the matrix is singular"):
         cli.main(["ls"])
     assert not capsys.readouterr().err
@@ -337,11 +337,11 @@ def test_the_doctor_tells_versions_and_whether_runs_can_be_kept(capsys, study):
     ],
 )
 def test_curves_are_drawn_in_a_line(values, bars):
-    assert report.sparkline(values).replace("▄", "▅") == bars
+    assert terminal.sparkline(values).replace("▄", "▅") == bars
 
 
 def test_long_curves_are_thinned():
-    assert len(report.sparkline([float(i) for i in range(1, 1000)])) == 60
+    assert len(terminal.sparkline([float(i) for i in range(1, 1000)])) == 60
 
 
 # ---- progress ------------------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def watched(folder, to):
     done, working = finished(folder, 0), finished(folder, 1)
     held = finished(folder, 2)
     labels = {run.id: f"seed={seed}" for seed, run in enumerate([done, working, held])}
-    with shown(labels, 3, to) as display:
+    with shown(labels, to) as display:
         if isinstance(display, Plain):
             display.last -= 3600
         display.started(working)
@@ -368,9 +368,31 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path):
     assert kind is Plain
     assert "\x1b" not in text
     lines = text.splitlines()
-    assert [line.split()[0] for line in lines] == ["started", "waits", "running", "done", "failed"]
+    assert [line.split()[0] for line in lines] == ["started", "waits", "running", "sweep", "done", "failed"]
     assert "step 99" in lines[2] or "step 0" in lines[2]
-    assert lines[4].endswith("it [broke]")
+    assert lines[3].split(maxsplit=1)[1].startswith("0 of 3 runs ended, ") and lines[3].endswith("time left unknown")
+    assert lines[5].endswith("it [broke]")
+
+
+def test_each_phase_of_a_run_is_a_line_once(tmp_path):
+    run, to = finished(tmp_path), Console(file=io.StringIO(), width=200)
+    status = run.record(run.recorded(), state="running")
+    with shown({run.id: "seed=0"}, to) as display:
+        display.started(run)
+        for phase in ("train", "train", "measure risks", "measure risks"):
+            run.begin(phase)
+            display.look({run.id: run}, {}, 0, {})
+        display.last -= 3600
+        display.look({run.id: run}, {}, 0, {})
+        display.ended(run, status)
+    lines = [line.replace(f"{run.id} seed=0", "run") for line in to.file.getvalue().splitlines()]
+    assert lines[:4] == [
+        "started  run",
+        "running  run  train",
+        "running  run  measure risks",
+        "running  run  measure risks",
+    ]
+    assert lines[4] == "sweep    0 of 1 runs ended, 0%, time left unknown"
 
 
 def test_progress_is_a_live_table_on_a_terminal_unless_colour_is_refused(tmp_path, monkeypatch):

@@ -129,3 +129,30 @@ def test_a_search_that_ends_otherwise_than_expected_has_status_4(capsys, only):
     assert code == 4 and "the statement does not hold" in out
     only(replace(halving(), corrected=halving()))
     assert call(capsys, "falsify", "halving", "--examples", "30")[0] == 4
+
+
+def test_an_error_of_a_theorem_comes_without_the_words_of_the_search():
+    def breaks(case):
+        raise ZeroDivisionError("by its own fault")
+
+    broken = replace(halving(), measure=breaks)
+    with pytest.raises(ZeroDivisionError, match="by its own fault") as caught:
+        theorems.counter_example(broken, 20)
+    assert not getattr(caught.value, "__notes__", ())
+    assert not any("hypothesis" in str(entry.path) for entry in caught.traceback)
+
+
+def test_a_theorem_that_is_not_the_same_twice_is_told_of_in_a_line(capsys, only):
+    looks = iter(range(10**9))
+    only(replace(halving(), measure=lambda case: (float(next(looks) == 1), 0.5)))
+    code, out, err = call(capsys, "falsify", "halving")
+    assert code == 2 and not out
+    assert err.splitlines()[-1] == "iclab: halving: its error or bound is not the same twice for one case"
+    assert "ypothesis" not in err
+
+
+def test_a_search_says_how_far_it_is(capsys, only):
+    only(halving(0.1))
+    _, out, err = call(capsys, "falsify", "halving")
+    assert err.splitlines()[0] == "halving: searches  0 of 200" and "searches" not in out
+    assert any(line.startswith("halving: simplifies a counterexample") for line in err.splitlines())

@@ -7,8 +7,8 @@ import torch
 
 import iclab
 from iclab.analysis import answer
-from iclab.commands.report import console
 from iclab.commands.sweep import sweep
+from iclab.commands.terminal import console
 from iclab.constructed import Start
 from iclab.constructed.start import Akyurek2022Descent, Akyurek2022Ridge, Bai2023, Fu2023, VonOswald2022, shape
 from iclab.experiments import config

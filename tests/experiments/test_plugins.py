@@ -16,7 +16,7 @@ from torch import nn
 import iclab
 from iclab.analysis import answer, identify
 from iclab.cli import main
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.commands.sweep import prepare
 from iclab.errors import UsageError
 from iclab.experiments import experiment, plugins, trials
@@ -188,7 +188,7 @@ def test_a_second_file_can_import_the_first(tmp_path):
 
 def swept(path, folder):
     """The one run of a study, worked on here."""
-    (run,) = prepare(Study.read(path), folder, report.console())
+    (run,) = prepare(Study.read(path), folder, terminal.console())
     assert worker.work(run) == worker.DONE, run.log.read_text()
     return run
 
@@ -222,13 +222,13 @@ def test_results_are_read_without_the_code(tmp_path, capsys):
 
 def test_a_copy_that_is_not_what_the_run_was_made_with_is_never_run(tmp_path):
     path = study_of(tmp_path / "user", {"own_tasks.py": TASK})
-    (run,) = prepare(Study.read(path), tmp_path / "store", report.console())
+    (run,) = prepare(Study.read(path), tmp_path / "store", terminal.console())
     Study.read(study_of(tmp_path / "later", task_with("= 1.0", "= 3.0")))
     (run.folder / "imports" / "own_tasks.py").write_text("raise SystemExit('run')")
     assert worker.work(run) == worker.FAILED
     assert "its text is not what the run was made with" in run.recorded().error
     Study.read(path)
-    prepare(Study.read(path), tmp_path / "store", report.console())  # mends it
+    prepare(Study.read(path), tmp_path / "store", terminal.console())  # mends it
     assert (run.folder / "imports" / "own_tasks.py").read_text() == TASK
 
 

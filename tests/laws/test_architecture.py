@@ -22,17 +22,20 @@ MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}
 MIDDLE = {"iclab.theory", "iclab.constructed", "iclab.learning", "iclab.analysis"}
 ALLOWED = {
     "iclab.arrays": set(),
+    "iclab.bar": set(),
     "iclab.tasks": set(),
     "iclab.predictors": {"iclab.arrays", "iclab.tasks.features"},
     "iclab.models": {"iclab.arrays"},
     "iclab.theory": MAKING,
     "iclab.constructed": MAKING,
-    "iclab.learning": MAKING | {"iclab.theory"},
+    "iclab.learning": MAKING | {"iclab.theory", "iclab.bar"},
     "iclab.analysis": MAKING | {"iclab.theory"},
     "iclab.experiments": MAKING | MIDDLE,
     "iclab.measures": MAKING | MIDDLE | {"iclab.experiments"},
     "iclab.runs": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab"},  # for its version
-    "iclab.commands": MAKING | MIDDLE | {"iclab.experiments", "iclab.measures", "iclab.runs", "iclab.plots"},
+    "iclab.commands": MAKING
+    | MIDDLE
+    | {"iclab.experiments", "iclab.measures", "iclab.runs", "iclab.plots", "iclab.bar"},
     "iclab.plots": set(),
     "iclab.__main__": {"iclab.cli"},
     "iclab.cli": {"iclab.experiments", "iclab.runs", "iclab.commands", "iclab.plots"},

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import iclab
 from iclab.analysis.layers.attention import distance_to_identity, linear_steps
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.commands.sweep import prepare
 from iclab.errors import UsageError
 from iclab.experiments.study import Study
@@ -79,7 +79,7 @@ def study_of(folder, model, eval=""):
 
 def swept(path, folder):
     """The one run of a study, worked on here."""
-    (run,) = prepare(Study.read(path), folder, report.console())
+    (run,) = prepare(Study.read(path), folder, terminal.console())
     assert worker.work(run) == worker.DONE, run.log.read_text()
     return run
 

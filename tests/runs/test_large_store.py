@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from iclab import cli
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.commands.sweep import prepare
 from iclab.experiments.study import Study
 from iclab.runs import worker
@@ -93,7 +93,7 @@ def test_a_store_can_be_read_all_the_time_that_a_sweep_writes_it(study, engine):
         while sweep.poll() is None:
             if runs(store):
                 states |= set(load(store).state)
-                assert list(report.of_store(store, Console(quiet=True)))
+                assert list(terminal.of_store(store, Console(quiet=True)))
                 looks += 1
     assert sweep.wait() == 0, sweep.told()
     assert looks > 5 and states <= {"pending", "running", "done"}, states

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 import iclab
 from iclab.cli import main
-from iclab.commands import report
+from iclab.commands import terminal
 from iclab.runs import worker
 from iclab.runs.results import load
 from iclab.runs.store import runs
@@ -42,7 +42,7 @@ for file in ("waves", "smoother", "recurrent", "entropy"):
     assert main(["sweep", f"{file}.toml", "--dry-run", *tiny]) == 0, file
 def work(file):
     study = Study.read(Path(f"{file}.toml"), tiny)
-    for run in prepare(study, Path("runs") / file, report.console()):
+    for run in prepare(study, Path("runs") / file, terminal.console()):
         assert worker.work(run) == 0, run.log.read_text()
 work("smoother")
 assert "smoother" in set(load("runs/smoother").predictor)
@@ -62,7 +62,7 @@ for run in runs(Path("runs/recurrent")):
     assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())
     assert model(prompts.xs, prompts.ys).shape == (2, 11)
 study = Study.read(Path("given.toml"), [word for word in tiny if not word.startswith("train.")])
-for run in prepare(study, Path("runs") / "given", report.console()):
+for run in prepare(study, Path("runs") / "given", terminal.console()):
     assert worker.work(run) == 0, run.log.read_text()
 assert "probe_r2_untrained" in set(load("runs/given").quantity)
 entropies = load("runs/entropy").query("quantity == 'attention_entropy'")

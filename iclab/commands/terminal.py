@@ -18,7 +18,7 @@ from iclab.experiments.config import dump
 from iclab.experiments.findings import Findings, beaten, number
 from iclab.experiments.mappings import flatten
 from iclab.runs.store import STATES, Run, Status, runs, sweeps
-from iclab.runs.tables import distinguishing_keys
+from iclab.runs.tables import Look, distinguishing_keys
 
 Row = Mapping[str, Any]
 
@@ -56,14 +56,20 @@ def console() -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], to: Console) -> Group:
     """Returns a table in which words for states are coloured and columns that hold nothing are left out."""
+    kept, entries = filled(columns, rows)
+    made = Table(box=ROUNDED if to.is_terminal else ASCII2)
+    for column in kept:
+        made.add_column(column, overflow="fold", no_wrap=column in UNBROKEN, min_width=WIDTHS.get(column))
+    for row in entries:
+        made.add_row(*(Text(entry, style=STYLES.get(entry, "")) for entry in row))
+    return Group(Text(title, style="bold"), made)
+
+
+def filled(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> tuple[list[str], list[list[str]]]:
+    """Returns the columns that hold something, and the rows with each entry as it is printed."""
     entries = [[_text(entry) for entry in row] for row in rows]
     kept = [i for i in range(len(columns)) if any(row[i] for row in entries)]
-    made = Table(box=ROUNDED if to.is_terminal else ASCII2)
-    for i in kept:
-        made.add_column(columns[i], overflow="fold", no_wrap=columns[i] in UNBROKEN, min_width=WIDTHS.get(columns[i]))
-    for row in entries:
-        made.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in kept))
-    return Group(Text(title, style="bold"), made)
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in entries]
 
 
 def _text(entry: Any) -> str:
@@ -99,16 +105,25 @@ class Entry:
 def of_runs(title: str, runs: Sequence[Run], to: Console) -> Group:
     """Shows runs: what was varied between them, the state, and how far each is from the Bayes predictor; its risk,
     where that predictor is not known."""
-    looks = [(run.id, *run.look()) for run in runs]
-    return of_entries(title, [Entry(id, s.state, s.error, s.seconds, flatten(e), rows) for id, s, e, rows in looks], to)
+    return of_entries(title, entries({run.id: run.look() for run in runs}), to)
+
+
+def entries(looks: Mapping[str, Look]) -> list[Entry]:
+    """Returns runs, by id, as they are listed."""
+    return [Entry(id, s.state, s.error, s.seconds, flatten(e), rows) for id, (s, e, rows) in looks.items()]
 
 
 def of_entries(title: str, entries: Sequence[Entry], to: Console) -> Group:
     """Shows runs as `of_runs` does, wherever they come from."""
+    return table(title, *run_rows(entries), to)
+
+
+def run_rows(entries: Sequence[Entry]) -> tuple[list[str], list[list[Any]]]:
+    """Returns the columns and rows of the table of runs; the id comes first."""
     settings = [entry.settings for entry in entries if entry.settings]
     keys = [key for key in distinguishing_keys(settings) if key not in LABELS.values()]
     columns = ["run", *keys, *LABELS, "state", "seconds", *RESULTS, "note"]
-    return table(title, columns, [_run_row(entry, [*keys, *LABELS.values()]) for entry in entries], to)
+    return columns, [_run_row(entry, [*keys, *LABELS.values()]) for entry in entries]
 
 
 def _run_row(entry: Entry, keys: Sequence[str]) -> list[Any]:
