@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclab.errors import refuse, unknown
+from iclab.files import regular
 from iclab.models.architecture import Layered, ModelConfig, TokenModelConfig
 from iclab.models.formats import format_of
 from iclab.models.stored import compare_each, fill, weights_in
@@ -56,7 +57,7 @@ class Pretrained(ModelConfig, TokenModelConfig):
         refuse("Pretrained", problems)
         if self.path:
             object.__setattr__(self, "path", str(place))
-            files = [place] if self.module else format_of(place).files(place)
+            files = [regular(place)] if self.module else format_of(place).files(place)
             digest = _digest(tuple((file, file.stat().st_mtime_ns) for file in files))
             changed = self.digest not in (None, digest)
             refuse("Pretrained", [f"path: {place} has changed: it is {digest}, not {self.digest}"] if changed else [])
@@ -113,6 +114,12 @@ class Pretrained(ModelConfig, TokenModelConfig):
         if self.path:
             _load(f"{self.module}", made, Path(self.path))
         return Given(made, self.layers).eval()
+
+    def loaded(self) -> nn.Module:
+        """Returns the model as it is, without an experiment: all that stands against it is refused first. Raises
+        ``ValueError``."""
+        refuse("load_model", [] if self.path and not self.module else self.problems_for())
+        return self.start()
 
     def build(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
         """Returns the same model with the entries of every weight permuted by `rng`."""

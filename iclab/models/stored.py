@@ -139,22 +139,21 @@ def unpickled(path: Path | str) -> Any:
     """Reads a file of torch.save: tensors and plain containers. Raises ``ValueError`` where it is none, and where it
     asks for anything else."""
     path = regular(path)
-    with readable(path):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # whatever a damaged pickle leads to
-            raise UsageError(f"{path}: {_unpickling(error)}") from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # whatever a damaged pickle leads to
+        raise UsageError(f"{path}: {_unpickling(error)}") from None
 
 
 def _unpickling(error: Exception) -> str:
-    """Why a pickle was not read, in one line."""
-    asked = re.search(r"GLOBAL (\S+) was not an allowed|Unsupported (?:global|class) (?:GLOBAL )?(\S+)", str(error))
+    """Why a pickle was not read, in one line: torch names what it would have called after the word GLOBAL."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
-        return f"refused: it holds more than weights, it asks for {asked[1] or asked[2]}, which could run any code"
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"no file of weights (torch.save): {first[:120]}"
+        return f"refused: it holds more than weights, it asks for {asked[1]}, which could run any code"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"no file of weights (torch.save): {type(error).__name__} {first[:120]}".strip()
 
 
 def state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:

@@ -200,7 +200,7 @@ def test_a_model_of_tokens_is_read_from_where_it_is(made, tmp_path):
         ('module = "own_given"', "must be a module and a name in it"),
         ('module = "json:loads"', "name 'json' .* under imports"),
         ('module = "own_given:Running"\nlayers = ["onne"]', "unknown submodule 'onne'"),
-        ('module = "own_given:ridge"\npath = "."', "weights are in files that end in .safetensors, .pt"),
+        ('module = "own_given:ridge"\npath = "."', "cannot be read: Is a directory"),
         ('module = "own_given:ridge"\n[train]\nsteps = 3', "measured as it is"),
         ("", "give path or module, or both"),
     ],

@@ -57,7 +57,7 @@ class Garg2022(Format):
 PARTS = ("weight", "bias")
 
 
-def _shape(size: Mapping[str, int]) -> Transformer:
+def _shape(size: Mapping[str, Any]) -> Transformer:
     config = TransformerConfig(
         n_layer=size["n_layer"],
         n_head=size["n_head"],

@@ -21,7 +21,7 @@ class Own(Format):
     """Weights that `Stack.save` wrote, or the folder of a run that holds them."""
 
     name = "iclab"
-    about = "weights.safetensors as iclab saves a transformer, or a folder with it"
+    about = "weights.safetensors as iclab saves a transformer, or a folder with it, such as a run"
 
     def recognises(self, place: Path) -> bool:
         file = _file(place)
