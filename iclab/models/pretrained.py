@@ -297,7 +297,8 @@ GROUPED = ("attn.k", "attn.v")
 def _llama_shape(config: Settings) -> TokenTransformerConfig:
     heads, width = config["num_attention_heads"], config["hidden_size"]
     groups = _groups(config)
-    refuse("num_key_value_heads", [] if heads % groups == 0 else [f"{heads} heads are not {groups} groups of one size"])
+    whole = groups > 0 and heads % groups == 0
+    refuse("num_key_value_heads", [] if whole else [f"{heads} heads are not {groups} groups of one size"])
     d_head = config.get("head_dim") or width // heads
     rotary = _rotary(config, {"rope_theta": config["rope_theta"], "partial_rotary_factor": 1.0})
     window, longest = config.get("sliding_window"), config["max_position_embeddings"]
@@ -328,8 +329,8 @@ def _groups(config: Settings) -> int:
 def _biased(config: Settings) -> dict[str, bool]:
     """Which maps have biases; in Qwen2 all of attention but the last."""
     qwen = config["model_type"] == "qwen2"
-    attention = {own: config["attention_bias"] or (qwen and own != "attn.out") for own in ATTENTION}
-    return attention | dict.fromkeys(MLP, config["mlp_bias"])
+    attention = {own: bool(config["attention_bias"] or (qwen and own != "attn.out")) for own in ATTENTION}
+    return attention | dict.fromkeys(MLP, bool(config["mlp_bias"]))
 
 
 def _llama_sources(config: Settings, shape: TokenTransformerConfig) -> Iterator[Source]:

@@ -152,8 +152,14 @@ def _settings(place: Path) -> dict[str, Any]:
 
 
 def _encoder(settings: Mapping[str, Any]) -> PostNormEncoder:
-    sizes = (settings[name] for name in ("n_dims", "n_positions", "n_embd", "n_layer"))
-    return PostNormEncoder(*sizes, settings["encoder_activation"], settings["normalize_attn"])
+    return PostNormEncoder(
+        d=settings["n_dims"],
+        n=settings["n_positions"],
+        width=settings["n_embd"],
+        layers=settings["n_layer"],
+        activation=settings["encoder_activation"],
+        shared=settings["normalize_attn"],
+    )
 
 
 def _layer(i: int) -> Iterator[Source]:

@@ -110,7 +110,9 @@ def _config(file: Path) -> Path:
 
 def _settings(file: Path) -> dict[str, Any]:
     content = read_json(file)
-    tables = {name: content.get(name) for name in ("model", "task")} if isinstance(content, dict) else {}
+    tables: dict[str, Any] = {}
+    if isinstance(content, dict):
+        tables = {name: content.get(name) for name in ("model", "task")}
     refuse(f"{file}", [] if tables else ["not a table of settings"])
     refuse(f"{file}", [f"no table {name}" for name, table in tables.items() if not isinstance(table, dict)])
     sizes = {f"model.{name}": tables["model"].get(name) for name in SIZES}
