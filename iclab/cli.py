@@ -347,11 +347,11 @@ def channels(
 
     Example: iclab channels ~/models/gpt2 --top 30
 
-    Nothing is fetched. Read are GPT-2, GPT-NeoX (Pythia) and the family of Llama as folders of safetensors, state dicts of
-    TransformerLens, and token transformers of iclab.
-    A writer "0.1.5" is layer 0, head 1, component 5, and a reader "2.3" head 3 of layer 2, which reads in its queries
-    (Q), keys (K) or values (V). CS is the composition score, between 0 and 1, and z how many standard deviations its
-    square lies above chance: of all pairs of a model the size of GPT-2 small the largest z is about 7 by chance.
+    Nothing is fetched. Read are GPT-2, GPT-NeoX (Pythia) and the family of Llama as folders of safetensors, state dicts
+    of TransformerLens, and token transformers of iclab. A writer "0.1.5" is layer 0, head 1, component 5, and a reader
+    "2.3" head 3 of layer 2, which reads in its queries (Q), keys (K) or values (V). CS is the composition score,
+    between 0 and 1, and z how many standard deviations its square lies above chance: of all pairs of a model the size
+    of GPT-2 small the largest z is about 7 by chance.
 
     Args:
         model: A folder with config.json and model.safetensors, or a file of weights.
@@ -377,8 +377,8 @@ def identify(
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
     figure: Annotated[Path | None, arg(metavar="PICTURE")] = None,
 ) -> int:
-    """Reports which algorithm somebody else's model of (x, y) pairs is nearest to: as a whole, by number of examples and
-    by layer; and what its layers hold.
+    """Reports which algorithm somebody else's model of (x, y) pairs is nearest to: as a whole, by number of examples
+    and by layer; and what its layers hold.
 
     Example: iclab identify models/linear_regression/pretrained task.n=41 --figure nearest.png
 
@@ -440,7 +440,7 @@ def recall(
     of tasks/given/recall.toml, and is not measured again.
 
     Args:
-        model: A folder of GPT-2, GPT-NeoX (Pythia) or Llama with config.json, weights as safetensors and tokenizer.json.
+        model: A folder of GPT-2, GPT-NeoX (Pythia) or Llama: config.json, weights as safetensors, tokenizer.json.
         prompts: The number of texts of each kind, 8 or more.
         heads: The number of S-inhibition heads that are analysed component by component, which takes most of the time.
         out: Folder of the run. Default: runs/recall_ and the name of the model's folder.

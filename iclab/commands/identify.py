@@ -1,5 +1,5 @@
-"""The study `tasks/given/identify.toml` of a model that somebody else trained (`iclab identify`): a sweep, mostly of one
-run, of which the report is printed."""
+"""The study `tasks/given/identify.toml` of a model that somebody else trained (`iclab identify`): a sweep of one run,
+or of several where a setting is varied, and the report of each."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

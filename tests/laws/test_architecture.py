@@ -14,6 +14,7 @@ LEAVES = {
     "iclab.limits",
     "iclab.algorithm_names",
     "iclab.renamed",
+    "iclab.retired",
     "iclab.stops",
 }  # standard library only
 MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}

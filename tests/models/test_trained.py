@@ -5,6 +5,7 @@ where Llama turns halves, so that the channels of queries and keys change places
 """
 
 import json
+from itertools import pairwise
 from math import log
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_it_answers_as_its_own_package_and_reads_english(glass, folder):
 def test_its_channels_are_ranked(folder):
     found = ranked(model_of(folder), 10, "z")
     assert len(found) == 10 and all(one.way == "V" and one.writer[0] < one.reader[0] for one in found)
-    assert all(one.z >= other.z for one, other in zip(found, found[1:], strict=False))
+    assert all(one.z >= other.z for one, other in pairwise(found))
 
 
 def test_its_words_are_too_few_for_recall(folder):

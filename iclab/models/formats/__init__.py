@@ -6,7 +6,7 @@ Format                what to derive from, to add one
 """
 
 from iclab.models.formats.bai import Bai2023, PostNormEncoder
-from iclab.models.formats.format import Format, format_of, formats, open_model
+from iclab.models.formats.format import Format, format_kinds, format_of, formats, open_model
 from iclab.models.formats.garg import Garg2022
 from iclab.models.formats.hugging_face import HuggingFace
 from iclab.models.formats.own import Own
@@ -22,6 +22,7 @@ __all__ = [
     "PostNormEncoder",
     "Raventos2023",
     "TransformerLens",
+    "format_kinds",
     "format_of",
     "formats",
     "open_model",

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from iclab.errors import UsageError, refuse
+from iclab.retired import RETIRED
 
 
 class Format(ABC):
@@ -55,9 +56,11 @@ class Format(ABC):
 def formats() -> list[Format]:
     """Returns all known formats. Raises ``ValueError`` where two have one name."""
     known: dict[str, type[Format]] = {}
-    for kind in _below(Format):
-        other = known.setdefault(kind.name, kind)
-        refuse("format", [] if other is kind else [f"two have the name {kind.name!r}: {_place(other)}, {_place(kind)}"])
+    for kind in format_kinds():
+        other = known.get(kind.name, kind)
+        again = (other.__module__, other.__qualname__) == (kind.__module__, kind.__qualname__)  # as in a notebook
+        refuse("format", [] if again else [f"two have the name {kind.name!r}: {_place(other)}, {_place(kind)}"])
+        known[kind.name] = kind
     return [kind() for kind in known.values()]
 
 
@@ -85,16 +88,11 @@ def open_model(path: Path | str, dtype: torch.dtype = torch.float32) -> nn.Modul
     return format_of(place).open(place, dtype).eval()
 
 
-def _below(base: type[Format]) -> Iterator[type[Format]]:
+def format_kinds(base: type[Format] = Format) -> Iterator[type[Format]]:
+    """Yields the classes of formats below one, but for those that a newer version of their file has replaced."""
     for child in base.__subclasses__():
-        yield from [] if isabstract(child) or _replaced(child) else [child]
-        yield from _below(child)
-
-
-def _replaced(kind: type) -> bool:
-    """Whether a newer version of its module, of the same name, has taken the place of a class."""
-    module = sys.modules.get(kind.__module__)
-    return "." not in kind.__qualname__ and getattr(module, kind.__qualname__, None) is not kind
+        yield from [] if isabstract(child) or child in RETIRED else [child]
+        yield from format_kinds(child)
 
 
 def _place(kind: type) -> str:
