@@ -429,13 +429,14 @@ def channels(
 
     Example: iclab channels ~/models/gpt2 --top 30
 
-    Nothing is fetched. Read are GPT-2 and GPT-NeoX (Pythia) as folders of safetensors, and token transformers of iclab.
-    A writer "0.1.5" is layer 0, head 1, component 5, and a reader "2.3" head 3 of layer 2, which reads in its queries
-    (Q), keys (K) or values (V). CS is the composition score, between 0 and 1, and z how many standard deviations its
-    square lies above chance: of all pairs of a model the size of GPT-2 small the largest z is about 7 by chance.
+    Nothing is fetched. Read are GPT-2, GPT-NeoX (Pythia) and the family of Llama as folders of safetensors, state dicts
+    of TransformerLens, and token transformers of iclab. A writer "0.1.5" is layer 0, head 1, component 5, and a reader
+    "2.3" head 3 of layer 2, which reads in its queries (Q), keys (K) or values (V). CS is the composition score,
+    between 0 and 1, and z how many standard deviations its square lies above chance: of all pairs of a model the size
+    of GPT-2 small the largest z is about 7 by chance.
 
     Args:
-        model: A folder with config.json and model.safetensors, or the weights.safetensors of a run over tokens.
+        model: A folder with config.json and model.safetensors, or a file of weights.
         top: The number of channels to list.
         by: The score to rank by: z (above random rotations), z_unreachable (above components that cannot reach the
         reader),
@@ -447,6 +448,59 @@ def channels(
 
     report(model, top, by, console(), json)
     return 0
+
+
+def identify(
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="[CHECKPOINT] [KEY=VALUE ...]")] = (),
+    *,
+    module: Annotated[str | None, arg(metavar="MODULE:NAME")] = None,
+    layers: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = (),
+    imports: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE|MODULE")] = (),
+    out: Annotated[Path | None, arg(metavar="DIR")] = None,
+    figure: Annotated[Path | None, arg(metavar="PICTURE")] = None,
+) -> int:
+    """Reports which algorithm somebody else's model of (x, y) pairs is nearest to: as a whole, by number of examples
+    and by layer; and what its layers hold.
+
+    Example: iclab identify models/linear_regression/pretrained task.n=41 --figure nearest.png
+
+    Nothing is fetched, and no code in the files is run. These are opened:
+    Garg et al. 2022 (state.pt with config.yaml); Bai et al. 2023, encoders and decoders (the same files);
+    Raventós et al. 2023 (config.json with a checkpoint of flax); iclab (weights.safetensors, or a run's folder);
+    any torch.nn.Module by --module, alone or with its weights from CHECKPOINT (safetensors, or torch.save).
+    A format of your own is a class in a file that --imports names (docs/extending.md).
+    Models over tokens (GPT-2, GPT-NeoX, the family of Llama, TransformerLens) are opened as well, by iclab.load_model
+    and `iclab channels`, and the first three by `iclab recall`.
+
+    Prompts are of linear regression. d, n, noise and prior are those of the training where the files tell them; else
+    give them: task.d=20 task.n=41 task.noise=0.5. A model that was trained on something else is compared on this all
+    the same: then give its task, such as task.kind=SparseLinearRegression.
+
+    Args:
+        words: The file or folder of the model, and settings as `iclab sweep` takes them.
+        module: Makes the model: my_models:Network, a class or a function without arguments.
+        layers: Of such a module: a submodule whose output is read out, once or more, as named_modules() names it.
+        imports: A file or module with code that the model or its format needs, once or more.
+        out: Folder of the run. Default: runs/identify_ and the name of the checkpoint.
+        figure: Draw the distances to algorithms into this file, by examples and by layer.
+    """
+    from iclab.commands.identify import Checkpoint, identify
+    from iclab.commands.terminal import console
+
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    places = [Path(word) for word in words if word not in settings]
+    if len(places) > 1:
+        raise UsageError(f"identify takes one CHECKPOINT, given {', '.join(map(str, places))}")
+    path = places[0] if places else None
+    name = path.expanduser().resolve().stem if path else (module or "").replace(":", "_")
+    checkpoint = Checkpoint(path, module, tuple(layers), tuple(imports))
+    try:
+        runs = identify(checkpoint, settings, out or RUNS / f"identify_{name}", console())
+    except KeyboardInterrupt:
+        return _stopped()
+    if runs and figure is not None:
+        return _draw(runs[0].folder, figure)
+    return 0 if runs else RUNS_FAILED
 
 
 def recall(
@@ -468,7 +522,7 @@ def recall(
     of tasks/given/recall.toml, and is not measured again.
 
     Args:
-        model: A folder of GPT-2 or GPT-NeoX (Pythia) with config.json, weights as safetensors and tokenizer.json.
+        model: A folder of GPT-2, GPT-NeoX (Pythia) or Llama: config.json, weights as safetensors, tokenizer.json.
         prompts: The number of texts of each kind, 8 or more.
         heads: The number of S-inhibition heads that are analysed component by component, which takes most of the time.
         out: Folder of the run. Default: runs/recall_ and the name of the model's folder.
@@ -560,6 +614,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "errata": errata,
     "precision": precision,
     "channels": channels,
+    "identify": identify,
     "recall": recall,
     "bench": bench,
     "doctor": doctor,

@@ -1,4 +1,4 @@
-"""The strongest channels between the heads of a model on disk (`iclab channels`): GPT-2, GPT-NeoX, or one of our own.
+"""The strongest channels between the heads of a model on disk (`iclab channels`), in any known format.
 
 LayerNorms and biases are folded first and the stream is centred, so that what all heads share by a mean is no channel.
 Where that cannot be done, scores are of the weights as they stand.

@@ -14,7 +14,7 @@ from iclab.commands.terminal import table
 from iclab.errors import refuse
 from iclab.experiments.study import Study, given_study
 from iclab.files import write_json
-from iclab.models.pretrained import pretrained_sizes
+from iclab.models.pretrained import outline_of
 from iclab.runs.engines import Site
 from iclab.runs.store import Run
 from iclab.tasks import RecallText
@@ -29,7 +29,7 @@ def study_of(folder: Path, prompts: int, heads: int) -> Study:
     settings = {
         "model.path": str(folder),
         "task.path": str(folder / "tokenizer.json"),
-        "task.vocab": pretrained_sizes(folder).vocab,
+        "task.vocab": outline_of(folder).vocab,
         "eval.prompts": prompts,
         "eval.dissection.heads": heads,
     }

@@ -16,7 +16,8 @@ from inspect import isabstract
 from typing import Any, ClassVar
 
 from iclab.errors import refuse
-from iclab.experiments.outside import RETIRED, place
+from iclab.experiments.outside import place
+from iclab.retired import RETIRED
 from iclab.tasks import AnyTask, Task
 
 Row = dict[str, Any]

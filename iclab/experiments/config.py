@@ -34,9 +34,10 @@ from jaxtyping import AbstractArray
 
 from iclab.errors import UsageError, unknown
 from iclab.experiments.mappings import Nested, join
-from iclab.experiments.outside import RETIRED, blamed, outside, place, told
+from iclab.experiments.outside import blamed, outside, place, told
 from iclab.files import read_text
 from iclab.renamed import kind_name
+from iclab.retired import RETIRED
 
 T = TypeVar("T")
 

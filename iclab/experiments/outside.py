@@ -1,16 +1,11 @@
-"""What comes from outside the package: classes of plug-ins, where they stand, and what their code raised, in one line.
-
-A class counts as known by being a subclass. One that was replaced by a newer version of its file is `RETIRED`.
-"""
+"""What comes from outside the package: classes of plug-ins, where they stand, and what their code raised."""
 
 import inspect
 import sys
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
-RETIRED: WeakSet[type] = WeakSet()
 BROUGHT: set[str] = set()  # names of the modules that task files and entry points named
 LONGEST = 200  # characters of what foreign code has to say
 

@@ -31,9 +31,11 @@ from iclab.errors import Damaged, UsageError, refuse
 from iclab.experiments import analysis, config
 from iclab.experiments.analysis import Analysis
 from iclab.experiments.identity import KEPT, STUDY, Import, remedy
-from iclab.experiments.outside import BROUGHT, RETIRED, blamed, place, told
+from iclab.experiments.outside import BROUGHT, blamed, place, told
 from iclab.files import atomic_write, read_bytes
+from iclab.models.formats import format_kinds
 from iclab.renamed import kind_name
+from iclab.retired import RETIRED
 
 GROUP = "iclab.kinds"
 LARGEST = 2**20  # bytes of a source file
@@ -241,6 +243,7 @@ def _below(base: Any) -> list[type]:
 def _kinds() -> Iterator[type]:
     yield from (kind for root in _roots() for kind in config.every_kind(root))
     yield from analysis.kinds()
+    yield from format_kinds()
 
 
 def _clashes(new: Iterable[type]) -> list[str]:

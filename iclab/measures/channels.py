@@ -84,7 +84,7 @@ def _circuit_rows(way: Way, own: Tensor, ahead: Tensor, controls: Mapping[str, T
 
 def weights_of(model: TokenTransformer) -> Compositions:
     """Returns the compositions after folding, in float64; the model stays as it is."""
-    centred = model.config.norm and model.config.norm_attention
+    centred = model.config.centred
     return compositions(folded(deepcopy(model).double()), centred=centred)
 
 

@@ -8,7 +8,8 @@ TokenTransformer      over sequences of tokens
 VectorTransformer     over sequences of vectors
 PointerTransformer    over tokens; its answer points at a token of its input
 Pretrained            a model that is there already: from a file, a folder, or the user's code
-load_pretrained       GPT-2 and GPT-NeoX (Pythia) from a folder, as a TokenTransformer
+load_pretrained       GPT-2, GPT-NeoX (Pythia) and Llama from a folder, as a TokenTransformer
+iclab.models.formats  models of other people, each in its format
 """
 
 from iclab.models.architecture import AnyModelConfig, Layered, ModelConfig, TokenModelConfig

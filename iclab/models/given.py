@@ -1,8 +1,8 @@
 """An existing model, measured as it is: from a file or a folder, or made by the user's own code.
 
-    path     a model that iclab saved (`weights.safetensors`, or the folder of a run with it), or a folder of GPT-2 or
-             GPT-NeoX
-    module   "my_module:make": make() returns a torch.nn.Module, or anything that is called as a model is
+    path            a model in a format that is known (`iclab.models.formats`)
+    module          "my_module:make": make() returns a torch.nn.Module, or anything that is called as a model is
+    module, path    the same module, with its weights from a file of safetensors or torch.save
 
 Nothing is trained. Where an analysis needs an untrained control, it has the same numbers in another place: the entries
 of every weight are permuted at random, which keeps their distribution and destroys what was learned.
@@ -22,22 +22,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from iclab.errors import refuse, unknown
-from iclab.models.architecture import ModelConfig, TokenModelConfig
-from iclab.models.pointer import PointerTransformer
-from iclab.models.pretrained import Sizes, load_pretrained, pretrained_sizes
-from iclab.models.stored import open_weights
+from iclab.files import regular
+from iclab.models.architecture import Layered, ModelConfig, TokenModelConfig
+from iclab.models.formats import format_of
+from iclab.models.stored import compare_each, fill, weights_in
 from iclab.models.tokens import TokenTransformer
-from iclab.models.transformer import BlockConfig, Stack, Transformer
+from iclab.models.transformer import BlockConfig, Stack
 from iclab.models.vectors import VectorTransformer
-
-SAVED: dict[str, type[Stack]] = {
-    kind.kind: kind for kind in (Transformer, TokenTransformer, VectorTransformer, PointerTransformer)
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(ModelConfig, TokenModelConfig):
-    """A model that is measured and not trained; give either `path` or `module`.
+    """A model that is measured and not trained; give `path` or `module`, or both, and the file at `path` holds the
+    weights of what the module makes.
 
     `layers` are names of submodules of the module (as in ``named_modules``): their outputs [batch n width] are what
     analyses of layers read. `digest` stands for the files at `path`; it is filled in, and files that are others than it
@@ -51,9 +48,8 @@ class Pretrained(ModelConfig, TokenModelConfig):
     trainable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        one = (self.path is None) != (self.module is None)
-        problems = [] if one else ["give one of path and module"]
-        problems += ["layers are of a module; a file of iclab tells its own"] if self.layers and self.path else []
+        problems = [] if self.path or self.module else ["give path or module, or both"]
+        problems += ["layers are of a module; a file tells its own"] if self.layers and not self.module else []
         if self.module is not None and not all(self.module.partition(":")):
             problems.append(f"module must be a module and a name in it, such as my_module:make, given {self.module!r}")
         place = Path(self.path or ".").expanduser().resolve()
@@ -61,7 +57,8 @@ class Pretrained(ModelConfig, TokenModelConfig):
         refuse("Pretrained", problems)
         if self.path:
             object.__setattr__(self, "path", str(place))
-            digest = _digest(tuple((file, file.stat().st_mtime_ns) for file in _files(place)))
+            files = [regular(place)] if self.module else format_of(place).files(place)
+            digest = _digest(tuple((file, file.stat().st_mtime_ns) for file in files))
             changed = self.digest not in (None, digest)
             refuse("Pretrained", [f"path: {place} has changed: it is {digest}, not {self.digest}"] if changed else [])
             object.__setattr__(self, "digest", digest)
@@ -77,24 +74,22 @@ class Pretrained(ModelConfig, TokenModelConfig):
 
     @property
     def layered(self) -> bool:
-        return bool(self.layers) or (self.path is not None and not _of_others(Path(self.path)))
+        return bool(self.layers) or isinstance(self.outline, Layered)
 
     @property
     def blocks(self) -> BlockConfig | None:
-        """Returns the shape of a transformer that iclab saved, or of GPT-2 or GPT-NeoX; none of a user's module."""
-        if self.path is None:
-            return None
-        return self.language_model.shape if self.language_model else _saved(self.path, self.digest).config
+        """Returns the shape of a model at a path that is one of our transformers; none of any other."""
+        return self.outline.config if isinstance(self.outline, Stack) else None
 
     @property
-    def language_model(self) -> Sizes | None:
-        """Returns the sizes of a model over tokens, of a folder of GPT-2 or GPT-NeoX; none of any other."""
-        return pretrained_sizes(self.path) if self.path and _of_others(Path(self.path)) else None
+    def outline(self) -> nn.Module | None:
+        """Returns the model at a path, to be looked at, perhaps without numbers; none of a user's module."""
+        return None if self.path is None or self.module else _outline(self.path, self.digest)
 
     def problems_for(self, *sizes: Any, **named: Any) -> list[str]:
         """Returns the problems of the code that makes the model, or of the sizes of a language model."""
-        if given := self.language_model:
-            return _size_problems(given, *sizes)
+        if isinstance(self.outline, TokenTransformer):
+            return _size_problems(self.outline, *sizes)
         if not self.module:
             return []
         name = self.maker
@@ -111,11 +106,20 @@ class Pretrained(ModelConfig, TokenModelConfig):
     def start(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
         """Returns the model as it is. Raises ``ValueError`` where a file holds none, and where `module` makes nothing
         that can be called or that has no such layers."""
-        if self.path:
-            return _read(Path(self.path)).eval()
+        if self.path and not self.module:
+            place = Path(self.path)
+            return format_of(place).open(place).eval()
         made: Any = getattr(import_module(self.code), self.maker)()
         refuse(f"{self.module}", [] if callable(made) else [f"made a {type(made).__name__}, which cannot be called"])
+        if self.path:
+            _load(f"{self.module}", made, Path(self.path))
         return Given(made, self.layers).eval()
+
+    def loaded(self) -> nn.Module:
+        """Returns the model as it is, without an experiment: all that stands against it is refused first. Raises
+        ``ValueError``."""
+        refuse("load_model", [] if self.path and not self.module else self.problems_for())
+        return self.start()
 
     def build(self, *sizes: Any, rng: torch.Generator | None = None, **named: Any) -> nn.Module:
         """Returns the same model with the entries of every weight permuted by `rng`."""
@@ -127,9 +131,18 @@ class Pretrained(ModelConfig, TokenModelConfig):
         return model
 
 
-def _size_problems(given: Sizes, *wanted: int | None) -> list[str]:
-    """What stands against a language model for so large a vocabulary and such long sequences of tokens."""
-    if len(wanted) != 3 or wanted[2]:
+def _load(what: str, model: Any, file: Path) -> None:
+    """Fills a module with the weights in a file. Raises ``ValueError`` that lists what differs."""
+    kind = type(model).__name__
+    refuse(what, [] if isinstance(model, nn.Module) else [f"made a {kind}, which has no weights to read"])
+    with weights_in(file) as given:
+        compare_each(file, model, given)
+        fill(model, given)
+
+
+def _size_problems(given: TokenTransformer, *wanted: int | None) -> list[str]:
+    """What stands against a model over tokens for so large a vocabulary and such long sequences."""
+    if len(wanted) != 3 or bool(wanted[2]) != isinstance(given, VectorTransformer):
         return ["Pretrained: a language model reads tokens, and the task has other prompts"]
     vocab, n, _ = wanted
     problems = [] if vocab == given.vocab else [f"has a vocabulary of {given.vocab}, and task.vocab is {vocab}"]
@@ -174,21 +187,6 @@ class Given(nn.Module):
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def _of_others(place: Path) -> bool:
-    """Whether this is a folder of GPT-2 or GPT-NeoX."""
-    return (place / "config.json").is_file()
-
-
-def _files(place: Path) -> list[Path]:
-    """The files that a model consists of."""
-    if _of_others(place):
-        return [place / "config.json", *sorted(place.glob("*.safetensors*"))]
-    file = place / "weights.safetensors" if place.is_dir() else place
-    problem = f"path: {place} has neither config.json nor weights.safetensors"
-    refuse("Pretrained", [] if file.is_file() else [problem])
-    return [file]
-
-
 @lru_cache(16)
 def _digest(files: tuple[tuple[Path, int], ...]) -> str:
     """Twelve digits that stand for what is in files, last changed at these times."""
@@ -200,16 +198,6 @@ def _digest(files: tuple[tuple[Path, int], ...]) -> str:
 
 
 @lru_cache(4)
-def _saved(path: str, digest: str | None) -> Any:
-    """The transformer in a file of these contents, to look at."""
-    return _read(Path(path))
-
-
-def _read(place: Path) -> nn.Module:
-    if _of_others(place):
-        return load_pretrained(place)
-    (path,) = _files(place)
-    with open_weights(path) as file:
-        kinds = [kind for name, kind in SAVED.items() if name in (file.metadata() or {})]
-    refuse(f"{path}", [] if kinds else ["no transformer of iclab was saved in this file; name a module that loads it"])
-    return kinds[0].load(path)
+def _outline(path: str, digest: str | None) -> nn.Module:
+    """The model in files of these contents, to look at."""
+    return format_of(Path(path)).outline(Path(path))

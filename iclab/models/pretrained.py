@@ -1,4 +1,5 @@
-"""GPT-2 and GPT-NeoX (Pythia) from a folder of safetensors, as a `TokenTransformer`: one code for all models.
+"""GPT-2, GPT-NeoX (Pythia) and the family of Llama from a folder of safetensors, as a `TokenTransformer`: one code for
+all models.
 
 A folder holds `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. Nothing is
 looked for anywhere else, and an unknown weight, or a missing one, is refused. So are settings of another
@@ -11,6 +12,15 @@ from anyone. Names, shapes and types are compared with the headers before weight
     MLP            reads what attention has written               reads what attention reads (`use_parallel_residual`)
     unembedding    the embedding                                  its own
 
+                   Llama, Mistral, Qwen2
+    maps           W @ h [out in], each of its own, most without biases; MLP W_down (silu(W_gate h) · W_up h)
+    positions      rotary, on all channels of a head
+    norms          divide by the root mean square
+    unembedding    the embedding or its own, as `tie_word_embeddings` says
+
+Queries in groups share keys and values (`num_key_value_heads`). Our class has keys and values of every head, and each
+group is given the same ones: the function is equal, and so are the patterns and channels of heads.
+
 What our class stores is W @ h, one head after the other. Names in GPT-2 files may or may not begin with "transformer.",
 and before that with what wrappers of a model put there; the unembedding of GPT-NeoX is `embed_out.weight`, or in
 files of late `lm_head.weight`. Buffers of old files (masks, angles) are skipped. Weights in half precision are widened.
@@ -18,7 +28,8 @@ files of late `lm_head.weight`. Buffers of old files (masks, angles) are skipped
 Where the settings tie the embedding and the unembedding (`tie_word_embeddings`), a file holds one of the two, or both.
 If both are there and differ, both are read: the file has the last word, as in the library transformers.
 
-Source: Radford et al. 2019 (GPT-2); Black et al. 2022 (arXiv 2204.06745); Biderman et al. 2023 (arXiv 2304.01373). The
+Source: Radford et al. 2019 (GPT-2); Black et al. 2022 (arXiv 2204.06745); Biderman et al. 2023 (arXiv 2304.01373);
+Touvron et al. 2023 (arXiv 2302.13971); Jiang et al. 2023 (arXiv 2310.06825); Yang et al. 2024 (arXiv 2407.10671). The
 names are those of the library transformers, with which the logits are compared in the tests.
 """
 
@@ -26,7 +37,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,36 +45,33 @@ from torch import Tensor
 from iclab.errors import out_of_bounds, prefixed, refuse, shown, unknown, wrong_kinds
 from iclab.files import read_json
 from iclab.models.architecture import LARGEST
-from iclab.models.stored import Stored, listed, name_problems, open_weights, shape_problems, stored
+from iclab.models.mapping import Source, filled
+from iclab.models.stored import Stored, listed, open_weights, stored
 from iclab.models.tokens import TokenTransformer, TokenTransformerConfig
 
 Settings = dict[str, Any]
-ACTIVATIONS: dict[str, Literal["gelu", "gelu_tanh", "relu"]] = {
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
 }
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 WRAPPERS = ("_orig_mod.", "module.")  # before all names of a model that was compiled, or trained on several devices
 PLAIN: Settings = {"quantization_config": None, "per_layer_config": None, "transformers_weights": None}
 
 
-class Source(NamedTuple):
-    """The source of weights: our names, the names that a file may have for them, and the conversion."""
-
-    own: Sequence[str]
-    given: Sequence[str]
-    made: Callable[[Tensor], Sequence[Tensor]] = lambda weight: [weight]
-
-
 @dataclass(frozen=True)
 class Kind:
     """A family of models: the sizes that must be given, each with the largest; what other settings are unless given,
     kinds of those that have no such value, and other names of settings; what settings must be if they are there; how
-    long its sequences may be; its shape, and its weights without the prefix that their names may have."""
+    long its sequences may be; its shape, and its weights without the prefix that their names may have; and those of
+    our weights that it lacks, which are zero."""
 
     needed: dict[str, int]
     presets: Settings
@@ -74,7 +82,8 @@ class Kind:
     embedding: str
     read_out: Sequence[str]
     shape: Callable[[Settings], TokenTransformerConfig]
-    sources: Callable[[TokenTransformerConfig], Iterator[Source]]
+    sources: Callable[[Settings, TokenTransformerConfig], Iterator[Source]]
+    lacks: Callable[[Settings, TokenTransformerConfig], Iterator[str]] = lambda config, shape: iter(["read_out.bias"])
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def ends(self, tied: bool) -> Iterator[Source]:
@@ -86,28 +95,14 @@ class Kind:
             yield Source(["read_out.weight"], self.read_out)
 
 
-class Sizes(NamedTuple):
-    """What a model is made for, as its settings say, and its shape."""
-
-    vocab: int
-    n: int
-    shape: TokenTransformerConfig
-
-
-def pretrained_sizes(folder: Path | str) -> Sizes:
-    """Returns the sizes of the model in a folder, by its settings alone. Raises ``ValueError`` for those that our class
-    does not have."""
-    folder = Path(folder)
-    config = _config(folder / "config.json")
-    return _sizes(folder, KINDS[config["model_type"]], config)
+def outline_of(folder: Path | str) -> TokenTransformer:
+    """Returns the model in a folder without numbers, by its settings alone. Raises ``ValueError`` for those that our
+    class does not have."""
+    config = _config(Path(folder) / "config.json")
+    with torch.device("meta"):
+        return _model(Path(folder), config)
 
 
-def _sizes(folder: Path, kind: Kind, config: Settings) -> Sizes:
-    with prefixed(f"{folder / 'config.json'}"):
-        return Sizes(config["vocab_size"], config[kind.longest], kind.shape(config))
-
-
-@torch.no_grad()
 def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> TokenTransformer:
     """Loads the model in a folder. Raises ``ValueError`` for another kind of model, for settings that our class does
     not have, and for weights that are missing, not known, of the wrong shape, or no numbers."""
@@ -117,18 +112,19 @@ def load_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> T
     with ExitStack() as files:
         given = _given(folder, kind, files)
         config["tie_word_embeddings"] = config["tie_word_embeddings"] and _same_ends(kind, given, dtype)
-        vocab, n, shape = _sizes(folder, kind, config)
-        sources = _named_sources(folder, kind, shape, given)
-        with torch.device("meta"):
-            model = TokenTransformer(vocab, n, shape)
-        _compare(folder, model, sources, given)
-        model.to(dtype).allocate("cpu")
-        weights = model.state_dict()
-        for source, name in sources:
-            for own, value in zip(source.own, source.made(given[name].read(dtype)), strict=True):
-                weights[own].copy_(value)
-    model.read_out.bias.zero_()
-    return model
+        shape = _shape(folder, config)
+        sources = [*kind.ends(shape.tied_embedding), *kind.sources(config, shape)]
+        zeros = dict.fromkeys(kind.lacks(config, shape), 0.0)
+        return filled(folder, lambda: _model(folder, config), sources, given, dtype, zeros)
+
+
+def _model(folder: Path, config: Settings) -> TokenTransformer:
+    return TokenTransformer(config["vocab_size"], config[KINDS[config["model_type"]].longest], _shape(folder, config))
+
+
+def _shape(folder: Path, config: Settings) -> TokenTransformerConfig:
+    with prefixed(f"{folder / 'config.json'}"):
+        return KINDS[config["model_type"]].shape(config)
 
 
 def _config(file: Path) -> Settings:
@@ -154,7 +150,7 @@ def _config(file: Path) -> Settings:
     return config
 
 
-def _activation(name: str) -> Literal["gelu", "gelu_tanh", "relu"]:
+def _activation(name: str) -> Activation:
     refuse("activation", [] if name in ACTIVATIONS else [unknown("activation", listed([name]), ACTIVATIONS)])
     return ACTIVATIONS[name]
 
@@ -206,32 +202,6 @@ def _same_ends(kind: Kind, given: Mapping[str, Stored], dtype: torch.dtype) -> b
     return all(torch.equal(values[0], value) for value in values)
 
 
-def _named_sources(
-    folder: Path, kind: Kind, shape: TokenTransformerConfig, given: Mapping[str, Stored]
-) -> list[tuple[Source, str]]:
-    """Every source with the name that it has here."""
-    sources = [*kind.ends(shape.tied_embedding), *kind.sources(shape)]
-    unasked = given.keys() - {name for source in sources for name in source.given}
-    missing = [source.given[0] for source in sources if not given.keys() & {*source.given}]
-    refuse(f"{folder}", name_problems(unasked, missing))
-    names = [[name for name in source.given if name in given] for source in sources]
-    twice = [present for source, present in zip(sources, names, strict=True) if len(source.own) == 1 < len(present)]
-    refuse(f"{folder}", [f"{' and '.join(present)} are both there" for present in twice])
-    return [(source, present[0]) for source, present in zip(sources, names, strict=True)]
-
-
-def _compare(
-    folder: Path, model: TokenTransformer, sources: Sequence[tuple[Source, str]], given: Mapping[str, Stored]
-) -> None:
-    """Refuses weights of types or shapes that are not those of the model's."""
-    for _, name in sources:
-        refuse(f"{given[name].path}", given[name].problems())
-        refuse(f"{given[name].path}", [] if given[name].shape else [f"{name} is a single number"])
-    pieces = [zip(source.own, source.made(given[name].outline()), strict=True) for source, name in sources]
-    outlines = {own: piece for each in pieces for own, piece in each} | {"read_out.bias": model.read_out.bias}
-    refuse(f"{folder}", shape_problems(model.state_dict(), outlines))
-
-
 # ---- GPT-2 ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +217,7 @@ def _gpt2_shape(config: Settings) -> TokenTransformerConfig:
     )
 
 
-def _gpt2_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
+def _gpt2_sources(config: Settings, shape: TokenTransformerConfig) -> Iterator[Source]:
     yield Source(["position"], ["wpe.weight"])
     norms = {"norm_attn": "ln_1", "norm_mlp": "ln_2"}
     maps = {"attn.out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
@@ -266,13 +236,7 @@ def _gpt2_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
 
 
 def _neox_shape(config: Settings) -> TokenTransformerConfig:
-    rotary = {"rope_theta": config["rotary_emb_base"], "partial_rotary_factor": config["rotary_pct"]}
-    rotary |= config.get("rope_parameters") or {}  # so they are called in files of late
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    nested = [key for key, value in rotary.items() if isinstance(value, dict)]
-    refuse("rope_parameters", [f"needs rope_type = default, given {listed([str(kind)])}"] if kind != "default" else [])
-    refuse("rope_parameters", [f"is of layers of several kinds: {listed(nested)}"] if nested else [])
-    refuse("rope_parameters", wrong_kinds(rotary, dict.fromkeys(("rope_theta", "partial_rotary_factor"), float)))
+    rotary = _rotary(config, {"rope_theta": config["rotary_emb_base"], "partial_rotary_factor": config["rotary_pct"]})
     width = config["hidden_size"] // config["num_attention_heads"]
     return TokenTransformerConfig(
         n_layer=config["num_hidden_layers"],
@@ -289,7 +253,18 @@ def _neox_shape(config: Settings) -> TokenTransformerConfig:
     )
 
 
-def _neox_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
+def _rotary(config: Settings, old: Settings) -> Settings:
+    """The base of the angles and the share of channels that turn, in files of old or of late."""
+    rotary = old | (config.get("rope_parameters") or {})
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    nested = [key for key, value in rotary.items() if isinstance(value, dict)]
+    refuse("rope_parameters", [f"needs rope_type = default, given {listed([str(kind)])}"] if kind != "default" else [])
+    refuse("rope_parameters", [f"is of layers of several kinds: {listed(nested)}"] if nested else [])
+    refuse("rope_parameters", wrong_kinds(rotary, dict.fromkeys(("rope_theta", "partial_rotary_factor"), float)))
+    return rotary
+
+
+def _neox_sources(config: Settings, shape: TokenTransformerConfig) -> Iterator[Source]:
     def by_letter(W: Tensor) -> Sequence[Tensor]:
         if len(W) % (3 * shape.n_head):  # of no shape that fits
             return W.tensor_split(3)
@@ -309,6 +284,111 @@ def _neox_sources(shape: TokenTransformerConfig) -> Iterator[Source]:
                 yield Source([f"blocks.{i}.{own}.{part}"], [f"layers.{i}.{given}.{part}"])
             qkv = [f"blocks.{i}.attn.{letter}.{part}" for letter in "qkv"]
             yield Source(qkv, [f"layers.{i}.attention.query_key_value.{part}"], by_letter)
+
+
+# ---- Llama ---------------------------------------------------------------------------------------------------------
+
+NORMS = {"norm_attn": "input_layernorm", "norm_mlp": "post_attention_layernorm"}
+ATTENTION = {"attn.q": "q_proj", "attn.k": "k_proj", "attn.v": "v_proj", "attn.out": "o_proj"}
+MLP = {"mlp_gate": "gate_proj", "mlp_in": "up_proj", "mlp_out": "down_proj"}
+GROUPED = ("attn.k", "attn.v")
+
+
+def _llama_shape(config: Settings) -> TokenTransformerConfig:
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    groups = _groups(config)
+    whole = groups > 0 and heads % groups == 0
+    refuse("num_key_value_heads", [] if whole else [f"{heads} heads are not {groups} groups of one size"])
+    d_head = config.get("head_dim") or width // heads
+    rotary = _rotary(config, {"rope_theta": config["rope_theta"], "partial_rotary_factor": 1.0})
+    window, longest = config.get("sliding_window"), config["max_position_embeddings"]
+    slides = config["use_sliding_window"] and window is not None and window < longest
+    refuse("sliding_window", [f"tokens see {window} others, and sequences have up to {longest}"] if slides else [])
+    return TokenTransformerConfig(
+        n_layer=config["num_hidden_layers"],
+        n_head=heads,
+        d_model=width,
+        d_head=d_head,
+        d_mlp=config["intermediate_size"],
+        activation=_activation(config["hidden_act"]),
+        positions=False,
+        bias=any(_biased(config).values()),
+        rotary=int(d_head * rotary["partial_rotary_factor"]),
+        rotary_base=float(rotary["rope_theta"]),
+        norm_eps=config["rms_norm_eps"],
+        norm_kind="rms",
+        gated=True,
+        tied_embedding=config["tie_word_embeddings"],
+    )
+
+
+def _groups(config: Settings) -> int:
+    return config["num_attention_heads"] if config["num_key_value_heads"] is None else config["num_key_value_heads"]
+
+
+def _biased(config: Settings) -> dict[str, bool]:
+    """Which maps have biases; in Qwen2 all of attention but the last."""
+    qwen = config["model_type"] == "qwen2"
+    attention = {own: bool(config["attention_bias"] or (qwen and own != "attn.out")) for own in ATTENTION}
+    return attention | dict.fromkeys(MLP, bool(config["mlp_bias"]))
+
+
+def _llama_sources(config: Settings, shape: TokenTransformerConfig) -> Iterator[Source]:
+    biased, groups = _biased(config), _groups(config)
+
+    def each(W: Tensor) -> Sequence[Tensor]:
+        return [W.unflatten(0, (groups, -1)).repeat_interleave(shape.n_head // groups, 0).flatten(0, 1)]
+
+    yield Source(["norm.weight"], ["norm.weight"])
+    for i in range(shape.n_layer):
+        for own, given in NORMS.items():
+            yield Source([f"blocks.{i}.{own}.weight"], [f"layers.{i}.{given}.weight"])
+        rooms = {"self_attn": ATTENTION, "mlp": MLP}
+        for own, name in ((own, f"{room}.{name}") for room, maps in rooms.items() for own, name in maps.items()):
+            for part in ("weight", "bias") if biased[own] else ("weight",):
+                names = [f"blocks.{i}.{own}.{part}"], [f"layers.{i}.{name}.{part}"]
+                yield Source(*names, each) if own in GROUPED else Source(*names)
+
+
+def _llama_lacks(config: Settings, shape: TokenTransformerConfig) -> Iterator[str]:
+    if shape.bias:
+        yield "read_out.bias"
+        lacking = [own for own, there in _biased(config).items() if not there]
+        yield from (f"blocks.{i}.{own}.bias" for i in range(shape.n_layer) for own in lacking)
+
+
+def _llama(**presets: Any) -> Kind:
+    """The kind of models of the family, with the values of settings that a file may leave out."""
+    return Kind(
+        needed={
+            **{"vocab_size": LARGEST["vocab"], "max_position_embeddings": LARGEST["n"]},
+            **{"hidden_size": LARGEST["d_model"], "intermediate_size": LARGEST["d_mlp"]},
+            **{"num_hidden_layers": LARGEST["n_layer"], "num_attention_heads": LARGEST["n_head"]},
+        },
+        presets={
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+            "rope_theta": 10000.0,
+            "num_key_value_heads": None,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "use_sliding_window": False,
+        }
+        | presets,
+        kinds={
+            **{"rope_parameters": dict | None, "num_key_value_heads": int | None, "head_dim": int | None},
+            "sliding_window": int | None,
+        },
+        wanted={"rope_scaling": None, "pretraining_tp": 1},
+        longest="max_position_embeddings",
+        prefix="model.",
+        embedding="embed_tokens.weight",
+        read_out=["lm_head.weight"],
+        shape=_llama_shape,
+        sources=_llama_sources,
+        lacks=_llama_lacks,
+    )
 
 
 KINDS = {
@@ -354,4 +434,7 @@ KINDS = {
         shape=_neox_shape,
         sources=_neox_sources,
     ),
+    "llama": _llama(),
+    "mistral": _llama(num_key_value_heads=8, sliding_window=4096, use_sliding_window=True),
+    "qwen2": _llama(num_key_value_heads=32),
 }

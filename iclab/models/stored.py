@@ -1,13 +1,17 @@
 """Weights as a file holds them: names, shapes and types from its header alone, and numbers on access.
 
 A model from a file is first laid out without numbers (torch's meta device) and compared with the header, so that no
-memory is taken for what the file does not hold.
+memory is taken for what the file does not hold. Files are of safetensors, or of torch.save, of which only tensors and
+plain containers are read: a pickle that asks for more would run code of whoever wrote it, and is refused.
 """
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +21,9 @@ from iclab.errors import UsageError, refuse, shown
 from iclab.files import readable, regular
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+KINDS = {dtype: kind for kind, dtype in FLOATS.items()}
 LISTED = 8  # names of weights in a refusal
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")  # how files of torch.save are called
 
 
 @contextmanager
@@ -35,21 +41,25 @@ def open_weights(path: Path | str, device: str = "cpu") -> Iterator[safe_open]:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor in an open file."""
+class Stored(ABC):
+    """A tensor in a file."""
 
     path: Path
     name: str
-    file: safe_open
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.file.get_slice(self.name).get_shape())
+        """Returns its shape."""
 
     @property
+    @abstractmethod
     def kind(self) -> str:
-        """Returns the type of its numbers, as the format calls it."""
-        return self.file.get_slice(self.name).get_dtype()
+        """Returns the type of its numbers, as safetensors call it."""
+
+    @abstractmethod
+    def tensor(self) -> Tensor:
+        """Reads it as it is."""
 
     def problems(self, floating: bool = True) -> list[str]:
         """Returns the problems of this as weights, or as a tensor of the model's that is not `floating`."""
@@ -64,15 +74,105 @@ class Stored:
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """Reads its numbers. Raises ``ValueError`` where some are none, or are beyond such a type."""
-        value = self.file.get_tensor(self.name).to(dtype)
+        value = self.tensor().to(dtype)
         problem = f"{listed([self.name])} holds numbers that are not finite in {dtype}"
         refuse(f"{self.path}", [] if value.isfinite().all() else [problem])
         return value
 
 
+@dataclass(frozen=True)
+class InFile(Stored):
+    """A tensor in an open file of safetensors, read on access."""
+
+    file: safe_open
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+    @property
+    def kind(self) -> str:
+        return self.file.get_slice(self.name).get_dtype()
+
+    def tensor(self) -> Tensor:
+        return self.file.get_tensor(self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory(Stored):
+    """A tensor that was read with all others of its file."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def kind(self) -> str:
+        return KINDS.get(self.value.dtype, f"{self.value.dtype}".removeprefix("torch."))
+
+    def tensor(self) -> Tensor:
+        return self.value
+
+
 def stored(path: Path, file: safe_open) -> dict[str, Stored]:
     """Returns what an open file holds, by name."""
-    return {name: Stored(path, name, file) for name in list(file.keys())}
+    return {name: InFile(path, name, file) for name in list(file.keys())}
+
+
+@contextmanager
+def weights_in(path: Path | str) -> Iterator[dict[str, Stored]]:
+    """Opens a file of weights, of safetensors or of torch.save as its name ends, and yields what it holds, by name.
+    Raises ``ValueError``."""
+    path = Path(path)
+    known = [".safetensors", *PICKLED]
+    refuse(f"{path}", [] if path.suffix in known else [f"weights are in files that end in {', '.join(known)}"])
+    if path.suffix in PICKLED:
+        yield in_memory(path, state_dict(path, unpickled(path)))
+        return
+    with open_weights(path) as file:
+        yield stored(path, file)
+
+
+def unpickled(path: Path | str) -> Any:
+    """Reads a file of torch.save: tensors and plain containers. Raises ``ValueError`` where it is none, and where it
+    asks for anything else."""
+    path = regular(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # whatever a damaged pickle leads to
+        raise UsageError(f"{path}: {_unpickling(error)}") from None
+
+
+def _unpickling(error: Exception) -> str:
+    """Why a pickle was not read, in one line: torch names what it would have called after the word GLOBAL."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if asked:
+        return f"refused: it holds more than weights, it asks for {asked[1]}, which could run any code"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"no file of weights (torch.save): {type(error).__name__} {first[:120]}".strip()
+
+
+def state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
+    """Returns the weights by name in what a file of torch.save holds: themselves, or the one entry that is such a table
+    beside others that are none, as in checkpoints of trainings. Raises ``ValueError``."""
+    tables = [content, *content.values()] if isinstance(content, Mapping) else []
+    found = [each for each in tables if _is_table(each)]
+    refuse(f"{path}", [] if len(found) == 1 else [f"one table of tensors by name is needed, {len(found)} were found"])
+    return found[0]
+
+
+def _is_table(value: Any) -> bool:
+    named = isinstance(value, Mapping) and len(value) > 0 and all(isinstance(name, str) for name in value)
+    return named and all(isinstance(each, Tensor) for each in value.values())
+
+
+def in_memory(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
+    """Returns tensors that were read from a file, by name."""
+    return {name: InMemory(path, name, value) for name, value in tensors.items()}
 
 
 def name_problems(unknown: Iterable[str], missing: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ Law (causality): logits i do not change when a token j > i does, whatever it bec
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, nan
 from typing import Literal
 
@@ -32,9 +32,12 @@ class TokenTransformerConfig(BlockConfig, TokenModelConfig):
 
     `parallel` lets the MLP read the stream as it was before attention; the first `rotary` channels of queries and keys
     are turned by the position (0: none); `tied_embedding` reads out with the vectors that are read in, drawn as those
-    of an unembedding. Such are GPT-2 (learned positions, tied) and GPT-NeoX (rotary, parallel), which
-    `iclab.models.pretrained` loads. `position_spread` is the standard deviation of positions before training, where
-    embeddings of tokens have `init_scale`: what is about positions is learned the faster the nearer the two are.
+    of an unembedding. `norm_kind = "rms"` divides by the root mean square alone, without mean and bias (Zhang and
+    Sennrich 2019, arXiv 1910.07467), and `gated` multiplies the hidden layer of the MLP by a second one (Shazeer 2020,
+    arXiv 2002.05202). Such are GPT-2 (learned positions, tied), GPT-NeoX (rotary, parallel) and Llama (rotary, rms,
+    gated), which `iclab.models.pretrained` loads. `position_spread` is the standard deviation of positions before
+    training, where embeddings of tokens have `init_scale`: what is about positions is learned the faster the nearer the
+    two are.
     """
 
     n_layer: int = 2
@@ -45,9 +48,13 @@ class TokenTransformerConfig(BlockConfig, TokenModelConfig):
     norm_eps: float = 1e-5
     tied_embedding: bool = False
     position_spread: float = 0.02
+    norm_kind: Literal["layer", "rms"] = field(default="layer", metadata={"since": "0.1"})
+    gated: bool = field(default=False, metadata={"since": "0.1"})
 
     def _problems(self) -> list[str]:
         problems = super()._problems()
+        if self.gated and not self.d_mlp:
+            problems.append("gated is of an MLP, and d_mlp is 0")
         if self.rotary and not problems and not (0 < self.rotary <= self.head_width and self.rotary % 2 == 0):
             problems.append(
                 f"rotary must be even, from 0 to the width of a head, {self.head_width}, given {self.rotary}"

@@ -44,7 +44,7 @@ from iclab.models.layouts import LAYOUTS
 from iclab.models.stored import FLOATS, compare, fill, open_weights, stored
 from iclab.renamed import method
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu, "silu": F.silu}
 BLOCKS = tuple(f"{matrix}.{channels}" for matrix in ("q", "k", "v", "out") for channels in ("x", "y", "rest"))
 Model = TypeVar("Model", bound="Stack")
 
@@ -69,7 +69,7 @@ class BlockConfig:
     attention: Literal["softmax", "linear", "relu"] = "linear"
     normaliser: Literal["seen", "longest", "none"] = "longest"
     scale: float | None = None
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     norm: bool = True
     norm_attention: bool = True
     null_slot: bool = False
@@ -82,6 +82,8 @@ class BlockConfig:
     rotary: ClassVar[int] = 0
     rotary_base: ClassVar[float] = 10000.0
     norm_eps: ClassVar[float] = 1e-5
+    norm_kind: ClassVar[str] = "layer"
+    gated: ClassVar[bool] = False
 
     @property
     def blocks(self) -> "BlockConfig":
@@ -114,6 +116,11 @@ class BlockConfig:
     def shared(self) -> bool:
         """Returns whether all tokens of a sequence see the same ones."""
         return False
+
+    @property
+    def centred(self) -> bool:
+        """Returns whether all that reads the stream takes off its mean over channels, as a LayerNorm does."""
+        return self.norm and self.norm_attention and self.norm_kind == "layer"
 
     @property
     def head_width(self) -> int:
@@ -285,6 +292,8 @@ class Block(nn.Module):
             self.norm_mlp = layer_norm(config)
             self.mlp_in = linear_map(config.d_model, config.d_mlp, config)
             self.mlp_out = linear_map(config.d_mlp, config.d_model, config)
+        if config.d_mlp and config.gated:
+            self.mlp_gate = linear_map(config.d_model, config.d_mlp, config)
 
     def forward(
         self, h: Float[Tensor, "b t d_model"], sight: Sight, hooks: ScopedHooks
@@ -297,9 +306,13 @@ class Block(nn.Module):
         return hooks("resid_post", h)
 
     def mlp(self, h: Float[Tensor, "b t d_model"], hooks: ScopedHooks) -> Float[Tensor, "b t d_model"]:
-        """Returns mlp_out(activation(mlp_in(h)))."""
-        before = hooks("mlp.pre", self.mlp_in(h))
-        return self.mlp_out(hooks("mlp.post", ACTIVATIONS[self.config.activation](before)))
+        """Returns mlp_out(activation(mlp_in(h))), or gated mlp_out(activation(mlp_gate(h)) · mlp_in(h))."""
+        activation = ACTIVATIONS[self.config.activation]
+        if self.config.gated:
+            after = activation(hooks("mlp.pre", self.mlp_gate(h))) * self.mlp_in(h)
+        else:
+            after = activation(hooks("mlp.pre", self.mlp_in(h)))
+        return self.mlp_out(hooks("mlp.post", after))
 
 
 class Stack(nn.Module):
@@ -349,7 +362,7 @@ class Stack(nn.Module):
     def initialise(self, rng: torch.Generator) -> None:
         """Draws all weights from `rng`, in the order of their names in the module."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 module.reset_parameters()
             if isinstance(module, nn.Linear):
                 depth = 2 * self.config.n_layer if name.endswith(("attn.out", "mlp_out")) else 1
@@ -691,8 +704,8 @@ def _label_words(shape: Sequence[int]) -> str:
 
 
 def layer_norm(config: BlockConfig, wanted: bool = True) -> nn.Module:
-    made = config.norm and wanted
-    return nn.LayerNorm(config.d_model, eps=config.norm_eps, device="meta") if made else nn.Identity()
+    kind = nn.RMSNorm if config.norm_kind == "rms" else nn.LayerNorm
+    return kind(config.d_model, eps=config.norm_eps, device="meta") if config.norm and wanted else nn.Identity()
 
 
 def together(maps: Sequence[Any], h: Float[Tensor, "*b inputs"]) -> Float[Tensor, "*b outputs"]:

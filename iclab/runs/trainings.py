@@ -25,7 +25,9 @@ from torch import nn
 from iclab.errors import UsageError, refuse
 from iclab.experiments.experiment import Experiment
 from iclab.experiments.identity import NUMERICS, run_id
+from iclab.experiments.plugins import load_entry_points
 from iclab.experiments.streams import device_kind
+from iclab.models import Pretrained
 from iclab.runs.store import WEIGHTS, Run, is_run, runs, sweeps
 from iclab.tasks import TokenTask
 
@@ -61,15 +63,28 @@ def experiment_of(run: Run) -> Experiment:
     return Experiment.from_mapping(run.settings(), run.folder / "config.toml")
 
 
-def load_model(folder: Path | str) -> nn.Module:
-    """Returns the trained model of a run, on the CPU: every architecture is loaded by its own `load`, those of the
-    user's files with the code that the run holds. Frozen weights are those that were drawn. Raises ``ValueError`` where
-    the folder is no run, or where it has no trained weights. `iclab.open_run` returns its prompts and rows as well.
+def load_model(path: Path | str | None = None, module: str | None = None) -> nn.Module:
+    """Returns the model at a path, on the CPU: the trained one of a run, or one that somebody else trained.
+
+    Args:
+        path: The folder of a run, whose architecture loads it, those of the user's files with the code that the run
+            holds; or files in any format that is known (`iclab.models.formats`). Frozen weights are those that were
+            drawn.
+        module: "package.module:make", whose make() returns the model; the file at `path`, of safetensors or of
+            torch.save, then holds its weights.
+
+    Raises ``ValueError`` where a run has no trained weights, where files are of no known format, where weights are
+    missing, not known or of another shape, and where a pickle asks for more than weights. `iclab.open_run` returns the
+    prompts and rows of a run as well.
 
     >>> model = load_model("runs/linear_regression/1f0c2a9b77aa")  # doctest: +SKIP
+    >>> model = load_model("models/linear_regression/pretrained")  # doctest: +SKIP
+    >>> model = load_model("weights.pt", module="my_models:Network")  # doctest: +SKIP
     """
-    run = Run(Path(folder))
-    refuse("load_model", [] if is_run(run.folder) else [f"{folder} is no run; expected a folder below a sweep's"])
+    if path is None or module is not None or not is_run(Path(path)):
+        load_entry_points()
+        return Pretrained(path=None if path is None else str(path), module=module).loaded()
+    run = Run(Path(path))
     experiment = Experiment.read(run.folder / "config.toml")
     if experiment.train.frozen or not experiment.model.trainable:
         return experiment.initial()

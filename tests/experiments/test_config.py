@@ -21,7 +21,6 @@ from iclab.experiments.config import has_kinds, is_table, kinds, known_keys, mem
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.identity import NUMERICS, numerics_of, run_id
 from iclab.experiments.mappings import flatten, put
-from iclab.experiments.outside import RETIRED
 from iclab.learning.random_feature_ridge import FrozenLearner, FrozenRidge
 from iclab.learning.training import Learner
 from iclab.models import (
@@ -42,6 +41,7 @@ from iclab.predictors import (
     Predictor,
     Ridge,
 )
+from iclab.retired import RETIRED
 from iclab.tasks import (
     Derived,
     FinitePool,

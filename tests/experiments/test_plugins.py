@@ -400,7 +400,7 @@ def test_a_model_of_ones_own_is_read_as_its_architecture_has_written_it(own, tmp
     save_file({"v": held}, run.folder / "weights.safetensors")
     with pytest.raises(ValueError, match=r"weights\.safetensors not as recorded"):
         iclab.load_model(run.folder)
-    with pytest.raises(ValueError, match="is no run"):
+    with pytest.raises(ValueError, match="no format of models that is known"):
         iclab.load_model(tmp_path)
 
 

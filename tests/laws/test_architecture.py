@@ -16,6 +16,7 @@ LEAVES = {
     "iclab.algorithm_names",
     "iclab.renamed",
     "iclab.shipped",
+    "iclab.retired",
     "iclab.stops",
 }  # standard library only
 MAKING = {"iclab.tasks", "iclab.predictors", "iclab.models"}
@@ -41,7 +42,11 @@ ALLOWED = {
     "iclab.cli": {"iclab.experiments", "iclab.runs", "iclab.commands", "iclab.plots"},
 }
 SCIENCE_ONLY = {"torch", "jaxtyping", "einops", "safetensors"}  # what the lower half may take from outside
-BESIDES = {"iclab.analysis": {"scipy"}, "iclab.tasks": {"tokenizers"}}  # the latter an extra, for texts alone
+BESIDES = {  # all but scipy are extras: for texts alone, and for files of other people's models
+    "iclab.analysis": {"scipy"},
+    "iclab.tasks": {"tokenizers"},
+    "iclab.models": {"yaml", "msgpack"},
+}
 DRAWING = {"matplotlib", "pandas"}
 MODULES = sorted((ROOT / "iclab").rglob("*.py"))
 

@@ -14,10 +14,10 @@ from iclab.experiments.analysis import Analysis, expanded
 from iclab.experiments.claims import Claim
 from iclab.experiments.experiment import Evaluation, Experiment
 from iclab.experiments.measurable import claim_problems, names, quantities
-from iclab.experiments.outside import RETIRED
 from iclab.learning.training import TrainingConfig
 from iclab.measures import measure
 from iclab.models import LinearAttentionConfig, ModelConfig, TokenTransformerConfig, TransformerConfig
+from iclab.retired import RETIRED
 from iclab.tasks import LinearRegression, MarkovChain, SkewedInputs
 from tests.conftest import analysed, generator
 

@@ -191,7 +191,7 @@ def test_a_model_of_tokens_is_read_from_where_it_is(made, tmp_path):
     ("model", "words"),
     [
         ('path = "nowhere"', "there is no"),
-        ('path = "."', "neither config.json nor weights.safetensors"),
+        ('path = "."', r"no format of models that is known\. Known: .*Garg et al\. 2022 \("),
         ('module = "own_given:rige"', "Did you mean 'ridge'"),
         ('module = "own_given:number"', "own_given:number cannot be called"),
         ('module = "own_given:three"', "made a int, which cannot be called"),
@@ -200,9 +200,9 @@ def test_a_model_of_tokens_is_read_from_where_it_is(made, tmp_path):
         ('module = "own_given"', "must be a module and a name in it"),
         ('module = "json:loads"', "name 'json' .* under imports"),
         ('module = "own_given:Running"\nlayers = ["onne"]', "unknown submodule 'onne'"),
-        ('module = "own_given:ridge"\npath = "."', "give one of path and module"),
+        ('module = "own_given:ridge"\npath = "."', "cannot be read: Is a directory"),
         ('module = "own_given:ridge"\n[train]\nsteps = 3', "measured as it is"),
-        ("", "give one of path and module"),
+        ("", "give path or module, or both"),
     ],
 )
 def test_what_is_no_model_is_told_in_a_line(model, words, tmp_path, monkeypatch):
@@ -216,5 +216,5 @@ def test_what_is_no_model_is_told_in_a_line(model, words, tmp_path, monkeypatch)
 
 def test_a_file_without_the_shape_of_its_model_is_told(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors", {"other": json.dumps({})})
-    with pytest.raises(UsageError, match="no transformer of iclab was saved in this file"):
+    with pytest.raises(UsageError, match=r"w\.safetensors: no format of models that is known\. Known: .*; iclab \("):
         Study.read(study_of(tmp_path, f'path = "{tmp_path / "w.safetensors"}"'))

@@ -312,7 +312,7 @@ def test_weights_that_are_not_known_missing_or_of_another_shape_are_listed(tmp_p
         ({"model_type": "gpt3"}, "unknown model_type 'gpt3'"),
         ({"n_embd": None}, "config.json has no n_embd"),
         ({"scale_attn_by_inverse_layer_idx": True}, "needs scale_attn_by_inverse_layer_idx = False, given True"),
-        ({"activation_function": "silu"}, "unknown activation 'silu'"),
+        ({"activation_function": "mish"}, "unknown activation 'mish'"),
         ({"n_layer": 4}, r"missing weights: h\.3\.ln_1\.weight, .* and 4 more"),
     ],
 )

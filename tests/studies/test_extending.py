@@ -47,6 +47,10 @@ def work(file):
 work("smoother")
 assert "smoother" in set(load("runs/smoother").predictor)
 assert main(["verify", "my_theorems.py"]) == 0
+import my_format
+Path("weights.gamma").write_text("0.5 0\\n0 0.5\\n")
+ones = torch.ones(1, 3, 2)
+assert iclab.load_model("weights.gamma")(ones, ones[..., 0]).tolist() == [[0.0, 1.0, 2.0]]
 """
 REST = """
 assert main(["sweep", "waves.toml", *tiny, "task.frequency=1.0", "--jobs", "1"]) == 0  # with a worker of its own

@@ -1,6 +1,6 @@
 """The same function by weights that can be compared: LayerNorms and biases moved to where weights are read off.
 
-    gain and bias of a LayerNorm    into the maps that read it:      W ← diag(γ) W,  b ← b + β W
+    gain and bias of a LayerNorm    into the maps that read it:      W ← diag(γ) W,  b ← b + β W  (RMSNorm: the gain)
     mean of what a map reads        is zero behind a LayerNorm:      W ← W − its mean over d_model
     mean of what is written         no LayerNorm lets it through:    embedding, positions, W_O, MLP ← minus their means
     bias of values                  weights of attention sum to 1:   b_O ← b_O + Σ_heads b_V W_O,  b_V ← 0
@@ -31,12 +31,12 @@ def folded(model: Model) -> Model:
     for block in (cast(Block, each) for each in made.blocks):
         _fold(block.norm_attn, [block.attn.q, block.attn.k, block.attn.v])
         if config.d_mlp:
-            _fold(block.norm_mlp, [block.mlp_in])
+            _fold(block.norm_mlp, [block.mlp_in, block.mlp_gate] if config.gated else [block.mlp_in])
         if config.attention == "softmax" and not config.null_slot and not config.shared:
             _fold_values(block.attn)
     if hasattr(made, "read_out"):
         _fold(made.norm, [made.read_out])
-        if config.norm and config.norm_attention:
+        if config.centred:
             _centre_writers(made)
     return made
 
@@ -52,14 +52,17 @@ def _copy(model: Model) -> Model:
 
 
 def _fold(norm: nn.Module, readers: list[nn.Linear]) -> None:
-    if not isinstance(norm, nn.LayerNorm):
+    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
         return
     for part in readers:
-        part.bias.add_(part.weight @ norm.bias)
+        if isinstance(norm, nn.LayerNorm):
+            part.bias.add_(part.weight @ norm.bias)
         part.weight.mul_(norm.weight)
-        part.weight.sub_(part.weight.mean(1, keepdim=True))
+        if isinstance(norm, nn.LayerNorm):
+            part.weight.sub_(part.weight.mean(1, keepdim=True))
     norm.weight.fill_(1.0)
-    norm.bias.zero_()
+    if isinstance(norm, nn.LayerNorm):
+        norm.bias.zero_()
 
 
 def _fold_values(attn: Attention) -> None:

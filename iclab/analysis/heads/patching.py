@@ -20,6 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from iclab.analysis.heads.roles import last_norm
 from iclab.errors import refuse
 from iclab.models import TokenTransformer
 from iclab.models.activations import Replacement
@@ -95,10 +96,10 @@ def path(
 
 
 def _normed(norm: nn.Module, stream: Tensor, delta: Tensor, frozen: bool) -> Float[Tensor, "b t d_model"]:
-    if not (frozen and isinstance(norm, nn.LayerNorm)):
+    if not frozen:
         return norm(stream + delta)
-    gain = norm.weight / (stream.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
-    return norm(stream) + gain * (delta - delta.mean(-1, keepdim=True))
+    divide, _ = last_norm(norm, stream)
+    return norm(stream) + divide(delta)
 
 
 def missing(model: TokenTransformer, *heads: Head) -> list[str]:

@@ -148,7 +148,11 @@ def _written(model: TokenTransformer, tokens: Tensor) -> Iterator[tuple[str, Flo
 
 
 def last_norm(norm: nn.Module, stream: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Returns the LayerNorm as a linear map, with the scale that it has on this stream, and the vector that it adds."""
+    """Returns the LayerNorm or RMSNorm as a linear map, with the scale that it has on this stream, and the vector that
+    it adds."""
+    if isinstance(norm, nn.RMSNorm):
+        scale = norm.weight / (stream.square().mean(-1, keepdim=True) + cast(float, norm.eps)).sqrt()
+        return lambda x: x * scale, stream.new_zeros(stream.shape[-1])
     if not isinstance(norm, nn.LayerNorm):
         return lambda x: x, stream.new_zeros(stream.shape[-1])
     gain = norm.weight / (stream.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()

@@ -150,7 +150,7 @@ def _reading(part: nn.Linear, norm: nn.Module) -> Float[Tensor, "outputs D_1"]:
 def _written(model: Transformer, weight: Float[Tensor, "D *inputs"]) -> Float[Tensor, "D *inputs"]:
     """What is written to the stream, without its mean over channels where all that reads the stream takes that off."""
     config = model.config
-    unseen = config.norm and config.norm_attention and config.read_in == "learned"
+    unseen = config.centred and config.read_in == "learned"
     return weight.double() - weight.double().mean(0, keepdim=True) if unseen else weight.double()
 
 
