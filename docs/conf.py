@@ -12,21 +12,19 @@ from docstrings import restructured  # noqa: E402
 from iclab import __version__  # noqa: E402
 
 project, author, copyright, release = "iclab", "The iclab authors", "The iclab authors", __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = f"iclab {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
-exclude_patterns = ["README.md"]
-suppress_warnings = ["misc.highlighting_failure"]
 
-myst_enable_extensions = ["deflist", "attrs_inline"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"

@@ -7,12 +7,12 @@ with the task file of each study.
 import io
 import pkgutil
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from unicodedata import normalize
 from unittest.mock import patch
 
 from iclab import cli
@@ -26,6 +26,7 @@ COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 SECTION = re.compile(r"^## ", re.MULTILINE)
 IMAGE = re.compile(r"!\[(?P<title>[^\]]*)\]\((?P<path>results/[^)]*)\)")
+SEEN = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
 PARTS = {
     "tasks": "Tasks and prompts",
     "predictors": "Predictors",
@@ -80,12 +81,12 @@ class Paper:
     @property
     def slug(self) -> str:
         """Returns the name of its file."""
-        ascii_letters = self.title.rpartition(": ")[2].replace("ü", "ue").replace("ó", "o").lower()
-        return "_".join(re.findall(r"[a-z0-9]+", ascii_letters))
+        authors = normalize("NFKD", self.title.rpartition(": ")[2]).encode("ascii", "ignore").decode()
+        return "_".join(re.findall(r"[a-z0-9]+", authors.lower()))
 
 
 def _papers(book: Book) -> Iterator[Paper]:
-    """Yields the first section, which has no title, and then one for each paper."""
+    """Yields the page of each paper."""
     page = book.folder / "README.md"
     studies = {name: study.text for name, study in book.studies.items()}
 
@@ -115,14 +116,16 @@ def _contents(papers: list[Paper]) -> str:
     text = (folder("paper_figs") / "README.md").read_text().partition("\n## ")[0].partition("\n")[2]
     text = COMMENT.sub("", text).replace("[results](results)", "`paper_figs/results`")
     tree = "\n".join(f"{paper.title} <{paper.slug}>" for paper in papers)
-    return f"# Papers\n{_raised(text).replace('../../../', '../../../')}\n```{{toctree}}\n:maxdepth: 1\n\n{tree}\n```\n"
+    return f"# Papers\n{_raised(text)}\n```{{toctree}}\n:maxdepth: 1\n\n{tree}\n```\n"
 
 
 def _gallery(papers: list[Paper]) -> str:
     """Every picture of every paper."""
     lines = ["# Gallery", "", "All figures that are drawn from kept results. Each title leads to claims and verdicts."]
     for paper in papers:
-        pictures = [f"![{m['title']}]({m['path']})" for m in re.finditer(r"!\[(?P<title>[^\]]*)\]\(\.\./(?P<path>[^)]*)\)", paper.text)]
+        pictures = [
+            f"**{title}**\n\n![{title}]({path.removeprefix('../')})\n" for title, path in SEEN.findall(paper.text)
+        ]
         lines += ["", f"## [{paper.title}](papers/{paper.slug}.md)", "", *pictures] if pictures else []
     return "\n".join(lines) + "\n"
 
@@ -133,8 +136,8 @@ def _gallery(papers: list[Paper]) -> str:
 def _quantities() -> str:
     rows = [[f"`{name}`", f"`{analysis}`", meaning] for name, analysis, meaning in quantities(None)]
     return (
-        "# Quantities\n\nWhat claims and tables may name, as `iclab quantities` lists it. `{a,b}` is either of them, `*`"
-        " any letters. The analysis is measured wherever it applies, or if `eval.analyses` names it.\n\n"
+        "# Quantities\n\nWhat claims and tables may name, as `iclab quantities` lists it. `{a,b}` is either of them,"
+        " `*` any letters. An analysis is made wherever it applies, or where `eval.analyses` names it.\n\n"
         + markdown(["quantity", "analysis", "meaning"], rows)
         + "\n"
     )
@@ -160,12 +163,9 @@ def _commands() -> str:
 
 def _help(command: str) -> str:
     text = io.StringIO()
-    size = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    with redirect_stdout(text), patch.dict("os.environ", size):
-        try:
-            cli.main([command, "--help"])
-        except SystemExit:
-            pass
+    narrow = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    with redirect_stdout(text), patch.dict("os.environ", narrow), suppress(SystemExit):
+        cli.main([command, "--help"])
     return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
@@ -177,7 +177,10 @@ def _api() -> Iterator[tuple[str, str]]:
     yield "api/iclab.rst", _module("iclab", "iclab")
     tree = ["iclab"]
     for part, title in PARTS.items():
-        names = [f"iclab.{part}", *(name for single in SINGLE if single.split(".")[0] == part for name in _modules(single))]
+        names = [
+            f"iclab.{part}",
+            *(name for single in SINGLE if single.split(".")[0] == part for name in _modules(single)),
+        ]
         tree += names[:1]
         below = names[1:]
         yield f"api/{names[0]}.rst", _module(names[0], title) + _tree(below)
