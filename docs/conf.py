@@ -17,10 +17,11 @@ html_theme = "furo"
 html_title = f"iclab {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_show_copyright = False
+html_show_copyright = html_copy_source = False
 
 myst_heading_anchors = 3
 
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -106,10 +106,11 @@ def _folded(study: str, text: str) -> str:
 
 
 def _raised(text: str) -> str:
-    """Headings one level up, and pictures seen from the page."""
+    """Headings one level up, with pictures and links as seen from the page."""
     parts = FENCE.split(text)
     parts[::2] = [re.sub(r"^#(#+ )", r"\1", part, flags=re.MULTILINE) for part in parts[::2]]
-    return IMAGE.sub(r"![\g<title>](../../../paper_figs/\g<path>)", "".join(parts))
+    text = "".join(parts).replace("](../iclab/constructed/ERRATA.md)", "](../theorems.md)")
+    return IMAGE.sub(r"![\g<title>](../../../paper_figs/\g<path>)", text)
 
 
 def _contents(papers: list[Paper]) -> str:
