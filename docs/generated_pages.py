@@ -12,6 +12,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from unicodedata import normalize
 from unittest.mock import patch
 
@@ -167,7 +168,8 @@ def _help(command: str) -> str:
     narrow = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     with redirect_stdout(text), patch.dict("os.environ", narrow), suppress(SystemExit):
         cli.main([command, "--help"])
-    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+    lines = (line.rstrip() for line in text.getvalue().strip().splitlines())
+    return "\n".join(line if line.startswith(" ") else fill(line, 100) for line in lines)
 
 
 # ---- API -----------------------------------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ def sweep(
         dry_run: Print the grid, and with --engine slurm the script of the array; start nothing.
         retry_failed: Repeat the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
-        reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
-        counts.
+        reuse: A sweep, or a folder of sweeps, whose finished trainings are reused, in addition to those in the folder
+            of the runs.
     """
     from iclab.commands import report
     from iclab.commands.sweep import plan, sweep
@@ -302,9 +302,8 @@ def verify(
     The exit status is 4 where a theorem does not pass.
 
     Args:
-        names: The theorems, by name or by the beginning of their names: iclab verify bai2023. A Python file,
-        my_theorems.py,
-            stands for those in its list THEOREMS. Default: all of the package.
+        names: The theorems, by name or by the beginning of their names: iclab verify bai2023. A Python file, such as
+            my_theorems.py, stands for those in its list THEOREMS. Default: all of the package.
         cases: The number of cases for each. Default: the number that each theorem sets.
         json: A file for the numbers, in addition to the table.
     """
@@ -380,8 +379,7 @@ def channels(
         model: A folder with config.json and model.safetensors, or the weights.safetensors of a run over tokens.
         top: The number of channels to list.
         by: The score to rank by: z (above random rotations), z_unreachable (above components that cannot reach the
-        reader),
-            z_head (above the others of the same head), z_robust (the same by medians), score.
+            reader), z_head (above the others of the same head), z_robust (the same by medians), score.
         json: A file for the numbers, in addition to the table.
     """
     from iclab.commands.channels import report
