@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := OMP_NUM_THREADS=1 $(BIN)
 
-.PHONY: demo test test-slow test-faults test-engines reproduce results lint format clean
+.PHONY: demo test test-slow test-faults test-engines reproduce results docs lint format clean
 
 # The stamp is new again whenever what is installed should change.
 .venv/ready: pyproject.toml constraints.txt
@@ -41,6 +41,11 @@ test-faults: .venv/ready
 test-engines: .venv/ready
 	$(RUN)/python -m pytest -q -m 'slow or slurm' tests/runs/engines
 
+# The site, from docs/ and from what the package knows; without a network once its tools are installed.
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(RUN)/sphinx-build -W --keep-going -q -j auto docs site
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +56,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site docs/generated

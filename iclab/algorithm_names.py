@@ -17,7 +17,7 @@ NAMES = {
     "newton": "Newton's iteration",
     "landweber": "gradient descent of the largest safe step",
     "one_pass_sgd": "one pass of SGD",
-    "zero": "the answer 0",
+    "zero": "the zero predictor",
 }
 SYMBOLS = {"ridge": "λ", "gradient_descent": "η", "one_pass_sgd": "lr", "nearest_neighbours": "k"}
 LEGENDS = {
@@ -88,4 +88,4 @@ def rivals(probabilities: Mapping[str, float], name: str) -> tuple[str, ...]:
 def told_apart(alike: Sequence[str]) -> str:
     """Returns the end of a sentence that names indistinguishable families, or an empty text."""
     names = [algorithm(name) for name in alike[:SOME]] + [f"{len(alike) - SOME} more"] * (len(alike) > SOME)
-    return f", not told apart from {', '.join(names)}" if alike else ""
+    return f", indistinguishable from {', '.join(names)}" if alike else ""

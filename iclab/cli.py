@@ -53,20 +53,20 @@ def sweep(
             [scale.NAME] counts, such as scale=paper.
         out: Folder of the runs. Default: runs/ and the name of the file.
         jobs: Processes at a time. Default: one for each GPU that may be used, or without GPUs for each core.
-        engine: Where workers work: processes of this machine, a Dask cluster, or job arrays of Slurm.
+        engine: Where workers run: processes of this machine, a Dask cluster, or job arrays of Slurm.
         address: Of a Dask scheduler, such as tcp://host:8786. Without one Dask starts processes on this machine.
         cluster: A cluster that dask-jobqueue starts: SLURM, PBS, SGE, LSF and others; --jobs bounds its workers.
         option: Of sbatch, or of that cluster, once or more: --option partition=gpu --option time=04:00:00.
         chunk: Runs or packs that a task of a Slurm array works through. Default: one, or as many as keep an array below
             1,000.
-        detach: Hand in the Slurm arrays and end; the same command later waits for them, and judges.
+        detach: Submit the Slurm arrays and return; the same command later waits for them and judges the claims.
         pack: Which runs take their training steps together, each as a run of its own: those of one shape that differ in
             seed, rate or noise, where that is faster (auto); whatever can, at most N at a time; or none (off).
         dry_run: Print the grid, and with --engine slurm the script of the array; start nothing.
         retry_failed: Repeat the runs that failed or diverged.
         strict: Exit with status 4 where a claim does not hold (else 0: all runs done, 2: bad usage, 3: some failed).
-        reuse: A sweep, or a folder of sweeps, whose finished trainings are reused. The folder of the runs itself always
-        counts.
+        reuse: A sweep, or a folder of sweeps, whose finished trainings are reused, in addition to those in the folder
+            of the runs.
         report: Write report.html into the folder at the end; see `iclab report --help`.
     """
     from iclab.commands import terminal
@@ -87,7 +87,7 @@ def sweep(
     except KeyboardInterrupt:
         return _stopped()
     if detach:
-        print("\nHanded in. The same command waits for the runs, and judges the claims.", file=sys.stderr)
+        print("\nSubmitted. The same command waits for the runs and judges the claims.", file=sys.stderr)
         return 0
     if report:
         from iclab.commands import webpage
@@ -169,7 +169,7 @@ def measure(
     Args:
         run: The run's folder, or the beginning of its id.
         settings: Settings of [eval], with or without "eval." before them; device=cpu measures elsewhere.
-        root: The folder in which an id is searched.
+        root: The folder to search for the id.
     """
     from iclab.commands import terminal
     from iclab.commands.remeasurement import remeasure
@@ -206,18 +206,19 @@ def verdicts(
     json: Numbers = None,
     compare: Annotated[Path | None, arg(metavar="FOLDER")] = None,
 ) -> int:
-    """Lists what became of every claim, with the interval over training seeds, and counts the verdicts.
+    """Lists the verdict on every claim, with the confidence interval over training seeds, and counts the verdicts.
 
     Example: iclab verdicts runs --compare paper_figs/results
 
-    `distance` is how far the mean lies inside of the bound, in halves of its interval: from +1 on a claim holds, below
-    -1 it fails. One seed is "this network", with its prompt error. Exit status 4 where --compare finds another verdict.
+    `distance` is how far the mean is inside the bound, in half-widths of its interval: from +1 on a claim holds, below
+    -1 it fails. With one seed the verdict is about this network alone, with its standard error over prompts. Exit
+    status 4 where --compare finds another verdict.
 
     Args:
         folder: A sweep, or a folder of sweeps.
         markdown: Print the tables as Markdown.
-        json: A file for the verdicts as data, besides the tables.
-        compare: Print instead what differs from this folder, of sweeps or of results that were kept.
+        json: A file for the verdicts as data, in addition to the tables.
+        compare: Print only what differs from this folder, of sweeps or of results that were kept.
     """
     from iclab.commands.terminal import console
     from iclab.commands.verdicts import show, show_changes
@@ -233,17 +234,17 @@ def results(
     *,
     runs: Annotated[Path | None, arg(metavar="DIR")] = None,
 ) -> int:
-    """Keeps the results of sweeps in small files, draws the figures and writes the pages that are made of them.
+    """Stores the results of sweeps in small files, draws the figures and writes the pages made from them.
 
     Example: iclab results paper_figs --runs runs
 
-    The folder holds scripts, each with STUDY and draw(table); task files lie beside it, in tasks/. Written are
-    results/STUDY.json, which has the rows that claims and figures need, one picture for each script, and the parts of
-    README.md here and beside the folder that are marked as made of results.
+    The folder has scripts, each with STUDY and draw(table); task files are next to it, in tasks/. The command writes
+    results/STUDY.json, with the rows that claims and figures need, and one picture for each script. It rewrites the
+    marked parts of pages: README.md in the folder, Markdown files next to it, and those in docs/ there.
 
     Args:
         folder: The scripts and pages.
-        runs: A sweep, or a folder of sweeps, whose results are kept first. Default: those that are kept already.
+        runs: A sweep, or a folder of sweeps, whose results are stored first. Default: those that are stored already.
     """
     from iclab.commands.results import update
     from iclab.commands.terminal import console
@@ -312,13 +313,13 @@ def show(
     root: Path = RUNS,
     figure: Annotated[Path | None, arg(metavar="PICTURE")] = None,
 ) -> int:
-    """Shows one run: settings, training curve, risk by number of examples, and which algorithm it turned out to be.
+    """Shows one run: settings, training curve, risk by number of examples, and the nearest algorithm.
 
     Example: iclab show 3f9a --figure nearest.png
 
     Args:
         run: The run's folder, or the beginning of its id.
-        root: The folder in which an id is searched.
+        root: The folder to search for the id.
         figure: Draw the distances to algorithms into this file instead: by examples, by layer and in training.
     """
     from iclab.commands import terminal
@@ -356,15 +357,14 @@ def verify(
 
     Example: iclab verify akyurek2022_theorem1 akyurek2022_theorem1_printed --cases 100
 
-    A misprint of a paper is a theorem of its own: it passes when a counterexample is found and the corrected one holds.
+    A misprint of a paper is a separate check: it passes if a counterexample is found and the corrected one holds.
     The exit status is 4 where a theorem does not pass.
 
     Args:
-        names: The theorems, by name or by the beginning of their names: iclab verify bai2023. A Python file,
-        my_theorems.py,
-            stands for those in its list THEOREMS. Default: all of the package.
+        names: The theorems, by name or by the beginning of their names: iclab verify bai2023. A Python file, such as
+            my_theorems.py, stands for those in its list THEOREMS. Default: all of the package.
         cases: The number of cases for each. Default: the number that each theorem sets.
-        json: A file for the numbers, besides the table.
+        json: A file for the numbers, in addition to the table.
     """
     from iclab.commands import terminal
     from iclab.commands.theorems import verify
@@ -390,7 +390,7 @@ def falsify(name: Annotated[Positional[str], arg(metavar="NAME")], *, examples: 
 
 
 def errata(*, examples: int = 200) -> int:
-    """Prints the statements that were published wrong, corrected and each with a counterexample, as Markdown.
+    """Prints published statements that do not hold, each corrected and with a counterexample, as Markdown.
 
     Example: iclab errata > iclab/constructed/ERRATA.md
 
@@ -429,8 +429,8 @@ def channels(
 
     Example: iclab channels ~/models/gpt2 --top 30
 
-    Nothing is fetched. Read are GPT-2, GPT-NeoX (Pythia) and the family of Llama as folders of safetensors, state dicts
-    of TransformerLens, and token transformers of iclab. A writer "0.1.5" is layer 0, head 1, component 5, and a reader
+    Nothing is fetched. Supported are GPT-2, GPT-NeoX (Pythia) and the Llama family as folders of safetensors, state
+    dicts of TransformerLens, and iclab's token models. A writer "0.1.5" is layer 0, head 1, component 5, and a reader
     "2.3" head 3 of layer 2, which reads in its queries (Q), keys (K) or values (V). CS is the composition score,
     between 0 and 1, and z how many standard deviations its square lies above chance: of all pairs of a model the size
     of GPT-2 small the largest z is about 7 by chance.
@@ -439,9 +439,8 @@ def channels(
         model: A folder with config.json and model.safetensors, or a file of weights.
         top: The number of channels to list.
         by: The score to rank by: z (above random rotations), z_unreachable (above components that cannot reach the
-        reader),
-            z_head (above the others of the same head), z_robust (the same by medians), score.
-        json: A file for the numbers, besides the table.
+            reader), z_head (above the others of the same head), z_robust (the same by medians), score.
+        json: A file for the numbers, in addition to the table.
     """
     from iclab.commands.channels import report
     from iclab.commands.terminal import console
@@ -511,8 +510,8 @@ def recall(
     out: Annotated[Path | None, arg(metavar="DIR")] = None,
     json: Numbers = None,
 ) -> int:
-    """Tests a language model on this disk on list recall and indirect-object identification, finds the heads that do
-    it, and judges claims about GPT-2.
+    """Tests a language model on this disk on list recall and indirect-object identification, finds the heads
+    involved, and judges claims about GPT-2.
 
     Example: iclab recall ~/models/gpt2 --json gpt2.json
 
@@ -526,7 +525,7 @@ def recall(
         prompts: The number of texts of each kind, 8 or more.
         heads: The number of S-inhibition heads that are analysed component by component, which takes most of the time.
         out: Folder of the run. Default: runs/recall_ and the name of the model's folder.
-        json: A file for the numbers, besides the tables.
+        json: A file for the numbers, in addition to the tables.
     """
     from iclab.commands.recall import recall
     from iclab.commands.terminal import console
@@ -550,13 +549,13 @@ def bench(
 
     On one thread. Parts, each with a table: baselines (ridge and least squares against loops), probes, throughput
     (training by layout, attention and width), packs (seeds that train together), step (where the time of a step goes,
-    its operations and host waits, beside the roofline of the machine), compile (train.compile against a plain step),
+    its operations and host waits, against the roofline of the machine), compile (train.compile against a plain step),
     engines (sweeps of tiny runs), devices, and quality (seconds until the excess risk is within 10, 5, 2 and 1 % of
     Bayes). The last part takes up to --budget for each of its recipes, the others a few minutes.
 
     Args:
         parts: Which parts; all without any.
-        json: A file for the numbers, besides the tables.
+        json: A file for the numbers, in addition to the tables.
         budget: Seconds that each recipe of the last part may train.
     """
     from iclab.commands.bench import bench
@@ -578,14 +577,14 @@ def doctor(
 
     Example: iclab doctor --engine slurm --option partition=gpu --out /shared/runs
 
-    Numbers can only be trusted to workers with the same iclab, the same text of its modules and the same PyTorch as
-    here; a sweep refuses others on Dask. On Slurm two nodes also ask for one lock at the same time, which just one of
-    them must get: there are disks on which both do, and a run would be worked on twice. The last line says what to do.
-    Exit status 0 where all agree, 3 where they do not.
+    All workers must have the same iclab, the same text of its modules and the same PyTorch as this machine; on Dask a
+    sweep refuses others. On Slurm two nodes also request one lock at the same time, and only one of them may get it. On
+    some disks both do, and a run would be trained twice. The last line states what to do. Exit status 0 where all
+    agree, 3 where they do not.
 
     Args:
         out: The folder of runs to test for writing, and on Slurm for its locks.
-        engine: Whose workers are asked; see `iclab sweep --help` for this and what follows.
+        engine: Whose workers are checked; see `iclab sweep --help` for this and the options below.
         address: Of a Dask scheduler.
         cluster: A cluster that dask-jobqueue starts.
         option: Of Slurm, or of that cluster, once or more.

@@ -44,7 +44,7 @@ def report(place: Path, count: int, order: str, to: Console, file: Path | None =
     size = f"{one.config.n_layer} layers of {one.config.n_head} heads, d_model {one.config.d_model}"
     to.print(table(f"{place}: {size}; channels in the order of {order}", COLUMNS, list(_rows(found)), to))
     if ways_of(one) != WAYS:
-        to.print("With rotary positions queries and keys read by distance: only what values read is told.")
+        to.print("With rotary positions, queries and keys read by distance: only composition with values is reported.")
     if file is not None:
         write_json(file, [asdict(each) for each in found])
 

@@ -91,7 +91,7 @@ def precision(out: Path, to: Console) -> None:
     """Measures all ladders, prints a table, and writes the rows to `precision.json` in a folder."""
     rows = [row for ladder in LADDERS for row in ladder.rows()]
     columns = ["construction", "key", "size", *DTYPES]
-    to.print(table("errors relative to the answers", columns, list(_table_rows(rows)), to))
+    to.print(table("errors relative to the predictions", columns, list(_table_rows(rows)), to))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, rows)
 

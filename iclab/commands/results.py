@@ -1,8 +1,8 @@
 """Results that stay, and pages that are made of them.
 
 A folder of figures holds scripts, each with the name of its study (`STUDY`) and a function `draw` of a table, and
-`results/<study>.json`. Task files lie beside it, in `tasks/`. Its README.md, and the one beside it, are pages. What
-lies between two comments of a page is made of the results:
+`results/<study>.json`. Task files are in `tasks/`, next to the folder. Pages are its README.md, the Markdown files next
+to the folder, and those of `docs/` there. What stands between two comments of a page is made from the results:
 
     <!-- results: STUDY -->       paper, training time, claims and figures of a study        ... <!-- end -->
     <!-- results: STUDY PART -->  one of: claims, verdicts, runs, figures, layers KEY=VALUE ...
@@ -18,6 +18,7 @@ import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from iclab.runs.store import sweeps
 BLOCK = re.compile(r"(<!-- results: (?P<study>\S+)(?: (?P<part>[^\n]*?))? -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 SENTENCE = re.compile(r"(?<!`)<!-- (?P<outcome>[a-z ]+): (?P<study>\w+): (?P<claim>.+?) -->", re.DOTALL)
 DIGESTS = "pictures.json"
+MARKS = (BLOCK, SENTENCE)
 LAYERS = ("fit_distance", "fit_parameter", "fit_probability", "fit_low", "fit_high")
 
 
@@ -92,9 +94,10 @@ class Book:
         return {name: read(path) for name, path in paths.items() if path.is_file()}
 
     def pages(self) -> list[Path]:
-        """Returns the pages that have a part made of results."""
-        known = (self.folder / "README.md", self.folder.parent / "README.md")
-        return [path for path in known if path.is_file() and BLOCK.search(read_text(path))]
+        """Returns the pages that have a part made from results, or a sentence that they must bear out."""
+        home = self.folder.parent
+        known = [self.folder / "README.md", *sorted(home.glob("*.md")), *sorted((home / "docs").rglob("*.md"))]
+        return [path for path in known if path.is_file() and any(mark.search(read_text(path)) for mark in MARKS)]
 
     # ---- what is kept ----------------------------------------------------------------------------------------------
 
@@ -235,8 +238,8 @@ class Book:
         title = self.studies[name].heading.title if name in self.studies else name
         scripts = self.scripts.get(name, ()) if (self.results / f"{name}.json").is_file() else ()
         known = [(self.results / f"{script.path.stem}.png", script.caption) for script in scripts]
-        pictures = [(f"![{title}]({path.relative_to(page.parent).as_posix()})", caption) for path, caption in known]
-        return "\n\n".join(f"{picture}\n\n{caption}" for picture, caption in pictures)
+        pictures = [(Path(relpath(path, page.parent)).as_posix(), caption) for path, caption in known]
+        return "\n\n".join(f"![{title}]({path})\n\n{caption}" for path, caption in pictures)
 
     def _tally(self) -> str:
         judged = [record for name in self.studies for record in self.outcomes(name).values()]

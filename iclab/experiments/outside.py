@@ -36,7 +36,7 @@ def told(error: BaseException) -> str:
 
 
 def blamed(error: BaseException) -> str:
-    """Returns the last line of a plug-in that an error passed through, as "file:line"; nothing where there is none."""
+    """Returns the last line of a plug-in that an error passed through, as `file:line`; nothing where there is none."""
     places = [place for place, name in _frames(error.__traceback__) if _root(name) in {_root(each) for each in BROUGHT}]
     return places[-1] if places else ""
 

@@ -139,7 +139,7 @@ def _check_tokens(prompts: TokenPrompts, task: Any) -> None:
         if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < task.vocab):
             raise Fault(f"draw: {name} must lie in 0..{task.vocab - 1}, the vocabulary")
     if not prompts.answer_mask.any():
-        raise Fault("draw: no position is asked")
+        raise Fault("draw: there is no target position")
 
 
 def _tensors(prompts: Any) -> dict[str, Tensor]:

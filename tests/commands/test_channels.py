@@ -55,5 +55,5 @@ def test_channels_are_of_the_folded_model_and_a_shared_mean_is_none():
 def test_of_rotary_positions_the_command_says_that_values_alone_compose(tmp_path, capsys):
     model(rotary=4, positions=False).save(tmp_path / "rotary.safetensors")
     status, out, _ = call(capsys, "channels", str(tmp_path / "rotary.safetensors"), "--top", "4")
-    assert status == 0 and "only what values read is told" in out
+    assert status == 0 and "only composition with values is reported" in out
     assert not any(line.startswith(("| Q", "| K")) for line in out.splitlines())

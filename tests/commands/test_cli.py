@@ -99,6 +99,7 @@ def test_every_command_teaches_by_an_example(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
     assert f"Example: iclab {command}" in out
+    assert "Args:" not in out  # they are printed at their options, unless a line is indented wrongly
 
 
 # ---- bad usage -----------------------------------------------------------------------------------------------------

@@ -121,6 +121,22 @@ def test_a_part_that_is_not_known_is_refused(folder, capsys, mark, reason):
     assert reason in capsys.readouterr().err
 
 
+def test_pages_next_to_the_folder_and_in_docs_are_made_too(folder):
+    docs = folder.parent / "docs"
+    (docs / "deep").mkdir(parents=True)
+    for path in (docs / "deep" / "page.md", folder.parent / "page.md"):
+        path.write_text("<!-- results: study figures -->\n<!-- end -->\n")
+    (docs / "claims.md").write_text("It learns. <!-- fails: study: It learns at the little noise -->\n")
+    (docs / "other.md").write_text("Nothing of results.\n")
+    book = Book.of(folder)
+    assert {path.name for path in book.pages()} == {"README.md", "page.md", "claims.md"} and len(book.pages()) == 4
+    assert make(folder) == cli.BAD_USAGE  # of a page without parts the sentences are checked as well
+    (docs / "claims.md").unlink()
+    assert make(folder) == 0
+    assert "](../../figures/results/risks.png)" in (docs / "deep" / "page.md").read_text()
+    assert "](figures/results/risks.png)" in (folder.parent / "page.md").read_text()
+
+
 def test_what_was_not_run_is_said_to_be(folder):
     assert make(folder, runs=False) == cli.BAD_USAGE  # its sentence says that a claim holds
     (folder / "README.md").write_text(PAGE.replace("holds:", "not run:"))

@@ -118,7 +118,7 @@ def test_the_evolution_is_told_in_the_order_of_the_steps():
     points = [row("ridge", "evolution_distance", 0.25, step=9), row("zero", "evolution_distance", 0.5, step=9)]
     findings = Findings([*entries, *points, row("transformer", "evolution_risk", 2.0, step=9)])
     assert list(findings.sentences()) == [
-        "at first nearest to the answer 0",
+        "at first nearest to the zero predictor",
         "step 700 ± 100: nearest to ridge",
         "step 500 ± 50: the risk falls fastest",
     ]

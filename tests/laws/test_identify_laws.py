@@ -182,7 +182,7 @@ def test_families_that_answer_the_same_share_the_probability_and_are_named():
     found = report(Averaging(), task, prompts(60, task=task), generator(), draws=40)
     best = found.whole[0]
     assert {best.family, *best.alike} == {"averaging", "gradient_descent_1"} and best.probability == 0.5
-    assert "not told apart from" in str(best) and "not told apart from" in str(found).splitlines()[0]
+    assert "indistinguishable from" in str(best) and "indistinguishable from" in str(found).splitlines()[0]
     assert all(match.alike == () for match in found.whole[2:])
 
 
@@ -311,6 +311,7 @@ def test_a_table_tells_what_cannot_be_told_apart_the_scale_and_the_ends():
     ]
     findings = Findings(rows)
     assert next(findings.sentences()) == (
-        "output: averaging, 10 % of the labels' mean square away; probability 0.8, not told apart from the answer 0"
+        "output: averaging, 10 % of the labels' mean square away; probability 0.8, "
+        "indistinguishable from the zero predictor"
     )
     assert findings.iterations().body == [[0, "≥ 24", "", "", ""]]

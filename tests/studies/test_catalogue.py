@@ -489,8 +489,8 @@ def test_the_figure_of_risks_takes_any_depths_and_noises(figure):
     assert not any("Bayes" in name for name in panel)
 
 
-def test_the_example_of_the_readme_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text().split("## Sweeps")[0], re.DOTALL)
+def test_the_example_of_the_quick_start_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.DOTALL)
     assert "steps=3000" in code
     short = code.replace("steps=3000", "steps=3").replace("2048", "64")
     done = subprocess.run([sys.executable, "-c", short], capture_output=True, text=True, check=True)

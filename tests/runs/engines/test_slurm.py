@@ -222,7 +222,7 @@ def test_a_sweep_is_done_by_an_array(study, fake, same, words, count):
 def test_a_sweep_that_is_detached_goes_on_alone_and_is_judged_later(study, fake, same):
     code, output = finished(study, *STUDY_TIME, "seed=0:2", *SLURM, "--detach")
     assert code == 0, output
-    assert "Handed in. The same command waits for the runs, and judges the claims." in output
+    assert "Submitted. The same command waits for the runs and judges the claims." in output
     assert len(tasks(fake)) == 2
     code, output = finished(study, *STUDY_TIME, "seed=0:2", *SLURM)
     assert (code, calls(fake, "sbatch")) == (0, 1), output
