@@ -224,7 +224,7 @@ class Line:
     values: Sequence[float]
 
 
-def looks(count: int) -> list[tuple[str, str]]:
+def curve_looks(count: int) -> list[tuple[str, str]]:
     """Returns colours and dashes for so many curves: first all colours of the style, then the same in dashes."""
     with style():
         colors = [f"#{color.removeprefix('#')}" for color in plt.rcParams["axes.prop_cycle"].by_key()["color"]]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from iclab.experiments.mappings import flatten
-from iclab.plots import Line, logarithmic, looks
+from iclab.plots import Line, curve_looks, logarithmic
 from iclab.runs.tables import distinguishing_keys, finite
 
 POINTS = 200  # of a curve that are drawn at most, the last one always
@@ -24,7 +24,7 @@ def learning_curves(
 ) -> dict[str, list[Line]]:
     """Returns the lines of each quantity that training curves have, by its name; runs of one label look alike."""
     names = list(dict.fromkeys(labels.values()))
-    look = dict(zip(names, looks(len(names)), strict=True))
+    look = dict(zip(names, curve_looks(len(names)), strict=True))
     found: dict[str, list[Line]] = {}
     for id, points in curves.items():
         for quantity, (steps, values) in _by_quantity(points).items():

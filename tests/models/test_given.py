@@ -86,7 +86,7 @@ def swept(path, folder):
 
 def test_any_callable_is_measured_as_it_is_and_its_text_is_kept(tmp_path):
     run = swept(study_of(tmp_path, 'module = "own_given:ridge"'), tmp_path / "store")
-    risks = load(tmp_path / "store").query("quantity == 'excess' and position == 'mean'")
+    risks = load(tmp_path / "store").query("quantity == 'excess' and region == 'mean'")
     assert abs(risks[risks.predictor == "transformer"].value.item()) < 1e-9  # Ridge(noise²) is Bayes
     assert (run.folder / "imports" / "own_given.py").read_text() == CODE
     assert not (run.folder / "weights.safetensors").exists()
@@ -98,7 +98,7 @@ def test_named_layers_of_a_plain_module_are_probed_beside_shuffled_weights(tmp_p
         tmp_path, 'module = "own_given:Running"\nlayers = ["one", "two"]', 'analyses = ["probes", "layers"]'
     )
     swept(path, tmp_path / "store")
-    table = load(tmp_path / "store").query("position == 'mean' and predictor == 'moment'")
+    table = load(tmp_path / "store").query("region == 'mean' and predictor == 'moment'")
     own, control = (table[table.quantity == name].sort_values("layer") for name in ("probe_r2", "probe_r2_untrained"))
     assert [*own.layer] == [0, 1] and [*own.value] != [*control.value]
 

@@ -56,7 +56,7 @@ REST = """
 assert main(["sweep", "waves.toml", *tiny, "task.frequency=1.0", "--jobs", "1"]) == 0  # with a worker of its own
 work("recurrent")
 work("entropy")
-probes = load("runs/recurrent").query("quantity == 'probe_r2' and predictor == 'moment' and position == 'mean'")
+probes = load("runs/recurrent").query("quantity == 'probe_r2' and predictor == 'moment' and region == 'mean'")
 layers = probes.groupby("model.kind").layer.apply(sorted).to_dict()
 assert layers == {"GRUConfig": [0, 1, 2], "StateSpaceConfig": [0, 1]}, layers
 for run in runs(Path("runs/recurrent")):
