@@ -56,7 +56,7 @@ def draw_prompts(done, axes):
         model, fit = (errors(done, distribution, name) for name in ("transformer", "least_squares"))
         axes.plot(model["position"], model["value"], marker="o", markersize=3, color=f"C{i}", label=label)
         axes.plot(fit["position"], fit["value"].clip(LEAST / 10), linewidth=0.8, color=f"C{i}", label="_least squares")
-    axes.set(title="other distributions (thin: least squares)", xlabel="examples in context")
+    axes.set(title="other distributions", xlabel="examples in context")
 
 
 def draw_scales(done, axes):
