@@ -40,8 +40,8 @@ class Lines:
     def __call__(self, done: int, phase: str = "", words: str = "") -> None:
         """Writes a line where there is something new, or after a while."""
         if phase != self.phase or time.monotonic() - self.last >= self.every:
-            said = [phase, f"{done} of {self.total}", words]
-            self.to.print(Text("  ".join(filter(None, said))), soft_wrap=True)
+            parts = [phase, f"{done} of {self.total}", words]
+            self.to.print(Text("  ".join(filter(None, parts))), soft_wrap=True)
             self.phase, self.last = phase, time.monotonic()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from iclab.errors import UsageError
 from iclab.experiments import config
 from iclab.experiments.claims import Claim
-from iclab.experiments.mappings import flatten
+from iclab.experiments.study import with_dotted_where
 from iclab.runs.tables import finite
 
 WIDTH = 200.0  # of the picture, in its own units
@@ -32,8 +32,7 @@ def claims(content: Mapping[str, Any], source: object) -> dict[str, Claim]:
     listed, found = content.get("claims"), {}
     for given in listed if isinstance(listed, list) else ():
         try:
-            where = given.get("where") if isinstance(given, dict) else None
-            claim = config.read(Claim, {**given, "where": flatten(where)} if isinstance(where, dict) else given, source)
+            claim = config.read(Claim, with_dotted_where(given), source)
             found[claim.name] = claim
         except (UsageError, TypeError, AttributeError):
             continue

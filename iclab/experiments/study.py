@@ -175,7 +175,7 @@ class Draft:
         """Returns the heading, or FAILED."""
         given = {key: value for key, value in self.body.items() if key in HEADING}
         if isinstance(given.get("claims"), list):
-            given["claims"] = [_with_dotted_where(claim) for claim in given["claims"]]
+            given["claims"] = [with_dotted_where(claim) for claim in given["claims"]]
         return self._read(lambda reader: reader.read(Heading, given))
 
     def cells(self) -> tuple[Cell, ...]:
@@ -288,7 +288,7 @@ def _known(settings: Nested | None) -> Iterable[str]:
     return () if settings is None else experiment.known_keys(settings)
 
 
-def _with_dotted_where(claim: Any) -> Any:
-    """Keys of `where` may be quoted or nested, as in `[sweep]`."""
+def with_dotted_where(claim: Any) -> Any:
+    """Returns a claim as it is given, with dotted keys in `where`: they may be quoted or nested, as in `[sweep]`."""
     where = claim.get("where") if isinstance(claim, Mapping) else None
     return {**claim, "where": flatten(where)} if isinstance(where, Mapping) else claim

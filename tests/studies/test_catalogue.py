@@ -494,4 +494,5 @@ def test_the_example_of_the_quick_start_runs():
     assert "steps=3000" in code
     short = code.replace("steps=3000", "steps=3").replace("2048", "64")
     done = subprocess.run([sys.executable, "-c", short], capture_output=True, text=True, check=True)
-    assert " ± " in done.stdout and "of the Bayes risk" in done.stdout
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(r"[\d.]+ ± [\d.]+", first) and "of the Bayes risk" in second

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from iclab.errors import refuse, unknown, wrong_kinds
 from iclab.models.door import examples_in
 from iclab.models.formats import config_yaml
-from iclab.models.formats.format import Format
 from iclab.models.mapping import Source, filled
 from iclab.models.stored import weights_in
 
@@ -114,17 +113,11 @@ def _last_tokens(h: Float[Tensor, "b n n D"]) -> Float[Tensor, "b n D"]:
     return h.diagonal(dim1=1, dim2=2).mT
 
 
-class Bai2023(Format):
+class Bai2023(config_yaml.TrainingRun):
     """A run of the code of Bai et al. with a model of the family EncoderTF."""
 
-    name = "Bai et al. 2023"
+    name, family = "Bai et al. 2023", "EncoderTF"
     about = "a folder with state.pt and config.yaml, whose model.family is EncoderTF"
-
-    def recognises(self, place: Path) -> bool:
-        return config_yaml.family(place) == "EncoderTF"
-
-    def files(self, place: Path) -> list[Path]:
-        return [config_yaml.weights_of(place).parent / config_yaml.CONFIG, config_yaml.weights_of(place)]
 
     def open(self, place: Path, dtype: torch.dtype = torch.float32) -> PostNormEncoder:
         settings = _settings(place)
@@ -137,9 +130,6 @@ class Bai2023(Format):
     def outline(self, place: Path) -> PostNormEncoder:
         with torch.device("meta"):
             return _encoder(_settings(place))
-
-    def task(self, place: Path) -> Mapping[str, Any]:
-        return config_yaml.training_task(place)
 
 
 def _settings(place: Path) -> dict[str, Any]:

@@ -6,14 +6,30 @@ tagged as of the class Munch, which is a table with another access, and are read
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from iclab.errors import UsageError, out_of_bounds, refuse, wrong_kinds
 from iclab.files import read_text
 from iclab.models.architecture import LARGEST
+from iclab.models.formats.format import Format
 
 SIZES = {"n_dims": "d", "n_positions": "n", "n_embd": "d_model", "n_layer": "n_layer", "n_head": "n_head"}
 CONFIG, STATE = "config.yaml", "state.pt"
+
+
+class TrainingRun(Format):
+    """A run of such code, with a model of one family."""
+
+    family: ClassVar[str]
+
+    def recognises(self, place: Path) -> bool:
+        return family(place) == self.family
+
+    def files(self, place: Path) -> list[Path]:
+        return [weights_of(place).parent / CONFIG, weights_of(place)]
+
+    def task(self, place: Path) -> Mapping[str, Any]:
+        return training_task(place)
 
 
 def weights_of(place: Path) -> Path:

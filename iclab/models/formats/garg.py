@@ -14,26 +14,19 @@ from typing import Any
 import torch
 
 from iclab.models.formats import config_yaml
-from iclab.models.formats.format import Format
-from iclab.models.formats.gpt2_blocks import blocks
+from iclab.models.formats.gpt2_blocks import blocks, gpt2
 from iclab.models.mapping import Source, filled
 from iclab.models.stored import weights_in
-from iclab.models.transformer import Transformer, TransformerConfig
+from iclab.models.transformer import Transformer
 
 UNREAD = ("_backbone.wte.weight", ".attn.bias", ".attn.masked_bias")  # as a name ends
 
 
-class Garg2022(Format):
+class Garg2022(config_yaml.TrainingRun):
     """A run of the code of Garg et al. with a model of the family gpt2."""
 
-    name = "Garg et al. 2022"
+    name, family = "Garg et al. 2022", "gpt2"
     about = "a folder with state.pt and config.yaml, whose model.family is gpt2, or a model_STEP.pt beside config.yaml"
-
-    def recognises(self, place: Path) -> bool:
-        return config_yaml.family(place) == "gpt2"
-
-    def files(self, place: Path) -> list[Path]:
-        return [config_yaml.weights_of(place).parent / config_yaml.CONFIG, config_yaml.weights_of(place)]
 
     def open(self, place: Path, dtype: torch.dtype = torch.float32) -> Transformer:
         size = config_yaml.sizes(place)
@@ -50,21 +43,9 @@ class Garg2022(Format):
         with torch.device("meta"):
             return _shape(config_yaml.sizes(place))
 
-    def task(self, place: Path) -> Mapping[str, Any]:
-        return config_yaml.training_task(place)
-
 
 PARTS = ("weight", "bias")
 
 
 def _shape(size: Mapping[str, Any]) -> Transformer:
-    config = TransformerConfig(
-        n_layer=size["n_layer"],
-        n_head=size["n_head"],
-        d_model=size["n_embd"],
-        d_mlp=4 * size["n_embd"],
-        attention="softmax",
-        activation="gelu_tanh",
-        layout="overlaid",
-    )
-    return Transformer(size["n_dims"], size["n_positions"], config)
+    return gpt2(size["n_dims"], size["n_positions"], size, "overlaid")

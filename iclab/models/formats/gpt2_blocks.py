@@ -4,11 +4,13 @@ Garg et al. 2022      W @ h [out in] except in the blocks, where the library tra
 Raventós et al. 2023  h @ W [in out] everywhere, as flax has it, and gains called `scale`
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from torch import Tensor
 
 from iclab.models.mapping import Source
+from iclab.models.transformer import Transformer, TransformerConfig
 
 NORMS = {"norm_attn": "ln_1", "norm_mlp": "ln_2"}
 MAPS = {"attn.out": "attn.c_proj", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
@@ -28,6 +30,20 @@ def blocks(layers: int, prefix: str, block: str, weight: str = "weight", gain: s
                 yield Source([f"blocks.{i}.{ours}.{own}"], [f"{prefix}{block.format(i)}.{theirs}.{leaf}"], turned)
             qkv = [f"blocks.{i}.attn.{letter}.{own}" for letter in "qkv"]
             yield Source(qkv, [f"{prefix}{block.format(i)}.attn.c_attn.{leaf}"], thirds)
+
+
+def gpt2(d: int, n: int, size: Mapping[str, Any], layout: Literal["overlaid", "interleaved"]) -> Transformer:
+    """Returns GPT-2 between linear maps, of the sizes that its settings call n_layer, n_head and n_embd."""
+    config = TransformerConfig(
+        n_layer=size["n_layer"],
+        n_head=size["n_head"],
+        d_model=size["n_embd"],
+        d_mlp=4 * size["n_embd"],
+        attention="softmax",
+        activation="gelu_tanh",
+        layout=layout,
+    )
+    return Transformer(d, n, config)
 
 
 def turned(weight: Tensor) -> list[Tensor]:

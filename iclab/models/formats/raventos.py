@@ -21,10 +21,10 @@ from iclab.errors import UsageError, out_of_bounds, refuse, wrong_kinds
 from iclab.files import read_bytes, read_json
 from iclab.models.architecture import LARGEST
 from iclab.models.formats.format import Format
-from iclab.models.formats.gpt2_blocks import blocks, turned
+from iclab.models.formats.gpt2_blocks import blocks, gpt2, turned
 from iclab.models.mapping import Source, filled
 from iclab.models.stored import in_memory, listed
-from iclab.models.transformer import Transformer, TransformerConfig
+from iclab.models.transformer import Transformer
 
 SIZES = {"n_points": "n", "n_layer": "n_layer", "n_embd": "d_model", "n_head": "n_head"}
 ARRAY, NUMBER = 1, 3  # extensions
@@ -71,16 +71,7 @@ class Raventos2023(Format):
 
 def _shape(settings: Mapping[str, Any]) -> Transformer:
     model = settings["model"]
-    config = TransformerConfig(
-        n_layer=model["n_layer"],
-        n_head=model["n_head"],
-        d_model=model["n_embd"],
-        d_mlp=4 * model["n_embd"],
-        attention="softmax",
-        activation="gelu_tanh",
-        layout="interleaved",
-    )
-    return Transformer(settings["task"]["n_dims"], model["n_points"], config)
+    return gpt2(settings["task"]["n_dims"], model["n_points"], model, "interleaved")
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

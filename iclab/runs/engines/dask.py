@@ -10,6 +10,7 @@ numbers could be others.
 """
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -384,6 +385,8 @@ def _value(text: str) -> Any:
 def _local(count: int) -> Iterator[Client]:
     """A cluster of this machine that nobody else can reach."""
     settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    # Workers whose client is killed would log the loss of their scheduler with a traceback, to its terminal.
+    settings |= {"silence_logs": logging.CRITICAL}
     with conditions_of_workers():
         try:
             local = distributed.LocalCluster(n_workers=count, host="127.0.0.1", **settings)

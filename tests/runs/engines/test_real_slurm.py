@@ -9,7 +9,7 @@ import pytest
 from iclab.runs.store import runs
 from tests.faults.processes import shot
 from tests.runs.engines.begun import STUDY_TIME, begin, finished
-from tests.runs.test_sweep import wait_for
+from tests.runs.test_sweep import assert_the_same, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("at_hand")]
 
@@ -48,16 +48,23 @@ def test_a_run_that_is_preempted_stops_in_order_and_goes_on(study, same, cluster
     assert any("stopped" in log and "continues at step" in log for log in logs), logs
 
 
-def test_a_controller_that_is_killed_and_started_again_stops_nothing(study, cluster):
-    sweep = begin(study, "train.steps=3000", "eval.every=10", "seed=0:3", *SLURM)
+def test_a_controller_that_is_killed_and_started_again_stops_nothing(study, cluster, tmp_path):
+    longer = ("train.steps=3000", "eval.every=10", "seed=0:3")  # so that runs are at work when their start is saved
+    calm = tmp_path / "calm" / study.name
+    calm.parent.mkdir()
+    calm.write_bytes(study.read_bytes())
+    assert finished(calm, *longer)[0] == 0
+    sweep = begin(study, *longer, *SLURM)
     at_work(study, 2)
     cluster.saved()
     cluster.kill("slurmctld")
     time.sleep(3.0)
-    assert "running" in [run.status().state for run in found(study)], sweep.told()
+    assert sweep.poll() is None and "running" in [run.status().state for run in found(study)], sweep.told()
     cluster.controller()
     assert sweep.wait(180) == 0, sweep.told()
-    assert [run.checked().state for run in found(study)] == ["done"] * 3
+    for run, other in zip(found(study), found(calm), strict=True):
+        assert run.checked().state == "done" and run.id == other.id
+        assert_the_same(run, other)
     assert [run.status().attempts for run in found(study)] == [1] * 3
 
 
