@@ -26,7 +26,7 @@ LEGENDS = {
     "landweber": "GD, largest safe step",
     "newton": "Newton's iteration",
     "one_pass_sgd": "SGD, one pass",
-    "zero": "0",
+    "zero": "zero predictor",
 }
 STEPPED = {"gradient_descent": "GD", "newton": "Newton"}
 COUNTS = ("newton", "landweber")  # whose parameter is a number of steps
